@@ -1,0 +1,1 @@
+//! A checked little-endian cursor over bytes.

@@ -1,0 +1,1 @@
+//! GGUF version 3: header, metadata, tensor infos.

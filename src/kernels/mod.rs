@@ -1,0 +1,1 @@
+//! Matrix times activations, from packed weights; chosen by what the CPU can do.

@@ -1,0 +1,15 @@
+//! Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod cli;
+pub mod engine;
+#[allow(unsafe_code)]
+pub mod kernels;
+#[allow(unsafe_code)]
+pub mod mapped;
+pub mod metrics;
+pub mod model;
+pub mod pack;
+pub mod tequila;
+pub mod verify;

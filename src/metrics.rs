@@ -1,0 +1,1 @@
+//! NMSE, KLD, top-1 agreement, perplexity, medians.

@@ -1,0 +1,1 @@
+//! A Hugging Face Llama directory, and what GGUF calls its parts.

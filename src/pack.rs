@@ -1,0 +1,1 @@
+//! Plan every byte, then write.

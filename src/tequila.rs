@@ -1,0 +1,1 @@
+//! The formula: one group of latent weights to scale, codes and offline bias.

@@ -1,0 +1,1 @@
+//! Five levels of proof.
