@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use half::{bf16, f16};
 use serde::Deserialize;
@@ -68,33 +69,41 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// A tensor in a file's bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Tensor<'a> {
+/// What the header says of one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// For example `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
     /// How its numbers are stored.
     pub dtype: Dtype,
     /// Slowest dimension first: a matrix is `[rows, columns]`.
-    shape: Shape,
-    /// Its numbers, little-endian, row-major.
+    pub shape: Vec<usize>,
+    /// Where its numbers are, bytes from the start of the file.
+    pub range: Range<usize>,
+}
+
+impl Entry {
+    /// The tensor in the bytes of the file that the header came from.
+    pub fn view<'a>(&'a self, file: &'a [u8]) -> Tensor<'a> {
+        Tensor { dtype: self.dtype, shape: &self.shape, bytes: &file[self.range.clone()] }
+    }
+}
+
+/// A tensor's numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor<'a> {
+    /// How the numbers are stored.
+    pub dtype: Dtype,
+    /// Slowest dimension first: a matrix is `[rows, columns]`.
+    pub shape: &'a [usize],
+    /// The numbers, little-endian, row-major.
     pub bytes: &'a [u8],
 }
 
-/// Up to four dimensions; more never occur in a checkpoint and are refused.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    dimensions: [usize; 4],
-    rank: usize,
-}
-
-impl<'a> Tensor<'a> {
-    /// Slowest dimension first: a matrix is `[rows, columns]`.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape.dimensions[..self.shape.rank]
-    }
-
+impl Tensor<'_> {
     /// How many numbers.
     pub fn len(&self) -> usize {
-        self.shape().iter().product()
+        self.shape.iter().product()
     }
 
     /// Whether there are no numbers.
@@ -128,26 +137,27 @@ fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N])
 /// # Errors
 /// Truncation, a header that is too long, no JSON, or breaks a rule (names that stand twice, ranges that
 /// overlap, leave holes or do not match shape and dtype); with what the file looks like when it is something else.
-pub fn parse(bytes: &[u8]) -> Result<Vec<(String, Tensor<'_>)>, FormatError> {
+pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormatError> {
     let (start, length) = header_range(bytes)?;
-    check_header(&bytes[start..start + length])?;
-    let tensors = safetensors::SafeTensors::deserialize(bytes)
-        .map_err(|error| FormatError::Safetensors { problem: error.to_string() })?;
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(bytes)
-        .map_err(|error| FormatError::Safetensors { problem: error.to_string() })?;
-    let data = &bytes[start + length..];
-    metadata
-        .offset_keys()
-        .into_iter()
-        .map(|name| {
-            let view = tensors.tensor(&name).expect("the name came from this header");
-            check_name(&name)?;
-            let (from, to) = metadata.info(&name).expect("the name came from this header").data_offsets;
-            let tensor =
-                Tensor { dtype: dtype(view.dtype()), shape: shape(&name, view.shape())?, bytes: &data[from..to] };
-            Ok((name, tensor))
-        })
-        .collect()
+    let data = start + length;
+    check_header(&bytes[start..data])?;
+    let metadata: safetensors::tensor::Metadata = serde_json::from_slice(&bytes[start..data])
+        .map_err(|error| FormatError::Safetensors { problem: format!("header: {error}") })?;
+    let end = data as u64 + metadata.data_len() as u64;
+    if end != bytes.len() as u64 {
+        return Err(FormatError::Safetensors {
+            problem: format!("the header describes a file of {end} bytes, this one has {}", bytes.len()),
+        });
+    }
+    let mut entries = Vec::new();
+    for name in metadata.offset_keys() {
+        check_name(&name)?;
+        let info = metadata.info(&name).expect("the name came from this header");
+        let (from, to) = info.data_offsets;
+        let (dtype, shape) = (dtype(info.dtype), info.shape.clone());
+        entries.push(Entry { name, dtype, shape, range: data + from..data + to });
+    }
+    Ok(entries)
 }
 
 /// Whether these bytes start like a safetensors file: used to tell what an argument is, not to accept it.
@@ -212,19 +222,6 @@ fn dtype(dtype: safetensors::Dtype) -> Dtype {
         safetensors::Dtype::BF16 => Dtype::BF16,
         other => Dtype::Other(other),
     }
-}
-
-fn shape(name: &str, dimensions: &[usize]) -> Result<Shape, FormatError> {
-    let mut shape = Shape { dimensions: [0; 4], rank: dimensions.len() };
-    let Some(kept) = shape.dimensions.get_mut(..dimensions.len()) else {
-        return Err(FormatError::Limit {
-            what: format!("the number of dimensions of tensor '{name}'"),
-            found: dimensions.len() as u64,
-            max: 4,
-        });
-    };
-    kept.copy_from_slice(dimensions);
-    Ok(shape)
 }
 
 /// A JSON object whose keys are all different; the values are passed over.
