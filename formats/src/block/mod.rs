@@ -1,1 +1,211 @@
 //! Block types of ggml: how weights become bytes.
+//!
+//! [`BlockType`] says what every type id means and how large its blocks are. One module per codec
+//! holds the byte layout; the row functions in `row` run a codec over a whole row and check
+//! every length once. The arithmetic of each codec equals ggml's bit for bit.
+
+pub mod float;
+pub mod q2_0;
+pub mod q2_k;
+pub mod q4_0;
+pub mod q4_k;
+pub mod q6_k;
+pub mod q8_0;
+pub mod tq1_0;
+pub mod tq2_0;
+
+mod error;
+mod fit;
+mod planes;
+mod row;
+mod ternary;
+#[cfg(test)]
+mod tests;
+
+pub use error::{BlockError, Found, NotTernary};
+
+use std::fmt;
+
+/// Builds the enum and its lookups from one table, so that a size is written down once.
+macro_rules! block_types {
+    ($($variant:ident $id:literal $weights:literal $bytes:literal)*) => {
+        /// A tensor type of ggml, spelled as in `enum ggml_type` (ggml.h:389-434).
+        #[allow(non_camel_case_types, missing_docs)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum BlockType { $($variant = $id),* }
+
+        impl BlockType {
+            /// Every type that ggml still knows, by ascending id.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The type with this ggml id; `None` for unknown and removed ids.
+            pub const fn from_id(id: u32) -> Option<Self> {
+                match id { $($id => Some(Self::$variant),)* _ => None }
+            }
+
+            /// The name, for example `TQ2_0` or `Q2_K`. (`ggml_type_name` prints the same letters
+            /// in another case, `tq2_0` and `q2_K`.)
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant)),* }
+            }
+
+            /// Weights in one block.
+            pub const fn weights(self) -> usize {
+                match self { $(Self::$variant => $weights),* }
+            }
+
+            /// Bytes of one block.
+            pub const fn bytes(self) -> usize {
+                match self { $(Self::$variant => $bytes),* }
+            }
+        }
+    };
+}
+
+block_types! {
+//  type    id  weights bytes        (ggml.c:632-946, ggml-common.h:88-460)
+    F32      0    1   4
+    F16      1    1   2
+    Q4_0     2   32  18
+    Q4_1     3   32  20
+    Q5_0     6   32  22
+    Q5_1     7   32  24
+    Q8_0     8   32  34
+    Q8_1     9   32  36
+    Q2_K    10  256  84
+    Q3_K    11  256 110
+    Q4_K    12  256 144
+    Q5_K    13  256 176
+    Q6_K    14  256 210
+    Q8_K    15  256 292
+    IQ2_XXS 16  256  66
+    IQ2_XS  17  256  74
+    IQ3_XXS 18  256  98
+    IQ1_S   19  256  50
+    IQ4_NL  20   32  18
+    IQ3_S   21  256 110
+    IQ2_S   22  256  82
+    IQ4_XS  23  256 136
+    I8      24    1   1
+    I16     25    1   2
+    I32     26    1   4
+    I64     27    1   8
+    F64     28    1   8
+    IQ1_M   29  256  56
+    BF16    30    1   2
+    TQ1_0   34  256  54
+    TQ2_0   35  256  66
+    MXFP4   39   32  17
+    NVFP4   40   64  36
+    Q1_0    41  128  18
+    Q2_0    42   64  18
+}
+
+impl BlockType {
+    /// The ggml id, as stored in a GGUF tensor info.
+    pub const fn id(self) -> u32 {
+        self as u32
+    }
+
+    /// The type with this name in any case: `tq2_0`, `Q2_K`, `q2_k`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|ty| ty.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Bytes of a row of `columns` weights: `columns / weights * bytes`.
+    /// `None` where the row is no whole number of blocks or the product overflows.
+    pub const fn row_bytes(self, columns: usize) -> Option<usize> {
+        if !columns.is_multiple_of(self.weights()) {
+            return None;
+        }
+        (columns / self.weights()).checked_mul(self.bytes())
+    }
+
+    /// Stored bits per weight: `8 * bytes / weights`.
+    pub fn bits_per_weight(self) -> f64 {
+        8.0 * self.bytes() as f64 / self.weights() as f64
+    }
+}
+
+impl fmt::Display for BlockType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The name of a type that ggml once had under this id and has removed (ggml.h:394-428).
+pub const fn removed_name(id: u32) -> Option<&'static str> {
+    Some(match id {
+        4 => "Q4_2",
+        5 => "Q4_3",
+        31 => "Q4_0_4_4",
+        32 => "Q4_0_4_8",
+        33 => "Q4_0_8_8",
+        36 => "IQ4_NL_4_4",
+        37 => "IQ4_NL_4_8",
+        38 => "IQ4_NL_8_8",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod table {
+    use super::*;
+
+    #[test]
+    fn every_id_below_43_is_known_or_removed() {
+        for id in 0..43 {
+            assert_ne!(
+                BlockType::from_id(id).is_some(),
+                removed_name(id).is_some(),
+                "id {id}"
+            );
+        }
+        assert_eq!(BlockType::from_id(43), None);
+        assert_eq!(removed_name(43), None);
+    }
+
+    #[test]
+    fn ids_and_names_lead_back_to_their_type() {
+        for &ty in BlockType::ALL {
+            assert_eq!(BlockType::from_id(ty.id()), Some(ty));
+            assert_eq!(BlockType::from_name(ty.name()), Some(ty));
+            assert_eq!(
+                BlockType::from_name(&ty.name().to_ascii_lowercase()),
+                Some(ty)
+            );
+        }
+        assert_eq!(BlockType::from_name("q2_k"), Some(BlockType::Q2_K));
+        assert_eq!(BlockType::from_name("tq2"), None);
+    }
+
+    #[test]
+    fn a_row_is_whole_blocks() {
+        assert_eq!(BlockType::TQ2_0.row_bytes(2048), Some(528));
+        assert_eq!(BlockType::TQ2_0.row_bytes(0), Some(0));
+        assert_eq!(BlockType::TQ2_0.row_bytes(896), None);
+        assert_eq!(BlockType::Q2_0.row_bytes(896), Some(252));
+        assert_eq!(BlockType::F64.row_bytes(usize::MAX), None);
+        assert_eq!(BlockType::TQ2_0.bits_per_weight(), 2.0625);
+        assert_eq!(BlockType::Q2_K.to_string(), "Q2_K");
+    }
+
+    #[test]
+    fn codec_sizes_are_the_table_s() {
+        for (ty, weights, bytes) in [
+            (BlockType::TQ1_0, tq1_0::WEIGHTS, tq1_0::BYTES),
+            (BlockType::TQ2_0, tq2_0::WEIGHTS, tq2_0::BYTES),
+            (BlockType::Q2_0, q2_0::WEIGHTS, q2_0::BYTES),
+            (BlockType::Q2_K, q2_k::WEIGHTS, q2_k::BYTES),
+            (BlockType::Q4_0, q4_0::WEIGHTS, q4_0::BYTES),
+            (BlockType::Q4_K, q4_k::WEIGHTS, q4_k::BYTES),
+            (BlockType::Q6_K, q6_k::WEIGHTS, q6_k::BYTES),
+            (BlockType::Q8_0, q8_0::WEIGHTS, q8_0::BYTES),
+        ] {
+            assert_eq!((ty.weights(), ty.bytes()), (weights, bytes), "{ty}");
+        }
+    }
+}

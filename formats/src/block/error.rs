@@ -1,0 +1,102 @@
+//! What can be wrong with a row of blocks.
+
+use super::BlockType;
+use half::f16;
+
+/// A row that cannot be read or written as asked.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum BlockError {
+    /// The codec for this type and direction does not exist here.
+    #[error("{ty} rows cannot be {verb}, supported: {supported}")]
+    Unsupported {
+        /// The type asked for.
+        ty: BlockType,
+        /// What was to be done with the row: `dequantized`, `quantized`, `read as ternary`.
+        verb: &'static str,
+        /// The types for which it can be done.
+        supported: &'static str,
+    },
+    /// The number of weights is no multiple of the block.
+    #[error("{columns} columns are no whole number of {ty} blocks of {}", .ty.weights())]
+    PartialBlock {
+        /// The type of the row.
+        ty: BlockType,
+        /// Weights in the row.
+        columns: usize,
+    },
+    /// A slice has the wrong length for the number of weights.
+    #[error("a {ty} row of {columns} columns has {found} {unit}, expected {expected}")]
+    Length {
+        /// The type of the row.
+        ty: BlockType,
+        /// Weights in the row.
+        columns: usize,
+        /// What the slice counts: `bytes` or `scales`.
+        unit: &'static str,
+        /// Length of the slice.
+        found: usize,
+        /// Length that belongs to `columns`.
+        expected: usize,
+    },
+    /// A weight that the type cannot hold: NaN, infinite, or beyond the type's range.
+    #[error("weight {weight} is {value}, {ty} holds -{limit} to {limit}")]
+    OutOfRange {
+        /// The type of the row.
+        ty: BlockType,
+        /// Index of the weight in the row.
+        weight: usize,
+        /// The weight.
+        value: f32,
+        /// The largest magnitude that the type takes.
+        limit: f32,
+    },
+    /// A block that is valid for its type, but not of the ternary form.
+    #[error("{ty} row is not ternary: {source}")]
+    NotTernary {
+        /// The type of the row.
+        ty: BlockType,
+        /// Which weight, counted in the row, and why.
+        source: NotTernary,
+    },
+}
+
+/// The first weight of a block or row that is not `scale * code` with a code of -1, 0 or +1.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[error("weight {weight} has {found}")]
+pub struct NotTernary {
+    /// Index of the weight.
+    pub weight: usize,
+    /// What is stored there.
+    pub found: Found,
+}
+
+/// What a block holds in place of a ternary weight.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum Found {
+    /// A stored code other than `zero - 1`, `zero` and `zero + 1`.
+    #[error("stored code {stored}, expected {}, {zero} or {}", .zero - 1, .zero + 1)]
+    Code {
+        /// The stored code.
+        stored: i16,
+        /// The stored code that means 0 in this type.
+        zero: i16,
+    },
+    /// A Q2_K block whose two f16 factors differ, so that no stored code means 0.
+    #[error("d {d} and dmin {dmin} in its block, expected equal bits")]
+    Factors {
+        /// Factor of the stored codes.
+        d: f16,
+        /// Factor of the minimum.
+        dmin: f16,
+    },
+    /// A Q2_K sub-block whose two multipliers differ.
+    #[error(
+        "scale multiplier {scale} and minimum multiplier {minimum} in its sub-block, expected equal"
+    )]
+    Multipliers {
+        /// Low nibble: multiplier of `d`.
+        scale: u8,
+        /// High nibble: multiplier of `dmin`.
+        minimum: u8,
+    },
+}

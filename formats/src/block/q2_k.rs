@@ -1,0 +1,132 @@
+//! Q2_K: 256 two-bit weights in 16 sub-blocks, 84 bytes (2.625 bits per weight).
+//! Source: ggml-common.h:295-308, ggml-quants.c:961 (dequantize).
+//!
+//! | bytes  | what                                                                                 |
+//! |--------|--------------------------------------------------------------------------------------|
+//! | 0..16  | sub-block j (weights 16j..16j+16): low nibble sc, high nibble m                      |
+//! | 16..80 | stored codes; weight i is in byte 16 + 32*(i/128) + i%32, bits 2n..2n+1, n = i%128/32 |
+//! | 80..82 | d, f16 little-endian                                                                 |
+//! | 82..84 | dmin, f16 little-endian                                                              |
+//!
+//! weight = d * sc * stored - dmin * m
+//!
+//! **Ternary form**: dmin = d, m = sc = multiplier, stored code = code + 1 (0, 1, 2). Then
+//! weight = d * multiplier * code, and every product is exact in f32: 11 + 4 + 2 bits of significand.
+
+use super::{Found, NotTernary, planes, ternary};
+use half::f16;
+
+/// Weights in a block.
+pub const WEIGHTS: usize = 256;
+/// Bytes of a block.
+pub const BYTES: usize = 84;
+/// Weights that share a multiplier.
+pub const SUB_BLOCK: usize = 16;
+/// Multipliers of a block.
+pub const SUB_BLOCKS: usize = WEIGHTS / SUB_BLOCK;
+/// The largest multiplier.
+pub const MAX_MULTIPLIER: u8 = 15;
+
+/// The block that means `d * multipliers[i / 16] * codes[i]`.
+///
+/// # Panics
+/// Where a code is not -1, 0 or +1, or a multiplier is above 15.
+#[inline]
+pub fn pack(codes: &[i8; WEIGHTS], d: f16, multipliers: &[u8; SUB_BLOCKS]) -> [u8; BYTES] {
+    ternary::assert_codes(codes);
+    assert!(
+        multipliers.iter().all(|&m| m <= MAX_MULTIPLIER),
+        "a multiplier is above 15"
+    );
+    let mut bytes = [0; BYTES];
+    let (head, d_dmin) = bytes.split_at_mut(SUB_BLOCKS + planes::BYTES);
+    let (scales, stored) = head.split_at_mut(SUB_BLOCKS);
+    scales.copy_from_slice(&multipliers.map(|m| m | m << 4));
+    stored.copy_from_slice(&planes::pack(&codes.map(|code| (code + 1) as u8)));
+    let [d0, d1] = d.to_le_bytes();
+    d_dmin.copy_from_slice(&[d0, d1, d0, d1]);
+    bytes
+}
+
+/// A block as its fields.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    scales: &'a [u8],
+    stored: &'a [u8],
+    d: f16,
+    dmin: f16,
+}
+
+/// Reads a block in place.
+#[inline]
+pub fn view(bytes: &[u8; BYTES]) -> View<'_> {
+    let [head @ .., d0, d1, m0, m1] = bytes;
+    let (scales, stored) = head.split_at(SUB_BLOCKS);
+    View {
+        scales,
+        stored,
+        d: f16::from_le_bytes([*d0, *d1]),
+        dmin: f16::from_le_bytes([*m0, *m1]),
+    }
+}
+
+impl View<'_> {
+    /// The factor of all multipliers, as stored.
+    #[inline]
+    pub fn d(&self) -> f16 {
+        self.d
+    }
+
+    /// The multiplier of each sub-block; an error where the block is not of the ternary form.
+    #[inline]
+    pub fn multipliers(&self) -> Result<[u8; SUB_BLOCKS], NotTernary> {
+        let (d, dmin) = (self.d, self.dmin);
+        if d.to_bits() != dmin.to_bits() {
+            let found = Found::Factors { d, dmin };
+            return Err(NotTernary { weight: 0, found });
+        }
+        let mut multipliers = [0; SUB_BLOCKS];
+        for (j, (multiplier, byte)) in multipliers.iter_mut().zip(self.scales).enumerate() {
+            let (scale, minimum) = (byte & 15, byte >> 4);
+            if scale != minimum {
+                return Err(NotTernary {
+                    weight: j * SUB_BLOCK,
+                    found: Found::Multipliers { scale, minimum },
+                });
+            }
+            *multiplier = scale;
+        }
+        Ok(multipliers)
+    }
+
+    /// The codes; an error where a stored code is 3. They mean `d * multiplier * code` only where
+    /// [`multipliers`](Self::multipliers) finds the ternary form.
+    #[inline]
+    pub fn codes(&self) -> Result<[i8; WEIGHTS], NotTernary> {
+        let mut codes = [0; WEIGHTS];
+        self.unpack(&mut codes)?;
+        Ok(codes)
+    }
+
+    /// [`codes`](Self::codes) into place.
+    #[inline]
+    pub fn unpack(&self, codes: &mut [i8; WEIGHTS]) -> Result<(), NotTernary> {
+        planes::unpack(self.stored, codes, |stored| stored as i8 - 1);
+        ternary::check_codes(codes, 1)
+    }
+
+    /// `d * sc * stored - dmin * m` in f32, for every block, ternary or not.
+    #[inline]
+    pub fn dequantize(&self, out: &mut [f32; WEIGHTS]) {
+        planes::unpack(self.stored, out, f32::from);
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        let (sub_blocks, _) = out.as_chunks_mut::<SUB_BLOCK>();
+        for (sub_block, byte) in sub_blocks.iter_mut().zip(self.scales) {
+            let scale = d * f32::from(byte & 15);
+            let minimum = dmin * f32::from(byte >> 4);
+            for w in sub_block {
+                *w = scale * *w - minimum;
+            }
+        }
+    }
+}

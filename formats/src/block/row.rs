@@ -1,0 +1,202 @@
+//! Whole rows of any type: the lengths are checked here, once, and then a codec runs block by block.
+
+use super::{
+    BlockError, BlockType, NotTernary, float, q2_0, q2_k, q4_0, q4_k, q6_k, q8_0, tq1_0, tq2_0,
+};
+use half::{bf16, f16};
+
+impl BlockType {
+    /// Weights that share a scale in a type that holds ternary weights, `None` for other types.
+    /// It divides [`weights`](Self::weights): only Q2_K has more than one scale in a block.
+    pub const fn scale_run(self) -> Option<usize> {
+        match self {
+            Self::TQ1_0 | Self::TQ2_0 => Some(256),
+            Self::Q2_0 => Some(64),
+            Self::Q4_0 | Self::Q8_0 => Some(32),
+            Self::Q2_K => Some(q2_k::SUB_BLOCK),
+            _ => None,
+        }
+    }
+
+    /// Whether [`unpack_ternary_row`](Self::unpack_ternary_row) reads this type.
+    pub const fn is_ternary_container(self) -> bool {
+        self.scale_run().is_some()
+    }
+
+    /// The weights of a row in f32, with the arithmetic of ggml's `dequantize_row_*`.
+    /// `row`: (`row_bytes(columns)`,).  `out`: (columns,).
+    pub fn dequantize_row(self, row: &[u8], out: &mut [f32]) -> Result<(), BlockError> {
+        self.check_row(row.len(), out.len())?;
+        match self {
+            Self::F32 => float::read_f32(row, out),
+            Self::F16 => float::read_f16(row, out),
+            Self::BF16 => float::read_bf16(row, out),
+            Self::Q4_0 => read_blocks(row, out, |b, out| q4_0::view(b).dequantize(out)),
+            Self::Q8_0 => read_blocks(row, out, |b, out| q8_0::view(b).dequantize(out)),
+            Self::Q2_K => read_blocks(row, out, |b, out| q2_k::view(b).dequantize(out)),
+            Self::Q4_K => read_blocks(row, out, q4_k::dequantize),
+            Self::Q6_K => read_blocks(row, out, q6_k::dequantize),
+            Self::TQ1_0 => read_blocks(row, out, |b, out| tq1_0::view(b).dequantize(out)),
+            Self::TQ2_0 => read_blocks(row, out, |b, out| tq2_0::view(b).dequantize(out)),
+            Self::Q2_0 => read_blocks(row, out, |b, out| q2_0::view(b).dequantize(out)),
+            _ => {
+                return Err(BlockError::Unsupported {
+                    ty: self,
+                    verb: "dequantized",
+                    supported: "F32, F16, BF16, Q4_0, Q8_0, Q2_K, Q4_K, Q6_K, TQ1_0, TQ2_0, Q2_0",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The row that ggml's `quantize_row_*_ref` makes of `x`; floats are rounded to nearest even.
+    /// `x`: (columns,).  `row`: (`row_bytes(columns)`,) out.
+    ///
+    /// A weight that is not finite, or above 65504 in magnitude (for BF16: 3.39e38), is an error.
+    pub fn quantize_row(self, x: &[f32], row: &mut [u8]) -> Result<(), BlockError> {
+        self.check_row(row.len(), x.len())?;
+        let limit = match self {
+            Self::F32 => f32::MAX,
+            Self::BF16 => bf16::MAX.to_f32(),
+            _ => f16::MAX.to_f32(),
+        };
+        let fits = |x: &f32| x.abs() <= limit; // false for NaN
+        if let Some(weight) = x.iter().position(|x| !fits(x)) {
+            return Err(BlockError::OutOfRange {
+                ty: self,
+                weight,
+                value: x[weight],
+                limit,
+            });
+        }
+        match self {
+            Self::F32 => float::write_f32(x, row),
+            Self::F16 => float::write_f16(x, row),
+            Self::BF16 => float::write_bf16(x, row),
+            Self::Q8_0 => write_blocks(x, row, q8_0::quantize),
+            Self::Q4_K => write_blocks(x, row, q4_k::quantize),
+            Self::Q6_K => write_blocks(x, row, q6_k::quantize),
+            _ => {
+                return Err(BlockError::Unsupported {
+                    ty: self,
+                    verb: "quantized",
+                    supported: "F32, F16, BF16, Q8_0, Q4_K, Q6_K",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A row of a ternary container as codes and scales: weight i is
+    /// `scales[i / scale_run] * codes[i]`. Scales are as stored, of either sign and finite or not.
+    /// `row`: (`row_bytes(columns)`,).  `codes`: (columns,) out.  `scales`: (columns / scale_run,) out.
+    ///
+    /// An error where a stored weight has another form, with its index in the row; `codes` and
+    /// `scales` are then unspecified.
+    pub fn unpack_ternary_row(
+        self,
+        row: &[u8],
+        codes: &mut [i8],
+        scales: &mut [f32],
+    ) -> Result<(), BlockError> {
+        let unsupported = BlockError::Unsupported {
+            ty: self,
+            verb: "read as ternary",
+            supported: "TQ1_0, TQ2_0, Q2_0, Q2_K, Q4_0, Q8_0",
+        };
+        let scale_run = self.scale_run().ok_or(unsupported)?;
+        self.check_row(row.len(), codes.len())?;
+        self.check_length("scales", codes.len(), scales.len(), codes.len() / scale_run)?;
+        macro_rules! one_scale {
+            ($codec:ident) => {
+                read_ternary(row, codes, scales, |b, codes, [scale]| {
+                    let block = $codec::view(b);
+                    *scale = block.scale().to_f32();
+                    block.unpack(codes)
+                })
+            };
+        }
+        match self {
+            Self::TQ1_0 => one_scale!(tq1_0),
+            Self::TQ2_0 => one_scale!(tq2_0),
+            Self::Q2_0 => one_scale!(q2_0),
+            Self::Q4_0 => one_scale!(q4_0),
+            Self::Q8_0 => one_scale!(q8_0),
+            Self::Q2_K => read_ternary(row, codes, scales, |b, codes, scales| {
+                let block = q2_k::view(b);
+                let d = block.d().to_f32();
+                *scales = block.multipliers()?.map(|m| d * f32::from(m));
+                block.unpack(codes)
+            }),
+            _ => return Err(unsupported),
+        }
+        .map_err(|source| BlockError::NotTernary { ty: self, source })
+    }
+
+    /// The gate of every row function: `bytes` belongs to `columns`.
+    fn check_row(self, bytes: usize, columns: usize) -> Result<(), BlockError> {
+        match self.row_bytes(columns) {
+            Some(expected) => self.check_length("bytes", columns, bytes, expected),
+            None => Err(BlockError::PartialBlock { ty: self, columns }),
+        }
+    }
+
+    fn check_length(
+        self,
+        unit: &'static str,
+        columns: usize,
+        found: usize,
+        expected: usize,
+    ) -> Result<(), BlockError> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(BlockError::Length {
+            ty: self,
+            columns,
+            unit,
+            found,
+            expected,
+        })
+    }
+}
+
+fn read_blocks<const BYTES: usize, const WEIGHTS: usize>(
+    row: &[u8],
+    out: &mut [f32],
+    dequantize: impl Fn(&[u8; BYTES], &mut [f32; WEIGHTS]),
+) {
+    for (block, out) in row.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        dequantize(block, out);
+    }
+}
+
+fn write_blocks<const BYTES: usize, const WEIGHTS: usize>(
+    x: &[f32],
+    row: &mut [u8],
+    quantize: impl Fn(&[f32; WEIGHTS]) -> [u8; BYTES],
+) {
+    for (x, block) in x.as_chunks().0.iter().zip(row.as_chunks_mut().0) {
+        *block = quantize(x);
+    }
+}
+
+/// Runs `unpack` on each block and turns the index of a weight in its block into one in the row.
+fn read_ternary<const BYTES: usize, const WEIGHTS: usize, const SCALES: usize>(
+    row: &[u8],
+    codes: &mut [i8],
+    scales: &mut [f32],
+    unpack: impl Fn(&[u8; BYTES], &mut [i8; WEIGHTS], &mut [f32; SCALES]) -> Result<(), NotTernary>,
+) -> Result<(), NotTernary> {
+    let blocks = row.as_chunks().0.iter();
+    let codes = codes.as_chunks_mut().0.iter_mut();
+    let scales = scales.as_chunks_mut().0.iter_mut();
+    for (index, ((block, codes), scales)) in blocks.zip(codes).zip(scales).enumerate() {
+        unpack(block, codes, scales).map_err(|error| NotTernary {
+            weight: index * WEIGHTS + error.weight,
+            ..error
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! The one check that codes are -1, 0 or +1, written so that it vectorises.
+
+use super::{Found, NotTernary};
+
+fn all_ternary(codes: &[i8]) -> bool {
+    let worst = codes
+        .iter()
+        .fold(0, |worst: u8, &code| worst.max(code.wrapping_add(1) as u8));
+    worst <= 2
+}
+
+/// Guards `pack`: a wider code would spill into its neighbours.
+#[inline]
+pub(super) fn assert_codes(codes: &[i8]) {
+    assert!(all_ternary(codes), "a code is not -1, 0 or +1");
+}
+
+/// Guards `unpack`: the first code outside -1..=1 is an error. `zero` is the stored code of 0.
+#[inline]
+pub(super) fn check_codes(codes: &[i8], zero: i8) -> Result<(), NotTernary> {
+    if all_ternary(codes) {
+        return Ok(());
+    }
+    let bad = codes.iter().position(|code| !(-1..=1).contains(code));
+    bad.map_or(Ok(()), |weight| {
+        let zero = i16::from(zero);
+        Err(NotTernary {
+            weight,
+            found: Found::Code {
+                stored: i16::from(codes[weight]) + zero,
+                zero,
+            },
+        })
+    })
+}
