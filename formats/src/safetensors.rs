@@ -85,7 +85,11 @@ pub struct Entry {
 impl Entry {
     /// The tensor in the bytes of the file that the header came from.
     pub fn view<'a>(&'a self, file: &'a [u8]) -> Tensor<'a> {
-        Tensor { dtype: self.dtype, shape: &self.shape, bytes: &file[self.range.clone()] }
+        Tensor {
+            dtype: self.dtype,
+            shape: &self.shape,
+            bytes: &file[self.range.clone()],
+        }
     }
 }
 
@@ -142,20 +146,32 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormatError> {
     let data = start + length;
     check_header(&bytes[start..data])?;
     let metadata: safetensors::tensor::Metadata = serde_json::from_slice(&bytes[start..data])
-        .map_err(|error| FormatError::Safetensors { problem: format!("header: {error}") })?;
+        .map_err(|error| FormatError::Safetensors {
+            problem: format!("header: {error}"),
+        })?;
     let end = data as u64 + metadata.data_len() as u64;
     if end != bytes.len() as u64 {
         return Err(FormatError::Safetensors {
-            problem: format!("the header describes a file of {end} bytes, this one has {}", bytes.len()),
+            problem: format!(
+                "the header describes a file of {end} bytes, this one has {}",
+                bytes.len()
+            ),
         });
     }
     let mut entries = Vec::new();
     for name in metadata.offset_keys() {
         check_name(&name)?;
-        let info = metadata.info(&name).expect("the name came from this header");
+        let info = metadata
+            .info(&name)
+            .expect("the name came from this header");
         let (from, to) = info.data_offsets;
         let (dtype, shape) = (dtype(info.dtype), info.shape.clone());
-        entries.push(Entry { name, dtype, shape, range: data + from..data + to });
+        entries.push(Entry {
+            name,
+            dtype,
+            shape,
+            range: data + from..data + to,
+        });
     }
     Ok(entries)
 }
@@ -169,7 +185,11 @@ fn header_range(bytes: &[u8]) -> Result<(usize, usize), FormatError> {
     const LENGTH_FIELD: usize = 8;
     let Some(field) = bytes.first_chunk::<LENGTH_FIELD>() else {
         return Err(FormatError::Safetensors {
-            problem: format!("{} bytes are too short for a header ({})", bytes.len(), describe_start(bytes)),
+            problem: format!(
+                "{} bytes are too short for a header ({})",
+                bytes.len(),
+                describe_start(bytes)
+            ),
         });
     };
     let length = u64::from_le_bytes(*field);
@@ -196,12 +216,17 @@ fn header_range(bytes: &[u8]) -> Result<(usize, usize), FormatError> {
 fn check_header(header: &[u8]) -> Result<(), FormatError> {
     if header.first() != Some(&b'{') {
         return Err(FormatError::Safetensors {
-            problem: format!("the header starts with {}, expected '{{'", describe_start(header)),
+            problem: format!(
+                "the header starts with {}, expected '{{'",
+                describe_start(header)
+            ),
         });
     }
     serde_json::from_slice::<UniqueNames>(header)
         .map(|_| ())
-        .map_err(|error| FormatError::Safetensors { problem: format!("header: {error}") })
+        .map_err(|error| FormatError::Safetensors {
+            problem: format!("header: {error}"),
+        })
 }
 
 fn check_name(name: &str) -> Result<(), FormatError> {
@@ -212,7 +237,11 @@ fn check_name(name: &str) -> Result<(), FormatError> {
     } else {
         return Ok(());
     };
-    Err(FormatError::Name { what: "tensor", name: name.escape_debug().to_string(), problem })
+    Err(FormatError::Name {
+        what: "tensor",
+        name: name.escape_debug().to_string(),
+        problem,
+    })
 }
 
 fn dtype(dtype: safetensors::Dtype) -> Dtype {
@@ -242,7 +271,9 @@ impl<'de> Deserialize<'de> for UniqueNames {
                 while let Some(name) = map.next_key::<String>()? {
                     map.next_value::<serde::de::IgnoredAny>()?;
                     if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format!("tensor '{name}' stands twice")));
+                        return Err(serde::de::Error::custom(format!(
+                            "tensor '{name}' stands twice"
+                        )));
                     }
                 }
                 Ok(UniqueNames)
@@ -266,14 +297,20 @@ impl ShardIndex {
     /// No JSON, no `weight_map` of names to file names, or a file name that leaves the directory.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let problem = |problem: String| FormatError::ShardIndex { problem };
-        let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| problem(error.to_string()))?;
-        let map = json.get("weight_map").and_then(|map| map.as_object()).ok_or_else(|| {
-            problem("expected an object 'weight_map' of tensor names to file names".into())
-        })?;
+        let json: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|error| problem(error.to_string()))?;
+        let map = json
+            .get("weight_map")
+            .and_then(|map| map.as_object())
+            .ok_or_else(|| {
+                problem("expected an object 'weight_map' of tensor names to file names".into())
+            })?;
         let mut files = BTreeMap::new();
         for (tensor, file) in map {
             let file = file.as_str().ok_or_else(|| {
-                problem(format!("'weight_map' gives {file} for tensor '{tensor}', expected a file name"))
+                problem(format!(
+                    "'weight_map' gives {file} for tensor '{tensor}', expected a file name"
+                ))
             })?;
             if file.is_empty() || file.contains(['/', '\\', '\0']) || file == ".." || file == "." {
                 return Err(problem(format!(
@@ -287,9 +324,15 @@ impl ShardIndex {
         }
         let total_size = match json.pointer("/metadata/total_size") {
             None => None,
-            Some(size) => Some(size.as_u64().or_else(|| size.as_f64().map(|size| size as u64)).ok_or_else(
-                || problem(format!("'metadata.total_size' is {size}, expected a number of bytes")),
-            )?),
+            Some(size) => Some(
+                size.as_u64()
+                    .or_else(|| size.as_f64().map(|size| size as u64))
+                    .ok_or_else(|| {
+                        problem(format!(
+                            "'metadata.total_size' is {size}, expected a number of bytes"
+                        ))
+                    })?,
+            ),
         };
         Ok(Self { files, total_size })
     }
