@@ -62,7 +62,11 @@ impl<'a> Cursor<'a> {
         const MAX: u64 = 1 << 30;
         let length = self.u64(what)?;
         if length > MAX {
-            return Err(FormatError::Limit { what: format!("the length of {what}"), found: length, max: MAX });
+            return Err(FormatError::Limit {
+                what: format!("the length of {what}"),
+                found: length,
+                max: MAX,
+            });
         }
         let bytes = self.take(length, what)?;
         std::str::from_utf8(bytes).map_err(|_| FormatError::Utf8 { what: what.into() })

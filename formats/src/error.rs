@@ -7,7 +7,9 @@ use crate::block::BlockType;
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// The file ends before something it promises.
-    #[error("{what} needs {need} bytes at offset {at}, the file ends at {end}: it is truncated, fetch or write it again")]
+    #[error(
+        "{what} needs {need} bytes at offset {at}, the file ends at {end}: it is truncated, fetch or write it again"
+    )]
     Truncated {
         /// What was being read.
         what: String,
@@ -141,11 +143,26 @@ pub enum FormatError {
 /// What a file that is not of the expected format looks like from its first bytes.
 pub(crate) fn describe_start(bytes: &[u8]) -> String {
     const KNOWN: [(&[u8], &str); 9] = [
-        (b"version https://git-lfs", "a git-lfs pointer, not the file itself (run `git lfs pull`)"),
-        (b"<!DOCTYPE", "an HTML page, not the file itself (a failed download?)"),
-        (b"<html", "an HTML page, not the file itself (a failed download?)"),
-        (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint? save it as safetensors)"),
-        (b"\x80\x02", "a Python pickle (save the checkpoint as safetensors)"),
+        (
+            b"version https://git-lfs",
+            "a git-lfs pointer, not the file itself (run `git lfs pull`)",
+        ),
+        (
+            b"<!DOCTYPE",
+            "an HTML page, not the file itself (a failed download?)",
+        ),
+        (
+            b"<html",
+            "an HTML page, not the file itself (a failed download?)",
+        ),
+        (
+            b"PK\x03\x04",
+            "a zip archive (a PyTorch checkpoint? save it as safetensors)",
+        ),
+        (
+            b"\x80\x02",
+            "a Python pickle (save the checkpoint as safetensors)",
+        ),
         (b"\x1f\x8b", "a gzip archive (unpack it first)"),
         (b"GGUF", "a GGUF file"),
         (b"FUGG", "a big-endian GGUF file"),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use half::{bf16, f16};
 use serde::Deserialize;
@@ -68,33 +69,45 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// A tensor in a file's bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Tensor<'a> {
+/// What the header says of one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// For example `model.layers.0.self_attn.q_proj.weight`.
+    pub name: String,
     /// How its numbers are stored.
     pub dtype: Dtype,
     /// Slowest dimension first: a matrix is `[rows, columns]`.
-    shape: Shape,
-    /// Its numbers, little-endian, row-major.
+    pub shape: Vec<usize>,
+    /// Where its numbers are, bytes from the start of the file.
+    pub range: Range<usize>,
+}
+
+impl Entry {
+    /// The tensor in the bytes of the file that the header came from.
+    pub fn view<'a>(&'a self, file: &'a [u8]) -> Tensor<'a> {
+        Tensor {
+            dtype: self.dtype,
+            shape: &self.shape,
+            bytes: &file[self.range.clone()],
+        }
+    }
+}
+
+/// A tensor's numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor<'a> {
+    /// How the numbers are stored.
+    pub dtype: Dtype,
+    /// Slowest dimension first: a matrix is `[rows, columns]`.
+    pub shape: &'a [usize],
+    /// The numbers, little-endian, row-major.
     pub bytes: &'a [u8],
 }
 
-/// Up to four dimensions; more never occur in a checkpoint and are refused.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    dimensions: [usize; 4],
-    rank: usize,
-}
-
-impl<'a> Tensor<'a> {
-    /// Slowest dimension first: a matrix is `[rows, columns]`.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape.dimensions[..self.shape.rank]
-    }
-
+impl Tensor<'_> {
     /// How many numbers.
     pub fn len(&self) -> usize {
-        self.shape().iter().product()
+        self.shape.iter().product()
     }
 
     /// Whether there are no numbers.
@@ -128,26 +141,39 @@ fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N])
 /// # Errors
 /// Truncation, a header that is too long, no JSON, or breaks a rule (names that stand twice, ranges that
 /// overlap, leave holes or do not match shape and dtype); with what the file looks like when it is something else.
-pub fn parse(bytes: &[u8]) -> Result<Vec<(String, Tensor<'_>)>, FormatError> {
+pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormatError> {
     let (start, length) = header_range(bytes)?;
-    check_header(&bytes[start..start + length])?;
-    let tensors = safetensors::SafeTensors::deserialize(bytes)
-        .map_err(|error| FormatError::Safetensors { problem: error.to_string() })?;
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(bytes)
-        .map_err(|error| FormatError::Safetensors { problem: error.to_string() })?;
-    let data = &bytes[start + length..];
-    metadata
-        .offset_keys()
-        .into_iter()
-        .map(|name| {
-            let view = tensors.tensor(&name).expect("the name came from this header");
-            check_name(&name)?;
-            let (from, to) = metadata.info(&name).expect("the name came from this header").data_offsets;
-            let tensor =
-                Tensor { dtype: dtype(view.dtype()), shape: shape(&name, view.shape())?, bytes: &data[from..to] };
-            Ok((name, tensor))
-        })
-        .collect()
+    let data = start + length;
+    check_header(&bytes[start..data])?;
+    let metadata: safetensors::tensor::Metadata = serde_json::from_slice(&bytes[start..data])
+        .map_err(|error| FormatError::Safetensors {
+            problem: format!("header: {error}"),
+        })?;
+    let end = data as u64 + metadata.data_len() as u64;
+    if end != bytes.len() as u64 {
+        return Err(FormatError::Safetensors {
+            problem: format!(
+                "the header describes a file of {end} bytes, this one has {}",
+                bytes.len()
+            ),
+        });
+    }
+    let mut entries = Vec::new();
+    for name in metadata.offset_keys() {
+        check_name(&name)?;
+        let info = metadata
+            .info(&name)
+            .expect("the name came from this header");
+        let (from, to) = info.data_offsets;
+        let (dtype, shape) = (dtype(info.dtype), info.shape.clone());
+        entries.push(Entry {
+            name,
+            dtype,
+            shape,
+            range: data + from..data + to,
+        });
+    }
+    Ok(entries)
 }
 
 /// Whether these bytes start like a safetensors file: used to tell what an argument is, not to accept it.
@@ -159,7 +185,11 @@ fn header_range(bytes: &[u8]) -> Result<(usize, usize), FormatError> {
     const LENGTH_FIELD: usize = 8;
     let Some(field) = bytes.first_chunk::<LENGTH_FIELD>() else {
         return Err(FormatError::Safetensors {
-            problem: format!("{} bytes are too short for a header ({})", bytes.len(), describe_start(bytes)),
+            problem: format!(
+                "{} bytes are too short for a header ({})",
+                bytes.len(),
+                describe_start(bytes)
+            ),
         });
     };
     let length = u64::from_le_bytes(*field);
@@ -186,12 +216,17 @@ fn header_range(bytes: &[u8]) -> Result<(usize, usize), FormatError> {
 fn check_header(header: &[u8]) -> Result<(), FormatError> {
     if header.first() != Some(&b'{') {
         return Err(FormatError::Safetensors {
-            problem: format!("the header starts with {}, expected '{{'", describe_start(header)),
+            problem: format!(
+                "the header starts with {}, expected '{{'",
+                describe_start(header)
+            ),
         });
     }
     serde_json::from_slice::<UniqueNames>(header)
         .map(|_| ())
-        .map_err(|error| FormatError::Safetensors { problem: format!("header: {error}") })
+        .map_err(|error| FormatError::Safetensors {
+            problem: format!("header: {error}"),
+        })
 }
 
 fn check_name(name: &str) -> Result<(), FormatError> {
@@ -202,7 +237,11 @@ fn check_name(name: &str) -> Result<(), FormatError> {
     } else {
         return Ok(());
     };
-    Err(FormatError::Name { what: "tensor", name: name.escape_debug().to_string(), problem })
+    Err(FormatError::Name {
+        what: "tensor",
+        name: name.escape_debug().to_string(),
+        problem,
+    })
 }
 
 fn dtype(dtype: safetensors::Dtype) -> Dtype {
@@ -212,19 +251,6 @@ fn dtype(dtype: safetensors::Dtype) -> Dtype {
         safetensors::Dtype::BF16 => Dtype::BF16,
         other => Dtype::Other(other),
     }
-}
-
-fn shape(name: &str, dimensions: &[usize]) -> Result<Shape, FormatError> {
-    let mut shape = Shape { dimensions: [0; 4], rank: dimensions.len() };
-    let Some(kept) = shape.dimensions.get_mut(..dimensions.len()) else {
-        return Err(FormatError::Limit {
-            what: format!("the number of dimensions of tensor '{name}'"),
-            found: dimensions.len() as u64,
-            max: 4,
-        });
-    };
-    kept.copy_from_slice(dimensions);
-    Ok(shape)
 }
 
 /// A JSON object whose keys are all different; the values are passed over.
@@ -245,7 +271,9 @@ impl<'de> Deserialize<'de> for UniqueNames {
                 while let Some(name) = map.next_key::<String>()? {
                     map.next_value::<serde::de::IgnoredAny>()?;
                     if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format!("tensor '{name}' stands twice")));
+                        return Err(serde::de::Error::custom(format!(
+                            "tensor '{name}' stands twice"
+                        )));
                     }
                 }
                 Ok(UniqueNames)
@@ -269,14 +297,20 @@ impl ShardIndex {
     /// No JSON, no `weight_map` of names to file names, or a file name that leaves the directory.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let problem = |problem: String| FormatError::ShardIndex { problem };
-        let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| problem(error.to_string()))?;
-        let map = json.get("weight_map").and_then(|map| map.as_object()).ok_or_else(|| {
-            problem("expected an object 'weight_map' of tensor names to file names".into())
-        })?;
+        let json: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|error| problem(error.to_string()))?;
+        let map = json
+            .get("weight_map")
+            .and_then(|map| map.as_object())
+            .ok_or_else(|| {
+                problem("expected an object 'weight_map' of tensor names to file names".into())
+            })?;
         let mut files = BTreeMap::new();
         for (tensor, file) in map {
             let file = file.as_str().ok_or_else(|| {
-                problem(format!("'weight_map' gives {file} for tensor '{tensor}', expected a file name"))
+                problem(format!(
+                    "'weight_map' gives {file} for tensor '{tensor}', expected a file name"
+                ))
             })?;
             if file.is_empty() || file.contains(['/', '\\', '\0']) || file == ".." || file == "." {
                 return Err(problem(format!(
@@ -290,9 +324,15 @@ impl ShardIndex {
         }
         let total_size = match json.pointer("/metadata/total_size") {
             None => None,
-            Some(size) => Some(size.as_u64().or_else(|| size.as_f64().map(|size| size as u64)).ok_or_else(
-                || problem(format!("'metadata.total_size' is {size}, expected a number of bytes")),
-            )?),
+            Some(size) => Some(
+                size.as_u64()
+                    .or_else(|| size.as_f64().map(|size| size as u64))
+                    .ok_or_else(|| {
+                        problem(format!(
+                            "'metadata.total_size' is {size}, expected a number of bytes"
+                        ))
+                    })?,
+            ),
         };
         Ok(Self { files, total_size })
     }

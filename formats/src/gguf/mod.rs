@@ -53,7 +53,10 @@ impl TensorInfo {
     /// Bytes of the tensor without padding; `None` where they do not fit `u64` or rows do not fill whole blocks.
     pub fn bytes(&self) -> Option<u64> {
         let row = self.ty.row_bytes(usize::try_from(self.columns()).ok()?)? as u64;
-        self.shape.iter().skip(1).try_fold(row, |bytes, &n| bytes.checked_mul(n))
+        self.shape
+            .iter()
+            .skip(1)
+            .try_fold(row, |bytes, &n| bytes.checked_mul(n))
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{ALIGNMENT, MAX_NAME, TensorInfo, Value, padded};
-use crate::block::BlockType;
+use crate::FormatError;
+use crate::block::{BlockType, removed_name};
 use crate::bytes::Cursor;
 use crate::error::describe_start;
-use crate::FormatError;
 
 /// A GGUF file over its bytes (a memory map, as a rule).
 pub struct File<'a> {
@@ -35,13 +35,22 @@ impl<'a> File<'a> {
         let mut metadata = Vec::new();
         let mut keys = HashMap::new();
         for index in 0..key_count {
-            let key = cursor.string(&format!("the name of key {index}"))?.to_owned();
+            let key = cursor
+                .string(&format!("the name of key {index}"))?
+                .to_owned();
             if key.is_empty() {
-                return Err(FormatError::Name { what: "key", name: key, problem: "is empty" });
+                return Err(FormatError::Name {
+                    what: "key",
+                    name: key,
+                    problem: "is empty",
+                });
             }
             let value = Value::read(&key, cursor)?;
             if keys.insert(key.clone(), metadata.len()).is_some() {
-                return Err(FormatError::Duplicate { what: "key", name: key });
+                return Err(FormatError::Duplicate {
+                    what: "key",
+                    name: key,
+                });
             }
             metadata.push((key, value));
         }
@@ -52,15 +61,32 @@ impl<'a> File<'a> {
         for index in 0..tensor_count {
             let info = read_tensor_info(cursor, index)?;
             if !seen.insert(info.0.name.clone()) {
-                return Err(FormatError::Duplicate { what: "tensor", name: info.0.name });
+                return Err(FormatError::Duplicate {
+                    what: "tensor",
+                    name: info.0.name,
+                });
             }
             infos.push(info);
         }
-        let data_start = padded(cursor.position() as u64, alignment).expect("a position in memory, padded, fits u64");
+        let data_start = padded(cursor.position() as u64, alignment)
+            .expect("a position in memory, padded, fits u64");
         let data = locate(&infos, bytes, data_start, alignment)?;
         let tensors: Vec<_> = infos.into_iter().map(|(info, _)| info).collect();
-        let names = tensors.iter().enumerate().map(|(index, info)| (info.name.clone(), index)).collect();
-        Ok(Self { version, metadata, keys, tensors, names, data, alignment, data_start })
+        let names = tensors
+            .iter()
+            .enumerate()
+            .map(|(index, info)| (info.name.clone(), index))
+            .collect();
+        Ok(Self {
+            version,
+            metadata,
+            keys,
+            tensors,
+            names,
+            data,
+            alignment,
+            data_start,
+        })
     }
 
     /// 2 or 3.
@@ -85,7 +111,9 @@ impl<'a> File<'a> {
 
     /// The tensor called `name`, with its bytes.
     pub fn tensor(&self, name: &str) -> Option<(&TensorInfo, &'a [u8])> {
-        self.names.get(name).map(|&index| (&self.tensors[index], self.data[index]))
+        self.names
+            .get(name)
+            .map(|&index| (&self.tensors[index], self.data[index]))
     }
 
     /// Alignment of the tensor data in bytes.
@@ -106,7 +134,9 @@ const MIN_TENSOR_BYTES: u64 = 8 + 4 + 4 + 8;
 
 fn read_version(bytes: &[u8], cursor: &mut Cursor) -> Result<u32, FormatError> {
     if !bytes.starts_with(b"GGUF") {
-        return Err(FormatError::Magic { found: describe_start(bytes) });
+        return Err(FormatError::Magic {
+            found: describe_start(bytes),
+        });
     }
     cursor.take(4, "the magic")?;
     match cursor.u32("the version")? {
@@ -114,7 +144,9 @@ fn read_version(bytes: &[u8], cursor: &mut Cursor) -> Result<u32, FormatError> {
         found => {
             let hint = match found {
                 1 => ": version 1 was given up in 2023, convert the model again",
-                _ if found.trailing_zeros() >= 16 && found != 0 => ": a big-endian file, convert it to little-endian",
+                _ if found.trailing_zeros() >= 16 && found != 0 => {
+                    ": a big-endian file, convert it to little-endian"
+                }
                 _ => "",
             };
             Err(FormatError::Version { found, hint })
@@ -126,16 +158,24 @@ fn read_version(bytes: &[u8], cursor: &mut Cursor) -> Result<u32, FormatError> {
 fn read_count(cursor: &mut Cursor, what: &str, min_bytes: u64) -> Result<u64, FormatError> {
     let found = cursor.u64(what)?;
     let max = cursor.remaining() as u64 / min_bytes;
-    if found > max { Err(FormatError::Limit { what: what.into(), found, max }) } else { Ok(found) }
+    if found > max {
+        Err(FormatError::Limit {
+            what: what.into(),
+            found,
+            max,
+        })
+    } else {
+        Ok(found)
+    }
 }
 
 fn alignment(value: Option<&Value>) -> Result<u64, FormatError> {
     match value {
         None => Ok(ALIGNMENT),
         Some(Value::U32(alignment)) if alignment.is_power_of_two() => Ok((*alignment).into()),
-        Some(value) => {
-            Err(FormatError::Alignment { found: format!("{} ({})", value.to_json(), value.type_name()) })
-        }
+        Some(value) => Err(FormatError::Alignment {
+            found: format!("{} ({})", value.to_json(), value.type_name()),
+        }),
     }
 }
 
@@ -144,7 +184,11 @@ fn read_tensor_info(cursor: &mut Cursor, index: u64) -> Result<(TensorInfo, u64)
     let what = format!("the info of tensor {index}");
     let name = cursor.string(&what)?.to_owned();
     if name.len() > MAX_NAME {
-        return Err(FormatError::Name { what: "tensor", name, problem: "is longer than 63 bytes" });
+        return Err(FormatError::Name {
+            what: "tensor",
+            name,
+            problem: "is longer than 63 bytes",
+        });
     }
     let dimensions = cursor.u32(&what)?;
     if dimensions > 4 {
@@ -154,15 +198,29 @@ fn read_tensor_info(cursor: &mut Cursor, index: u64) -> Result<(TensorInfo, u64)
             max: 4,
         });
     }
-    let shape = (0..dimensions).map(|_| cursor.i64(&what)).collect::<Result<Vec<_>, _>>()?;
+    let shape = (0..dimensions)
+        .map(|_| cursor.i64(&what))
+        .collect::<Result<Vec<_>, _>>()?;
     check_shape(&name, &shape)?;
     let ty = block_type(&name, cursor.u32(&what)?)?;
     let offset = cursor.u64(&what)?;
-    let info = TensorInfo { name, ty, shape: shape.iter().map(|&n| n as u64).collect() };
+    let info = TensorInfo {
+        name,
+        ty,
+        shape: shape.iter().map(|&n| n as u64).collect(),
+    };
     if info.bytes().is_none() {
         return Err(match info.columns() % ty.weights() as u64 {
-            0 => FormatError::Shape { tensor: info.name, shape, problem: "its bytes do not fit 64 bits" },
-            _ => FormatError::PartialBlock { columns: info.columns(), tensor: info.name, block: ty },
+            0 => FormatError::Shape {
+                tensor: info.name,
+                shape,
+                problem: "its bytes do not fit 64 bits",
+            },
+            _ => FormatError::PartialBlock {
+                columns: info.columns(),
+                tensor: info.name,
+                block: ty,
+            },
         });
     }
     Ok((info, offset))
@@ -171,22 +229,37 @@ fn read_tensor_info(cursor: &mut Cursor, index: u64) -> Result<(TensorInfo, u64)
 fn check_shape(name: &str, shape: &[i64]) -> Result<(), FormatError> {
     let problem = if shape.iter().any(|&n| n < 0) {
         "a dimension is negative"
-    } else if shape.iter().try_fold(1i64, |product, &n| product.checked_mul(n)).is_none() {
+    } else if shape
+        .iter()
+        .try_fold(1i64, |product, &n| product.checked_mul(n))
+        .is_none()
+    {
         "the number of weights does not fit 63 bits"
     } else {
         return Ok(());
     };
-    Err(FormatError::Shape { tensor: name.into(), shape: shape.to_vec(), problem })
+    Err(FormatError::Shape {
+        tensor: name.into(),
+        shape: shape.to_vec(),
+        problem,
+    })
 }
 
 fn block_type(tensor: &str, id: u32) -> Result<BlockType, FormatError> {
     BlockType::from_id(id).ok_or_else(|| {
-        let hint = match (BlockType::removed_name(id), id) {
+        let hint = match (removed_name(id), id) {
             (Some(name), _) => format!(": {name}, which ggml has removed; convert the model again"),
-            (None, 142 | 143) => ", known only to a fork (PQ2_0, PTQ1_0 of PrismML); llama.cpp has no such type".into(),
+            (None, 142 | 143) => {
+                ", known only to a fork (PQ2_0, PTQ1_0 of PrismML); llama.cpp has no such type"
+                    .into()
+            }
             _ => ", which no type of ggml has".into(),
         };
-        FormatError::TensorType { tensor: tensor.into(), id, hint }
+        FormatError::TensorType {
+            tensor: tensor.into(),
+            id,
+            hint,
+        }
     })
 }
 
@@ -206,7 +279,12 @@ fn locate<'a>(
             } else {
                 ""
             };
-            return Err(FormatError::Offset { tensor: info.name.clone(), found: *found, expected, hint });
+            return Err(FormatError::Offset {
+                tensor: info.name.clone(),
+                found: *found,
+                expected,
+                hint,
+            });
         }
         let size = info.bytes().expect("read_tensor_info checked the size");
         let overflow = || FormatError::Limit {
@@ -225,7 +303,10 @@ fn locate<'a>(
             });
         }
         data.push(&bytes[start as usize..end as usize]);
-        expected = expected.checked_add(size).and_then(|end| padded(end, alignment)).ok_or_else(overflow)?;
+        expected = expected
+            .checked_add(size)
+            .and_then(|end| padded(end, alignment))
+            .ok_or_else(overflow)?;
     }
     Ok(data)
 }

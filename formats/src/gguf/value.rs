@@ -219,7 +219,9 @@ pub(super) fn encode_string(text: &str, out: &mut Vec<u8>) {
 
 fn read_number<const N: usize>(cursor: &mut Cursor, what: &str) -> Result<[u8; N], FormatError> {
     let bytes = cursor.take(N as u64, what)?;
-    Ok(*bytes.first_chunk().expect("take gives what it was asked for"))
+    Ok(*bytes
+        .first_chunk()
+        .expect("take gives what it was asked for"))
 }
 
 /// `count` numbers of `N` bytes; nothing is allocated before the bytes are known to be there.
@@ -230,7 +232,12 @@ fn read_numbers<T, const N: usize>(
     decode: impl Fn([u8; N]) -> T,
 ) -> Result<Vec<T>, FormatError> {
     let bytes = cursor.take(count.saturating_mul(N as u64), what)?;
-    Ok(bytes.as_chunks().0.iter().map(|&number| decode(number)).collect())
+    Ok(bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&number| decode(number))
+        .collect())
 }
 
 fn read_strings(cursor: &mut Cursor, count: u64, what: &str) -> Result<Vec<String>, FormatError> {
@@ -238,5 +245,7 @@ fn read_strings(cursor: &mut Cursor, count: u64, what: &str) -> Result<Vec<Strin
     if count.saturating_mul(LENGTH_FIELD) > cursor.remaining() as u64 {
         cursor.take(count.saturating_mul(LENGTH_FIELD), what)?;
     }
-    (0..count).map(|_| cursor.string(what).map(String::from)).collect()
+    (0..count)
+        .map(|_| cursor.string(what).map(String::from))
+        .collect()
 }

@@ -36,8 +36,16 @@ impl Layout {
     /// # Errors
     /// Duplicate or overlong names, rows that do not fill whole blocks, sizes beyond 64 bits.
     pub fn new(metadata: &[(String, Value)], tensors: &[TensorInfo]) -> Result<Self, FormatError> {
-        check_names("key", metadata.iter().map(|(key, _)| key.as_str()), usize::MAX)?;
-        check_names("tensor", tensors.iter().map(|info| info.name.as_str()), MAX_NAME)?;
+        check_names(
+            "key",
+            metadata.iter().map(|(key, _)| key.as_str()),
+            usize::MAX,
+        )?;
+        check_names(
+            "tensor",
+            tensors.iter().map(|info| info.name.as_str()),
+            MAX_NAME,
+        )?;
 
         let mut header = b"GGUF".to_vec();
         header.extend(3u32.to_le_bytes());
@@ -57,7 +65,11 @@ impl Layout {
         header.resize(header.len().next_multiple_of(ALIGNMENT as usize), 0);
         let data_start = header.len() as u64;
         offsets.iter_mut().for_each(|offset| *offset += data_start);
-        Ok(Self { header, offsets, size: data_start + end })
+        Ok(Self {
+            header,
+            offsets,
+            size: data_start + end,
+        })
     }
 }
 
@@ -69,11 +81,22 @@ fn check_names<'a>(
     let mut seen = HashSet::new();
     for name in names {
         if name.is_empty() || name.len() > max {
-            let problem = if name.is_empty() { "is empty" } else { "is longer than 63 bytes" };
-            return Err(FormatError::Name { what, name: name.into(), problem });
+            let problem = if name.is_empty() {
+                "is empty"
+            } else {
+                "is longer than 63 bytes"
+            };
+            return Err(FormatError::Name {
+                what,
+                name: name.into(),
+                problem,
+            });
         }
         if !seen.insert(name) {
-            return Err(FormatError::Duplicate { what, name: name.into() });
+            return Err(FormatError::Duplicate {
+                what,
+                name: name.into(),
+            });
         }
     }
     Ok(())
@@ -97,7 +120,12 @@ fn padded_end(info: &TensorInfo, start: u64) -> Result<u64, FormatError> {
             block: info.ty,
         });
     }
-    info.bytes().and_then(|bytes| start.checked_add(bytes)).and_then(|end| padded(end, ALIGNMENT)).ok_or_else(|| {
-        FormatError::Shape { tensor: info.name.clone(), shape: shape(), problem: "its bytes do not fit 64 bits" }
-    })
+    info.bytes()
+        .and_then(|bytes| start.checked_add(bytes))
+        .and_then(|end| padded(end, ALIGNMENT))
+        .ok_or_else(|| FormatError::Shape {
+            tensor: info.name.clone(),
+            shape: shape(),
+            problem: "its bytes do not fit 64 bits",
+        })
 }
