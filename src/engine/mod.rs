@@ -2,7 +2,12 @@
 //! against the others: the oracle (f64, from the latent checkpoint), the native engine (packed weights, our kernels)
 //! and llama.cpp.
 
+#[cfg(feature = "llama")]
+#[allow(unsafe_code)]
+pub mod llamacpp;
 pub mod oracle;
+pub mod sample;
+pub mod shape;
 
 /// Something that predicts the next token.
 pub trait Engine {
