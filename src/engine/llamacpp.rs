@@ -40,11 +40,16 @@ impl Model {
     pub fn load(path: &Path, file: &File) -> Result<Self, EngineError> {
         const LOAD: &str = "load the model";
         let shape = Shape::read(file)?;
-        if file.get("tokenizer.ggml.tokens").and_then(Value::as_strings).is_none() {
+        if file
+            .get("tokenizer.ggml.tokens")
+            .and_then(Value::as_strings)
+            .is_none()
+        {
             return Err(EngineError::Key {
                 key: "tokenizer.ggml.tokens".into(),
                 found: "absent".into(),
-                expected: "the vocabulary: llama.cpp aborts when it is to tokenize without one".into(),
+                expected: "the vocabulary: llama.cpp aborts when it is to tokenize without one"
+                    .into(),
             });
         }
         if path.to_str().is_none() {
@@ -53,8 +58,19 @@ impl Model {
         let params = LlamaModelParams::default().with_n_gpu_layers(0);
         let (model, log) = logged(|| LlamaModel::load_from_file(&BACKEND, path, &params));
         match model {
-            Ok(model) => Ok(Model { model, shape, warnings: log }),
-            Err(error) => Err(refusal(LOAD, if log.is_empty() { error.to_string() } else { log })),
+            Ok(model) => Ok(Model {
+                model,
+                shape,
+                warnings: log,
+            }),
+            Err(error) => Err(refusal(
+                LOAD,
+                if log.is_empty() {
+                    error.to_string()
+                } else {
+                    log
+                },
+            )),
         }
     }
 
@@ -73,7 +89,9 @@ impl Model {
     /// # Errors
     /// A context that llama.cpp cannot make: too large for the memory, as a rule.
     pub fn session(&self, settings: Settings) -> Result<Session<'_>, EngineError> {
-        let size = u32::try_from(settings.context).ok().and_then(NonZeroU32::new);
+        let size = u32::try_from(settings.context)
+            .ok()
+            .and_then(NonZeroU32::new);
         let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX).max(1);
         let mut params = LlamaContextParams::default()
             .with_n_ctx(size)
@@ -87,14 +105,23 @@ impl Model {
                 .with_flash_attention_policy(sys::LLAMA_FLASH_ATTN_TYPE_DISABLED);
         }
         let (context, log) = logged(|| self.model.new_context(&BACKEND, params));
-        let context = context.map_err(|error| refusal("make a context", format!("{error} {log}")))?;
-        Ok(Session { model: self, context, settings, used: 0 })
+        let context =
+            context.map_err(|error| refusal("make a context", format!("{error} {log}")))?;
+        Ok(Session {
+            model: self,
+            context,
+            settings,
+            used: 0,
+        })
     }
 
     /// Token ids of `text`, by llama.cpp's own tokenizer. `add_special` puts the tokens around it that the file asks
     /// for (as a rule the one that begins a text); `parse_special` takes the spelling of a control token for the token.
     pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
-        let tokens = self.model.vocab().tokenize(text.as_bytes(), add_special, parse_special);
+        let tokens = self
+            .model
+            .vocab()
+            .tokenize(text.as_bytes(), add_special, parse_special);
         tokens.into_iter().map(|LlamaToken(id)| id as u32).collect()
     }
 
@@ -105,7 +132,9 @@ impl Model {
     pub fn detokenize(&self, tokens: &[u32]) -> Result<Vec<u8>, EngineError> {
         let mut bytes = Vec::new();
         for token in self.tokens(tokens)? {
-            self.model.vocab().token_to_piece_into(token, &mut bytes, false, None);
+            self.model
+                .vocab()
+                .token_to_piece_into(token, &mut bytes, false, None);
         }
         Ok(bytes)
     }
@@ -115,7 +144,9 @@ impl Model {
     /// # Errors
     /// A token outside the vocabulary.
     pub fn is_end(&self, token: u32) -> Result<bool, EngineError> {
-        let [token] = self.tokens(&[token])?[..] else { return Ok(false) };
+        let [token] = self.tokens(&[token])?[..] else {
+            return Ok(false);
+        };
         Ok(self.model.vocab().is_eog(token))
     }
 
@@ -123,7 +154,10 @@ impl Model {
         if !tokens.is_empty() {
             check_tokens(tokens, self.shape.vocab, 0, usize::MAX)?;
         }
-        Ok(tokens.iter().map(|&token| LlamaToken(token as i32)).collect())
+        Ok(tokens
+            .iter()
+            .map(|&token| LlamaToken(token as i32))
+            .collect())
     }
 }
 
@@ -157,10 +191,17 @@ impl Session<'_> {
         for (i, &token) in tokens.iter().enumerate() {
             let logits = all_logits || i + 1 == tokens.len();
             batch
-                .add(LlamaToken(token as i32), (self.used + i) as i32, &[0], logits)
+                .add(
+                    LlamaToken(token as i32),
+                    (self.used + i) as i32,
+                    &[0],
+                    logits,
+                )
                 .map_err(|error| refusal(DECODE, error.to_string()))?;
         }
-        self.context.decode(&mut batch).map_err(|error| refusal(DECODE, error.to_string()))?;
+        self.context
+            .decode(&mut batch)
+            .map_err(|error| refusal(DECODE, error.to_string()))?;
         self.used += tokens.len();
         Ok(())
     }
@@ -168,8 +209,16 @@ impl Session<'_> {
 
 impl Engine for Session<'_> {
     fn name(&self) -> String {
-        let cache = if self.settings.exact_cache { "F32 cache" } else { "F16 cache" };
-        format!("llama.cpp (ggml {}, {} threads, {cache})", ggml_version(), self.settings.threads)
+        let cache = if self.settings.exact_cache {
+            "F32 cache"
+        } else {
+            "F16 cache"
+        };
+        format!(
+            "llama.cpp (ggml {}, {} threads, {cache})",
+            ggml_version(),
+            self.settings.threads
+        )
     }
 
     fn vocab(&self) -> usize {
@@ -226,10 +275,19 @@ pub fn system_info() -> String {
 /// The tensor whose data ggml does not accept.
 pub fn check_tensor(info: &TensorInfo, bytes: &[u8]) -> Result<(), EngineError> {
     // SAFETY: ggml reads `bytes.len()` bytes and checks that they are whole blocks of the type.
-    if unsafe { sys::ggml_validate_row_data(info.ty.id() as sys::ggml_type, bytes.as_ptr().cast(), bytes.len()) } {
+    if unsafe {
+        sys::ggml_validate_row_data(
+            info.ty.id() as sys::ggml_type,
+            bytes.as_ptr().cast(),
+            bytes.len(),
+        )
+    } {
         return Ok(());
     }
-    let reason = format!("tensor '{}' has data that ggml's own check does not accept", info.name);
+    let reason = format!(
+        "tensor '{}' has data that ggml's own check does not accept",
+        info.name
+    );
     Err(refusal("use the weights", reason))
 }
 
@@ -251,13 +309,25 @@ pub fn ggml_mul_mat(
     const MULTIPLY: &str = "multiply";
     LazyLock::force(&BACKEND);
     if !can_multiply(ty) {
-        return Err(refusal(MULTIPLY, format!("ggml has no product of {ty} on the CPU")));
-    }
-    let bytes = ty.row_bytes(columns).and_then(|row| row.checked_mul(rows));
-    if rows == 0 || columns == 0 || x.is_empty() || bytes != Some(weight.len()) || !x.len().is_multiple_of(columns) {
         return Err(refusal(
             MULTIPLY,
-            format!("{} bytes of {ty} and {} activations do not fit {rows} x {columns}", weight.len(), x.len()),
+            format!("ggml has no product of {ty} on the CPU"),
+        ));
+    }
+    let bytes = ty.row_bytes(columns).and_then(|row| row.checked_mul(rows));
+    if rows == 0
+        || columns == 0
+        || x.is_empty()
+        || bytes != Some(weight.len())
+        || !x.len().is_multiple_of(columns)
+    {
+        return Err(refusal(
+            MULTIPLY,
+            format!(
+                "{} bytes of {ty} and {} activations do not fit {rows} x {columns}",
+                weight.len(),
+                x.len()
+            ),
         ));
     }
     let tokens = x.len() / columns;
@@ -269,7 +339,8 @@ pub fn ggml_mul_mat(
     // result is (rows, tokens) F32, as long as `y`; the work buffer outlives the computation.
     let status = unsafe {
         let ctx = context.0.as_ptr();
-        let w = sys::ggml_new_tensor_2d(ctx, ty.id() as sys::ggml_type, columns as i64, rows as i64);
+        let w =
+            sys::ggml_new_tensor_2d(ctx, ty.id() as sys::ggml_type, columns as i64, rows as i64);
         ptr::copy_nonoverlapping(weight.as_ptr(), (*w).data.cast(), weight.len());
         let a = sys::ggml_new_tensor_2d(ctx, sys::GGML_TYPE_F32, columns as i64, tokens as i64);
         ptr::copy_nonoverlapping(x.as_ptr(), (*a).data.cast(), x.len());
@@ -283,13 +354,21 @@ pub fn ggml_mul_mat(
         ptr::copy_nonoverlapping((*product).data.cast(), y.as_mut_ptr(), y.len());
         status
     };
-    if status == sys::GGML_STATUS_SUCCESS { Ok(y) } else { Err(refusal(MULTIPLY, format!("status {status}"))) }
+    if status == sys::GGML_STATUS_SUCCESS {
+        Ok(y)
+    } else {
+        Err(refusal(MULTIPLY, format!("status {status}")))
+    }
 }
 
 /// Whether ggml has a CPU kernel for a matrix of `ty`.
 fn can_multiply(ty: BlockType) -> bool {
     // SAFETY: every id of `BlockType` is below GGML_TYPE_COUNT, and the table that is pointed into is constant.
-    unsafe { (*sys::ggml_get_type_traits_cpu(ty.id() as sys::ggml_type)).vec_dot.is_some() }
+    unsafe {
+        (*sys::ggml_get_type_traits_cpu(ty.id() as sys::ggml_type))
+            .vec_dot
+            .is_some()
+    }
 }
 
 /// Memory for the tensors of one operation.
@@ -302,8 +381,13 @@ impl OperationContext {
         const PADDING: usize = 64;
         // SAFETY: these take no pointers that could be wrong; with no buffer given, ggml allocates its own.
         NonNull::new(unsafe {
-            let overhead = TENSORS * (sys::ggml_tensor_overhead() + PADDING) + sys::ggml_graph_overhead();
-            sys::ggml_init(sys::ggml_init_params { mem_size: data + overhead, mem_buffer: ptr::null_mut(), no_alloc: false })
+            let overhead =
+                TENSORS * (sys::ggml_tensor_overhead() + PADDING) + sys::ggml_graph_overhead();
+            sys::ggml_init(sys::ggml_init_params {
+                mem_size: data + overhead,
+                mem_buffer: ptr::null_mut(),
+                no_alloc: false,
+            })
         })
         .map(OperationContext)
     }
@@ -327,7 +411,10 @@ static BACKEND: LazyLock<LlamaBackend> = LazyLock::new(|| {
 });
 
 /// What is logged while [`logged`] runs.
-static LOG: Mutex<Log> = Mutex::new(Log { text: None, keeping: false });
+static LOG: Mutex<Log> = Mutex::new(Log {
+    text: None,
+    keeping: false,
+});
 
 struct Log {
     /// `None` while nobody listens.
@@ -343,7 +430,10 @@ fn logged<T>(action: impl FnOnce() -> T) -> (T, String) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = lock(&ONE_AT_A_TIME);
     LazyLock::force(&BACKEND);
-    *lock(&LOG) = Log { text: Some(String::new()), keeping: false };
+    *lock(&LOG) = Log {
+        text: Some(String::new()),
+        keeping: false,
+    };
     let result = action();
     let text = lock(&LOG).text.take().unwrap_or_default();
     (result, text.trim().replace('\n', "; "))
@@ -371,9 +461,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// `pointer` is a C string.
 unsafe fn text(pointer: *const c_char) -> String {
     // SAFETY: by this function's contract.
-    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn refusal(doing: &'static str, log: impl Into<String>) -> EngineError {
-    EngineError::LlamaCpp { doing, log: log.into() }
+    EngineError::LlamaCpp {
+        doing,
+        log: log.into(),
+    }
 }

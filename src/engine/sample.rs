@@ -17,9 +17,16 @@ impl Sampler {
     /// # Panics
     /// When `temperature` is negative or not finite, or `top_p` is outside 0 to 1.
     pub fn new(temperature: f64, top_p: f64, seed: u64) -> Self {
-        assert!(temperature.is_finite() && temperature >= 0.0, "temperature {temperature}");
+        assert!(
+            temperature.is_finite() && temperature >= 0.0,
+            "temperature {temperature}"
+        );
         assert!((0.0..=1.0).contains(&top_p), "top-p {top_p}");
-        Sampler { temperature, top_p, random: SplitMix64(seed) }
+        Sampler {
+            temperature,
+            top_p,
+            random: SplitMix64(seed),
+        }
     }
 
     /// The next token after a row of logits (vocab,).
@@ -113,7 +120,11 @@ mod tests {
         let mut random = SplitMix64(1_234_567);
         assert_eq!(
             [random.next(), random.next(), random.next()],
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423
+            ]
         );
     }
 
@@ -124,9 +135,15 @@ mod tests {
 
     #[test]
     fn draws_follow_the_distribution() {
-        close(shares(&mut Sampler::new(1.0, 1.0, 1)), [2.0 / 6.0, 3.0 / 6.0, 1.0 / 6.0]);
+        close(
+            shares(&mut Sampler::new(1.0, 1.0, 1)),
+            [2.0 / 6.0, 3.0 / 6.0, 1.0 / 6.0],
+        );
         // Temperature 1/2 squares the probabilities: 4, 9, 1 of 14.
-        close(shares(&mut Sampler::new(0.5, 1.0, 1)), [4.0 / 14.0, 9.0 / 14.0, 1.0 / 14.0]);
+        close(
+            shares(&mut Sampler::new(0.5, 1.0, 1)),
+            [4.0 / 14.0, 9.0 / 14.0, 1.0 / 14.0],
+        );
     }
 
     #[test]

@@ -76,7 +76,12 @@ impl Shape {
     fn from_metadata(keys: &Keys) -> Result<Self, EngineError> {
         match keys.0.get("general.architecture").and_then(Value::as_str) {
             Some("llama") => {}
-            _ => return Err(keys.refuse("general.architecture", "\"llama\", the architecture that applies all seven biases")),
+            _ => {
+                return Err(keys.refuse(
+                    "general.architecture",
+                    "\"llama\", the architecture that applies all seven biases",
+                ));
+            }
         }
         for key in ["llama.expert_count", "llama.expert_used_count"] {
             if keys.whole_or(key, 0)? != 0 {
@@ -87,7 +92,10 @@ impl Shape {
         let heads = keys.positive("llama.attention.head_count")?;
         let kv_heads = keys.whole_or("llama.attention.head_count_kv", heads)?;
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-            return Err(keys.refuse("llama.attention.head_count_kv", &format!("a divisor of the {heads} heads")));
+            return Err(keys.refuse(
+                "llama.attention.head_count_kv",
+                &format!("a divisor of the {heads} heads"),
+            ));
         }
         let head_dim = keys.whole_or("llama.attention.key_length", hidden / heads)?;
         if head_dim == 0 || !head_dim.is_multiple_of(2) {
@@ -102,7 +110,10 @@ impl Shape {
         if layers > MAX_LAYERS {
             return Err(keys.refuse("llama.block_count", &format!("at most {MAX_LAYERS}")));
         }
-        let vocab = keys.0.tensor("token_embd.weight").map_or(0, |(info, _)| info.rows());
+        let vocab = keys
+            .0
+            .tensor("token_embd.weight")
+            .map_or(0, |(info, _)| info.rows());
         Ok(Shape {
             vocab: usize::try_from(vocab).unwrap_or(usize::MAX),
             hidden,
@@ -119,11 +130,16 @@ impl Shape {
     }
 
     fn check_tensors(&self, found: &[TensorInfo]) -> Result<(), EngineError> {
-        let mut expected: HashMap<String, Expected> =
-            self.expected().into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+        let mut expected: HashMap<String, Expected> = self
+            .expected()
+            .into_iter()
+            .map(|tensor| (tensor.name.clone(), tensor))
+            .collect();
         for info in found {
             let Some(expected) = expected.remove(&info.name) else {
-                return Err(EngineError::UnknownTensor { name: info.name.clone() });
+                return Err(EngineError::UnknownTensor {
+                    name: info.name.clone(),
+                });
             };
             check_shape(info, expected.shape)?;
         }
@@ -147,10 +163,18 @@ impl Shape {
         ];
         for layer in 0..self.layers {
             for norm in ["attn_norm", "ffn_norm"] {
-                all.push(tensor(format!("blk.{layer}.{norm}.weight"), &[self.hidden], true));
+                all.push(tensor(
+                    format!("blk.{layer}.{norm}.weight"),
+                    &[self.hidden],
+                    true,
+                ));
             }
             for (part, rows, columns) in self.linears() {
-                all.push(tensor(format!("blk.{layer}.{part}.weight"), &[columns, rows], true));
+                all.push(tensor(
+                    format!("blk.{layer}.{part}.weight"),
+                    &[columns, rows],
+                    true,
+                ));
                 all.push(tensor(format!("blk.{layer}.{part}.bias"), &[rows], false));
             }
         }
@@ -161,9 +185,17 @@ impl Shape {
 /// Shape as expected (trailing dimensions of 1 do not count), and F32 where it is a vector: ggml aborts on other biases
 /// and norms (ggml-cpu/binary-ops.cpp:135).
 fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError> {
-    let dimensions = info.shape.iter().rposition(|&n| n != 1).map_or(1, |last| last + 1);
+    let dimensions = info
+        .shape
+        .iter()
+        .rposition(|&n| n != 1)
+        .map_or(1, |last| last + 1);
     if info.shape[..dimensions.min(info.shape.len())] != expected {
-        return Err(EngineError::Shape { name: info.name.clone(), found: info.shape.clone(), expected });
+        return Err(EngineError::Shape {
+            name: info.name.clone(),
+            found: info.shape.clone(),
+            expected,
+        });
     }
     if expected.len() == 1 && info.ty != BlockType::F32 {
         return Err(EngineError::Type {
@@ -213,7 +245,10 @@ fn rope_factor(keys: &Keys) -> Result<f32, EngineError> {
             let factor = keys.number(FACTOR, Some(old))?;
             Ok(if factor == 0.0 { 1.0 } else { factor })
         }
-        _ => Err(keys.refuse(TYPE, "\"none\" or \"linear\" (Llama 3's scaling stands in the tensor rope_freqs.weight)")),
+        _ => Err(keys.refuse(
+            TYPE,
+            "\"none\" or \"linear\" (Llama 3's scaling stands in the tensor rope_freqs.weight)",
+        )),
     }
 }
 
@@ -227,7 +262,11 @@ impl Keys<'_> {
             Some(Value::Array(_)) => "a list".into(),
             Some(value) => format!("{} ({})", value.to_json(), value.type_name()),
         };
-        EngineError::Key { key: key.into(), found, expected: expected.into() }
+        EngineError::Key {
+            key: key.into(),
+            found,
+            expected: expected.into(),
+        }
     }
 
     fn positive(&self, key: &str) -> Result<usize, EngineError> {
@@ -240,7 +279,10 @@ impl Keys<'_> {
     fn whole_or(&self, key: &str, default: usize) -> Result<usize, EngineError> {
         match self.0.get(key) {
             None => Ok(default),
-            Some(value) => value.as_u32().map(|value| value as usize).ok_or_else(|| self.refuse(key, "a u32")),
+            Some(value) => value
+                .as_u32()
+                .map(|value| value as usize)
+                .ok_or_else(|| self.refuse(key, "a u32")),
         }
     }
 

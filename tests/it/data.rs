@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use formats::safetensors::{self, Tensor};
+use formats::safetensors::{self, Entry, Tensor};
 
 /// `name` in the data folder; where it is absent, says that the test is skipped.
 pub fn find(name: &str) -> Option<PathBuf> {
@@ -19,8 +19,8 @@ pub fn find(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// The tensors of all `.safetensors` files in a folder whose name starts with `prefix`, with their bytes.
-pub struct Tensors(Vec<Vec<u8>>);
+/// All `.safetensors` files in a folder whose name starts with `prefix`.
+pub struct Tensors(Vec<(Vec<u8>, Vec<Entry>)>);
 
 impl Tensors {
     pub fn read(folder: &Path, prefix: &str) -> Self {
@@ -29,18 +29,17 @@ impl Tensors {
             .unwrap()
             .map(|entry| entry.unwrap());
         let files = files.filter(|entry| wanted(entry.file_name().to_str().unwrap()));
-        Tensors(
-            files
-                .map(|entry| std::fs::read(entry.path()).unwrap())
-                .collect(),
-        )
+        let read = |path| {
+            let bytes = std::fs::read(path).unwrap();
+            let entries = safetensors::parse(&bytes).unwrap();
+            (bytes, entries)
+        };
+        Tensors(files.map(|entry| read(entry.path())).collect())
     }
 
-    pub fn by_name(&self) -> HashMap<String, Tensor<'_>> {
-        self.0
-            .iter()
-            .flat_map(|bytes| safetensors::parse(bytes).unwrap())
-            .collect()
+    pub fn by_name(&self) -> HashMap<&str, Tensor<'_>> {
+        let pairs = self.0.iter().flat_map(|(bytes, entries)| entries.iter().map(move |entry| (bytes, entry)));
+        pairs.map(|(bytes, entry)| (entry.name.as_str(), entry.view(bytes))).collect()
     }
 }
 
