@@ -1,1 +1,3 @@
 //! Engines: whatever turns tokens into logits.
+
+pub mod text;
