@@ -60,7 +60,11 @@ pub fn scale(sum: f64, count: usize, dtype: Dtype) -> f32 {
 pub fn split(w: &[f32], scale: f32, dtype: Dtype, codes: &mut [i8]) {
     let delta = dtype.round(f64::from(scale) / 2.0);
     for (code, &w) in codes.iter_mut().zip(w) {
-        *code = if scale == 0.0 { 0 } else { i8::from(w >= delta) - i8::from(w <= -delta) };
+        *code = if scale == 0.0 {
+            0
+        } else {
+            i8::from(w >= delta) - i8::from(w <= -delta)
+        };
     }
 }
 
@@ -77,10 +81,17 @@ pub enum Lambda<'a> {
 pub fn dead_zone_sum(w: &[f32], codes: &[i8], lambda: Lambda) -> f64 {
     let dead = |(&w, &code): (&f32, &i8)| if code == 0 { f64::from(w) } else { 0.0 };
     match lambda {
-        Lambda::Fixed(lambda) => w.iter().zip(codes).map(|pair| f64::from(lambda) * dead(pair)).sum(),
-        Lambda::Learned(lambda) => {
-            w.iter().zip(codes).zip(lambda).map(|(pair, &lambda)| f64::from(lambda) * dead(pair)).sum()
-        }
+        Lambda::Fixed(lambda) => w
+            .iter()
+            .zip(codes)
+            .map(|pair| f64::from(lambda) * dead(pair))
+            .sum(),
+        Lambda::Learned(lambda) => w
+            .iter()
+            .zip(codes)
+            .zip(lambda)
+            .map(|(pair, &lambda)| f64::from(lambda) * dead(pair))
+            .sum(),
     }
 }
 
@@ -96,7 +107,11 @@ pub fn check_finite(w: &[f32]) -> Result<(), NotFinite> {
 }
 
 /// The runs of equal scale in row `row` of a matrix with `columns` columns: (group, columns of the row it covers).
-pub fn runs(row: usize, columns: usize, group_size: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+pub fn runs(
+    row: usize,
+    columns: usize,
+    group_size: usize,
+) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
     let first = row * columns;
     let groups = first / group_size..=(first + columns - 1) / group_size;
     groups.map(move |group| {
@@ -121,7 +136,12 @@ mod tests {
     #[test]
     fn a_group_of_zeros_has_no_active_weight() {
         let mut codes = [9; 3];
-        split(&[0.0, -0.0, 0.0], scale(0.0, 3, Dtype::BF16), Dtype::BF16, &mut codes);
+        split(
+            &[0.0, -0.0, 0.0],
+            scale(0.0, 3, Dtype::BF16),
+            Dtype::BF16,
+            &mut codes,
+        );
         assert_eq!(codes, [0; 3]);
     }
 
@@ -139,12 +159,17 @@ mod tests {
         let w = [1.0, 0.25, -0.125, -2.0];
         let codes = [1, 0, 0, -1];
         assert_eq!(dead_zone_sum(&w, &codes, Lambda::Fixed(0.5)), 0.0625);
-        assert_eq!(dead_zone_sum(&w, &codes, Lambda::Learned(&[9.0, 1.0, 2.0, 9.0])), 0.0);
+        assert_eq!(
+            dead_zone_sum(&w, &codes, Lambda::Learned(&[9.0, 1.0, 2.0, 9.0])),
+            0.0
+        );
     }
 
     #[test]
     fn groups_cross_rows() {
-        let all: Vec<_> = (0..2).map(|row| runs(row, 192, 128).collect::<Vec<_>>()).collect();
+        let all: Vec<_> = (0..2)
+            .map(|row| runs(row, 192, 128).collect::<Vec<_>>())
+            .collect();
         assert_eq!(all[0], [(0, 0..128), (1, 128..192)]);
         assert_eq!(all[1], [(1, 0..64), (2, 64..192)]);
         assert_eq!(runs(1, 4, 8).collect::<Vec<_>>(), [(0, 0..4)]);

@@ -73,8 +73,9 @@ pub(super) struct Line {
 
 /// The line for Q4_K. `importance`: (32,) error weights.
 ///
-/// The grids have (15 - 1 + k/10) steps, k = 0..=20, between min(x, 0) and max(x); on each, scale
-/// and minimum solve the two normal equations, with the minimum held at 0 where it would be negative.
+/// The grids have (15 - 1 + k/10) steps, k = 0..=20, between -minimum and max(x), where minimum is
+/// that of the best line so far (at first that of min(x, 0)). On each grid, scale and minimum solve
+/// the two normal equations, with the minimum held at 0 where it would be negative.
 pub(super) fn line(x: &[f32; 32], importance: &[f32; 32]) -> Line {
     let mut low = x[0];
     let mut high = x[0];
@@ -86,7 +87,7 @@ pub(super) fn line(x: &[f32; 32], importance: &[f32; 32]) -> Line {
         sum_w += w;
         sum_x += w * x;
     }
-    let low = low.min(0.0);
+    low = low.min(0.0);
     if high == low {
         return Line {
             stored: [0; 32],
@@ -95,7 +96,8 @@ pub(super) fn line(x: &[f32; 32], importance: &[f32; 32]) -> Line {
         };
     }
 
-    let on_grid = |inverse: f32| x.map(|x| nearest(inverse * (x - low)).clamp(0, 15) as u8);
+    let on_grid =
+        |inverse: f32, low: f32| x.map(|x| nearest(inverse * (x - low)).clamp(0, 15) as u8);
     let error = |stored: &[u8; 32], scale: f32, low: f32| {
         let mut error = 0.0;
         for ((&x, &w), &l) in x.iter().zip(importance).zip(stored) {
@@ -106,16 +108,14 @@ pub(super) fn line(x: &[f32; 32], importance: &[f32; 32]) -> Line {
     };
 
     let inverse = 15.0 / (high - low);
-    let mut best = Line {
-        stored: on_grid(inverse),
-        scale: 1.0 / inverse,
-        minimum: -low,
-    };
-    let mut least = error(&best.stored, best.scale, low);
+    let mut stored = on_grid(inverse, low);
+    let mut scale = 1.0 / inverse;
+    let mut least = error(&stored, scale, low);
     for step in 0..=20 {
-        let stored = on_grid((-1.0 + 0.1 * step as f32 + 15.0) / (high - low));
+        let inverse = (-1.0 + 0.1 * step as f32 + 15.0) / (high - low);
+        let candidate = on_grid(inverse, low);
         let (mut sum_l, mut sum_ll, mut sum_xl) = (0.0, 0.0, 0.0);
-        for ((&x, &w), &l) in x.iter().zip(importance).zip(&stored) {
+        for ((&x, &w), &l) in x.iter().zip(importance).zip(&candidate) {
             let l = f32::from(l);
             sum_l += w * l;
             sum_ll += w * l * l;
@@ -123,22 +123,20 @@ pub(super) fn line(x: &[f32; 32], importance: &[f32; 32]) -> Line {
         }
         let determinant = sum_w * sum_ll - sum_l * sum_l;
         if determinant > 0.0 {
-            let mut scale = (sum_w * sum_xl - sum_x * sum_l) / determinant;
-            let mut low = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
-            if low > 0.0 {
-                low = 0.0;
-                scale = sum_xl / sum_ll;
-            }
-            let error = error(&stored, scale, low);
+            let (solved_scale, solved_low) = match (sum_ll * sum_x - sum_l * sum_xl) / determinant {
+                solved_low if solved_low > 0.0 => (sum_xl / sum_ll, 0.0),
+                solved_low => ((sum_w * sum_xl - sum_x * sum_l) / determinant, solved_low),
+            };
+            let error = error(&candidate, solved_scale, solved_low);
             if error < least {
                 least = error;
-                best = Line {
-                    stored,
-                    scale,
-                    minimum: -low,
-                };
+                (stored, scale, low) = (candidate, solved_scale, solved_low);
             }
         }
     }
-    best
+    Line {
+        stored,
+        scale,
+        minimum: -low,
+    }
 }

@@ -73,7 +73,10 @@ fn importance(x: &[f32; SUB_BLOCK]) -> [f32; SUB_BLOCK] {
 /// `values`, none negative, as d * multiplier with d = max / 63.
 fn to_sixty_thirds(values: &[f32; SUB_BLOCKS]) -> (f16, [u8; SUB_BLOCKS]) {
     let limit = f32::from(MAX_MULTIPLIER);
-    let largest = values.iter().fold(0.0, |largest: f32, v| largest.max(*v));
+    // Not `f32::max`, which may return -0 for a minimum of -0, and so flip the sign bit of d.
+    let largest = values
+        .iter()
+        .fold(0.0, |largest, &v| if v > largest { v } else { largest });
     let inverse = if largest > 0.0 { limit / largest } else { 0.0 };
     let multipliers = values.map(|v| (fit::nearest(inverse * v) as u8).min(MAX_MULTIPLIER));
     (f16::from_f32(largest / limit), multipliers)

@@ -1,0 +1,333 @@
+//! The engines against golden logits from PyTorch, and against each other.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::path::Path;
+
+use serde_json::Value;
+use tqconv::engine::oracle::{Config, Layer, Linear, Oracle, Rope, RopeScaling, Weights};
+use tqconv::engine::sample::Sampler;
+use tqconv::engine::{Engine, Generate};
+use tqconv::metrics;
+
+use crate::data::{self, Tensors};
+
+/// A model as `golden.safetensors` has it: codes, scales and biases from PyTorch, the rest from the checkpoint.
+struct Golden {
+    config: Config,
+    embedding: Vec<f32>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    head: Option<Vec<f32>>,
+    tokens: Vec<u32>,
+    /// (tokens, vocab)
+    logits: Vec<f32>,
+}
+
+impl Golden {
+    fn read(folder: &Path) -> Self {
+        let config = config(&std::fs::read_to_string(folder.join("config.json")).unwrap());
+        let (golden, checkpoint) = (
+            Tensors::read(folder, "golden"),
+            Tensors::read(folder, "model"),
+        );
+        let (golden, checkpoint) = (golden.by_name(), checkpoint.by_name());
+        let weight = |name: &str| data::floats(&checkpoint[&*format!("model.{name}.weight")]);
+        let linear = |name: String| {
+            let codes = &golden[&*format!("{name}.codes")];
+            let scales = data::floats(&golden[&*format!("{name}.scale")]);
+            let group_size = codes.len() / scales.len();
+            let weight = |(i, &code): (usize, &u8)| scales[i / group_size] * f32::from(code as i8);
+            Linear {
+                weight: codes.bytes.iter().enumerate().map(weight).collect(),
+                columns: codes.shape[1],
+                bias: Some(data::doubles(&golden[&*format!("{name}.bias")])),
+            }
+        };
+        let layer = |index: usize| {
+            let attention =
+                |part: &str| linear(format!("model.layers.{index}.self_attn.{part}_proj"));
+            let mlp = |part: &str| linear(format!("model.layers.{index}.mlp.{part}_proj"));
+            Layer {
+                attention_norm: weight(&format!("layers.{index}.input_layernorm")),
+                q: attention("q"),
+                k: attention("k"),
+                v: attention("v"),
+                o: attention("o"),
+                ffn_norm: weight(&format!("layers.{index}.post_attention_layernorm")),
+                gate: mlp("gate"),
+                up: mlp("up"),
+                down: mlp("down"),
+            }
+        };
+        Golden {
+            layers: (0..config.layers).map(layer).collect(),
+            config,
+            embedding: weight("embed_tokens"),
+            norm: weight("norm"),
+            head: checkpoint.get("lm_head.weight").map(data::floats),
+            tokens: data::tokens(&golden["tokens"]),
+            logits: data::floats(&golden["logits"]),
+        }
+    }
+}
+
+fn config(json: &str) -> Config {
+    let json: Value = serde_json::from_str(json).unwrap();
+    let whole = |key: &str| json[key].as_u64().unwrap() as usize;
+    let theta = json["rope_theta"]
+        .as_f64()
+        .or(json["rope_parameters"]["rope_theta"].as_f64());
+    let scaling = &json["rope_scaling"];
+    let number = |key: &str| scaling[key].as_f64().unwrap();
+    Config {
+        vocab: whole("vocab_size"),
+        hidden: whole("hidden_size"),
+        layers: whole("num_hidden_layers"),
+        heads: whole("num_attention_heads"),
+        kv_heads: whole("num_key_value_heads"),
+        head_dim: whole("head_dim"),
+        norm_epsilon: json["rms_norm_eps"].as_f64().unwrap(),
+        rope: Rope {
+            theta: theta.unwrap(),
+            scaling: match scaling["rope_type"].as_str() {
+                None => RopeScaling::None,
+                Some("llama3") => RopeScaling::Llama3 {
+                    factor: number("factor"),
+                    low_frequency_factor: number("low_freq_factor"),
+                    high_frequency_factor: number("high_freq_factor"),
+                    original_context: number("original_max_position_embeddings"),
+                },
+                Some(other) => panic!("rope_type {other}"),
+            },
+        },
+    }
+}
+
+impl Weights for Golden {
+    type Error = Infallible;
+
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn embedding(&self) -> Result<Cow<'_, [f32]>, Infallible> {
+        Ok(Cow::from(&self.embedding))
+    }
+
+    fn layer(&self, index: usize) -> Result<Cow<'_, Layer>, Infallible> {
+        Ok(Cow::Borrowed(&self.layers[index]))
+    }
+
+    fn norm(&self) -> Result<Cow<'_, [f32]>, Infallible> {
+        Ok(Cow::from(&self.norm))
+    }
+
+    fn head(&self) -> Result<Option<Cow<'_, [f32]>>, Infallible> {
+        Ok(self.head.as_ref().map(Cow::from))
+    }
+}
+
+/// Every folder with golden logits.
+const GOLDEN: [&str; 6] = [
+    "kjv-tequila",
+    "golden/group128",
+    "golden/group128-across-rows",
+    "golden/channel-rope-untied",
+    "golden/tensor-f16",
+    "golden/lambada-biases-shards",
+];
+
+#[test]
+fn oracle_equals_pytorch() {
+    // PyTorch computes in f32: relative errors of about 1e-6, so NMSE of about 1e-12; 1e-8 would already be a mistake.
+    const LIMIT: f64 = 1e-9;
+    for name in GOLDEN {
+        let Some(folder) = data::find(name) else {
+            continue;
+        };
+        let golden = Golden::read(&folder);
+        let (tokens, logits, vocab) = (
+            golden.tokens.clone(),
+            golden.logits.clone(),
+            golden.config.vocab,
+        );
+        let found = Oracle(golden).logits(&tokens).unwrap();
+        let nmse = metrics::nmse(&logits, &found);
+        println!("{name}: NMSE {nmse:.2e}");
+        assert!(nmse < LIMIT, "{name}: NMSE {nmse:.2e}");
+        assert!(
+            metrics::top1_agreement(&logits, &found, vocab) > 0.999,
+            "{name}"
+        );
+    }
+}
+
+/// Greedy text from an empty prompt, as upstream's own program gives it.
+const STORY: &str =
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.";
+
+/// `count` tokens, each the most likely one, after `prompt`.
+fn greedy(engine: &mut impl Generate, prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut sampler = Sampler::new(0.0, 1.0, 0);
+    engine.reset();
+    let mut tokens = vec![sampler.pick(&engine.feed(prompt).unwrap())];
+    while tokens.len() < count {
+        let last = *tokens.last().unwrap();
+        tokens.push(sampler.pick(&engine.feed(&[last]).unwrap()));
+    }
+    tokens
+}
+
+#[cfg(feature = "llama")]
+mod llamacpp {
+    use formats::block::BlockType;
+    use formats::gguf;
+    use tqconv::engine::EngineError;
+    use tqconv::engine::llamacpp::{self, Model, Settings};
+
+    use super::*;
+
+    pub const EXACT: Settings = Settings {
+        context: 512,
+        threads: 2,
+        exact_cache: true,
+    };
+
+    pub fn load(path: &Path) -> Model {
+        let bytes = std::fs::read(path).unwrap();
+        Model::load(path, &gguf::File::parse(&bytes).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn tells_the_story() {
+        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else {
+            return;
+        };
+        let model = load(&path);
+        let prompt = model.tokenize("", true, false);
+        assert_eq!(prompt, [1], "the token that begins a text");
+        let mut session = model.session(EXACT).unwrap();
+        let tokens = greedy(&mut session, &prompt, 60);
+        let text = String::from_utf8(model.detokenize(&tokens).unwrap()).unwrap();
+        assert!(text.trim_start().starts_with(STORY), "{text}");
+        assert!(model.is_end(2).unwrap() && !model.is_end(3).unwrap());
+    }
+
+    #[test]
+    fn decoding_equals_prefill() {
+        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else {
+            return;
+        };
+        let model = load(&path);
+        let mut session = model.session(EXACT).unwrap();
+        let tokens: Vec<u32> = (0..40).map(|i| 3 + i * 7 % 400).collect();
+        let all = session.logits(&tokens).unwrap();
+        let one_by_one: Vec<f32> = tokens
+            .iter()
+            .flat_map(|&token| session.feed(&[token]).unwrap())
+            .collect();
+        let nmse = metrics::nmse(&all, &one_by_one);
+        assert!(nmse < 1e-10, "NMSE {nmse:.2e}");
+    }
+
+    #[test]
+    fn a_failed_load_tells_why() {
+        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else {
+            return;
+        };
+        let bytes = std::fs::read(&path).unwrap();
+        let file = gguf::File::parse(&bytes).unwrap();
+        // Another file than the one that was checked: llama.cpp meets it unprepared, and its log must come through.
+        let other = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
+        std::fs::write(other.path(), b"GGUF\x03\0\0\0").unwrap();
+        let Err(error @ EngineError::LlamaCpp { .. }) = Model::load(other.path(), &file) else {
+            panic!("loaded eight bytes");
+        };
+        assert!(error.to_string().contains("failed to read"), "{error}");
+    }
+
+    #[test]
+    fn tokens_outside_are_refused() {
+        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else {
+            return;
+        };
+        let model = load(&path);
+        let mut session = model
+            .session(Settings {
+                context: 256,
+                ..EXACT
+            })
+            .unwrap();
+        assert!(matches!(
+            session.feed(&[512]),
+            Err(EngineError::Token {
+                token: 512,
+                vocab: 512,
+                ..
+            })
+        ));
+        session.feed(&[1; 256]).unwrap();
+        assert!(matches!(
+            session.feed(&[1]),
+            Err(EngineError::ContextFull {
+                needed: 257,
+                context: 256
+            })
+        ));
+        assert!(matches!(
+            model.detokenize(&[9999]),
+            Err(EngineError::Token { .. })
+        ));
+    }
+
+    #[test]
+    fn ggml_multiplies() {
+        // Rows of 64 columns; activations that Q8_0 holds exactly (whole numbers, the largest 127).
+        let weight: Vec<f32> = (0..3 * 64).map(|i| (i % 7) as f32 - 3.0).collect();
+        let x: Vec<f32> = (0..2 * 64)
+            .map(|i| if i % 32 == 0 { 127.0 } else { (i % 11) as f32 })
+            .collect();
+        let expected: Vec<f32> = x
+            .chunks(64)
+            .flat_map(|x| {
+                weight
+                    .chunks(64)
+                    .map(move |w| w.iter().zip(x).map(|(w, x)| w * x).sum())
+            })
+            .collect();
+        let bytes: Vec<u8> = weight.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let found = llamacpp::ggml_mul_mat(BlockType::F32, 3, 64, &bytes, &x, 1).unwrap();
+        assert_eq!(found, expected);
+        let blocks: Vec<u8> = weight
+            .chunks(32)
+            .flat_map(|block| {
+                let codes = block.iter().map(|&w| w as i8 as u8);
+                half::f16::ONE
+                    .to_le_bytes()
+                    .into_iter()
+                    .chain(codes)
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        for threads in [1, 2] {
+            let found =
+                llamacpp::ggml_mul_mat(BlockType::Q8_0, 3, 64, &blocks, &x, threads).unwrap();
+            assert_eq!(found, expected);
+        }
+        assert!(llamacpp::ggml_mul_mat(BlockType::Q8_0, 3, 64, &blocks[1..], &x, 1).is_err());
+        assert!(
+            llamacpp::ggml_mul_mat(BlockType::Q8_K, 1, 256, &[0; 292], &[0.0; 256], 1).is_err()
+        );
+    }
+
+    #[test]
+    fn the_build_is_named() {
+        assert!(llamacpp::ggml_version().starts_with("0."));
+        assert!(
+            llamacpp::system_info().contains("CPU"),
+            "{}",
+            llamacpp::system_info()
+        );
+    }
+}
