@@ -9,6 +9,7 @@ pub mod native;
 pub mod oracle;
 pub mod sample;
 pub mod shape;
+pub mod text;
 
 /// Something that predicts the next token.
 pub trait Engine {

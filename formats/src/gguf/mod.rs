@@ -12,6 +12,7 @@
 //!
 //! All numbers are little-endian. [`File`] reads, [`Layout`] writes; neither opens a file.
 
+pub mod pre_tokenizer;
 mod read;
 mod value;
 mod write;

@@ -141,7 +141,7 @@ pub(super) fn read_json<'a>(
         ranks.entry(format!("{left}{right}")).or_insert(rank);
     }
     for token in vocabulary.iter_mut() {
-        token.score = -(ranks.get(&token.text).copied().unwrap_or(unmerged) as f32);
+        token.score = 0.0 - ranks.get(&token.text).copied().unwrap_or(unmerged) as f32;
         if Some(token.text.as_str()) == unk {
             token.kind = TokenType::Unknown;
         } else if is_byte(&token.text) {
