@@ -183,34 +183,43 @@ mod native {
     use formats::gguf;
     use tqconv::engine::EngineError;
     use tqconv::engine::native::{Native, Settings};
-    use tqconv::kernels::Options;
 
     use super::*;
 
-    pub fn settings(context: usize, threads: usize) -> Settings {
-        Settings { context, threads, kernels: Options::default() }
-    }
-
     #[test]
     fn tells_the_story() {
-        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else { return };
+        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else {
+            return;
+        };
         let bytes = std::fs::read(&path).unwrap();
         let file = gguf::File::parse(&bytes).unwrap();
-        let mut native = Native::load(&file, settings(512, 2)).unwrap();
-        let pieces = file.get("tokenizer.ggml.tokens").unwrap().as_strings().unwrap();
+        let mut native = Native::load(&file, Settings::new(512, 2)).unwrap();
+        let pieces = file
+            .get("tokenizer.ggml.tokens")
+            .unwrap()
+            .as_strings()
+            .unwrap();
         let tokens = greedy(&mut native, &[1], 60);
-        let text: String = tokens.iter().map(|&token| pieces[token as usize].replace('\u{2581}', " ")).collect();
+        let text: String = tokens
+            .iter()
+            .map(|&token| pieces[token as usize].replace('\u{2581}', " "))
+            .collect();
         assert!(text.trim_start().starts_with(STORY), "{text}");
     }
 
     #[test]
     fn decoding_equals_prefill() {
-        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else { return };
+        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else {
+            return;
+        };
         let bytes = std::fs::read(&path).unwrap();
         let file = gguf::File::parse(&bytes).unwrap();
         let tokens: Vec<u32> = (0..600).map(|i| 3 + i * 7 % 400).collect();
-        let all = Native::load(&file, settings(600, 2)).unwrap().logits(&tokens).unwrap();
-        let mut single = Native::load(&file, settings(600, 1)).unwrap();
+        let all = Native::load(&file, Settings::new(600, 2))
+            .unwrap()
+            .logits(&tokens)
+            .unwrap();
+        let mut single = Native::load(&file, Settings::new(600, 1)).unwrap();
         for parts in [vec![600], vec![1; 600], vec![1, 2, 13, 17, 550, 1, 16]] {
             single.reset();
             let mut fed = 0;
@@ -225,13 +234,28 @@ mod native {
 
     #[test]
     fn limits_are_told() {
-        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else { return };
+        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else {
+            return;
+        };
         let bytes = std::fs::read(&path).unwrap();
         let file = gguf::File::parse(&bytes).unwrap();
-        let mut native = Native::load(&file, settings(8, 1)).unwrap();
-        assert!(matches!(native.feed(&[512]), Err(EngineError::Token { token: 512, vocab: 512, .. })));
+        let mut native = Native::load(&file, Settings::new(8, 1)).unwrap();
+        assert!(matches!(
+            native.feed(&[512]),
+            Err(EngineError::Token {
+                token: 512,
+                vocab: 512,
+                ..
+            })
+        ));
         native.feed(&[1; 8]).unwrap();
-        assert!(matches!(native.feed(&[1]), Err(EngineError::ContextFull { needed: 9, context: 8 })));
+        assert!(matches!(
+            native.feed(&[1]),
+            Err(EngineError::ContextFull {
+                needed: 9,
+                context: 8
+            })
+        ));
         assert!(matches!(native.logits(&[]), Err(EngineError::NoTokens)));
     }
 }
@@ -242,7 +266,7 @@ mod llamacpp {
     use formats::gguf;
     use tqconv::engine::EngineError;
     use tqconv::engine::llamacpp::{self, Model, Settings};
-    use tqconv::engine::native::Native;
+    use tqconv::engine::native::{Native, Settings as NativeSettings};
 
     use super::*;
 
@@ -393,12 +417,14 @@ mod llamacpp {
     fn native_agrees_on_a_real_llama() {
         // F32 weights and cache on both sides: what is left is the order of f32 sums.
         const LIMIT: f64 = 1e-9;
-        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else { return };
+        let Some(path) = data::find("stories260K/stories260K.f32.gguf") else {
+            return;
+        };
         let bytes = std::fs::read(&path).unwrap();
         let file = gguf::File::parse(&bytes).unwrap();
         let tokens: Vec<u32> = (0..300).map(|i| 3 + i * 7 % 400).collect();
         let expected = load(&path).session(EXACT).unwrap().logits(&tokens).unwrap();
-        let mut native = Native::load(&file, native::settings(512, 1)).unwrap();
+        let mut native = Native::load(&file, NativeSettings::new(512, 1)).unwrap();
         let found = native.logits(&tokens).unwrap();
         let nmse = metrics::nmse(&expected, &found);
         println!("{}: NMSE {nmse:.2e} against llama.cpp", native.name());

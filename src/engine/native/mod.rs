@@ -36,6 +36,17 @@ pub struct Settings {
     pub kernels: kernels::Options,
 }
 
+impl Settings {
+    /// The best instructions that the CPU has, and activations rounded as llama.cpp rounds them.
+    pub fn new(context: usize, threads: usize) -> Self {
+        Settings {
+            context,
+            threads,
+            kernels: kernels::Options::default(),
+        }
+    }
+}
+
 /// The engine. It borrows the file for the embedding, of which it reads single rows.
 pub struct Native<'file> {
     shape: Shape,
