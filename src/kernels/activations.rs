@@ -110,8 +110,15 @@ impl Activations {
     /// Where `columns` is no multiple of the group, or `x` is no whole number of rows.
     pub fn quantize(&mut self, x: &[f32], columns: usize, grouping: Grouping, threads: &Threads) {
         let group = grouping.group();
-        assert!(columns.is_multiple_of(group), "{columns} columns in groups of {group}");
-        assert!(x.len().is_multiple_of(columns.max(1)), "{} activations in rows of {columns}", x.len());
+        assert!(
+            columns.is_multiple_of(group),
+            "{columns} columns in groups of {group}"
+        );
+        assert!(
+            x.len().is_multiple_of(columns.max(1)),
+            "{} activations in rows of {columns}",
+            x.len()
+        );
         (self.grouping, self.columns) = (grouping, columns);
         self.tokens = if columns == 0 { 0 } else { x.len() / columns };
         if grouping == Grouping::Float {
@@ -128,7 +135,13 @@ impl Activations {
         if self.tokens == 1 {
             // A panel of one is the row itself.
             let codes = bytemuck::cast_slice_mut(&mut self.quads);
-            kernel.quantize(x, grouping, codes, &mut self.scales, &mut self.sums[..columns / STEP]);
+            kernel.quantize(
+                x,
+                grouping,
+                codes,
+                &mut self.scales,
+                &mut self.sums[..columns / STEP],
+            );
             fill_longer_sums(&mut self.sums, columns, group);
             return;
         }
@@ -138,10 +151,22 @@ impl Activations {
             .zip(self.scales.chunks_mut(MAX_WIDTH * columns / group))
             .zip(self.sums.chunks_mut(MAX_WIDTH * sums))
             .zip(x.chunks(MAX_WIDTH * columns))
-            .map(|(((quads, scales), sums), x)| Mutex::new(PanelMut { x, quads, scales, sums }))
+            .map(|(((quads, scales), sums), x)| {
+                Mutex::new(PanelMut {
+                    x,
+                    quads,
+                    scales,
+                    sums,
+                })
+            })
             .collect();
         threads.run(panels.len(), |i| {
-            let mut row = self.rows.lock().ok().and_then(|mut rows| rows.pop()).unwrap_or_default();
+            let mut row = self
+                .rows
+                .lock()
+                .ok()
+                .and_then(|mut rows| rows.pop())
+                .unwrap_or_default();
             let mut panel = panels[i].lock().expect("every panel is filled once");
             panel.fill(kernel, columns, grouping, &mut row);
             if let Ok(mut rows) = self.rows.lock() {
@@ -179,7 +204,9 @@ fn panel_width(tokens: usize) -> usize {
 }
 
 fn panel_widths(tokens: usize) -> impl Iterator<Item = usize> {
-    (0..tokens).step_by(MAX_WIDTH).map(move |first| panel_width(tokens - first))
+    (0..tokens)
+        .step_by(MAX_WIDTH)
+        .map(move |first| panel_width(tokens - first))
 }
 
 /// Number of sums over runs of 16, 32 ... `group` columns.
@@ -232,7 +259,12 @@ impl PanelMut<'_> {
                     row.sums.fill(0);
                 }
             }
-            let quads = row.codes.as_chunks().0.iter().map(|quad| i32::from_le_bytes(quad.map(|code| code as u8)));
+            let quads = row
+                .codes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|quad| i32::from_le_bytes(quad.map(|code| code as u8)));
             interleave(self.quads, width, token, quads);
             interleave(self.scales, width, token, row.scales.iter().copied());
             interleave(self.sums, width, token, row.sums.iter().copied());

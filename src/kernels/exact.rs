@@ -19,7 +19,11 @@ pub fn product(
     for row in 0..rows {
         ty.dequantize_row(&bytes[row * row_bytes..][..row_bytes], &mut weights)?;
         for (x, y) in x.chunks_exact(columns).zip(y.chunks_exact_mut(rows)) {
-            y[row] = weights.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum();
+            y[row] = weights
+                .iter()
+                .zip(x)
+                .map(|(&w, &x)| f64::from(w) * f64::from(x))
+                .sum();
         }
     }
     Ok(y)

@@ -31,13 +31,32 @@ pub(super) trait Kernel: Sync {
     fn name(&self) -> &'static str;
 
     /// The product of the row groups `groups` with a panel: `out[(g - groups.start) * panel.width + token][row]`.
-    fn multiply(&self, weights: &Packed, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]);
+    fn multiply(
+        &self,
+        weights: &Packed,
+        groups: Range<usize>,
+        panel: &Panel<'_>,
+        out: &mut [[f32; ROWS]],
+    );
 
     /// Quantize one token: `x` to `codes` (as many), one scale per group, one sum of codes per [`STEP`].
-    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
+    fn quantize(
+        &self,
+        x: &[f32],
+        grouping: Grouping,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    );
 
     /// Four rows of floats times one or four tokens, see [`floats`]: `out[row][token]`.
-    fn multiply_floats(&self, ty: FloatType, rows: [&[u8]; 4], x: &[&[f32]], out: &mut floats::Tile);
+    fn multiply_floats(
+        &self,
+        ty: FloatType,
+        rows: [&[u8]; 4],
+        x: &[&[f32]],
+        out: &mut floats::Tile,
+    );
 }
 
 /// Up to 16 tokens, quantized and interleaved.
@@ -65,7 +84,11 @@ impl<'a> Panel<'a> {
             start += columns / length * self.width;
             length *= 2;
         }
-        assert!(length == run && run <= self.group, "sums of {run} in groups of {}", self.group);
+        assert!(
+            length == run && run <= self.group,
+            "sums of {run} in groups of {}",
+            self.group
+        );
         &self.sums[start..][..columns / run * self.width]
     }
 }

@@ -120,15 +120,29 @@ impl Packed {
     }
 
     fn shared(&self) -> usize {
-        if self.multiplied { MAX_GROUP / self.group } else { 1 }
+        if self.multiplied {
+            MAX_GROUP / self.group
+        } else {
+            1
+        }
     }
 
     fn parts(&self) -> Parts {
         let groups = self.columns / self.group;
         let scales = groups / self.shared() * 2 * ROWS;
         let multipliers = if self.multiplied { groups * ROWS } else { 0 };
-        let (minimums, minimum_multipliers) = if self.shift.is_none() { (scales, multipliers) } else { (0, 0) };
-        Parts { codes: self.columns / STEP * 32 * self.bits, scales, multipliers, minimums, minimum_multipliers }
+        let (minimums, minimum_multipliers) = if self.shift.is_none() {
+            (scales, multipliers)
+        } else {
+            (0, 0)
+        };
+        Parts {
+            codes: self.columns / STEP * 32 * self.bits,
+            scales,
+            multipliers,
+            minimums,
+            minimum_multipliers,
+        }
     }
 }
 
@@ -154,8 +168,15 @@ impl RowGroup<'_> {
 
     /// The minimum of group `group` of `row`, where the matrix has minimums.
     pub fn minimum(&self, row: usize, group: usize) -> Option<f32> {
-        (!self.minimums.is_empty())
-            .then(|| factor(self.minimums, self.minimum_multipliers, self.shared, row, group))
+        (!self.minimums.is_empty()).then(|| {
+            factor(
+                self.minimums,
+                self.minimum_multipliers,
+                self.shared,
+                row,
+                group,
+            )
+        })
     }
 }
 
@@ -167,7 +188,11 @@ fn factor(
     group: usize,
 ) -> f32 {
     let scale = f16::from_le_bytes(scales[group / shared].as_chunks().0[row]).to_f32();
-    if multipliers.is_empty() { scale } else { scale * f32::from(multipliers[group][row] as i8) }
+    if multipliers.is_empty() {
+        scale
+    } else {
+        scale * f32::from(multipliers[group][row] as i8)
+    }
 }
 
 /// Why a matrix cannot be packed.
@@ -180,7 +205,12 @@ pub(super) enum PackError {
 }
 
 /// Pack a matrix of any integer type, in parallel. `bytes` holds `rows` rows of whole blocks.
-pub(super) fn pack(ty: BlockType, rows: usize, columns: usize, bytes: &[u8]) -> Result<Packed, PackError> {
+pub(super) fn pack(
+    ty: BlockType,
+    rows: usize,
+    columns: usize,
+    bytes: &[u8],
+) -> Result<Packed, PackError> {
     match ty {
         BlockType::TQ2_0 => Tq2_0::pack(rows, columns, bytes),
         BlockType::TQ1_0 => Tq1_0::pack(rows, columns, bytes),
@@ -210,7 +240,12 @@ struct Factors {
 impl Factors {
     /// A scale without multiplier and minimum.
     fn plain(d: [u8; 2]) -> Factors {
-        Factors { d, multiplier: 1, dmin: [0; 2], minimum_multiplier: 0 }
+        Factors {
+            d,
+            multiplier: 1,
+            dmin: [0; 2],
+            minimum_multiplier: 0,
+        }
     }
 
     /// The minimum is the scale, so code 1 means 0.
@@ -259,7 +294,11 @@ trait Source {
             rows,
             columns,
             bits: Self::BITS,
-            shift: if survey.ternary { Self::SHIFT.or(Some(0)) } else { Self::SHIFT },
+            shift: if survey.ternary {
+                Self::SHIFT.or(Some(0))
+            } else {
+                Self::SHIFT
+            },
             group,
             multiplied: !survey.plain,
             region: Region::zeroed(0)?,
@@ -283,7 +322,11 @@ struct Survey {
 
 impl Default for Survey {
     fn default() -> Survey {
-        Survey { merge: MAX_GROUP, plain: true, ternary: true }
+        Survey {
+            merge: MAX_GROUP,
+            plain: true,
+            ternary: true,
+        }
     }
 }
 
@@ -298,9 +341,13 @@ impl Survey {
 
     fn of_row<S: Source + ?Sized>(row: &[u8]) -> Survey {
         let per_block = S::BLOCK / S::GROUP;
-        let factors = |i: usize| S::factors(&row[i / per_block * S::BYTES..][..S::BYTES], i % per_block);
+        let factors =
+            |i: usize| S::factors(&row[i / per_block * S::BYTES..][..S::BYTES], i % per_block);
         let groups = row.len() / S::BYTES * per_block;
-        let mut survey = Survey { ternary: S::SHIFT.is_none(), ..Survey::default() };
+        let mut survey = Survey {
+            ternary: S::SHIFT.is_none(),
+            ..Survey::default()
+        };
         let mut first = Factors::plain([0; 2]);
         for i in 0..groups {
             let this = factors(i);
@@ -337,30 +384,41 @@ struct RowGroupMut<'a> {
 
 impl Packed {
     fn fill<S: Source + ?Sized>(&mut self, bytes: &[u8], row_bytes: usize) {
-        let (parts, count, group, shared) = (self.parts(), self.row_groups(), self.group, self.shared());
+        let (parts, count, group, shared) =
+            (self.parts(), self.row_groups(), self.group, self.shared());
         let mut rest: &mut [u8] = &mut self.region;
         let mut part = |length| take_parts(&mut rest, count, length).into_iter();
-        let (codes, scales, multipliers) = (part(parts.codes), part(parts.scales), part(parts.multipliers));
-        let (minimums, minimum_multipliers) = (part(parts.minimums), part(parts.minimum_multipliers));
+        let (codes, scales, multipliers) = (
+            part(parts.codes),
+            part(parts.scales),
+            part(parts.multipliers),
+        );
+        let (minimums, minimum_multipliers) =
+            (part(parts.minimums), part(parts.minimum_multipliers));
         let groups: Vec<RowGroupMut<'_>> = codes
             .zip(scales)
             .zip(multipliers)
             .zip(minimums)
             .zip(minimum_multipliers)
-            .map(|((((codes, scales), multipliers), minimums), minimum_multipliers)| RowGroupMut {
-                codes,
-                scales,
-                multipliers,
-                minimums,
-                minimum_multipliers,
-            })
+            .map(
+                |((((codes, scales), multipliers), minimums), minimum_multipliers)| RowGroupMut {
+                    codes,
+                    scales,
+                    multipliers,
+                    minimums,
+                    minimum_multipliers,
+                },
+            )
             .collect();
-        groups.into_par_iter().zip(bytes.par_chunks((ROWS * row_bytes).max(1))).for_each(|(mut to, bytes)| {
-            for (lane, row) in bytes.chunks_exact(row_bytes.max(1)).enumerate() {
-                to.write_codes::<S>(lane, row);
-                to.write_factors::<S>(lane, row, group, shared);
-            }
-        });
+        groups
+            .into_par_iter()
+            .zip(bytes.par_chunks((ROWS * row_bytes).max(1)))
+            .for_each(|(mut to, bytes)| {
+                for (lane, row) in bytes.chunks_exact(row_bytes.max(1)).enumerate() {
+                    to.write_codes::<S>(lane, row);
+                    to.write_factors::<S>(lane, row, group, shared);
+                }
+            });
     }
 }
 
@@ -381,13 +439,24 @@ impl RowGroupMut<'_> {
         let blocks = self.codes.chunks_exact_mut(S::BLOCK / STEP * 32 * S::BITS);
         for (block, steps) in row.chunks_exact(S::BYTES).zip(blocks) {
             S::codes(block, codes);
-            for (codes, step) in codes.as_chunks().0.iter().zip(steps.chunks_exact_mut(32 * S::BITS)) {
+            for (codes, step) in codes
+                .as_chunks()
+                .0
+                .iter()
+                .zip(steps.chunks_exact_mut(32 * S::BITS))
+            {
                 write_step::<S>(codes, lane, step);
             }
         }
     }
 
-    fn write_factors<S: Source + ?Sized>(&mut self, lane: usize, row: &[u8], group: usize, shared: usize) {
+    fn write_factors<S: Source + ?Sized>(
+        &mut self,
+        lane: usize,
+        row: &[u8],
+        group: usize,
+        shared: usize,
+    ) {
         let groups = row.len() / S::BYTES * S::BLOCK / group;
         for i in 0..groups {
             let column = i * group;
@@ -414,8 +483,17 @@ impl RowGroupMut<'_> {
 #[inline(always)]
 fn write_step<S: Source + ?Sized>(codes: &[u8; STEP], lane: usize, step: &mut [u8]) {
     let quad = |l: usize| u32::from_le_bytes(codes.as_chunks().0[l]);
-    let pairs = |mask: u32| [quad(0) & mask | (quad(1) & mask) << 4, quad(2) & mask | (quad(3) & mask) << 4];
-    let planes = |from: u32| (0..4).fold(0, |word, l| word | (quad(l) >> from & 0x0303_0303) << (2 * l));
+    let pairs = |mask: u32| {
+        [
+            quad(0) & mask | (quad(1) & mask) << 4,
+            quad(2) & mask | (quad(3) & mask) << 4,
+        ]
+    };
+    let planes = |from: u32| {
+        (0..4).fold(0, |word, l| {
+            word | (quad(l) >> from & 0x0303_0303) << (2 * l)
+        })
+    };
     let mut write = |vector: usize, word: u32| {
         step[64 * vector + 4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
     };
@@ -435,7 +513,12 @@ fn write_step<S: Source + ?Sized>(codes: &[u8; STEP], lane: usize, step: &mut [u
 
 /// The four 2-bit planes of 32 bytes: `codes[32 p + m] = bytes[m] >> 2p & 3` (TQ2_0, Q2_K).
 fn planes_of_32(bytes: &[u8], codes: &mut [u8]) {
-    for (bytes, codes) in bytes.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<128>().0) {
+    for (bytes, codes) in bytes
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(codes.as_chunks_mut::<128>().0)
+    {
         for (plane, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             for (code, byte) in codes.iter_mut().zip(bytes) {
                 *code = byte >> (2 * plane) & 3;
@@ -561,11 +644,11 @@ impl TernaryQ4_0 {
     /// Whether every code of these whole blocks is 7, 8 or 9.
     fn fits(blocks: &[u8]) -> bool {
         let fits = |nibble: u8| nibble.wrapping_sub(7) <= 2;
-        blocks
-            .as_chunks::<18>()
-            .0
-            .iter()
-            .all(|block| block[2..].iter().fold(true, |all, byte| all & fits(byte & 15) & fits(byte >> 4)))
+        blocks.as_chunks::<18>().0.iter().all(|block| {
+            block[2..]
+                .iter()
+                .fold(true, |all, byte| all & fits(byte & 15) & fits(byte >> 4))
+        })
     }
 }
 impl Source for TernaryQ4_0 {
@@ -603,7 +686,10 @@ impl Source for Q4_K {
         let s = &block[4..16];
         let (multiplier, minimum_multiplier) = match j {
             0..4 => (s[j] & 63, s[j + 4] & 63),
-            _ => (s[j + 4] & 15 | (s[j - 4] >> 6) << 4, s[j + 4] >> 4 | (s[j] >> 6) << 4),
+            _ => (
+                s[j + 4] & 15 | (s[j - 4] >> 6) << 4,
+                s[j + 4] >> 4 | (s[j] >> 6) << 4,
+            ),
         };
         Factors {
             d: two(block, 0),
@@ -626,7 +712,10 @@ impl Source for Q6_K {
     const SHIFT: Option<u32> = Some(5);
     fn codes(block: &[u8], codes: &mut [u8]) {
         planes_of_32(&block[128..192], codes);
-        for (low, codes) in block[..128].chunks_exact(64).zip(codes.chunks_exact_mut(128)) {
+        for (low, codes) in block[..128]
+            .chunks_exact(64)
+            .zip(codes.chunks_exact_mut(128))
+        {
             for (l, low) in low.iter().enumerate() {
                 codes[l] = codes[l] << 4 | low & 15;
                 codes[64 + l] = codes[64 + l] << 4 | low >> 4;
@@ -634,7 +723,10 @@ impl Source for Q6_K {
         }
     }
     fn factors(block: &[u8], group: usize) -> Factors {
-        Factors { multiplier: block[192 + group] as i8, ..Factors::plain(two(block, 208)) }
+        Factors {
+            multiplier: block[192 + group] as i8,
+            ..Factors::plain(two(block, 208))
+        }
     }
 }
 

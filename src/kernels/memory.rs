@@ -23,7 +23,11 @@ impl Region {
         {
             // The last page is worth being huge only when enough of it is used.
             let tail = length % HUGE_PAGE;
-            let huge = if tail < HUGE_PAGE / 4 { length - tail } else { length };
+            let huge = if tail < HUGE_PAGE / 4 {
+                length - tail
+            } else {
+                length
+            };
             // Only a hint: without it everything works, slower.
             let _ = map.advise_range(memmap2::Advice::HugePage, start, huge);
         }

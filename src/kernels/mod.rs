@@ -25,9 +25,9 @@
 //! | `exact` | the product in f64, to measure against |
 //! | `threads`, `memory`, `isa` | the pool, huge pages, what the CPU can do |
 
-mod activations;
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod activations;
 pub mod exact;
 mod floats;
 mod isa;
@@ -70,7 +70,10 @@ pub struct Options {
 impl Default for Options {
     /// The best instructions, and llama.cpp's arithmetic.
     fn default() -> Options {
-        Options { isa: Isa::best(), precision: Precision::Exact }
+        Options {
+            isa: Isa::best(),
+            precision: Precision::Exact,
+        }
     }
 }
 
@@ -87,7 +90,9 @@ pub enum Precision {
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// No kernel reads the type.
-    #[error("no kernel multiplies {ty}; there are kernels for F32, F16, BF16, Q2_0, Q2_K, Q4_0, Q4_K, Q6_K, Q8_0, TQ1_0 and TQ2_0")]
+    #[error(
+        "no kernel multiplies {ty}; there are kernels for F32, F16, BF16, Q2_0, Q2_K, Q4_0, Q4_K, Q6_K, Q8_0, TQ1_0 and TQ2_0"
+    )]
     Unsupported {
         /// The type.
         ty: BlockType,
@@ -101,7 +106,9 @@ pub enum KernelError {
         columns: usize,
     },
     /// The bytes do not fit the shape.
-    #[error("a {ty} matrix of {rows} rows and {columns} columns has {found} bytes, expected {expected}")]
+    #[error(
+        "a {ty} matrix of {rows} rows and {columns} columns has {found} bytes, expected {expected}"
+    )]
     Length {
         /// The type.
         ty: BlockType,
@@ -135,7 +142,10 @@ pub enum KernelError {
 }
 
 fn names(isas: &[Isa]) -> String {
-    isas.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ")
+    isas.iter()
+        .map(|isa| isa.name())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// A weight matrix, ready to multiply.
@@ -163,22 +173,48 @@ impl Matrix {
     ) -> Result<Matrix, KernelError> {
         let isa = options.isa;
         let kernel = isa.kernel().ok_or(KernelError::Isa { isa })?;
-        let row_bytes = ty.row_bytes(columns).ok_or(KernelError::PartialBlock { ty, columns })?;
+        let row_bytes = ty
+            .row_bytes(columns)
+            .ok_or(KernelError::PartialBlock { ty, columns })?;
         let expected = row_bytes.saturating_mul(rows);
         if bytes.len() != expected {
-            return Err(KernelError::Length { ty, rows, columns, found: bytes.len(), expected });
+            return Err(KernelError::Length {
+                ty,
+                rows,
+                columns,
+                found: bytes.len(),
+                expected,
+            });
         }
         let weights = match FloatType::of(ty) {
             Some(ty) => copy(bytes)
-                .map(|region| Weights::Floats(Floats { ty, rows, columns, region }))
+                .map(|region| {
+                    Weights::Floats(Floats {
+                        ty,
+                        rows,
+                        columns,
+                        region,
+                    })
+                })
                 .map_err(PackError::Memory),
             None => layout::pack(ty, rows, columns, bytes).map(Weights::Packed),
         };
         let weights = weights.map_err(|error| match error {
             PackError::Unsupported => KernelError::Unsupported { ty },
-            PackError::Memory(source) => KernelError::Memory { ty, rows, columns, source },
+            PackError::Memory(source) => KernelError::Memory {
+                ty,
+                rows,
+                columns,
+                source,
+            },
         })?;
-        Ok(Matrix { ty, isa, kernel, grouping: grouping(ty, columns, options.precision), weights })
+        Ok(Matrix {
+            ty,
+            isa,
+            kernel,
+            grouping: grouping(ty, columns, options.precision),
+            weights,
+        })
     }
 
     /// Type that the matrix was made from.
@@ -226,7 +262,9 @@ impl Matrix {
         match &self.weights {
             Weights::Packed(w) => {
                 let (bits, group, activations) = (w.bits(), w.group(), self.grouping.group());
-                format!("{isa} {bits}-bit x{ROWS}, scale per {group}, activations per {activations}")
+                format!(
+                    "{isa} {bits}-bit x{ROWS}, scale per {group}, activations per {activations}"
+                )
             }
             Weights::Floats(w) => format!("{isa} {:?} rows", w.ty),
         }
@@ -251,7 +289,9 @@ impl Matrix {
 
     /// One token: the rows of `y` are contiguous, a chunk of them for each task.
     fn multiply_token(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
-        let Some(panel) = x.panels().next() else { return };
+        let Some(panel) = x.panels().next() else {
+            return;
+        };
         let y = Output::new(y);
         for_chunks(weights.row_groups(), threads, |groups| {
             let rows = groups.start * ROWS..weights.rows().min(groups.end * ROWS);
@@ -259,10 +299,12 @@ impl Matrix {
             let y = unsafe { y.slice(rows) };
             let (whole, rest) = y.as_chunks_mut::<ROWS>();
             let last = groups.start + whole.len();
-            self.kernel.multiply(weights, groups.start..last, &panel, whole);
+            self.kernel
+                .multiply(weights, groups.start..last, &panel, whole);
             if !rest.is_empty() {
                 let mut out = [[0.0; ROWS]];
-                self.kernel.multiply(weights, last..last + 1, &panel, &mut out);
+                self.kernel
+                    .multiply(weights, last..last + 1, &panel, &mut out);
                 rest.copy_from_slice(&out[0][..rest.len()]);
             }
         });
@@ -279,13 +321,19 @@ impl Matrix {
             for (i, panels) in panels.chunks(block).enumerate() {
                 for group in groups.clone() {
                     for (j, panel) in panels.iter().enumerate() {
-                        self.kernel.multiply(weights, group..group + 1, panel, &mut out[..panel.width]);
+                        self.kernel.multiply(
+                            weights,
+                            group..group + 1,
+                            panel,
+                            &mut out[..panel.width],
+                        );
                         let first = (i * block + j) * MAX_WIDTH;
                         let rows_here = ROWS.min(rows - group * ROWS);
                         for (token, out) in (first..x.tokens()).zip(&out[..panel.width]) {
                             let at = token * rows + group * ROWS;
                             // SAFETY: the rows of this group belong to this chunk alone.
-                            unsafe { y.slice(at..at + rows_here) }.copy_from_slice(&out[..rows_here]);
+                            unsafe { y.slice(at..at + rows_here) }
+                                .copy_from_slice(&out[..rows_here]);
                         }
                     }
                 }
@@ -301,10 +349,16 @@ impl Matrix {
                 let four = weights.rows(first);
                 for token in (0..tokens).step_by(floats::TOKENS) {
                     let count = floats::TOKENS.min(tokens - token);
-                    let x: [&[f32]; floats::TOKENS] =
-                        std::array::from_fn(|i| &x.floats()[(token + i.min(count - 1)) * columns..][..columns]);
+                    let x: [&[f32]; floats::TOKENS] = std::array::from_fn(|i| {
+                        &x.floats()[(token + i.min(count - 1)) * columns..][..columns]
+                    });
                     let mut out = [[0.0; floats::TOKENS]; floats::ROWS];
-                    self.kernel.multiply_floats(weights.ty, four, if count == 1 { &x[..1] } else { &x }, &mut out);
+                    self.kernel.multiply_floats(
+                        weights.ty,
+                        four,
+                        if count == 1 { &x[..1] } else { &x },
+                        &mut out,
+                    );
                     for (row, out) in (first..rows).zip(&out) {
                         for (token, out) in (token..token + count).zip(out) {
                             let at = token * rows + row;
@@ -323,7 +377,9 @@ fn grouping(ty: BlockType, columns: usize, precision: Precision) -> Grouping {
     match ty {
         BlockType::F32 | BlockType::F16 | BlockType::BF16 => Grouping::Float,
         BlockType::Q2_0 | BlockType::Q4_0 if precision == Precision::Fast => {
-            let group = [256, 128, 64].into_iter().find(|&group| columns.is_multiple_of(group));
+            let group = [256, 128, 64]
+                .into_iter()
+                .find(|&group| columns.is_multiple_of(group));
             group.map_or(Grouping::Q8_0, Grouping::K)
         }
         BlockType::Q2_0 | BlockType::Q4_0 | BlockType::Q8_0 => Grouping::Q8_0,
@@ -346,7 +402,9 @@ fn for_chunks(count: usize, threads: &Threads, task: impl Fn(Range<usize>) + Syn
         1 => 1,
         threads => count.min(threads * CHUNKS_PER_THREAD),
     };
-    threads.run(chunks, |i| task(count * i / chunks..count * (i + 1) / chunks));
+    threads.run(chunks, |i| {
+        task(count * i / chunks..count * (i + 1) / chunks)
+    });
 }
 
 /// The product, written by several threads at once.
@@ -361,7 +419,11 @@ unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
     fn new(y: &'a mut [f32]) -> Output<'a> {
-        Output { start: y.as_mut_ptr(), length: y.len(), owner: std::marker::PhantomData }
+        Output {
+            start: y.as_mut_ptr(),
+            length: y.len(),
+            owner: std::marker::PhantomData,
+        }
     }
 
     /// # Safety

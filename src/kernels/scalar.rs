@@ -15,7 +15,13 @@ impl Kernel for Scalar {
         "scalar"
     }
 
-    fn multiply(&self, weights: &Packed, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]) {
+    fn multiply(
+        &self,
+        weights: &Packed,
+        groups: Range<usize>,
+        panel: &Panel<'_>,
+        out: &mut [[f32; ROWS]],
+    ) {
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let group = weights.row_group(group);
             for (token, out) in out.iter_mut().enumerate() {
@@ -26,13 +32,24 @@ impl Kernel for Scalar {
         }
     }
 
-    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    fn quantize(
+        &self,
+        x: &[f32],
+        grouping: Grouping,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
         let group = grouping.group();
         let quantize_group = match grouping {
             Grouping::Q8_0 => quantize_q8_0,
             _ => quantize_k,
         };
-        for ((x, codes), scale) in x.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(scales) {
+        for ((x, codes), scale) in x
+            .chunks_exact(group)
+            .zip(codes.chunks_exact_mut(group))
+            .zip(scales)
+        {
             *scale = quantize_group(x, codes);
         }
         for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<STEP>().0) {
@@ -40,7 +57,13 @@ impl Kernel for Scalar {
         }
     }
 
-    fn multiply_floats(&self, ty: FloatType, rows: [&[u8]; 4], x: &[&[f32]], out: &mut floats::Tile) {
+    fn multiply_floats(
+        &self,
+        ty: FloatType,
+        rows: [&[u8]; 4],
+        x: &[&[f32]],
+        out: &mut floats::Tile,
+    ) {
         for (row, out) in rows.iter().zip(out) {
             for (x, out) in x.iter().zip(out) {
                 let mut lanes = [0.0f32; LANES];
@@ -55,7 +78,13 @@ impl Kernel for Scalar {
 }
 
 /// The product of one row with one token, see [`super::kernel`].
-fn product(weights: &Packed, group: &RowGroup<'_>, row: usize, panel: &Panel<'_>, token: usize) -> f32 {
+fn product(
+    weights: &Packed,
+    group: &RowGroup<'_>,
+    row: usize,
+    panel: &Panel<'_>,
+    token: usize,
+) -> f32 {
     let runs = Runs::new(weights.columns(), weights.group(), panel.group);
     let sums = panel.sums(runs.columns);
     let mut result = 0.0f32;
@@ -105,7 +134,11 @@ pub(super) fn quantize_k(x: &[f32], codes: &mut [i8]) -> f32 {
 /// or so small that the inverse overflows.
 pub(super) fn scales_k(extreme: f32) -> (f32, f32) {
     let inverse = -127.0 / extreme;
-    if inverse.is_finite() { (inverse, 1.0 / inverse) } else { (0.0, 0.0) }
+    if inverse.is_finite() {
+        (inverse, 1.0 / inverse)
+    } else {
+        (0.0, 0.0)
+    }
 }
 
 /// ggml's Q8_0 rule as its SIMD code has it (arch/x86/quants.c:302, arch/arm/quants.c:41; the two differ in the inverse).

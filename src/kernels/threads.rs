@@ -89,7 +89,11 @@ impl Threads {
                     .ok()
             })
             .collect();
-        Threads { shared, workers, busy: Mutex::new(()) }
+        Threads {
+            shared,
+            workers,
+            busy: Mutex::new(()),
+        }
     }
 
     /// Number of threads, the caller included.
@@ -102,7 +106,11 @@ impl Threads {
     /// # Panics
     /// When a task panicked, with that panic.
     pub fn run(&self, chunks: usize, task: impl Fn(usize) + Sync) {
-        let guard = if chunks > 1 && !self.workers.is_empty() { self.busy.try_lock().ok() } else { None };
+        let guard = if chunks > 1 && !self.workers.is_empty() {
+            self.busy.try_lock().ok()
+        } else {
+            None
+        };
         if guard.is_none() {
             return (0..chunks).for_each(task);
         }
@@ -121,12 +129,18 @@ impl Threads {
             shared.wake.notify_all();
         }
 
-        let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_chunks(Job { task, chunks })));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            shared.take_chunks(Job { task, chunks })
+        }));
         shared.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
         while shared.gate.load(Ordering::Acquire) & INSIDE != 0 {
             spins += 1;
-            if spins.is_multiple_of(1 << 14) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if spins.is_multiple_of(1 << 14) {
+                std::thread::yield_now()
+            } else {
+                std::hint::spin_loop()
+            }
         }
         let panic = outcome.err().or(lock(&shared.panic).take());
         drop(guard);
@@ -149,7 +163,9 @@ impl Drop for Threads {
 
 /// A lock whose data stays valid when a holder panicked.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Shared {
@@ -187,7 +203,12 @@ impl Shared {
             if gate & OPEN == 0 || gate / EPOCH != epoch {
                 return false;
             }
-            match self.gate.compare_exchange_weak(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.gate.compare_exchange_weak(
+                gate,
+                gate + 1,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => return true,
                 Err(now) => gate = now,
             }
@@ -224,7 +245,10 @@ impl Shared {
             if let Some(epoch) = open() {
                 break Some(epoch);
             }
-            sleep = self.wake.wait(sleep).unwrap_or_else(|poisoned| poisoned.into_inner());
+            sleep = self
+                .wake
+                .wait(sleep)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
         };
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         found
@@ -242,7 +266,8 @@ mod tests {
             assert_eq!(threads.count(), count);
             for chunks in [0, 1, 2, 7, 100] {
                 for pause in [0, 1] {
-                    let calls: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+                    let calls: Vec<AtomicUsize> =
+                        (0..chunks).map(|_| AtomicUsize::new(0)).collect();
                     threads.run(chunks, |i| {
                         calls[i].fetch_add(1, Ordering::Relaxed);
                     });
@@ -257,17 +282,24 @@ mod tests {
     fn a_task_may_run_tasks() {
         let threads = Threads::new(2);
         let sum = AtomicUsize::new(0);
-        threads.run(4, |i| threads.run(4, |j| {
-            sum.fetch_add(i * j, Ordering::Relaxed);
-        }));
+        threads.run(4, |i| {
+            threads.run(4, |j| {
+                sum.fetch_add(i * j, Ordering::Relaxed);
+            })
+        });
         assert_eq!(sum.into_inner(), 36);
     }
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
         let threads = Threads::new(2);
-        let caught = catch_unwind(AssertUnwindSafe(|| threads.run(64, |i| assert!(i != 40, "chunk {i}"))));
-        assert_eq!(caught.unwrap_err().downcast_ref::<String>().unwrap(), "chunk 40");
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            threads.run(64, |i| assert!(i != 40, "chunk {i}"))
+        }));
+        assert_eq!(
+            caught.unwrap_err().downcast_ref::<String>().unwrap(),
+            "chunk 40"
+        );
         let sum = AtomicUsize::new(0);
         threads.run(64, |i| {
             sum.fetch_add(i, Ordering::Relaxed);

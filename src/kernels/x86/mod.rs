@@ -1,4 +1,6 @@
-//! Kernels for x86-64.
+//! Kernels for x86-64. A kernel value is made only here, after the CPU was asked for every feature it uses.
+
+mod avx512;
 
 use super::kernel::Kernel;
 
@@ -14,5 +16,5 @@ pub(super) fn avx_vnni() -> Option<&'static dyn Kernel> {
 
 /// The AVX-512 kernel, where the CPU has F, BW, VL and VNNI.
 pub(super) fn avx512_vnni() -> Option<&'static dyn Kernel> {
-    None
+    avx512::Avx512Vnni::detect().map(|kernel| kernel as &dyn Kernel)
 }
