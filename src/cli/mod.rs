@@ -1,8 +1,12 @@
 //! The command line: arguments, progress, tables, JSON, exit codes. Only this room prints.
 
+mod checkpoint;
+mod diff;
 mod inspect;
 mod pack;
 mod render;
+mod report;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -32,13 +36,16 @@ Examples:
   tqconv pack my-checkpoint/ model.gguf                for llama.cpp anywhere, and for Ollama
   tqconv pack my-checkpoint/ model.gguf --exact        not one bit of the weights lost
   tqconv pack my-checkpoint/ model.gguf --dry-run      what would be written
+  tqconv verify model.gguf --against my-checkpoint/    prove it
 
 Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request).";
 
 #[derive(Subcommand)]
 enum Command {
     Pack(Box<pack::PackArgs>),
+    Verify(Box<verify::VerifyArgs>),
     Inspect(inspect::InspectArgs),
+    Diff(Box<diff::DiffArgs>),
     /// Print the completion script of a shell
     ///
     /// For example: tqconv completions bash > ~/.local/share/bash-completion/completions/tqconv
@@ -70,7 +77,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     match cli.command {
         Command::Pack(args) => pack::run(&args, context),
+        Command::Verify(args) => verify::run(&args, context),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
