@@ -225,6 +225,7 @@ impl Text {
             Status::Passed => self.paint("passed", GREEN),
             Status::Failed => self.paint("failed", RED),
             Status::NotChecked => self.paint("not checked", YELLOW),
+            Status::Measured => "measured".into(),
         };
         let mut text = format!("\nlevel {} {}: {status}\n", level.number, level.name);
         let rows: Vec<_> = level.checks.iter().map(|check| self.row(check)).collect();

@@ -166,9 +166,9 @@ fn recorded_nmse(recorded: f64, found: f64) -> Check {
         (found - recorded).abs() / recorded.abs()
     };
     let check = Check::new(
-        "recorded NMSE",
+        "recorded NMSE, off by",
         distance,
-        "relative",
+        "",
         Limit::AtMost(1e-9),
         "key tqconv.weight_nmse; f64 sums in another order",
     );

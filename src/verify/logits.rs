@@ -241,13 +241,12 @@ impl Found {
                 NMSE,
             ),
             Check::new(
-                format!("{name}: perplexity"),
+                format!("{name}: perplexity, off by"),
                 (ours / perplexity).ln().abs(),
-                "relative",
+                "",
                 at_most(limits.perplexity),
                 PERPLEXITY,
-            )
-            .with_details(vec![]),
+            ),
         ]
     }
 }

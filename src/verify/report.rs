@@ -64,6 +64,8 @@ pub enum Status {
     Failed,
     /// There was nothing to check with.
     NotChecked,
+    /// There is nothing to be right or wrong about: figures only.
+    Measured,
 }
 
 /// One comparison.
@@ -198,6 +200,14 @@ impl Level {
             status,
             checks,
             not_checked,
+        }
+    }
+
+    /// A level that only measures.
+    pub(super) fn measured(number: u8, name: &'static str, not_checked: Vec<NotChecked>) -> Self {
+        Self {
+            status: Status::Measured,
+            ..Self::new(number, name, vec![], not_checked)
         }
     }
 
@@ -375,7 +385,7 @@ pub struct SpeedFacts {
     pub prefill_tokens: usize,
     /// Tokens decoded.
     pub decode_tokens: usize,
-    /// Runs of which the median is taken.
+    /// Runs of which the median is taken, at most.
     pub runs: usize,
     /// The engines.
     pub engines: Vec<EngineSpeed>,
