@@ -42,7 +42,7 @@ pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     };
     let mut stored = [0; WEIGHTS];
     for (code, x) in stored.iter_mut().zip(x) {
-        *code = (x * inverse).round() as i32 as i8;
+        *code = (x * inverse).round() as i8;
     }
     join(&stored, f16::from_f32(scale))
 }
