@@ -34,17 +34,7 @@ struct Pair {
 }
 
 impl Pieces {
-    pub fn new(texts: &[String], scores: &[f32]) -> Result<Self, TextError> {
-        let mut ids = HashMap::with_capacity(texts.len());
-        for (text, second) in texts.iter().zip(0..) {
-            if let Some(first) = ids.insert(text.clone(), second) {
-                return Err(TextError::Duplicate {
-                    text: text.clone(),
-                    first,
-                    second,
-                });
-            }
-        }
+    pub fn new(ids: HashMap<String, u32>, scores: &[f32]) -> Result<Self, TextError> {
         if let Some(index) = scores.iter().position(|score| score.is_nan()) {
             return Err(TextError::Score { index });
         }
