@@ -253,13 +253,20 @@ fn a_retrained_vocabulary_splits_as_the_library_does() {
         return;
     };
     texts.push(std::fs::read_to_string(path.join("valid.txt")).unwrap());
-    // Two rows more than tokens.
-    let tokenizer = read(&path, 2050, 0, 1);
+    // Two rows more than tokens, and an end of text that its own text does not tell.
+    let ids = SpecialIds {
+        bos: Some(0),
+        eos: vec![1, 300],
+        pad: None,
+    };
+    let files = TokenizerFiles::open(&path).unwrap();
+    let tokenizer = tokenizer::read(&files, 2050, &ids, None).unwrap();
     assert!(matches!(&tokenizer.model, Model::ByteLevel { pre, .. } if pre == "llama-bpe"));
     assert_eq!(
         (tokenizer.bos, tokenizer.eos, tokenizer.add_bos),
         (0, 1, false)
     );
+    assert_eq!(tokenizer.more_ends, [300]);
     assert_eq!(tokenizer.tokens[2049].text, "[PAD2049]");
     let json = std::fs::read(path.join("tokenizer.json")).unwrap();
     assert_eq!(encode(&tokenizer, &texts), library_ids(&json, &texts));

@@ -9,7 +9,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use formats::gguf::pre_tokenizer;
+use formats::gguf::tokenizer::{END_TEXTS, pre_tokenizer};
 use formats::gguf::{Array, File, Value};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -67,14 +67,6 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const NORMAL: i32 = 1;
 const BYTE: i32 = 6;
-
-/// Texts that end a generation wherever they are tokens (llama-vocab.cpp:2922-2947).
-#[rustfmt::skip]
-const END_TEXTS: &[&str] = &[
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
-    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
-];
 
 impl Text {
     /// Builds the tokenizer of `file`.
@@ -311,8 +303,7 @@ fn byte_level(keys: &Keys, ids: HashMap<String, u32>) -> Result<(Splitter, bool)
     const PRE: &str = "tokenizer.ggml.pre";
     const MERGES: &str = "tokenizer.ggml.merges";
     let name = keys.string(PRE)?;
-    let pre =
-        pre_tokenizer::find(name).ok_or_else(|| TextError::PreTokenizer { found: name.into() })?;
+    let pre = pre_tokenizer(name).ok_or_else(|| TextError::PreTokenizer { found: name.into() })?;
 
     let vocab: Vocab = ids.into_iter().collect();
     let mut merges = Vec::new();

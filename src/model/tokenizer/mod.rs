@@ -45,6 +45,8 @@ pub struct Tokenizer {
     pub bos: u32,
     /// Ends a text.
     pub eos: u32,
+    /// End it too, which llama.cpp would not know from their texts: two at most.
+    pub more_ends: Vec<u32>,
     /// Stands for what cannot be spelled.
     pub unk: Option<u32>,
     /// Fills batches.
@@ -222,6 +224,7 @@ impl<'a> Reader<'a> {
         let Special {
             bos,
             eos,
+            more_ends,
             unk,
             pad,
             add_bos,
@@ -243,6 +246,7 @@ impl<'a> Reader<'a> {
             tokens,
             bos,
             eos,
+            more_ends,
             unk,
             pad,
             add_bos,
@@ -312,6 +316,12 @@ impl Tokenizer {
                 ]);
             }
         }
+        let end_keys = ["ggml.eot_token_id", "ggml.eom_token_id"];
+        entries.extend(
+            end_keys
+                .into_iter()
+                .zip(self.more_ends.iter().map(|&id| Value::U32(id))),
+        );
         entries.extend(self.unk.map(|id| ("ggml.unknown_token_id", Value::U32(id))));
         entries.extend(self.pad.map(|id| ("ggml.padding_token_id", Value::U32(id))));
         entries.extend(

@@ -1,5 +1,6 @@
 //! Which tokens begin and end a text, and the chat template: what tokenizer_config.json and its neighbours say.
 
+use formats::gguf::tokenizer::END_TEXTS;
 use serde_json::Value;
 
 use super::files::{Content, Settings, TokenizerFiles};
@@ -34,6 +35,7 @@ pub(super) struct Defaults {
 pub(super) struct Special {
     pub bos: u32,
     pub eos: u32,
+    pub more_ends: Vec<u32>,
     pub unk: Option<u32>,
     pub pad: Option<u32>,
     pub add_bos: bool,
@@ -174,10 +176,26 @@ pub(super) fn resolve(
             "bos_token",
         ));
     }
+    let mut more_ends = Vec::new();
+    for &id in &ids.eos {
+        row("eos_token", Some(id))?;
+        let text = vocabulary.text(id).unwrap_or_default();
+        // The rest llama.cpp finds by their texts.
+        if id != eos && !END_TEXTS.contains(&text) {
+            more_ends.push(id);
+        }
+    }
+    if more_ends.len() > 2 {
+        notes.add(format!(
+            "config.json: eos_token_id: a GGUF file has room for two ends of text besides the first; {:?} are left out",
+            more_ends.split_off(2)
+        ));
+    }
     Ok(Special {
         // Likewise token 11 or 1. A model without one never sees it; the end of text is the harmless choice.
         bos: bos.unwrap_or(eos),
         eos,
+        more_ends,
         unk: row("unk_token", unk)?,
         pad: row("pad_token", pad)?,
         add_bos,

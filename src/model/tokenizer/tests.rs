@@ -516,6 +516,34 @@ fn special_tokens_are_looked_up_by_name_then_by_id() {
 }
 
 #[test]
+fn ends_that_no_text_tells_get_keys() {
+    let ids = |eos: &[u32]| SpecialIds {
+        eos: eos.to_vec(),
+        ..SpecialIds::default()
+    };
+    let tokenizer = read(&files(&byte_level()), 5, &ids(&[0, 4, 1, 2]), None).unwrap();
+    assert_eq!(
+        (tokenizer.eos, tokenizer.more_ends.as_slice()),
+        (0, [1, 2].as_slice())
+    );
+    let metadata = tokenizer.metadata();
+    assert_eq!(
+        value(&metadata, "tokenizer.ggml.eot_token_id"),
+        Some(&Value::U32(1))
+    );
+    assert_eq!(
+        value(&metadata, "tokenizer.ggml.eom_token_id"),
+        Some(&Value::U32(2))
+    );
+    let tokenizer = read(&files(&byte_level()), 5, &ids(&[0, 1, 2, 3]), None).unwrap();
+    assert!(tokenizer.notes[0].contains("[3] are left out"));
+    assert!(matches!(
+        read(&files(&byte_level()), 5, &ids(&[0, 9]), None),
+        Err(TokenizerError::SpecialOutOfRange { .. })
+    ));
+}
+
+#[test]
 fn chat_templates_come_in_three_forms() {
     let template =
         |files: &TokenizerFiles| read_rows(files, 5).map(|tokenizer| tokenizer.chat_template);

@@ -134,6 +134,11 @@ impl<'a> Vocabulary<'a> {
         self.ids.get(text).copied()
     }
 
+    /// The text of `id`.
+    pub fn text(&self, id: u32) -> Option<&str> {
+        Some(&self.slots.get(id as usize)?.as_ref()?.text)
+    }
+
     /// Tokens that are there, to set what they are for.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Token> {
         self.slots.iter_mut().flatten()

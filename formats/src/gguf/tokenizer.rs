@@ -1,9 +1,17 @@
-//! What the values of `tokenizer.ggml.pre` mean: how text is split before byte-level BPE.
+//! What some values of the `tokenizer.*` keys mean to llama.cpp beyond what the file says.
 //!
-//! Each name stands for a list of regular expressions. The first splits the text into what it matches and what lies
-//! between the matches; the next splits the parts again, and so on (llama-vocab.cpp:284-577, names 2169-2460). The
-//! expressions are those of the tokenizer.json files that the names were made for, in the dialect of Hugging Face's
-//! `tokenizers`; llama.cpp has some of them in other words.
+//! `tokenizer.ggml.pre` says how text is split before byte-level BPE. Each name stands for a list of regular expressions.
+//! The first splits the text into what it matches and what lies between the matches; the next splits the parts again, and
+//! so on (llama-vocab.cpp:284-577, names 2169-2460). The expressions are those of the tokenizer.json files that the names
+//! were made for, in the dialect of Hugging Face's `tokenizers`; llama.cpp has some of them in other words.
+
+/// Texts that end a generation wherever they are tokens (llama-vocab.cpp:2922-2947).
+#[rustfmt::skip]
+pub const END_TEXTS: &[&str] = &[
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
+    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+];
 
 /// One way of splitting text.
 #[derive(Debug)]
@@ -19,12 +27,12 @@ pub struct PreTokenizer {
 }
 
 /// The pre-tokenizer that `name` means, where its expressions are known here.
-pub fn find(name: &str) -> Option<&'static PreTokenizer> {
+pub fn pre_tokenizer(name: &str) -> Option<&'static PreTokenizer> {
     PRE_TOKENIZERS.iter().find(|pre| pre.names.contains(&name))
 }
 
 /// Every name that llama.cpp accepts for a byte-level vocabulary.
-pub fn names() -> impl Iterator<Item = &'static str> {
+pub fn pre_tokenizer_names() -> impl Iterator<Item = &'static str> {
     PRE_TOKENIZERS
         .iter()
         .flat_map(|pre| pre.names)
@@ -246,8 +254,11 @@ mod tests {
     #[test]
     fn a_name_means_one_thing() {
         let mut seen = HashSet::new();
-        assert!(names().all(|name| seen.insert(name)));
-        assert_eq!(find("llama3").map(|pre| pre.names[0]), Some("llama-bpe"));
-        assert!(find("default").is_none());
+        assert!(pre_tokenizer_names().all(|name| seen.insert(name)));
+        assert_eq!(
+            pre_tokenizer("llama3").map(|pre| pre.names[0]),
+            Some("llama-bpe")
+        );
+        assert!(pre_tokenizer("default").is_none());
     }
 }
