@@ -7,6 +7,8 @@
 use std::path::Path;
 
 use formats::block::BlockType;
+#[cfg(feature = "llama")]
+use formats::gguf::tokenizer::PRE_TOKENIZERS;
 use formats::gguf::{File, Layout, TensorInfo, Value};
 use serde_json::json;
 use tqconv::engine::text::Text;
@@ -146,10 +148,15 @@ fn encode(tokenizer: &Tokenizer, texts: &[String]) -> Vec<Vec<u32>> {
 }
 
 #[cfg(feature = "llama")]
-fn compare_with_llama(bytes: &[u8], file: &File, text: &Text, texts: &[String]) {
+fn load(bytes: &[u8], file: &File) -> tqconv::engine::llamacpp::Model {
     let mut path = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut path, bytes).unwrap();
-    let llama = tqconv::engine::llamacpp::Model::load(path.path(), file).unwrap();
+    tqconv::engine::llamacpp::Model::load(path.path(), file).unwrap()
+}
+
+#[cfg(feature = "llama")]
+fn compare_with_llama(bytes: &[u8], file: &File, text: &Text, texts: &[String]) {
+    let llama = load(bytes, file);
     for original in texts {
         let ids = text.encode(original, false);
         assert_eq!(ids, llama.tokenize(original, false, false), "{original:?}");
@@ -226,6 +233,34 @@ fn gpt2_splits_as_published() {
         library_ids(&std::fs::read(path).unwrap(), &texts),
         vectors("gpt-2").unwrap()
     );
+}
+
+/// Every name of a pre-tokenizer means to llama.cpp what it means here.
+#[cfg(feature = "llama")]
+#[test]
+fn every_pre_tokenizer_splits_as_llama_cpp_does() {
+    let (Some(texts), Some(path)) = (texts(), data::find("tokenizers/gpt2.json")) else {
+        return;
+    };
+    let mut tokenizer = read(&path, 50257, 50256, 50256);
+    for name in PRE_TOKENIZERS.iter().flat_map(|pre| pre.names) {
+        let Model::ByteLevel { pre, .. } = &mut tokenizer.model else {
+            panic!("GPT-2 is byte-level")
+        };
+        *pre = (*name).into();
+        let bytes = gguf(&tokenizer);
+        let file = File::parse(&bytes).unwrap();
+        let text = Text::from_gguf(&file).unwrap();
+        let llama = load(&bytes, &file);
+        for original in &texts {
+            let ids = text.encode(original, false);
+            assert_eq!(
+                ids,
+                llama.tokenize(original, false, false),
+                "{name}: {original:?}"
+            );
+        }
+    }
 }
 
 /// Needs a Llama-3 tokenizer.json, named by `TQCONV_LLAMA3_TOKENIZER`.

@@ -46,12 +46,6 @@ pub const GPT2_SPLIT: &str =
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-const GPT4O: &str = concat!(
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
-
 /// Those whose expressions are certain.
 pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
     PreTokenizer {
@@ -160,13 +154,11 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
         add_bos: false,
         ignore_merges: false,
-        splits: &[GPT4O],
-    },
-    PreTokenizer {
-        names: &["tiny_aya", "cohere2moe"],
-        add_bos: false,
-        ignore_merges: false,
-        splits: &[r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O],
+        splits: &[concat!(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )],
     },
     PreTokenizer {
         names: &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
@@ -241,7 +233,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
 #[rustfmt::skip]
 const OTHER_NAMES: &[&str] = &[
     "default", "deepseek-llm", "spark2_5", "youtu", "falcon", "jina-v1-en", "jina-v2-code", "roberta-bpe",
-    "poro-chat", "viking", "bloom", "gpt3-finnish", "chameleon", "granite-embed-multi-97m", "superbpe", "kimi-k2",
+    "poro-chat", "viking", "bloom", "gpt3-finnish", "chameleon", "granite-embed-multi-97m", "superbpe", "tiny_aya", "cohere2moe", "kimi-k2",
     "ufakzeka", "afmoe", "laguna",
 ];
 
