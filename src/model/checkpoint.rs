@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use formats::safetensors::{Entry, ShardIndex, Tensor, looks_like, parse};
 
+use super::ModelError;
 use super::config::{Config, ConfigFile, LambdaSource, Training, TrainingOverrides};
 use super::names::{EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
-use super::ModelError;
 use crate::mapped::Mapped;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -30,7 +30,11 @@ impl Source {
     ///
     /// # Errors
     /// Nothing there, or no weights or no config.json in the folder.
-    pub fn find(input: &Path, config: Option<&Path>, tokenizer: Option<&Path>) -> Result<Self, ModelError> {
+    pub fn find(
+        input: &Path,
+        config: Option<&Path>,
+        tokenizer: Option<&Path>,
+    ) -> Result<Self, ModelError> {
         let metadata = std::fs::metadata(input).map_err(|source| ModelError::io(input, source))?;
         let (folder, weights) = if metadata.is_dir() {
             (input, weights_in(input)?)
@@ -41,10 +45,18 @@ impl Source {
         if !config.is_file() {
             let path = config.parent().unwrap_or(Path::new("")).to_owned();
             let remedy = "it says how the model is shaped and trained; name it with --config FILE";
-            return Err(ModelError::MissingFile { path, missing: "config.json".into(), remedy });
+            return Err(ModelError::MissingFile {
+                path,
+                missing: "config.json".into(),
+                remedy,
+            });
         }
         let tokenizer = tokenizer.unwrap_or(folder).to_owned();
-        Ok(Self { weights, config, tokenizer })
+        Ok(Self {
+            weights,
+            config,
+            tokenizer,
+        })
     }
 
     /// The name a person would call the model by: that of its folder.
@@ -55,7 +67,10 @@ impl Source {
 }
 
 fn weights_in(folder: &Path) -> Result<PathBuf, ModelError> {
-    let found = [SINGLE, INDEX].map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
+    let found = [SINGLE, INDEX]
+        .map(|name| folder.join(name))
+        .into_iter()
+        .find(|path| path.is_file());
     found.ok_or_else(|| ModelError::MissingFile {
         path: folder.into(),
         missing: format!("{SINGLE} or {INDEX}"),
@@ -81,14 +96,19 @@ impl Tensors {
     /// # Errors
     /// A file that is missing or not sound, or an index that does not agree with its shards.
     pub fn open(weights: &Path) -> Result<Self, ModelError> {
-        let mut tensors = Self { path: weights.into(), shards: vec![], entries: BTreeMap::new() };
+        let mut tensors = Self {
+            path: weights.into(),
+            shards: vec![],
+            entries: BTreeMap::new(),
+        };
         let bytes = Mapped::open(weights).map_err(|source| ModelError::io(weights, source))?;
         let is_index = bytes.first() == Some(&b'{') && !looks_like(&bytes);
         if !is_index {
             tensors.add(weights.into(), bytes)?;
             return Ok(tensors);
         }
-        let index = ShardIndex::parse(&bytes).map_err(|source| ModelError::format(weights, source))?;
+        let index =
+            ShardIndex::parse(&bytes).map_err(|source| ModelError::format(weights, source))?;
         let folder = weights.parent().unwrap_or(Path::new(""));
         for file in index.files.values().collect::<BTreeSet<_>>() {
             let path = folder.join(file);
@@ -106,7 +126,11 @@ impl Tensors {
             let name = entry.name.clone();
             if let Some((first, _)) = self.entries.insert(name.clone(), (shard, entry)) {
                 let first = self.shards[first].path.clone();
-                return Err(ModelError::TwoFiles { first, second: path, tensor: name });
+                return Err(ModelError::TwoFiles {
+                    first,
+                    second: path,
+                    tensor: name,
+                });
             }
         }
         self.shards.push(Shard { path, bytes });
@@ -114,21 +138,38 @@ impl Tensors {
     }
 
     fn check_index(&self, index: &ShardIndex) -> Result<(), ModelError> {
-        let problem = |problem| Err(ModelError::Index { path: self.path.clone(), problem });
+        let problem = |problem| {
+            Err(ModelError::Index {
+                path: self.path.clone(),
+                problem,
+            })
+        };
         for (name, file) in &index.files {
             match self.entries.get(name) {
-                None => return problem(format!("says tensor '{name}' is in {file}, which does not hold it")),
+                None => {
+                    return problem(format!(
+                        "says tensor '{name}' is in {file}, which does not hold it"
+                    ));
+                }
                 Some((shard, _)) if !self.shards[*shard].path.ends_with(file) => {
                     let found = self.shards[*shard].path.display();
-                    return problem(format!("says tensor '{name}' is in {file}, it is in {found}"));
+                    return problem(format!(
+                        "says tensor '{name}' is in {file}, it is in {found}"
+                    ));
                 }
                 Some(_) => {}
             }
         }
-        match self.entries.iter().find(|(name, _)| !index.files.contains_key(*name)) {
+        match self
+            .entries
+            .iter()
+            .find(|(name, _)| !index.files.contains_key(*name))
+        {
             Some((name, (shard, _))) => {
                 let found = self.shards[*shard].path.display();
-                problem(format!("does not list tensor '{name}', which is in {found}"))
+                problem(format!(
+                    "does not list tensor '{name}', which is in {found}"
+                ))
             }
             None => Ok(()),
         }
@@ -141,17 +182,24 @@ impl Tensors {
 
     /// The files, in the order of their names.
     pub fn files(&self) -> impl Iterator<Item = (&Path, &[u8])> {
-        self.shards.iter().map(|shard| (shard.path.as_path(), &*shard.bytes))
+        self.shards
+            .iter()
+            .map(|shard| (shard.path.as_path(), &*shard.bytes))
     }
 
     /// Bytes of all files together.
     pub fn bytes(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.bytes.len() as u64).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.bytes.len() as u64)
+            .sum()
     }
 
     /// All tensors, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Tensor<'_>)> {
-        self.entries.iter().map(|(name, (shard, entry))| (name.as_str(), entry.view(&self.shards[*shard].bytes)))
+        self.entries
+            .iter()
+            .map(|(name, (shard, entry))| (name.as_str(), entry.view(&self.shards[*shard].bytes)))
     }
 
     /// The tensor called `name`.
@@ -162,7 +210,9 @@ impl Tensors {
 
     /// The file that holds the tensor called `name`.
     pub fn file_of(&self, name: &str) -> &Path {
-        self.entries.get(name).map_or(&self.path, |(shard, _)| &self.shards[*shard].path)
+        self.entries
+            .get(name)
+            .map_or(&self.path, |(shard, _)| &self.shards[*shard].path)
     }
 }
 
@@ -199,7 +249,12 @@ impl Checkpoint {
         let training = file.training(overrides)?;
         let config = file.config()?;
         let tensors = Tensors::open(&source.weights)?;
-        let checkpoint = Self { source, config, training, tensors };
+        let checkpoint = Self {
+            source,
+            config,
+            training,
+            tensors,
+        };
         checkpoint.check()?;
         Ok(checkpoint)
     }
@@ -215,6 +270,27 @@ impl Checkpoint {
         }
     }
 
+    /// What the output will do otherwise than transformers; for the user to read.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = vec![];
+        if let Some(window) = self
+            .config
+            .sliding_window
+            .filter(|window| *window < self.config.context_length)
+        {
+            notes.push(format!(
+                "attention sees {window} tokens back, which llama.cpp's `llama` cannot limit: the context is set to \
+                 {window} tokens, within which both are the same"
+            ));
+        }
+        if self.config.tied_head && self.tensors.get(HEAD).is_some() {
+            notes.push(format!(
+                "config.json ties the head to the embedding: {HEAD} is left out"
+            ));
+        }
+        notes
+    }
+
     fn check(&self) -> Result<(), ModelError> {
         let expected = self.expected();
         for (name, shapes) in &expected {
@@ -225,7 +301,11 @@ impl Checkpoint {
             .tensors
             .iter()
             .map(|(name, _)| name)
-            .filter(|name| !expected.contains_key(*name) && !tied_head(name) && !name.ends_with("rotary_emb.inv_freq"))
+            .filter(|name| {
+                !expected.contains_key(*name)
+                    && !tied_head(name)
+                    && !name.ends_with("rotary_emb.inv_freq")
+            })
             .map(String::from)
             .collect();
         if surplus.is_empty() {
@@ -243,7 +323,8 @@ impl Checkpoint {
         let config = &self.config;
         let vector = || vec![vec![config.hidden_size]];
         let table = || vec![vec![config.vocab_size, config.hidden_size]];
-        let mut expected = BTreeMap::from([(EMBEDDING.into(), table()), (FINAL_NORM.into(), vector())]);
+        let mut expected =
+            BTreeMap::from([(EMBEDDING.into(), table()), (FINAL_NORM.into(), vector())]);
         if !config.tied_head {
             expected.insert(HEAD.into(), table());
         }
@@ -259,7 +340,10 @@ impl Checkpoint {
                 expected.insert(format!("{name}.bias"), vec![vec![rows]]);
             }
             if self.training.lambda == LambdaSource::Learned {
-                expected.insert(format!("{name}.Lambada"), vec![vec![rows, columns], vec![rows, 1]]);
+                expected.insert(
+                    format!("{name}.Lambada"),
+                    vec![vec![rows, columns], vec![rows, 1]],
+                );
             }
         }
         expected
@@ -268,16 +352,31 @@ impl Checkpoint {
     fn check_tensor(&self, name: &str, shapes: &[Vec<usize>]) -> Result<(), ModelError> {
         let path = self.tensors.file_of(name).to_owned();
         let Some(tensor) = self.tensors.get(name) else {
-            return Err(ModelError::MissingTensor { path, tensor: name.into(), hint: missing_hint(name) });
+            return Err(ModelError::MissingTensor {
+                path,
+                tensor: name.into(),
+                hint: missing_hint(name),
+            });
         };
         if !shapes.iter().any(|shape| shape == tensor.shape) {
             let (found, expected) = (tensor.shape.to_vec(), shapes[0].clone());
-            return Err(ModelError::Shape { path, tensor: name.into(), found, expected });
+            return Err(ModelError::Shape {
+                path,
+                tensor: name.into(),
+                found,
+                expected,
+            });
         }
         if tensor.dtype.bytes().is_none() {
             let found = tensor.dtype.to_string();
-            let expected = "F32, F16 or BF16 (a checkpoint that is already quantized cannot be packed)";
-            return Err(ModelError::Dtype { path, tensor: name.into(), found, expected });
+            let expected =
+                "F32, F16 or BF16 (a checkpoint that is already quantized cannot be packed)";
+            return Err(ModelError::Dtype {
+                path,
+                tensor: name.into(),
+                found,
+                expected,
+            });
         }
         Ok(())
     }

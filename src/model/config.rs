@@ -6,6 +6,7 @@ use formats::safetensors::Dtype;
 use serde_json::Value;
 
 use super::ModelError;
+use super::tokenizer::SpecialIds;
 use crate::tequila::Granularity;
 
 /// The architectures whose forward pass llama.cpp's `llama`, the one that applies all seven biases, computes exactly.
@@ -52,12 +53,8 @@ pub struct Config {
     pub mlp_bias: bool,
     /// Attention sees this many tokens back; `None`: all.
     pub sliding_window: Option<usize>,
-    /// `bos_token_id`, where it is one number.
-    pub bos: Option<u32>,
-    /// `eos_token_id`: one number or several.
-    pub eos: Vec<u32>,
-    /// `pad_token_id`
-    pub pad: Option<u32>,
+    /// The ids of special tokens that config.json names.
+    pub special_ids: SpecialIds,
 }
 
 /// Rotary position embedding: angle(position, i) = position * theta^(-2i / head_dim) / factor_i.
@@ -96,18 +93,25 @@ impl Rope {
     /// The factor by which each pair of dimensions turns slower, for Llama 3's scaling: (head_dim / 2,).
     /// Written to GGUF as `rope_freqs.weight`; formula of transformers' `_compute_llama3_parameters`.
     pub fn llama3_factors(&self, head_dim: usize) -> Option<Vec<f32>> {
-        let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } = self.scaling else {
+        let RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } = self.scaling
+        else {
             return None;
         };
         let factor_of = |i: usize| {
-            let wavelength = 2.0 * std::f64::consts::PI * self.theta.powf(2.0 * i as f64 / head_dim as f64);
+            let wavelength =
+                2.0 * std::f64::consts::PI * self.theta.powf(2.0 * i as f64 / head_dim as f64);
             if wavelength < original_context / high_freq_factor {
                 1.0
             } else if wavelength > original_context / low_freq_factor {
                 factor
             } else {
-                let smooth =
-                    (original_context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                let smooth = (original_context / wavelength - low_freq_factor)
+                    / (high_freq_factor - low_freq_factor);
                 1.0 / ((1.0 - smooth) / factor + smooth)
             }
         };
@@ -175,9 +179,14 @@ impl ConfigFile {
     /// The file cannot be read or is no JSON object.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
-        let json: Value =
-            serde_json::from_slice(&bytes).map_err(|source| ModelError::Json { path: path.into(), source })?;
-        let file = Self { path: path.into(), json };
+        let json: Value = serde_json::from_slice(&bytes).map_err(|source| ModelError::Json {
+            path: path.into(),
+            source,
+        })?;
+        let file = Self {
+            path: path.into(),
+            json,
+        };
         if !file.json.is_object() {
             return Err(file.key_error("(top level)", Some(&file.json), "an object".into()));
         }
@@ -195,18 +204,31 @@ impl ConfigFile {
         let kv_heads = self.count("num_key_value_heads")?.unwrap_or(heads);
         if heads % kv_heads != 0 {
             let expected = format!("a divisor of num_attention_heads ({heads})");
-            return Err(self.key_error("num_key_value_heads", self.value("num_key_value_heads"), expected));
+            return Err(self.key_error(
+                "num_key_value_heads",
+                self.value("num_key_value_heads"),
+                expected,
+            ));
         }
         let head_dim = match self.count("head_dim")? {
             Some(head_dim) => head_dim,
             None if hidden_size % heads == 0 => hidden_size / heads,
             None => {
-                let expected = format!("a divisor of hidden_size ({hidden_size}), as head_dim is missing");
-                return Err(self.key_error("num_attention_heads", self.value("num_attention_heads"), expected));
+                let expected =
+                    format!("a divisor of hidden_size ({hidden_size}), as head_dim is missing");
+                return Err(self.key_error(
+                    "num_attention_heads",
+                    self.value("num_attention_heads"),
+                    expected,
+                ));
             }
         };
         if head_dim % 2 != 0 {
-            return Err(self.key_error("head_dim", self.value("head_dim"), "an even number".into()));
+            return Err(self.key_error(
+                "head_dim",
+                self.value("head_dim"),
+                "an even number".into(),
+            ));
         }
         self.check_activation()?;
         self.check_rotary_share()?;
@@ -220,7 +242,10 @@ impl ConfigFile {
             head_dim,
             context_length: self.required_count("max_position_embeddings")?,
             vocab_size: self.required_count("vocab_size")?,
-            rms_norm_eps: self.positive("rms_norm_eps")?.ok_or_else(|| self.missing("rms_norm_eps", "a number"))? as f32,
+            rms_norm_eps: self
+                .positive("rms_norm_eps")?
+                .ok_or_else(|| self.missing("rms_norm_eps", "a number"))?
+                as f32,
             rope: self.rope()?,
             tied_head: self.flag("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: match architecture {
@@ -229,9 +254,11 @@ impl ConfigFile {
             },
             mlp_bias: self.flag("mlp_bias")?.unwrap_or(false),
             sliding_window: self.sliding_window(architecture)?,
-            bos: self.ids("bos_token_id")?.first().copied(),
-            eos: self.ids("eos_token_id")?,
-            pad: self.ids("pad_token_id")?.first().copied(),
+            special_ids: SpecialIds {
+                bos: self.ids("bos_token_id")?.first().copied(),
+                eos: self.ids("eos_token_id")?,
+                pad: self.ids("pad_token_id")?.first().copied(),
+            },
         })
     }
 
@@ -257,8 +284,12 @@ impl ConfigFile {
         missing.extend(granularity.is_none().then_some("granularity"));
         missing.extend((grouped && group_size.is_none()).then_some("group_size"));
         missing.extend((!learned && lambda.is_none()).then_some("eps"));
-        let (Some(method), Some(granularity), true) = (method, granularity, missing.is_empty()) else {
-            return Err(ModelError::NotTequila { path: self.path.clone(), missing });
+        let (Some(method), Some(granularity), true) = (method, granularity, missing.is_empty())
+        else {
+            return Err(ModelError::NotTequila {
+                path: self.path.clone(),
+                missing,
+            });
         };
         self.check_bits()?;
         Ok(Training {
@@ -273,7 +304,11 @@ impl ConfigFile {
             _ => vec![],
         };
         let [found] = names[..] else {
-            return Err(self.key_error("architectures", self.value("architectures"), "a list of one name".into()));
+            return Err(self.key_error(
+                "architectures",
+                self.value("architectures"),
+                "a list of one name".into(),
+            ));
         };
         let why = match found {
             "LlamaForCausalLM" => return Ok(Architecture::Llama),
@@ -288,8 +323,13 @@ impl ConfigFile {
             }
             _ => "its forward pass has not been shown to equal llama.cpp's `llama`",
         };
-        let why = format!("{why}; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
-        Err(ModelError::Architecture { path: self.path.clone(), found: found.into(), why })
+        let why =
+            format!("{why}; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
+        Err(ModelError::Architecture {
+            path: self.path.clone(),
+            found: found.into(),
+            why,
+        })
     }
 
     fn layers(&self) -> Result<usize, ModelError> {
@@ -297,7 +337,11 @@ impl ConfigFile {
         let layers = self.required_count("num_hidden_layers")?;
         if layers > MAX {
             let expected = format!("at most {MAX}, which is what llama.cpp loads");
-            return Err(self.key_error("num_hidden_layers", self.value("num_hidden_layers"), expected));
+            return Err(self.key_error(
+                "num_hidden_layers",
+                self.value("num_hidden_layers"),
+                expected,
+            ));
         }
         Ok(layers)
     }
@@ -305,7 +349,9 @@ impl ConfigFile {
     fn check_activation(&self) -> Result<(), ModelError> {
         match self.text("hidden_act")?.as_deref() {
             None | Some("silu" | "swish") => Ok(()),
-            Some(_) => Err(self.key_error("hidden_act", self.value("hidden_act"), "\"silu\"".into())),
+            Some(_) => {
+                Err(self.key_error("hidden_act", self.value("hidden_act"), "\"silu\"".into()))
+            }
         }
     }
 
@@ -313,7 +359,11 @@ impl ConfigFile {
         match self.number("partial_rotary_factor")? {
             Some(share) if share != 1.0 => {
                 let expected = "1: llama.cpp's `llama` turns whole heads".into();
-                Err(self.key_error("partial_rotary_factor", self.value("partial_rotary_factor"), expected))
+                Err(self.key_error(
+                    "partial_rotary_factor",
+                    self.value("partial_rotary_factor"),
+                    expected,
+                ))
             }
             _ => Ok(()),
         }
@@ -325,22 +375,33 @@ impl ConfigFile {
             Architecture::Mistral => true,
             Architecture::Qwen2 => self.flag("use_sliding_window")?.unwrap_or(false),
         };
-        if used { self.count("sliding_window") } else { Ok(None) }
+        if used {
+            self.count("sliding_window")
+        } else {
+            Ok(None)
+        }
     }
 
     /// transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters` with both.
     fn rope(&self) -> Result<Rope, ModelError> {
-        let (section, scaling) = match (self.object("rope_parameters")?, self.object("rope_scaling")?) {
+        let (section, scaling) = match (
+            self.object("rope_parameters")?,
+            self.object("rope_scaling")?,
+        ) {
             (Some(parameters), _) => ("rope_parameters", Some(parameters)),
             (None, scaling) => ("rope_scaling", scaling),
         };
-        let part = |name: &str| scaling.and_then(|scaling| scaling.get(name)).filter(|value| !value.is_null());
+        let part = |name: &str| {
+            scaling
+                .and_then(|scaling| scaling.get(name))
+                .filter(|value| !value.is_null())
+        };
         let number = |name: &str| {
             let key = format!("{section}.{name}");
             let found = part(name).and_then(Value::as_f64);
-            found.filter(|n| n.is_finite() && *n > 0.0).ok_or_else(|| {
-                self.key_error(&key, part(name), "a positive number".into())
-            })
+            found
+                .filter(|n| n.is_finite() && *n > 0.0)
+                .ok_or_else(|| self.key_error(&key, part(name), "a positive number".into()))
         };
         const DEFAULT_THETA: f64 = 10000.0; // transformers' LlamaConfig
         let theta = match part("rope_theta") {
@@ -351,7 +412,9 @@ impl ConfigFile {
         let scaling = match kind.map(|kind| kind.as_str().unwrap_or_default()) {
             None if scaling.is_none() || section == "rope_parameters" => RopeScaling::None,
             Some("default") => RopeScaling::None,
-            Some("linear") => RopeScaling::Linear { factor: number("factor")? },
+            Some("linear") => RopeScaling::Linear {
+                factor: number("factor")?,
+            },
             Some("llama3") => RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low_freq_factor: number("low_freq_factor")?,
@@ -360,14 +423,26 @@ impl ConfigFile {
             },
             _ => {
                 let key = format!("{section}.rope_type");
-                return Err(self.key_error(&key, kind, "\"default\", \"linear\" or \"llama3\"".into()));
+                return Err(self.key_error(
+                    &key,
+                    kind,
+                    "\"default\", \"linear\" or \"llama3\"".into(),
+                ));
             }
         };
-        if let RopeScaling::Llama3 { low_freq_factor, high_freq_factor, .. } = scaling
+        if let RopeScaling::Llama3 {
+            low_freq_factor,
+            high_freq_factor,
+            ..
+        } = scaling
             && high_freq_factor <= low_freq_factor
         {
             let key = format!("{section}.high_freq_factor");
-            return Err(self.key_error(&key, part("high_freq_factor"), "more than low_freq_factor".into()));
+            return Err(self.key_error(
+                &key,
+                part("high_freq_factor"),
+                "more than low_freq_factor".into(),
+            ));
         }
         Ok(Rope { theta, scaling })
     }
@@ -376,11 +451,19 @@ impl ConfigFile {
         match self.value("w_bits") {
             None => Ok(()),
             Some(bits) if bits.as_f64() == Some(0.0) => Ok(()),
-            bits => Err(self.key_error("w_bits", bits, "0, which is what ternary training sets".into())),
+            bits => Err(self.key_error(
+                "w_bits",
+                bits,
+                "0, which is what ternary training sets".into(),
+            )),
         }
     }
 
-    fn granularity(&self, name: &str, group_size: Option<usize>) -> Result<Granularity, ModelError> {
+    fn granularity(
+        &self,
+        name: &str,
+        group_size: Option<usize>,
+    ) -> Result<Granularity, ModelError> {
         match (name, group_size) {
             ("per_channel", _) => Ok(Granularity::Channel),
             ("per_tensor", _) => Ok(Granularity::Tensor),
@@ -411,17 +494,24 @@ impl ConfigFile {
                     path: self.path.clone(),
                     key: "eps".into(),
                     found: lambda.map_or("missing".into(), |lambda| lambda.to_string()),
-                    expected: "a finite number that is not negative (the lambda of the dead zone)".into(),
+                    expected: "a finite number that is not negative (the lambda of the dead zone)"
+                        .into(),
                 });
             }
             ("ultraquant", _) => {
                 "it multiplies the dead zone by the sign of each activation, which no constant bias can stand for; \
                  train with ultraquantv2 or ultraquantv3"
             }
-            ("ultraquantv4", _) => "its forward pass is not a matrix and a constant; supported: ultraquantv2, ultraquantv3",
+            ("ultraquantv4", _) => {
+                "its forward pass is not a matrix and a constant; supported: ultraquantv2, ultraquantv3"
+            }
             _ => "unknown; supported: ultraquantv2, ultraquantv3",
         };
-        Err(ModelError::Method { path: self.path.clone(), found: method.into(), why })
+        Err(ModelError::Method {
+            path: self.path.clone(),
+            found: method.into(),
+            why,
+        })
     }
 
     fn value(&self, key: &str) -> Option<&Value> {
@@ -432,9 +522,18 @@ impl ConfigFile {
         let found = found.map_or("missing".into(), |value| {
             const SHOWN: usize = 80;
             let text = value.to_string();
-            if text.len() > SHOWN { format!("{}...", text.chars().take(SHOWN).collect::<String>()) } else { text }
+            if text.len() > SHOWN {
+                format!("{}...", text.chars().take(SHOWN).collect::<String>())
+            } else {
+                text
+            }
         });
-        ModelError::Key { path: self.path.clone(), key: key.into(), found, expected }
+        ModelError::Key {
+            path: self.path.clone(),
+            key: key.into(),
+            found,
+            expected,
+        }
     }
 
     fn missing(&self, key: &str, expected: &str) -> ModelError {
@@ -443,49 +542,77 @@ impl ConfigFile {
 
     /// A whole number from 1 to 2^31 - 1, which is what a GGUF key and a tensor's shape can hold.
     fn count(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
         match value.as_u64() {
             Some(count @ 1..=0x7fff_ffff) => Ok(Some(count as usize)),
-            _ => Err(self.key_error(key, Some(value), "a whole number from 1 to 2147483647".into())),
+            _ => Err(self.key_error(
+                key,
+                Some(value),
+                "a whole number from 1 to 2147483647".into(),
+            )),
         }
     }
 
     fn required_count(&self, key: &str) -> Result<usize, ModelError> {
-        self.count(key)?.ok_or_else(|| self.missing(key, "a whole number"))
+        self.count(key)?
+            .ok_or_else(|| self.missing(key, "a whole number"))
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>, ModelError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
         let number = value.as_f64().filter(|number| number.is_finite());
-        number.map(Some).ok_or_else(|| self.key_error(key, Some(value), "a finite number".into()))
+        number
+            .map(Some)
+            .ok_or_else(|| self.key_error(key, Some(value), "a finite number".into()))
     }
 
     fn positive(&self, key: &str) -> Result<Option<f64>, ModelError> {
         match self.number(key)? {
-            Some(number) if number <= 0.0 => Err(self.key_error(key, self.value(key), "a positive number".into())),
+            Some(number) if number <= 0.0 => {
+                Err(self.key_error(key, self.value(key), "a positive number".into()))
+            }
             number => Ok(number),
         }
     }
 
     fn text(&self, key: &str) -> Result<Option<String>, ModelError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
         let text = value.as_str().map(String::from);
-        text.map(Some).ok_or_else(|| self.key_error(key, Some(value), "a string".into()))
+        text.map(Some)
+            .ok_or_else(|| self.key_error(key, Some(value), "a string".into()))
     }
 
     fn flag(&self, key: &str) -> Result<Option<bool>, ModelError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| self.key_error(key, Some(value), "true or false".into()))
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        value
+            .as_bool()
+            .map(Some)
+            .ok_or_else(|| self.key_error(key, Some(value), "true or false".into()))
     }
 
     fn object(&self, key: &str) -> Result<Option<&serde_json::Map<String, Value>>, ModelError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        value.as_object().map(Some).ok_or_else(|| self.key_error(key, Some(value), "an object".into()))
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        value
+            .as_object()
+            .map(Some)
+            .ok_or_else(|| self.key_error(key, Some(value), "an object".into()))
     }
 
     /// A token id or a list of them.
     fn ids(&self, key: &str) -> Result<Vec<u32>, ModelError> {
-        let Some(value) = self.value(key) else { return Ok(vec![]) };
+        let Some(value) = self.value(key) else {
+            return Ok(vec![]);
+        };
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         let ids = match value {
             Value::Array(ids) => ids.iter().map(id).collect(),
@@ -519,19 +646,23 @@ pub(super) mod tests {
             context_length: 128,
             vocab_size: 32,
             rms_norm_eps: 1e-5,
-            rope: Rope { theta: 10000.0, scaling: RopeScaling::None },
+            rope: Rope {
+                theta: 10000.0,
+                scaling: RopeScaling::None,
+            },
             tied_head: true,
             attention_bias: false,
             mlp_bias: false,
             sliding_window: None,
-            bos: None,
-            eos: vec![],
-            pad: None,
+            special_ids: SpecialIds::default(),
         }
     }
 
     fn file(json: Value) -> ConfigFile {
-        ConfigFile { path: "config.json".into(), json }
+        ConfigFile {
+            path: "config.json".into(),
+            json,
+        }
     }
 
     fn llama() -> Value {
@@ -577,7 +708,10 @@ pub(super) mod tests {
             json.as_object_mut().unwrap().remove(key);
         }
         let plain = file(json);
-        let error = plain.training(&TrainingOverrides::default()).unwrap_err().to_string();
+        let error = plain
+            .training(&TrainingOverrides::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("not a Tequila checkpoint"), "{error}");
         let given = TrainingOverrides {
             method: Some("ultraquantv2".into()),
@@ -586,13 +720,25 @@ pub(super) mod tests {
             lambda: Some(0.5),
         };
         let training = plain.training(&given).unwrap();
-        assert_eq!(training, Training { granularity: Granularity::Group(64), lambda: LambdaSource::Fixed(0.5) });
+        assert_eq!(
+            training,
+            Training {
+                granularity: Granularity::Group(64),
+                lambda: LambdaSource::Fixed(0.5)
+            }
+        );
     }
 
     #[test]
     fn what_cannot_be_folded_is_refused_with_its_reason() {
-        for (method, reason) in [("ultraquant", "sign of each activation"), ("ultraquantv4", "constant"), ("x", "unknown")] {
-            let error = with("quant_method", method.into()).training(&TrainingOverrides::default()).unwrap_err();
+        for (method, reason) in [
+            ("ultraquant", "sign of each activation"),
+            ("ultraquantv4", "constant"),
+            ("x", "unknown"),
+        ] {
+            let error = with("quant_method", method.into())
+                .training(&TrainingOverrides::default())
+                .unwrap_err();
             assert!(error.to_string().contains(reason), "{error}");
         }
     }
@@ -616,13 +762,30 @@ pub(super) mod tests {
             let error = with(key, value).config().unwrap_err().to_string();
             assert!(error.contains(key), "{key}: {error}");
         }
-        for (key, value) in [("group_size", serde_json::json!(0)), ("eps", serde_json::json!(-1.0)), ("w_bits", 2.into())] {
-            let error = with(key, value).training(&TrainingOverrides::default()).unwrap_err().to_string();
+        for (key, value) in [
+            ("group_size", serde_json::json!(0)),
+            ("eps", serde_json::json!(-1.0)),
+            ("w_bits", 2.into()),
+        ] {
+            let error = with(key, value)
+                .training(&TrainingOverrides::default())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(key), "{key}: {error}");
         }
-        let error = with("rope_scaling", serde_json::json!({"type": "yarn", "factor": 2.0})).config().unwrap_err();
-        assert!(error.to_string().contains("rope_scaling.rope_type"), "{error}");
-        let error = with("architectures", serde_json::json!(["Qwen3ForCausalLM"])).config().unwrap_err();
+        let error = with(
+            "rope_scaling",
+            serde_json::json!({"type": "yarn", "factor": 2.0}),
+        )
+        .config()
+        .unwrap_err();
+        assert!(
+            error.to_string().contains("rope_scaling.rope_type"),
+            "{error}"
+        );
+        let error = with("architectures", serde_json::json!(["Qwen3ForCausalLM"]))
+            .config()
+            .unwrap_err();
         assert!(error.to_string().contains("o_proj"), "{error}");
     }
 }

@@ -151,11 +151,17 @@ pub enum ModelError {
 
 impl ModelError {
     pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.into(), source }
+        Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 
     pub(super) fn format(path: &Path, source: FormatError) -> Self {
-        Self::Format { path: path.into(), source }
+        Self::Format {
+            path: path.into(),
+            source,
+        }
     }
 }
 
@@ -169,7 +175,12 @@ fn count(names: &[String]) -> String {
 /// The first few names, and how many more there are.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 4;
-    let shown = names.iter().take(SHOWN).map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("'{name}'"))
+        .collect::<Vec<_>>()
+        .join(", ");
     match names.len().saturating_sub(SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),

@@ -8,7 +8,9 @@ mod names;
 pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, LatentLinear, Source, Tensors};
-pub use config::{Architecture, Config, ConfigFile, LambdaSource, Rope, RopeScaling, Training, TrainingOverrides};
+pub use config::{
+    Architecture, Config, ConfigFile, LambdaSource, Rope, RopeScaling, Training, TrainingOverrides,
+};
 pub use error::ModelError;
 pub use metadata::model_metadata;
 pub use names::{EMBEDDING, FINAL_NORM, HEAD, Linear, Part, attention_norm, feed_forward_norm};

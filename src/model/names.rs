@@ -30,7 +30,15 @@ pub enum Part {
 
 impl Part {
     /// In the order in which a layer applies them.
-    pub const ALL: [Part; 7] = [Part::Q, Part::K, Part::V, Part::O, Part::Gate, Part::Up, Part::Down];
+    pub const ALL: [Part; 7] = [
+        Part::Q,
+        Part::K,
+        Part::V,
+        Part::O,
+        Part::Gate,
+        Part::Up,
+        Part::Down,
+    ];
 }
 
 /// One ternary linear: y = A x + bias.
@@ -79,7 +87,10 @@ impl Linear {
     /// (rows, columns) of the weight.
     pub fn shape(self, config: &Config) -> (usize, usize) {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let (query, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (query, kv) = (
+            config.heads * config.head_dim,
+            config.kv_heads * config.head_dim,
+        );
         match self.part {
             Part::Q => (query, hidden),
             Part::K | Part::V => (kv, hidden),
@@ -138,8 +149,15 @@ mod tests {
 
     #[test]
     fn rows_of_q_and_k_are_interleaved_within_each_head() {
-        let config = Config { head_dim: 6, ..small_config() };
-        let rows = |part| (0..12).map(|row| Linear { layer: 0, part }.checkpoint_row(row, &config)).collect::<Vec<_>>();
+        let config = Config {
+            head_dim: 6,
+            ..small_config()
+        };
+        let rows = |part| {
+            (0..12)
+                .map(|row| Linear { layer: 0, part }.checkpoint_row(row, &config))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(rows(Part::Q), [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
         assert_eq!(rows(Part::K), rows(Part::Q));
         assert_eq!(rows(Part::V), (0..12).collect::<Vec<_>>());

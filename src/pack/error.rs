@@ -98,7 +98,9 @@ pub enum PackError {
         value: f32,
     },
     /// A scale beyond the range of f16.
-    #[error("tensor '{tensor}' has a scale of {scale} in row {row}, f16 ends at 65504; store it with --tensor-type {tensor}=f32")]
+    #[error(
+        "tensor '{tensor}' has a scale of {scale} in row {row}, f16 ends at 65504; store it with --tensor-type {tensor}=f32"
+    )]
     ScaleRange {
         /// The GGUF name.
         tensor: String,
@@ -118,7 +120,9 @@ pub enum PackError {
         problem: String,
     },
     /// A type that Ollama refuses.
-    #[error("tensor '{tensor}' would be {ty}, which Ollama does not read; leave --type out, or give up --for ollama")]
+    #[error(
+        "tensor '{tensor}' would be {ty}, which Ollama does not read; leave --type out, or give up --for ollama"
+    )]
     Ollama {
         /// The GGUF name.
         tensor: String,
@@ -146,13 +150,20 @@ pub enum PackError {
 }
 
 fn names(types: &[BlockType]) -> String {
-    types.iter().map(|ty| ty.name()).collect::<Vec<_>>().join(", ")
+    types
+        .iter()
+        .map(|ty| ty.name())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn tried(types: &[BlockType]) -> String {
     match types {
         [ty] => format!(" as {ty} (a row must be a multiple of {})", ty.weights()),
-        types => format!(" in any of {} (a row must be a multiple of 256 or 32)", names(types)),
+        types => format!(
+            " in any of {} (a row must be a multiple of 256 or 32)",
+            names(types)
+        ),
     }
 }
 
@@ -169,15 +180,23 @@ fn list_widths(tensors: &[(String, usize)]) -> String {
 
 /// `ffn_down` of `blk.3.ffn_down.weight`.
 fn last_part(name: &str) -> &str {
-    name.trim_end_matches(".weight").rsplit('.').next().unwrap_or(name)
+    name.trim_end_matches(".weight")
+        .rsplit('.')
+        .next()
+        .unwrap_or(name)
 }
 
 fn lossy(tensors: &[(String, f64)], overall: f64, max_nmse: f64, types: &[BlockType]) -> String {
-    let (worst, needed) = tensors.iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("a tensor failed");
+    let (worst, needed) = tensors
+        .iter()
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .expect("a tensor failed");
     format!(
         "storing as {} merges scales that differ: NMSE {:.1e} over all linears, {needed:.1e} in the worst ('{worst}'); \
          every linear must be within --max-nmse, which is {max_nmse:.1e}: allow it with --max-nmse {}, or leave --type out",
-        names(types), overall, round_up(*needed)
+        names(types),
+        overall,
+        round_up(*needed)
     )
 }
 

@@ -5,12 +5,14 @@
 //! losses in the plan are those of the file.
 
 mod error;
+mod hash;
 mod plan;
 mod row;
 mod rule;
 mod write;
 
 pub use error::PackError;
+pub use hash::source_hashes;
 pub use plan::{Content, Item, Options, Plan, Summary};
 pub use row::Loss;
 pub use rule::{Embedding, PACKABLE, Rule, Target, ollama_reads};

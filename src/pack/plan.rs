@@ -11,7 +11,8 @@ use super::row::{Loss, Row, ScaleRange, Ternary, encode};
 use super::rule::{Embedding, Rule, Target, ollama_reads};
 use super::{PackError, Progress};
 use crate::model::{
-    Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, attention_norm, feed_forward_norm, model_metadata,
+    Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, attention_norm, feed_forward_norm,
+    model_metadata,
 };
 use crate::tequila::{Granularity, NotFinite, check_finite};
 
@@ -103,7 +104,10 @@ impl Summary {
 
     /// The type of most linears.
     pub fn main_type(&self) -> BlockType {
-        self.linears.iter().max_by_key(|(_, count)| **count).map_or(BlockType::F32, |(ty, _)| *ty)
+        self.linears
+            .iter()
+            .max_by_key(|(_, count)| **count)
+            .map_or(BlockType::F32, |(ty, _)| *ty)
     }
 }
 
@@ -140,11 +144,25 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// Any [`PackError`] about the request or the weights; nothing has been written.
-    pub fn new(checkpoint: &'a Checkpoint, options: &Options, progress: &Progress) -> Result<Self, PackError> {
-        let mut plan = Planner { checkpoint, options, progress, items: vec![], summary: Summary::default() };
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        options: &Options,
+        progress: &Progress,
+    ) -> Result<Self, PackError> {
+        let mut plan = Planner {
+            checkpoint,
+            options,
+            progress,
+            items: vec![],
+            summary: Summary::default(),
+        };
         let mut refused = Refused::default();
         plan.table("token_embd.weight", EMBEDDING)?;
-        if let Some(factors) = checkpoint.config.rope.llama3_factors(checkpoint.config.head_dim) {
+        if let Some(factors) = checkpoint
+            .config
+            .rope
+            .llama3_factors(checkpoint.config.head_dim)
+        {
             plan.numbers("rope_freqs.weight", factors);
         }
         for linear in Linear::all(&checkpoint.config) {
@@ -165,11 +183,19 @@ impl<'a> Plan<'a> {
 impl Refused {
     fn into_result(self, options: &Options, stored: Loss) -> Result<(), PackError> {
         if !self.no_block.is_empty() {
-            return Err(PackError::NoBlock { tensors: self.no_block, types: self.types });
+            return Err(PackError::NoBlock {
+                tensors: self.no_block,
+                types: self.types,
+            });
         }
         if !self.lossy.is_empty() {
             let (overall, max_nmse) = ((self.loss + stored).nmse(), options.rule.max_nmse);
-            return Err(PackError::Lossy { tensors: self.lossy, overall, max_nmse, types: self.types });
+            return Err(PackError::Lossy {
+                tensors: self.lossy,
+                overall,
+                max_nmse,
+                types: self.types,
+            });
         }
         Ok(())
     }
@@ -179,8 +205,14 @@ impl Refused {
 /// checkpoint and in the file.
 fn norm_before(linear: Linear) -> Option<(String, String)> {
     match linear.part {
-        Part::Q => Some((attention_norm(linear.layer), format!("blk.{}.attn_norm.weight", linear.layer))),
-        Part::Gate => Some((feed_forward_norm(linear.layer), format!("blk.{}.ffn_norm.weight", linear.layer))),
+        Part::Q => Some((
+            attention_norm(linear.layer),
+            format!("blk.{}.attn_norm.weight", linear.layer),
+        )),
+        Part::Gate => Some((
+            feed_forward_norm(linear.layer),
+            format!("blk.{}.ffn_norm.weight", linear.layer),
+        )),
         _ => None,
     }
 }
@@ -195,8 +227,15 @@ struct Planner<'a, 'o> {
 
 impl<'a> Planner<'a, '_> {
     fn numbers(&mut self, name: &str, numbers: Vec<f32>) {
-        let info = TensorInfo { name: name.into(), ty: BlockType::F32, shape: vec![numbers.len() as u64] };
-        self.items.push(Item { info, content: Content::Numbers(numbers) });
+        let info = TensorInfo {
+            name: name.into(),
+            ty: BlockType::F32,
+            shape: vec![numbers.len() as u64],
+        };
+        self.items.push(Item {
+            info,
+            content: Content::Numbers(numbers),
+        });
     }
 
     fn norm(&mut self, name: &str, source: &str) -> Result<(), PackError> {
@@ -224,10 +263,21 @@ impl<'a> Planner<'a, '_> {
         let (rows, columns) = (tensor.shape[0] as u64, tensor.shape[1]);
         if ty.row_bytes(columns).is_none() {
             let problem = format!("{columns} columns are no multiple of {}", ty.weights());
-            return Err(PackError::Embedding { tensor: name.into(), ty, problem });
+            return Err(PackError::Embedding {
+                tensor: name.into(),
+                ty,
+                problem,
+            });
         }
-        let info = TensorInfo { name: name.into(), ty, shape: vec![columns as u64, rows] };
-        self.items.push(Item { info, content: Content::Table(source) });
+        let info = TensorInfo {
+            name: name.into(),
+            ty,
+            shape: vec![columns as u64, rows],
+        };
+        self.items.push(Item {
+            info,
+            content: Content::Table(source),
+        });
         Ok(())
     }
 
@@ -239,7 +289,9 @@ impl<'a> Planner<'a, '_> {
                 || vec![0.0; columns],
                 |numbers, row| {
                     tensor.read_f32(row * columns, numbers);
-                    check_finite(numbers).map_err(|found| NotFinite { index: row * columns + found.index })
+                    check_finite(numbers).map_err(|found| NotFinite {
+                        index: row * columns + found.index,
+                    })
                 },
             )
             .map_err(|found| self.not_finite(source, found))?;
@@ -251,21 +303,38 @@ impl<'a> Planner<'a, '_> {
         let name = format!("{}.weight", linear.gguf_name());
         let (rows, columns) = linear.shape(&self.checkpoint.config);
         let candidates = self.options.rule.candidates(&name);
-        let fitting: Vec<_> = candidates.iter().copied().filter(|ty| ty.row_bytes(columns).is_some()).collect();
+        let fitting: Vec<_> = candidates
+            .iter()
+            .copied()
+            .filter(|ty| ty.row_bytes(columns).is_some())
+            .collect();
         if fitting.is_empty() {
             refused.no_block.push((name, columns));
             refused.types = candidates;
             return Ok(());
         }
-        let Some(measured) = self.first_within(linear, &name, &fitting, refused)? else { return Ok(()) };
+        let Some(measured) = self.first_within(linear, &name, &fitting, refused)? else {
+            return Ok(());
+        };
         (self.progress)(self.checkpoint.linear(linear).weight.bytes.len() as u64);
 
-        let bytes = measured.ty.row_bytes(columns).expect("it is among the fitting") * rows;
+        let bytes = measured
+            .ty
+            .row_bytes(columns)
+            .expect("it is among the fitting")
+            * rows;
         self.note(&name, &measured, (rows * columns) as u64, bytes as u64);
         let Measured { ty, rows: facts } = measured;
-        let info = TensorInfo { name, ty, shape: vec![columns as u64, rows as u64] };
+        let info = TensorInfo {
+            name,
+            ty,
+            shape: vec![columns as u64, rows as u64],
+        };
         let losses = facts.iter().map(|row| row.loss).collect();
-        self.items.push(Item { info, content: Content::Linear { linear, losses } });
+        self.items.push(Item {
+            info,
+            content: Content::Linear { linear, losses },
+        });
         let biases = facts.iter().map(|row| row.bias as f32).collect();
         self.numbers(&format!("{}.bias", linear.gguf_name()), biases);
         Ok(())
@@ -279,8 +348,9 @@ impl<'a> Planner<'a, '_> {
         types: &[BlockType],
         refused: &mut Refused,
     ) -> Result<Option<Measured>, PackError> {
-        let ternary = Ternary::new(self.checkpoint, linear)
-            .map_err(|found| self.not_finite(&format!("{}.weight", linear.checkpoint_name()), found))?;
+        let ternary = Ternary::new(self.checkpoint, linear).map_err(|found| {
+            self.not_finite(&format!("{}.weight", linear.checkpoint_name()), found)
+        })?;
         let importance = importance(self.checkpoint, linear);
         let mut least: Option<Loss> = None;
         for &ty in types {
@@ -289,7 +359,11 @@ impl<'a> Planner<'a, '_> {
             if loss.nmse() <= self.options.rule.max_nmse {
                 return Ok(Some(measured));
             }
-            least = Some(least.filter(|least| least.nmse() <= loss.nmse()).unwrap_or(loss));
+            least = Some(
+                least
+                    .filter(|least| least.nmse() <= loss.nmse())
+                    .unwrap_or(loss),
+            );
         }
         let least = least.expect("types is not empty");
         refused.lossy.push((name.into(), least.nmse()));
@@ -308,18 +382,32 @@ impl<'a> Planner<'a, '_> {
     ) -> Result<Measured, PackError> {
         let config = &self.checkpoint.config;
         let (rows, columns) = linear.shape(config);
-        let row_bytes = ty.row_bytes(columns).expect("the caller chose a type that fits");
+        let row_bytes = ty
+            .row_bytes(columns)
+            .expect("the caller chose a type that fits");
         let facts = (0..rows)
             .into_par_iter()
             .map_init(
                 || (Row::default(), vec![0; row_bytes]),
                 |(row, bytes), index| {
                     let index = linear.checkpoint_row(index, config);
-                    ternary.split(index, row).map_err(|_| self.not_finite_part(linear, index))?;
-                    let loss = encode(ty, row, importance, bytes)
-                        .map_err(|ScaleRange { scale }| PackError::ScaleRange { tensor: name.into(), row: index, scale })?;
+                    ternary
+                        .split(index, row)
+                        .map_err(|_| self.not_finite_part(linear, index))?;
+                    let loss =
+                        encode(ty, row, importance, bytes).map_err(|ScaleRange { scale }| {
+                            PackError::ScaleRange {
+                                tensor: name.into(),
+                                row: index,
+                                scale,
+                            }
+                        })?;
                     let dead = row.codes.iter().filter(|&&code| code == 0).count() as u64;
-                    Ok(RowFacts { loss, bias: row.bias, dead })
+                    Ok(RowFacts {
+                        loss,
+                        bias: row.bias,
+                        dead,
+                    })
                 },
             )
             .collect::<Result<_, PackError>>()?;
@@ -332,10 +420,18 @@ impl<'a> Planner<'a, '_> {
         summary.ternary_weights += weights;
         summary.ternary_bytes += bytes;
         summary.dead_weights += measured.rows.iter().map(|row| row.dead).sum::<u64>();
-        summary.largest_bias = measured.rows.iter().map(|row| row.bias.abs()).fold(summary.largest_bias, f64::max);
+        summary.largest_bias = measured
+            .rows
+            .iter()
+            .map(|row| row.bias.abs())
+            .fold(summary.largest_bias, f64::max);
         summary.loss = summary.loss + loss;
         *summary.linears.entry(measured.ty).or_default() += 1;
-        if summary.worst.as_ref().is_none_or(|(_, worst)| loss.nmse() > *worst) {
+        if summary
+            .worst
+            .as_ref()
+            .is_none_or(|(_, worst)| loss.nmse() > *worst)
+        {
             summary.worst = Some((name.into(), loss.nmse()));
         }
     }
@@ -344,23 +440,42 @@ impl<'a> Planner<'a, '_> {
         if self.options.rule.target == Target::Ollama
             && let Some(item) = self.items.iter().find(|item| !ollama_reads(item.info.ty))
         {
-            return Err(PackError::Ollama { tensor: item.info.name.clone(), ty: item.info.ty });
+            return Err(PackError::Ollama {
+                tensor: item.info.name.clone(),
+                ty: item.info.ty,
+            });
         }
         let metadata = self.metadata()?;
         let infos: Vec<_> = self.items.iter().map(|item| item.info.clone()).collect();
         let layout = Layout::new(&metadata, &infos)?;
         self.summary.bytes = layout.size;
-        Ok(Plan { checkpoint: self.checkpoint, metadata, items: self.items, layout, summary: self.summary })
+        Ok(Plan {
+            checkpoint: self.checkpoint,
+            metadata,
+            items: self.items,
+            layout,
+            summary: self.summary,
+        })
     }
 
     fn metadata(&self) -> Result<Vec<(String, Value)>, PackError> {
         let text = |text: &str| Value::String(text.into());
-        let weights = self.items.iter().map(|item| item.info.shape.iter().product::<u64>()).sum();
+        let weights = self
+            .items
+            .iter()
+            .map(|item| item.info.shape.iter().product::<u64>())
+            .sum();
         let mut keys = vec![
             ("general.architecture".into(), text("llama")),
             ("general.type".into(), text("model")),
-            ("general.size_label".into(), Value::String(size_label(weights))),
-            ("general.file_type".into(), Value::U32(file_type(self.summary.main_type()))),
+            (
+                "general.size_label".into(),
+                Value::String(size_label(weights)),
+            ),
+            (
+                "general.file_type".into(),
+                Value::U32(file_type(self.summary.main_type())),
+            ),
             ("general.quantization_version".into(), Value::U32(2)), // GGML_QNT_VERSION
         ];
         if let Some(name) = &self.options.name {
@@ -384,28 +499,51 @@ impl<'a> Planner<'a, '_> {
             Granularity::Tensor => ("per_tensor", None),
         };
         let mut keys = vec![
-            ("tqconv.version", Value::String(env!("CARGO_PKG_VERSION").into())),
-            ("tqconv.quant_method", Value::String(training.lambda.method().into())),
+            (
+                "tqconv.version",
+                Value::String(env!("CARGO_PKG_VERSION").into()),
+            ),
+            (
+                "tqconv.quant_method",
+                Value::String(training.lambda.method().into()),
+            ),
             ("tqconv.granularity", Value::String(granularity.into())),
         ];
         if let Some(size) = group_size {
             keys.push(("tqconv.group_size", Value::U64(size as u64)));
         }
-        let first = Linear { layer: 0, part: Part::Q };
-        if let Some(lambda) = training.lambda.fixed(self.checkpoint.linear(first).weight.dtype) {
+        let first = Linear {
+            layer: 0,
+            part: Part::Q,
+        };
+        if let Some(lambda) = training
+            .lambda
+            .fixed(self.checkpoint.linear(first).weight.dtype)
+        {
             keys.push(("tqconv.lambda", Value::F32(lambda)));
         }
         keys.push(("tqconv.weight_nmse", Value::F64(self.summary.loss.nmse())));
         if !self.options.hashes.is_empty() {
             let (files, hashes) = self.options.hashes.iter().cloned().unzip();
-            keys.push(("tqconv.source.files", Value::Array(formats::gguf::Array::String(files))));
-            keys.push(("tqconv.source.sha256", Value::Array(formats::gguf::Array::String(hashes))));
+            keys.push((
+                "tqconv.source.files",
+                Value::Array(formats::gguf::Array::String(files)),
+            ));
+            keys.push((
+                "tqconv.source.sha256",
+                Value::Array(formats::gguf::Array::String(hashes)),
+            ));
         }
-        keys.into_iter().map(|(key, value)| (key.into(), value)).collect()
+        keys.into_iter()
+            .map(|(key, value)| (key.into(), value))
+            .collect()
     }
 
     fn tensor(&self, name: &str) -> Tensor<'a> {
-        self.checkpoint.tensors.get(name).expect("Checkpoint::open found every tensor")
+        self.checkpoint
+            .tensors
+            .get(name)
+            .expect("Checkpoint::open found every tensor")
     }
 
     /// The tensor of a linear that holds what is not finite in `row`: lambda or bias, as the weights were checked before.
@@ -416,16 +554,24 @@ impl<'a> Planner<'a, '_> {
             let width = tensor.len() / tensor.shape[0];
             let mut numbers = vec![0.0; width];
             tensor.read_f32(row * width, &mut numbers);
-            check_finite(&numbers).err().map(|found| NotFinite { index: row * width + found.index })
+            check_finite(&numbers).err().map(|found| NotFinite {
+                index: row * width + found.index,
+            })
         };
-        let found = parts.iter().find_map(|(suffix, tensor)| Some((*suffix, first_in((*tensor)?)?)));
+        let found = parts
+            .iter()
+            .find_map(|(suffix, tensor)| Some((*suffix, first_in((*tensor)?)?)));
         let (suffix, found) = found.unwrap_or(("weight", NotFinite { index: row }));
         self.not_finite(&format!("{}.{suffix}", linear.checkpoint_name()), found)
     }
 
     fn not_finite(&self, name: &str, found: NotFinite) -> PackError {
         let tensor = self.tensor(name);
-        let columns = if tensor.shape.len() == 2 { tensor.shape[1] } else { tensor.len() };
+        let columns = if tensor.shape.len() == 2 {
+            tensor.shape[1]
+        } else {
+            tensor.len()
+        };
         let mut value = [0.0];
         tensor.read_f32(found.index, &mut value);
         PackError::NotFinite {
@@ -443,7 +589,10 @@ impl<'a> Planner<'a, '_> {
 pub(super) fn importance(checkpoint: &Checkpoint, linear: Linear) -> Vec<f32> {
     let (_, columns) = linear.shape(&checkpoint.config);
     let mut importance = vec![1.0; columns];
-    if let Some(norm) = linear.preceding_norm().and_then(|norm| checkpoint.tensors.get(&norm)) {
+    if let Some(norm) = linear
+        .preceding_norm()
+        .and_then(|norm| checkpoint.tensors.get(&norm))
+    {
         norm.read_f32(0, &mut importance);
         importance.iter_mut().for_each(|weight| *weight *= *weight);
     }
@@ -461,7 +610,11 @@ fn stored_as(dtype: Dtype) -> BlockType {
 
 /// Give `key` the value written as `text`, in the type that the key has; a new key is a string.
 fn set_key(keys: &mut Vec<(String, Value)>, key: &str, text: &str) -> Result<(), PackError> {
-    let wrong = |expected: &'static str| PackError::Metadata { key: key.into(), text: text.into(), expected };
+    let wrong = |expected: &'static str| PackError::Metadata {
+        key: key.into(),
+        text: text.into(),
+        expected,
+    };
     if key.is_empty() || matches!(key, "general.architecture" | "general.alignment") {
         return Err(wrong("another key: this one decides how the file is read"));
     }
@@ -474,7 +627,11 @@ fn set_key(keys: &mut Vec<(String, Value)>, key: &str, text: &str) -> Result<(),
         Value::U32(_) => Value::U32(text.parse().map_err(|_| wrong("a whole number"))?),
         Value::F32(_) => Value::F32(text.parse().map_err(|_| wrong("a number"))?),
         Value::Bool(_) => Value::Bool(text.parse().map_err(|_| wrong("true or false"))?),
-        _ => return Err(wrong("a key whose value is text, a number or true or false")),
+        _ => {
+            return Err(wrong(
+                "a key whose value is text, a number or true or false",
+            ));
+        }
     };
     Ok(())
 }
@@ -501,5 +658,9 @@ fn size_label(weights: u64) -> String {
         1_000_000..1_000_000_000 => (weights as f64 / 1e6, "M"),
         _ => (weights as f64 / 1e9, "B"),
     };
-    if value < 10.0 { format!("{value:.1}{unit}") } else { format!("{value:.0}{unit}") }
+    if value < 10.0 {
+        format!("{value:.1}{unit}")
+    } else {
+        format!("{value:.0}{unit}")
+    }
 }

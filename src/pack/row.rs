@@ -42,8 +42,18 @@ impl<'a> Ternary<'a> {
         let (rows, columns) = linear.shape(&checkpoint.config);
         let group_size = checkpoint.training.granularity.group_size(rows, columns);
         let scales = group_scales(latent.weight, group_size)?;
-        let lambda = checkpoint.training.lambda.fixed(latent.weight.dtype).unwrap_or(0.0);
-        Ok(Self { latent, columns, group_size, scales, lambda })
+        let lambda = checkpoint
+            .training
+            .lambda
+            .fixed(latent.weight.dtype)
+            .unwrap_or(0.0);
+        Ok(Self {
+            latent,
+            columns,
+            group_size,
+            scales,
+            lambda,
+        })
     }
 
     /// Split row `row` of the checkpoint into codes, scales and bias.
@@ -60,7 +70,12 @@ impl<'a> Ternary<'a> {
         for (group, run) in tequila::runs(row, columns, self.group_size) {
             let scale = self.scales[group];
             out.scales[run.clone()].fill(scale);
-            tequila::split(&out.w[run.clone()], scale, self.latent.weight.dtype, &mut out.codes[run]);
+            tequila::split(
+                &out.w[run.clone()],
+                scale,
+                self.latent.weight.dtype,
+                &mut out.codes[run],
+            );
         }
         let lambda = match self.latent.lambada {
             None => Lambda::Fixed(self.lambda),
@@ -75,7 +90,11 @@ impl<'a> Ternary<'a> {
             bias.read_f32(row, &mut own);
             out.bias += f64::from(own[0]);
         }
-        if out.bias.is_finite() { Ok(()) } else { Err(NotFinite { index: first }) }
+        if out.bias.is_finite() {
+            Ok(())
+        } else {
+            Err(NotFinite { index: first })
+        }
     }
 }
 
@@ -100,7 +119,10 @@ fn group_scales(weight: Tensor, group_size: usize) -> Result<Vec<f32>, NotFinite
         let sum = absolute_sum(weight, start, size)?;
         Ok(tequila::scale(sum, size, weight.dtype))
     };
-    (0..count.div_ceil(group_size)).into_par_iter().map(scale_of).collect()
+    (0..count.div_ceil(group_size))
+        .into_par_iter()
+        .map(scale_of)
+        .collect()
 }
 
 /// Sum of |w| over `size` weights from `start`, a bounded piece at a time: a group can be a whole matrix.
@@ -111,7 +133,9 @@ fn absolute_sum(weight: Tensor, start: usize, size: usize) -> Result<f64, NotFin
     for at in (0..size).step_by(PIECE) {
         let w = &mut piece[..PIECE.min(size - at)];
         weight.read_f32(start + at, w);
-        tequila::check_finite(w).map_err(|found| NotFinite { index: start + at + found.index })?;
+        tequila::check_finite(w).map_err(|found| NotFinite {
+            index: start + at + found.index,
+        })?;
         sum += tequila::absolute_sum(w);
     }
     Ok(sum)
@@ -129,7 +153,11 @@ pub struct Loss {
 impl Loss {
     /// Normalised mean squared error: error / energy, 0 where nothing is stored.
     pub fn nmse(self) -> f64 {
-        if self.error == 0.0 { 0.0 } else { self.error / self.energy }
+        if self.error == 0.0 {
+            0.0
+        } else {
+            self.error / self.energy
+        }
     }
 }
 
@@ -137,7 +165,10 @@ impl std::ops::Add for Loss {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self { error: self.error + other.error, energy: self.energy + other.energy }
+        Self {
+            error: self.error + other.error,
+            energy: self.energy + other.energy,
+        }
     }
 }
 
@@ -164,7 +195,12 @@ pub struct ScaleRange {
 ///
 /// # Panics
 /// Where `columns` is no whole number of blocks, or `ty` is no type that a ternary row is packed into.
-pub fn encode(ty: BlockType, row: &Row, importance: &[f32], out: &mut [u8]) -> Result<Loss, ScaleRange> {
+pub fn encode(
+    ty: BlockType,
+    row: &Row,
+    importance: &[f32],
+    out: &mut [u8],
+) -> Result<Loss, ScaleRange> {
     match ty {
         BlockType::TQ2_0 => encode_blocks(row, importance, out, tq2_0::pack),
         BlockType::TQ1_0 => encode_blocks(row, importance, out, tq1_0::pack),
@@ -172,8 +208,18 @@ pub fn encode(ty: BlockType, row: &Row, importance: &[f32], out: &mut [u8]) -> R
         BlockType::Q4_0 => encode_blocks(row, importance, out, q4_0::pack),
         BlockType::Q8_0 => encode_blocks(row, importance, out, q8_0::pack),
         BlockType::Q2_K => encode_q2_k(row, importance, out),
-        BlockType::F16 => encode_floats(row, out, |w| f16_of(w).map(f16::to_le_bytes), |bytes| f16::from_le_bytes(bytes).to_f32()),
-        BlockType::BF16 => encode_floats(row, out, |w| Ok(bf16::from_f32(w).to_le_bytes()), |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        BlockType::F16 => encode_floats(
+            row,
+            out,
+            |w| f16_of(w).map(f16::to_le_bytes),
+            |bytes| f16::from_le_bytes(bytes).to_f32(),
+        ),
+        BlockType::BF16 => encode_floats(
+            row,
+            out,
+            |w| Ok(bf16::from_f32(w).to_le_bytes()),
+            |bytes| bf16::from_le_bytes(bytes).to_f32(),
+        ),
         BlockType::F32 => encode_floats(row, out, |w| Ok(w.to_le_bytes()), f32::from_le_bytes),
         _ => panic!("{ty} holds no ternary weights"),
     }
@@ -187,7 +233,14 @@ fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
     pack: impl Fn(&[i8; WEIGHTS], f16) -> [u8; BYTES],
 ) -> Result<Loss, ScaleRange> {
     let mut loss = Loss::default();
-    for (run, (codes, bytes)) in row.codes.as_chunks().0.iter().zip(out.as_chunks_mut().0).enumerate() {
+    for (run, (codes, bytes)) in row
+        .codes
+        .as_chunks()
+        .0
+        .iter()
+        .zip(out.as_chunks_mut().0)
+        .enumerate()
+    {
         let run = Run::new(row, importance, run * WEIGHTS..(run + 1) * WEIGHTS)?;
         let d = f16_of(run.best_scale())?;
         *bytes = pack(codes, d);
@@ -199,7 +252,14 @@ fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
 /// Q2_K: d for the block, a multiplier of 4 bits for each 16 weights.
 fn encode_q2_k(row: &Row, importance: &[f32], out: &mut [u8]) -> Result<Loss, ScaleRange> {
     let mut loss = Loss::default();
-    for (block, (codes, bytes)) in row.codes.as_chunks().0.iter().zip(out.as_chunks_mut().0).enumerate() {
+    for (block, (codes, bytes)) in row
+        .codes
+        .as_chunks()
+        .0
+        .iter()
+        .zip(out.as_chunks_mut().0)
+        .enumerate()
+    {
         let mut runs = [Run::default(); q2_k::SUB_BLOCKS];
         for (j, run) in runs.iter_mut().enumerate() {
             let start = block * q2_k::WEIGHTS + j * q2_k::SUB_BLOCK;
@@ -207,7 +267,11 @@ fn encode_q2_k(row: &Row, importance: &[f32], out: &mut [u8]) -> Result<Loss, Sc
         }
         let (d, multipliers) = best_multipliers(&runs)?;
         *bytes = q2_k::pack(codes, d, &multipliers);
-        loss = runs.iter().zip(multipliers).map(|(run, m)| run.loss(d.to_f32() * f32::from(m))).fold(loss, |a, b| a + b);
+        loss = runs
+            .iter()
+            .zip(multipliers)
+            .map(|(run, m)| run.loss(d.to_f32() * f32::from(m)))
+            .fold(loss, |a, b| a + b);
     }
     Ok(loss)
 }
@@ -223,7 +287,11 @@ fn encode_floats<const BYTES: usize>(
     for ((&code, &scale), bytes) in row.codes.iter().zip(&row.scales).zip(out.as_chunks_mut().0) {
         let w = scale * f32::from(code);
         *bytes = write(w)?;
-        loss = loss + Loss { error: f64::from(w - read(*bytes)).powi(2), energy: f64::from(w).powi(2) };
+        loss = loss
+            + Loss {
+                error: f64::from(w - read(*bytes)).powi(2),
+                energy: f64::from(w).powi(2),
+            };
     }
     Ok(loss)
 }
@@ -231,14 +299,22 @@ fn encode_floats<const BYTES: usize>(
 /// `scale` to nearest f16.
 fn f16_of(scale: f32) -> Result<f16, ScaleRange> {
     let rounded = f16::from_f32(scale);
-    if rounded.is_finite() { Ok(rounded) } else { Err(ScaleRange { scale }) }
+    if rounded.is_finite() {
+        Ok(rounded)
+    } else {
+        Err(ScaleRange { scale })
+    }
 }
 
 /// The scale that every stored one is held against: the trained one as f16 has it, or, where f16 has only a poorer
 /// subnormal number for it, the trained one itself, so that this counts as a loss.
 fn reference(scale: f32) -> Result<f32, ScaleRange> {
     let rounded = f16_of(scale)?;
-    Ok(if rounded.is_normal() { rounded.to_f32() } else { scale })
+    Ok(if rounded.is_normal() {
+        rounded.to_f32()
+    } else {
+        scale
+    })
 }
 
 /// Weights that will share a stored scale, as the sums that a least-squares fit needs. With c the code, s the
@@ -262,12 +338,27 @@ struct Run {
 }
 
 impl Run {
-    fn new(row: &Row, importance: &[f32], weights: std::ops::Range<usize>) -> Result<Self, ScaleRange> {
+    fn new(
+        row: &Row,
+        importance: &[f32],
+        weights: std::ops::Range<usize>,
+    ) -> Result<Self, ScaleRange> {
         let scales = &row.scales[weights.clone()];
         let first = reference(scales[0])?;
-        let mut run = Self { common: Some(first), ..Self::default() };
-        for ((&code, &scale), &h) in row.codes[weights.clone()].iter().zip(scales).zip(&importance[weights.clone()]) {
-            let scale = if scale == scales[0] { first } else { reference(scale)? };
+        let mut run = Self {
+            common: Some(first),
+            ..Self::default()
+        };
+        for ((&code, &scale), &h) in row.codes[weights.clone()]
+            .iter()
+            .zip(scales)
+            .zip(&importance[weights.clone()])
+        {
+            let scale = if scale == scales[0] {
+                first
+            } else {
+                reference(scale)?
+            };
             if scale != first {
                 run.common = None;
             }
@@ -295,14 +386,23 @@ impl Run {
     /// What storing `scale` for the whole run loses.
     fn loss(&self, scale: f32) -> Loss {
         let t = f64::from(scale);
-        let error = if self.common == Some(scale) { 0.0 } else { self.ss - 2.0 * t * self.s + t * t * self.n };
-        Loss { error: error.max(0.0), energy: self.ss }
+        let error = if self.common == Some(scale) {
+            0.0
+        } else {
+            self.ss - 2.0 * t * self.s + t * t * self.n
+        };
+        Loss {
+            error: error.max(0.0),
+            energy: self.ss,
+        }
     }
 }
 
 /// The d and multipliers that make sum of h (s - d m)^2 over all runs smallest: for each multiplier that the largest
 /// scale can have, the others follow by rounding, and d by least squares.
-fn best_multipliers(runs: &[Run; q2_k::SUB_BLOCKS]) -> Result<(f16, [u8; q2_k::SUB_BLOCKS]), ScaleRange> {
+fn best_multipliers(
+    runs: &[Run; q2_k::SUB_BLOCKS],
+) -> Result<(f16, [u8; q2_k::SUB_BLOCKS]), ScaleRange> {
     let first = runs[0].common;
     if let Some(scale) = first.filter(|_| runs.iter().all(|run| run.common == first)) {
         return Ok((f16_of(scale)?, [1; q2_k::SUB_BLOCKS]));
@@ -313,10 +413,18 @@ fn best_multipliers(runs: &[Run; q2_k::SUB_BLOCKS]) -> Result<(f16, [u8; q2_k::S
     for top in 1..=q2_k::MAX_MULTIPLIER {
         let unit = largest / f32::from(top);
         let multipliers = scales.map(|scale| (scale / unit).round() as u8); // at most `top`, as no scale is larger
-        let pairs = || runs.iter().zip(multipliers).map(|(run, m)| (run, f64::from(m)));
-        let (hsm, hmm) = pairs().fold((0.0, 0.0), |(hsm, hmm), (run, m)| (hsm + run.hs * m, hmm + run.h * m * m));
+        let pairs = || {
+            runs.iter()
+                .zip(multipliers)
+                .map(|(run, m)| (run, f64::from(m)))
+        };
+        let (hsm, hmm) = pairs().fold((0.0, 0.0), |(hsm, hmm), (run, m)| {
+            (hsm + run.hs * m, hmm + run.h * m * m)
+        });
         let d = f16_of(if hmm > 0.0 { (hsm / hmm) as f32 } else { unit })?;
-        let error = pairs().map(|(run, m)| m * f64::from(d) * (m * f64::from(d) * run.h - 2.0 * run.hs)).sum();
+        let error = pairs()
+            .map(|(run, m)| m * f64::from(d) * (m * f64::from(d) * run.h - 2.0 * run.hs))
+            .sum();
         if error < best.0 {
             best = (error, d, multipliers);
         }
@@ -329,7 +437,11 @@ mod tests {
     use super::*;
 
     fn row(codes: &[i8], scales: &[f32]) -> Row {
-        Row { codes: codes.into(), scales: scales.into(), ..Row::default() }
+        Row {
+            codes: codes.into(),
+            scales: scales.into(),
+            ..Row::default()
+        }
     }
 
     /// Codes 1, 0, -1, 1, 0, -1, ... and a scale for each half.
@@ -345,18 +457,40 @@ mod tests {
         let loss = encode(ty, row, &vec![1.0; columns], &mut bytes).unwrap();
         let mut stored = vec![0.0; columns];
         ty.dequantize_row(&bytes, &mut stored).unwrap();
-        let weights: Vec<_> = row.codes.iter().zip(&row.scales).map(|(&c, &s)| s * f32::from(c)).collect();
-        let error: f64 = weights.iter().zip(&stored).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-        assert!((loss.error - error).abs() <= 1e-12 * loss.energy, "{ty}: {} is not {error}", loss.error);
+        let weights: Vec<_> = row
+            .codes
+            .iter()
+            .zip(&row.scales)
+            .map(|(&c, &s)| s * f32::from(c))
+            .collect();
+        let error: f64 = weights
+            .iter()
+            .zip(&stored)
+            .map(|(a, b)| f64::from(a - b).powi(2))
+            .sum();
+        assert!(
+            (loss.error - error).abs() <= 1e-12 * loss.energy,
+            "{ty}: {} is not {error}",
+            loss.error
+        );
         loss.nmse()
     }
 
-    const TYPES: [BlockType; 6] =
-        [BlockType::TQ2_0, BlockType::TQ1_0, BlockType::Q2_0, BlockType::Q2_K, BlockType::Q4_0, BlockType::Q8_0];
+    const TYPES: [BlockType; 6] = [
+        BlockType::TQ2_0,
+        BlockType::TQ1_0,
+        BlockType::Q2_0,
+        BlockType::Q2_K,
+        BlockType::Q4_0,
+        BlockType::Q8_0,
+    ];
 
     #[test]
     fn one_scale_a_block_loses_nothing() {
-        for ty in TYPES.into_iter().chain([BlockType::F16, BlockType::BF16, BlockType::F32]) {
+        for ty in TYPES
+            .into_iter()
+            .chain([BlockType::F16, BlockType::BF16, BlockType::F32])
+        {
             assert_eq!(nmse(ty, &halves(512, [0.5, 0.5])), 0.0, "{ty}");
         }
     }
@@ -364,8 +498,19 @@ mod tests {
     #[test]
     fn scales_of_128_weights_fit_blocks_of_64_and_32_only() {
         let row = halves(256, [0.5, 0.4375]);
-        let lossless: Vec<_> = TYPES.into_iter().filter(|&ty| nmse(ty, &row) == 0.0).collect();
-        assert_eq!(lossless, [BlockType::Q2_0, BlockType::Q2_K, BlockType::Q4_0, BlockType::Q8_0]); // 0.5 / 0.4375 = 8 / 7
+        let lossless: Vec<_> = TYPES
+            .into_iter()
+            .filter(|&ty| nmse(ty, &row) == 0.0)
+            .collect();
+        assert_eq!(
+            lossless,
+            [
+                BlockType::Q2_0,
+                BlockType::Q2_K,
+                BlockType::Q4_0,
+                BlockType::Q8_0
+            ]
+        ); // 0.5 / 0.4375 = 8 / 7
         assert!(nmse(BlockType::TQ2_0, &row) > 4e-3);
     }
 

@@ -71,7 +71,11 @@ pub struct Rule {
 impl Rule {
     /// The types to try for the linear `name`, in order.
     pub fn candidates(&self, name: &str) -> Vec<BlockType> {
-        let by_name = self.tensor_types.iter().find(|(text, _)| name.contains(text)).map(|(_, ty)| *ty);
+        let by_name = self
+            .tensor_types
+            .iter()
+            .find(|(text, _)| name.contains(text))
+            .map(|(_, ty)| *ty);
         match by_name.or(self.ty) {
             Some(ty) => vec![ty],
             None => self.target.candidates().to_vec(),

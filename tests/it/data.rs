@@ -38,8 +38,13 @@ impl Tensors {
     }
 
     pub fn by_name(&self) -> HashMap<&str, Tensor<'_>> {
-        let pairs = self.0.iter().flat_map(|(bytes, entries)| entries.iter().map(move |entry| (bytes, entry)));
-        pairs.map(|(bytes, entry)| (entry.name.as_str(), entry.view(bytes))).collect()
+        let pairs = self
+            .0
+            .iter()
+            .flat_map(|(bytes, entries)| entries.iter().map(move |entry| (bytes, entry)));
+        pairs
+            .map(|(bytes, entry)| (entry.name.as_str(), entry.view(bytes)))
+            .collect()
     }
 }
 
