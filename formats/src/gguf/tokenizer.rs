@@ -233,8 +233,8 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
 #[rustfmt::skip]
 const OTHER_NAMES: &[&str] = &[
     "default", "deepseek-llm", "spark2_5", "youtu", "falcon", "jina-v1-en", "jina-v2-code", "roberta-bpe",
-    "poro-chat", "viking", "bloom", "gpt3-finnish", "chameleon", "granite-embed-multi-97m", "superbpe", "tiny_aya", "cohere2moe", "kimi-k2",
-    "ufakzeka", "afmoe", "laguna",
+    "poro-chat", "viking", "bloom", "gpt3-finnish", "chameleon", "granite-embed-multi-97m", "superbpe",
+    "tiny_aya", "cohere2moe", "kimi-k2", "ufakzeka", "afmoe", "laguna",
 ];
 
 #[cfg(test)]

@@ -95,6 +95,10 @@ impl Notes {
 ///
 /// With both vocabularies at hand, tokenizer.json is taken when it is byte-level, else tokenizer.model, which has the
 /// true scores; tokenizer.json then only adds its added tokens.
+///
+/// # Errors
+/// Any [`TokenizerError`]: damaged files, vocabularies that contradict themselves or the embedding, and whatever llama.cpp
+/// would not split as the checkpoint does.
 pub fn read(
     files: &TokenizerFiles,
     rows: usize,
@@ -221,6 +225,14 @@ impl<'a> Reader<'a> {
             sentencepiece::finish(&mut vocabulary)?;
         }
         let settings = [&self.config, &self.names];
+        // What begins or ends a text is not part of it, even where the vocabulary lists it among the texts.
+        for key in ["bos_token", "eos_token"] {
+            for file in settings {
+                file.token(key)?
+                    .into_iter()
+                    .for_each(|text| vocabulary.set_control(text));
+            }
+        }
         let Special {
             bos,
             eos,

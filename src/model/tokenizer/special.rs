@@ -143,6 +143,9 @@ pub(super) fn resolve(
     let pad = named("pad_token", false)?.or(ids.pad).or(defaults.pad);
     let bos = row("bos_token", bos)?;
     let eos = row("eos_token", eos)?;
+    ids.eos
+        .iter()
+        .try_for_each(|&id| row("eos_token", Some(id)).map(drop))?;
 
     let add_bos = config.flag("add_bos_token")?;
     let add_eos = config.flag("add_eos_token")?;
@@ -176,31 +179,30 @@ pub(super) fn resolve(
             "bos_token",
         ));
     }
-    let mut more_ends = Vec::new();
-    for &id in &ids.eos {
-        row("eos_token", Some(id))?;
-        let text = vocabulary.text(id).unwrap_or_default();
-        // The rest llama.cpp finds by their texts.
-        if id != eos && !END_TEXTS.contains(&text) {
-            more_ends.push(id);
-        }
-    }
-    if more_ends.len() > 2 {
-        notes.add(format!(
-            "config.json: eos_token_id: a GGUF file has room for two ends of text besides the first; {:?} are left out",
-            more_ends.split_off(2)
-        ));
-    }
     Ok(Special {
         // Likewise token 11 or 1. A model without one never sees it; the end of text is the harmless choice.
         bos: bos.unwrap_or(eos),
         eos,
-        more_ends,
+        more_ends: more_ends(vocabulary, &ids.eos, eos, notes),
         unk: row("unk_token", unk)?,
         pad: row("pad_token", pad)?,
         add_bos,
         add_eos,
     })
+}
+
+/// Ids of `ends` besides `eos` that llama.cpp does not take for ends by their texts; it has keys for two.
+fn more_ends(vocabulary: &Vocabulary, ends: &[u32], eos: u32, notes: &mut Notes) -> Vec<u32> {
+    let is_known = |id| END_TEXTS.contains(&vocabulary.text(id).unwrap_or_default());
+    let more = ends.iter().filter(|&&id| id != eos && !is_known(id));
+    let mut more: Vec<u32> = more.copied().collect();
+    let left_out = more.split_off(more.len().min(2));
+    if !left_out.is_empty() {
+        notes.add(format!(
+            "config.json: eos_token_id: a GGUF file has room for two ends of text besides the first; {left_out:?} are left out"
+        ));
+    }
+    more
 }
 
 /// The chat template: tokenizer_config.json, else chat_template.jinja, else chat_template.json.

@@ -446,6 +446,8 @@ fn special_tokens_are_looked_up_by_name_then_by_id() {
     let tokenizer = read_rows(&named, 5).unwrap();
     assert_eq!((tokenizer.bos, tokenizer.eos, tokenizer.pad), (0, 1, None));
     assert!(tokenizer.add_bos && tokenizer.add_eos);
+    assert_eq!(tokenizer.tokens[0].kind, TokenType::Control);
+    assert_eq!(tokenizer.tokens[2].kind, TokenType::Normal);
     assert!(tokenizer.notes[0].contains("pad_token \"nowhere\" is no token"));
 
     let ids = SpecialIds {
