@@ -8,6 +8,7 @@ pub mod llamacpp;
 pub mod oracle;
 pub mod sample;
 pub mod shape;
+pub mod text;
 
 /// Something that predicts the next token.
 pub trait Engine {

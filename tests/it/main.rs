@@ -6,3 +6,4 @@ mod conformance;
 mod data;
 mod engine;
 mod pack;
+mod tokenizer;
