@@ -5,6 +5,7 @@
 #[cfg(feature = "llama")]
 #[allow(unsafe_code)]
 pub mod llamacpp;
+pub mod native;
 pub mod oracle;
 pub mod sample;
 pub mod shape;
@@ -109,6 +110,14 @@ pub enum EngineError {
         found: String,
         /// What can be used.
         expected: &'static str,
+    },
+    /// A matrix that our kernels cannot take.
+    #[error("tensor '{name}'")]
+    Kernel {
+        /// The tensor.
+        name: String,
+        /// Why not.
+        source: crate::kernels::KernelError,
     },
     /// The oracle's weights could not be had.
     #[error("the weights cannot be read")]
