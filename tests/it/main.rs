@@ -5,3 +5,5 @@
 mod conformance;
 mod data;
 mod engine;
+mod pack;
+mod tokenizer;

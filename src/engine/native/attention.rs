@@ -3,7 +3,7 @@
 //! Layout of the cache, for each layer and key-value head:
 //! ```text
 //! keys    [position / 16][dimension][position % 16]       16 scores at a time, without a sum across lanes
-//! values  [position][dimension / 16][dimension % 16]      16 outputs at a time; dimensions padded with zeros
+//! values  [dimension / 16][position][dimension % 16]      16 outputs at a time; dimensions padded with zeros
 //! ```
 
 use std::array;
@@ -91,23 +91,24 @@ impl Cache {
 
     /// Store keys and values of the positions from `first` on in `layer`. `k`, `v`: (tokens, kv_heads, head_dim).
     pub fn store(&mut self, layer: usize, first: usize, k: &[f32], v: &[f32], threads: &Threads) {
-        let (head_dim, width) = (self.head_dim, self.kv_heads * self.head_dim);
-        let rows = |x: &'_ [f32], head: usize, token: usize| {
-            let start = token * width + head * head_dim;
-            start..(start + head_dim).min(x.len())
-        };
-        let tokens = k.len() / width;
+        let &mut Cache {
+            kv_heads,
+            head_dim,
+            positions,
+            ..
+        } = self;
         let (keys, values) = (self.keys_per_head(), self.values_per_head());
-        let of_layer = layer * self.kv_heads;
+        let of_layer =
+            |per_head: usize| layer * kv_heads * per_head..(layer + 1) * kv_heads * per_head;
         for_each_chunk(
             threads,
-            &mut self.keys[of_layer * keys..][..self.kv_heads * keys],
+            &mut self.keys[of_layer(keys)],
             keys,
             |head, keys| {
-                for token in 0..tokens {
-                    let position = first + token;
+                let of_head = k.chunks_exact(head_dim).skip(head).step_by(kv_heads);
+                for (position, k) in (first..).zip(of_head) {
                     let tile = &mut keys[position / LANES * head_dim..][..head_dim];
-                    for (dimension, k) in tile.iter_mut().zip(&k[rows(k, head, token)]) {
+                    for (dimension, k) in tile.iter_mut().zip(k) {
                         dimension[position % LANES] = *k;
                     }
                 }
@@ -115,13 +116,14 @@ impl Cache {
         );
         for_each_chunk(
             threads,
-            &mut self.values[of_layer * values..][..self.kv_heads * values],
+            &mut self.values[of_layer(values)],
             values,
             |head, values| {
-                let pieces = head_dim.div_ceil(LANES);
-                for token in 0..tokens {
-                    let value = &mut values[(first + token) * pieces..][..pieces];
-                    value.as_flattened_mut()[..head_dim].copy_from_slice(&v[rows(v, head, token)]);
+                let of_head = v.chunks_exact(head_dim).skip(head).step_by(kv_heads);
+                for (position, v) in (first..).zip(of_head) {
+                    for (piece, v) in v.chunks(LANES).enumerate() {
+                        values[piece * positions + position][..v.len()].copy_from_slice(v);
+                    }
                 }
             },
         );
@@ -205,8 +207,8 @@ impl Cache {
                 later.fill(0.0);
             }
             let weights: [&[f32]; QUERIES] = array::from_fn(|i| &scores[i].as_flattened()[..seen]);
-            for (piece, out) in out.iter_mut().enumerate() {
-                *out = mix_piece(weights, values[piece..].iter().step_by(pieces));
+            for (out, values) in out.iter_mut().zip(values.chunks_exact(self.positions)) {
+                *out = mix_piece(weights, &values[..seen]);
             }
             for i in 0..queries.len() {
                 let y: Vec<f32> = out.iter().flat_map(|piece| piece[i]).collect();
@@ -237,14 +239,12 @@ fn score_tile(queries: [&[f32]; QUERIES], tile: &[Vector]) -> [Vector; QUERIES] 
     sums
 }
 
-/// `sum_p weight_p v_p` for 16 dimensions and all queries. `values`: one vector a position.
+/// `sum_p weight_p v_p` for 16 dimensions and all queries. `weights`, `values`: (positions,).
 #[inline]
-fn mix_piece<'a>(
-    weights: [&[f32]; QUERIES],
-    values: impl Iterator<Item = &'a Vector>,
-) -> [Vector; QUERIES] {
+fn mix_piece(weights: [&[f32]; QUERIES], values: &[Vector]) -> [Vector; QUERIES] {
+    let weights = weights.map(|weights| &weights[..values.len()]);
     let mut sums = [[0.0; LANES]; QUERIES];
-    for (position, v) in values.take(weights[0].len()).enumerate() {
+    for (position, v) in values.iter().enumerate() {
         for (sum, weights) in sums.iter_mut().zip(weights) {
             *sum = array::from_fn(|lane| fma(weights[position], v[lane], sum[lane]));
         }
