@@ -7,3 +7,4 @@ mod data;
 mod engine;
 mod pack;
 mod tokenizer;
+mod verify;
