@@ -371,6 +371,7 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
     const WIDE: f64 = 920.0;
     const HEIGHT: f64 = 190.0;
     const LEFT: f64 = 44.0;
+    const TOP: f64 = 8.0;
     const FLOOR: f64 = 1e-8;
     let limit = report
         .levels
@@ -390,7 +391,7 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
     let all = || lines.iter().flatten().copied().chain([limit]);
     let top = all().fold(FLOOR, f64::max).log10().ceil();
     let bottom = all().fold(1.0, f64::min).log10().floor().min(top - 1.0);
-    let y = |kld: f64| HEIGHT * (top - kld.log10()) / (top - bottom);
+    let y = |kld: f64| TOP + HEIGHT * (top - kld.log10()) / (top - bottom);
     let mut body = String::new();
     for exponent in bottom as i32..=top as i32 {
         let at = y(10f64.powi(exponent));
@@ -420,7 +421,7 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
     let _ = write!(
         body,
         r#"<text x="{LEFT}" y="{0}">token 0</text><text x="{WIDE}" y="{0}" text-anchor="end">token {1}</text>"#,
-        HEIGHT + 22.0,
+        TOP + HEIGHT + 20.0,
         text.tokens
     );
     let reference = short(&text.reference.name);
@@ -443,12 +444,12 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
         r#"<span><i class="mark"></i>limit of the mean</span><span>{reference}: perplexity {:.3}</span>"#,
         text.reference.perplexity
     );
-    let chart = svg("KLD along the text", WIDE, HEIGHT + 28.0, &body);
+    let chart = svg("KLD along the text", WIDE, TOP + HEIGHT + 28.0, &body);
     card(
         "KLD along the text",
         &note,
         true,
-        &format!(r#"{chart}<div class="legend">{legend}</div>"#),
+        &format!(r#"<div class="scroll">{chart}</div><div class="legend">{legend}</div>"#),
     )
 }
 
