@@ -4,6 +4,7 @@
 #[cfg(feature = "llama")]
 mod conformance;
 mod data;
+mod diff;
 mod engine;
 mod pack;
 mod tokenizer;
