@@ -467,6 +467,9 @@ fn buckets(engine: &EngineFacts, floor: f64) -> Vec<f64> {
         .collect()
 }
 
+/// Tokens a second of an engine.
+type Rate = fn(&EngineSpeed) -> f64;
+
 /// Two groups of bars: prefill and decode.
 fn speed_chart(speed: &SpeedFacts) -> String {
     const BAR: f64 = 22.0;
@@ -474,7 +477,7 @@ fn speed_chart(speed: &SpeedFacts) -> String {
     const VALUE: f64 = 96.0;
     let mut body = String::new();
     let mut y = 0.0;
-    let rates: [(String, fn(&EngineSpeed) -> f64); 2] = [
+    let rates: [(String, Rate); 2] = [
         (
             format!("prefill of {} tokens", speed.prefill_tokens),
             |engine| engine.prefill,

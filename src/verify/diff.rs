@@ -112,7 +112,7 @@ fn diff_keys(a: &Side, b: &Side) -> (Vec<Difference>, usize) {
     (differ, same)
 }
 
-fn by_name<'a>(keys: &'a [(String, Value)]) -> HashMap<&'a str, &'a Value> {
+fn by_name(keys: &[(String, Value)]) -> HashMap<&str, &Value> {
     keys.iter()
         .map(|(key, value)| (key.as_str(), value))
         .collect()
