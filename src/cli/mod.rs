@@ -3,6 +3,7 @@
 mod inspect;
 mod pack;
 mod render;
+mod run;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request
 #[derive(Subcommand)]
 enum Command {
     Pack(Box<pack::PackArgs>),
+    Run(run::RunArgs),
     Inspect(inspect::InspectArgs),
     /// Print the completion script of a shell
     ///
@@ -70,6 +72,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     match cli.command {
         Command::Pack(args) => pack::run(&args, context),
+        Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Completions { shell } => {
             let mut script = vec![];
