@@ -429,7 +429,7 @@ mod native {
 #[cfg(feature = "llama")]
 mod llamacpp {
     use formats::block::BlockType;
-    use formats::gguf;
+    use formats::gguf::{self, TensorInfo};
     use tqconv::engine::EngineError;
     use tqconv::engine::llamacpp::{self, Model, Settings};
     use tqconv::engine::native::{Native, Settings as NativeSettings};
@@ -567,6 +567,20 @@ mod llamacpp {
         assert!(
             llamacpp::ggml_mul_mat(BlockType::Q8_K, 1, 256, &[0; 292], &[0.0; 256], 1).is_err()
         );
+    }
+
+    #[test]
+    fn ggml_checks_data() {
+        let info = TensorInfo {
+            name: "blk.0.attn_q.weight".into(),
+            ty: BlockType::Q8_0,
+            shape: vec![32, 2],
+        };
+        let mut blocks = [0; 2 * 34];
+        llamacpp::check_tensor(&info, &blocks).unwrap();
+        blocks[34..36].copy_from_slice(&half::f16::NAN.to_le_bytes());
+        let error = llamacpp::check_tensor(&info, &blocks).unwrap_err();
+        assert!(error.to_string().contains("blk.0.attn_q.weight"), "{error}");
     }
 
     #[test]
