@@ -78,7 +78,7 @@ pub enum EngineError {
         expected: String,
     },
     /// A tensor that a Llama must have.
-    #[error("tensor '{name}' is absent")]
+    #[error("tensor '{name}' is absent or empty")]
     MissingTensor {
         /// Its name.
         name: String,

@@ -6,7 +6,7 @@
 //!                   gate, up = linears(norm(x));                                   x += down(silu(gate) * up)
 //! logits = head(norm(x))
 //! ```
-//! Tokens go through in batches, so that the weights are read once for up to [`BATCH`] of them.
+//! Tokens go through in batches, so that the weights are read once for up to 512 of them.
 
 mod attention;
 mod math;
@@ -182,7 +182,7 @@ impl<'file> Native<'file> {
         names.join(" and ")
     }
 
-    /// Run up to [`BATCH`] tokens through all layers; `buffers.x` is then (tokens, hidden), before the last norm.
+    /// Run up to `BATCH` tokens through all layers; `buffers.x` is then (tokens, hidden), before the last norm.
     fn run_layers(&mut self, tokens: &[u32]) {
         let Buffers { x, .. } = &mut self.buffers;
         x.resize(tokens.len() * self.shape.hidden, 0.0);
