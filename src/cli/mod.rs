@@ -1,1 +1,3 @@
 //! The command line: arguments, progress, tables, JSON, exit codes.
+
+pub mod bench;

@@ -49,6 +49,12 @@ pub(super) trait Kernel: Sync {
         sums: &mut [i32],
     );
 
+    /// Run the dot instruction on registers, `repeats` times; returns the multiplications of one repeat. It is the
+    /// rate that no kernel can pass; None where nothing was written to measure it.
+    fn dots(&self, _repeats: usize) -> Option<usize> {
+        None
+    }
+
     /// Four rows of floats times one or four tokens, see [`floats`]: `out[row][token]`.
     fn multiply_floats(
         &self,

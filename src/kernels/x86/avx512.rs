@@ -85,6 +85,12 @@ impl Kernel for Avx512Vnni {
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
+    fn dots(&self, repeats: usize) -> Option<usize> {
+        // SAFETY: as above.
+        unsafe { dots(repeats) };
+        Some(DOTS * 64)
+    }
+
     fn multiply_floats(
         &self,
         ty: FloatType,
@@ -110,6 +116,24 @@ impl Kernel for Avx512Vnni {
             }
         }
     }
+}
+
+/// Independent sums that hide the latency of `vpdpbusd`.
+const DOTS: usize = 12;
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dots(repeats: usize) {
+    let (a, b) = (
+        _mm512_set1_epi8(1),
+        std::hint::black_box(_mm512_set1_epi8(3)),
+    );
+    let mut sums = [_mm512_setzero_si512(); DOTS];
+    for _ in 0..repeats {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
 }
 
 /// A row group times a panel.
