@@ -72,7 +72,7 @@ pub(super) struct Panel<'a> {
     pub width: usize,
     /// Activations that share a scale.
     pub group: usize,
-    /// `quads[q * width + token]`: activations 4q to 4q + 3 as the bytes of a little-endian word.
+    /// `quads[q * width + token]`: activations 4q to 4q + 3 as the bytes of a word, in memory order.
     pub quads: &'a [i32],
     /// `scales[g * width + token]`: the scale of activation group g.
     pub scales: &'a [f32],
