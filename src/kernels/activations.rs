@@ -262,6 +262,9 @@ impl PanelMut<'_> {
 /// `to[i * width + token] = from[token * (length + APART) + i]`, four tokens at a time.
 fn interleave<T: Copy>(from: &[T], width: usize, to: &mut [T]) {
     let length = to.len() / width;
+    if width == 1 {
+        return to.copy_from_slice(&from[..length]);
+    }
     for first in (0..width).step_by(4) {
         let row = |token: usize| &from[(first + token) * (length + APART)..][..length];
         let rows = row(0).iter().zip(row(1)).zip(row(2)).zip(row(3));
