@@ -55,7 +55,6 @@ impl Kernel for Avx512Vnni {
         out: &mut [[f32; ROWS]],
     ) {
         let runs = Runs::new(weights.columns(), weights.group(), panel.group);
-        let inner = runs.inner;
         let product = match panel.width {
             1 if runs.activation_inside => match (weights.bits(), runs.columns / STEP) {
                 (2, 2) => one_token::<2, 2, true>,
@@ -72,10 +71,12 @@ impl Kernel for Avx512Vnni {
                 (6, _) => one_token::<6, 0, false>,
                 (_, _) => one_token::<8, 0, false>,
             },
-            4 => tokens_of::<4>(weights.bits(), inner),
-            8 => tokens_of::<8>(weights.bits(), inner),
-            12 => tokens_of::<12>(weights.bits(), inner),
-            _ => tokens_of::<16>(weights.bits(), inner),
+            12 if runs.activation_inside => in_two_of::<12, 4>(weights.bits()),
+            16 if runs.activation_inside => in_two_of::<16, 8>(weights.bits()),
+            4 => tokens_of::<4>(weights.bits(), runs.inner),
+            8 => tokens_of::<8>(weights.bits(), runs.inner),
+            12 => tokens_of::<12>(weights.bits(), runs.inner),
+            _ => tokens_of::<16>(weights.bits(), runs.inner),
         };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             // SAFETY: a value of this type exists only where `detect` found the features.
@@ -149,17 +150,40 @@ fn dots(repeats: usize) {
 /// A row group times a panel.
 type Product = unsafe fn(&RowGroup<'_>, Option<u32>, Runs, &Panel<'_>, &mut [[f32; ROWS]]);
 
-/// The product for `C` tokens, codes of `bits` bits and `inner` inner runs in an outer one.
-fn tokens_of<const C: usize>(bits: usize, inner: usize) -> Product {
+/// The product for a panel of `W` tokens, codes of `bits` bits and `inner` inner runs in an outer one.
+fn tokens_of<const W: usize>(bits: usize, inner: usize) -> Product {
     match (bits, inner) {
-        (2, 1) => tokens::<2, C, false>,
-        (2, _) => tokens::<2, C, true>,
-        (4, 1) => tokens::<4, C, false>,
-        (4, _) => tokens::<4, C, true>,
-        (6, _) => tokens::<6, C, true>,
-        (_, 1) => tokens::<8, C, false>,
-        (_, _) => tokens::<8, C, true>,
+        (2, 1) => tokens::<2, W, W, 0, false>,
+        (2, _) => tokens::<2, W, W, 0, true>,
+        (4, 1) => tokens::<4, W, W, 0, false>,
+        (4, _) => tokens::<4, W, W, 0, true>,
+        (6, _) => tokens::<6, W, W, 0, true>,
+        (_, 1) => tokens::<8, W, W, 0, false>,
+        (_, _) => tokens::<8, W, W, 0, true>,
     }
+}
+
+/// The same in two parts, 8 tokens and `B`. Runs of 32 want the partial results in registers, and 16 tokens have no
+/// room for that.
+fn in_two_of<const W: usize, const B: usize>(bits: usize) -> Product {
+    match bits {
+        2 => in_two::<2, W, B>,
+        4 => in_two::<4, W, B>,
+        _ => in_two::<8, W, B>,
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn in_two<const BITS: usize, const W: usize, const B: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let (first, second) = out.split_at_mut(8);
+    tokens::<BITS, W, 8, 0, true>(group, shift, runs, panel, first);
+    tokens::<BITS, W, B, 8, true>(group, shift, runs, panel, second);
 }
 
 /// One token. `STEPS`: steps of an inner run, 0 for any. `INSIDE`: the inner scale is the activation's.
@@ -279,9 +303,15 @@ fn dot_by_places<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) ->
     sum
 }
 
-/// Many tokens. `NESTED`: there are several inner runs in an outer one.
+/// `C` tokens from token `FIRST` on, of a panel of `W`. `NESTED`: there are several inner runs in an outer one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
+fn tokens<
+    const BITS: usize,
+    const W: usize,
+    const C: usize,
+    const FIRST: usize,
+    const NESTED: bool,
+>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
@@ -295,11 +325,11 @@ fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
     let mut quads = panel
         .quads
-        .as_chunks::<C>()
+        .as_chunks::<W>()
         .0
         .chunks_exact(runs.columns / 4);
-    let sums = panel.sums(runs.columns).as_chunks::<C>().0;
-    let scales = panel.scales.as_chunks::<C>().0;
+    let sums = panel.sums(runs.columns).as_chunks::<W>().0;
+    let scales = panel.scales.as_chunks::<W>().0;
     let zero = _mm512_setzero_si512();
     *out = [[0.0; ROWS]; C];
     let mut run = 0;
@@ -312,7 +342,7 @@ fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
             let mut dots = [zero; C];
             if shift.is_some() {
                 for c in 0..C {
-                    let sum = _mm512_set1_epi32(sums[run][c]);
+                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
                     let sum = match BITS {
                         2 => sum,
                         4 => _mm512_slli_epi32::<3>(sum),
@@ -326,14 +356,17 @@ fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
                 let planes = unpack::<BITS>(step);
                 for l in 0..4 {
                     for c in 0..C {
-                        dots[c] =
-                            _mm512_dpbusd_epi32(dots[c], planes[l], _mm512_set1_epi32(quads[l][c]));
+                        dots[c] = _mm512_dpbusd_epi32(
+                            dots[c],
+                            planes[l],
+                            _mm512_set1_epi32(quads[l][FIRST + c]),
+                        );
                     }
                 }
             }
             if runs.activation_inside {
                 for c in 0..C {
-                    let scale = _mm512_set1_ps(scales[run][c]);
+                    let scale = _mm512_set1_ps(scales[run][FIRST + c]);
                     partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
                 }
             } else {
@@ -345,7 +378,7 @@ fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
                     let minimum =
                         factor(group.minimums, group.minimum_multipliers, group.shared, run);
                     for c in 0..C {
-                        let sum = _mm512_set1_ps(sums[run][c] as f32);
+                        let sum = _mm512_set1_ps(sums[run][FIRST + c] as f32);
                         partials[c] = _mm512_fnmadd_ps(minimum, sum, partials[c]);
                     }
                 }
@@ -360,7 +393,7 @@ fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
             }
         } else {
             for c in 0..C {
-                let scale = _mm512_set1_ps(scales[outer][c]);
+                let scale = _mm512_set1_ps(scales[outer][FIRST + c]);
                 let result = _mm512_fmadd_ps(partials[c], scale, load_floats(&out[c]));
                 store(&mut out[c], result);
             }
