@@ -1,1 +1,245 @@
-//! NMSE, KLD, top-1 agreement, perplexity, medians.
+//! How far two sets of logits (or of anything else) are apart. Pure arithmetic in f64, no I/O.
+//!
+//! Logits are `(tokens, vocab)`, row-major. Logarithms are natural: KLD and log-likelihoods are in nats.
+//! A NaN anywhere comes out as a NaN, which no limit accepts (`NaN <= limit` is false).
+
+/// Normalized mean squared error: `sum (a - b)^2 / sum a^2`, with `a` the reference and `b` the tested values.
+///
+/// Two all-zero slices agree (0); anything against an all-zero reference is infinitely far from it.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn nmse(reference: &[f32], tested: &[f32]) -> f64 {
+    assert_eq!(reference.len(), tested.len(), "nmse of different lengths");
+    let mut error = 0.0;
+    let mut power = 0.0;
+    for (&a, &b) in reference.iter().zip(tested) {
+        let (a, b) = (f64::from(a), f64::from(b));
+        error += (a - b) * (a - b);
+        power += a * a;
+    }
+    if error == 0.0 { 0.0 } else { error / power }
+}
+
+/// Kullback-Leibler divergence of one token's next-token distributions, in nats:
+/// `sum_i p_i (ln p_i - ln q_i)` with `p = softmax(reference)`, `q = softmax(tested)`.
+///
+/// `reference`, `tested`: (vocab,) logits.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn kld(reference: &[f32], tested: &[f32]) -> f64 {
+    assert_eq!(reference.len(), tested.len(), "kld of different lengths");
+    let (p, q) = (LogSoftmax::of(reference), LogSoftmax::of(tested));
+    reference
+        .iter()
+        .zip(tested)
+        .map(|(&a, &b)| {
+            let ln_p = p.at(a);
+            ln_p.exp() * (ln_p - q.at(b))
+        })
+        .sum()
+}
+
+/// [`kld`] of every token. `reference`, `tested`: (tokens, vocab).
+///
+/// # Panics
+/// When the lengths differ or are no multiple of `vocab`.
+pub fn kld_per_token(reference: &[f32], tested: &[f32], vocab: usize) -> Vec<f64> {
+    rows(reference, vocab)
+        .zip(rows(tested, vocab))
+        .map(|(a, b)| kld(a, b))
+        .collect()
+}
+
+/// The share of tokens, 0 to 1, whose most likely next token is the same in both. `reference`, `tested`: (tokens, vocab).
+///
+/// # Panics
+/// When there are no tokens, or the lengths differ or are no multiple of `vocab`.
+pub fn top1_agreement(reference: &[f32], tested: &[f32], vocab: usize) -> f64 {
+    assert_eq!(reference.len(), tested.len(), "top-1 of different lengths");
+    let tokens = reference.len() / vocab;
+    assert!(tokens > 0, "top-1 of no tokens");
+    let same = rows(reference, vocab)
+        .zip(rows(tested, vocab))
+        .filter(|(a, b)| argmax(a) == argmax(b))
+        .count();
+    same as f64 / tokens as f64
+}
+
+/// The position of the largest value; of equal ones the first.
+///
+/// # Panics
+/// When `values` is empty.
+pub fn argmax(values: &[f32]) -> usize {
+    assert!(!values.is_empty(), "argmax of nothing");
+    let mut best = 0;
+    for (i, &value) in values.iter().enumerate() {
+        if value > values[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// `-ln softmax(logits[t])[next[t]]` for every token `t`, in nats: what perplexity averages.
+///
+/// `logits`: (tokens, vocab).  `next`: (tokens,), the token that followed.
+///
+/// # Panics
+/// When the lengths do not fit or a token is outside the vocabulary.
+pub fn surprisals(logits: &[f32], next: &[u32], vocab: usize) -> Vec<f64> {
+    assert_eq!(
+        logits.len(),
+        next.len() * vocab,
+        "logits do not fit the tokens"
+    );
+    rows(logits, vocab)
+        .zip(next)
+        .map(|(row, &token)| -LogSoftmax::of(row).at(row[token as usize]))
+        .collect()
+}
+
+/// Perplexity: `exp(mean(surprisals))`, so that windows can be joined before the mean is taken.
+///
+/// # Panics
+/// When there are no tokens.
+pub fn perplexity(surprisals: &[f64]) -> f64 {
+    mean(surprisals).exp()
+}
+
+/// The arithmetic mean.
+///
+/// # Panics
+/// When `values` is empty.
+pub fn mean(values: &[f64]) -> f64 {
+    assert!(!values.is_empty(), "mean of nothing");
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The value below which a share `q` (0 to 1) of `values` lies, interpolated linearly between neighbours:
+/// position `q * (len - 1)` of the sorted values (the rule that NumPy and R call type 7).
+///
+/// # Panics
+/// When `values` is empty or `q` is outside 0 to 1.
+pub fn quantile(values: &[f64], q: f64) -> f64 {
+    assert!(!values.is_empty(), "quantile of nothing");
+    assert!((0.0..=1.0).contains(&q), "quantile {q} is outside 0 to 1");
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let position = q * (sorted.len() - 1) as f64;
+    let (below, above) = (position.floor() as usize, position.ceil() as usize);
+    sorted[below] + (sorted[above] - sorted[below]) * position.fract()
+}
+
+/// The middle value: [`quantile`] at 0.5.
+///
+/// # Panics
+/// When `values` is empty.
+pub fn median(values: &[f64]) -> f64 {
+    quantile(values, 0.5)
+}
+
+/// `ln softmax(x)_i = x_i - max - ln sum_j exp(x_j - max)`: no exponent overflows.
+struct LogSoftmax {
+    /// `max + ln sum_j exp(x_j - max)`
+    log_sum: f64,
+}
+
+impl LogSoftmax {
+    fn of(logits: &[f32]) -> Self {
+        let max = f64::from(logits[argmax(logits)]);
+        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - max).exp()).sum();
+        LogSoftmax {
+            log_sum: max + sum.ln(),
+        }
+    }
+
+    fn at(&self, logit: f32) -> f64 {
+        f64::from(logit) - self.log_sum
+    }
+}
+
+fn rows(logits: &[f32], vocab: usize) -> std::slice::ChunksExact<'_, f32> {
+    assert!(
+        vocab > 0 && logits.len().is_multiple_of(vocab),
+        "{} logits are no whole rows of {vocab}",
+        logits.len()
+    );
+    logits.chunks_exact(vocab)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: f64, expected: f64) {
+        assert!(
+            (found - expected).abs() <= 1e-12 * expected.abs().max(1.0),
+            "{found} is not {expected}"
+        );
+    }
+
+    #[test]
+    fn nmse_by_hand() {
+        // (0 + 1 + 4) / (1 + 4 + 9)
+        close(nmse(&[1.0, 2.0, 3.0], &[1.0, 3.0, 1.0]), 5.0 / 14.0);
+        assert_eq!(nmse(&[1.0, -2.0], &[1.0, -2.0]), 0.0);
+        assert_eq!(nmse(&[0.0, 0.0], &[0.0, 0.0]), 0.0);
+        assert_eq!(nmse(&[0.0], &[1.0]), f64::INFINITY);
+        assert!(nmse(&[1.0, 1.0], &[f32::NAN, 1.0]).is_nan());
+    }
+
+    #[test]
+    fn kld_by_hand() {
+        // p = (1/2, 1/2), q = (3/4, 1/4): 1/2 ln(2/3) + 1/2 ln 2 = 1/2 ln(4/3)
+        let q = [3f32.ln(), 0.0];
+        assert!((kld(&[0.0, 0.0], &q) - 0.5 * (4f64 / 3.0).ln()).abs() < 1e-7);
+        // It is not symmetric: 3/4 ln(3/2) + 1/4 ln(1/2).
+        let back = 0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln();
+        assert!((kld(&q, &[0.0, 0.0]) - back).abs() < 1e-7);
+        // A constant added to all logits changes no distribution, and large logits do not overflow.
+        close(kld(&[1.0, 2.0, 4.0], &[1001.0, 1002.0, 1004.0]), 0.0);
+        // A token that the reference rules out contributes nothing.
+        close(kld(&[0.0, -1e30], &[0.0, -1e4]), 0.0);
+        assert!(kld(&[0.0, 1.0], &[f32::NAN, 1.0]).is_nan());
+        assert!(kld(&[0.0, 1.0], &[0.0, f32::NAN]).is_nan());
+    }
+
+    #[test]
+    fn kld_goes_row_by_row() {
+        let q = [3f32.ln(), 0.0];
+        let rows = kld_per_token(&[0.0, 0.0, 5.0, 5.0], &[q[0], q[1], 5.0, 5.0], 2);
+        assert_eq!(rows.len(), 2);
+        assert_eq!(rows[0], kld(&[0.0, 0.0], &q));
+        assert_eq!(rows[1], 0.0);
+    }
+
+    #[test]
+    fn top1_counts_rows() {
+        let reference = [0.0, 1.0, 2.0, 9.0, 1.0, 2.0, 0.0, 3.0, 1.0, 1.0, 0.0, 0.0];
+        let tested = [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0, 3.0, 1.0, 2.0, 0.0, 0.0];
+        assert_eq!(top1_agreement(&reference, &tested, 3), 0.75);
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+    }
+
+    #[test]
+    fn perplexity_of_a_uniform_guess_is_the_vocabulary() {
+        let nats = surprisals(&[0.0; 12], &[0, 3, 1], 4);
+        close(perplexity(&nats), 4.0);
+        // One certain and one 1/4 guess: exp((0 + ln 4) / 2) = 2.
+        let nats = surprisals(&[1e4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[0, 2], 4);
+        close(perplexity(&nats), 2.0);
+    }
+
+    #[test]
+    fn quantiles_by_hand() {
+        let values = [4.0, 1.0, 3.0, 2.0];
+        assert_eq!(median(&values), 2.5);
+        assert_eq!(quantile(&values, 0.0), 1.0);
+        assert_eq!(quantile(&values, 1.0), 4.0);
+        close(quantile(&values, 0.25), 1.75);
+        assert_eq!(median(&[7.0]), 7.0);
+        assert_eq!(mean(&values), 2.5);
+    }
+}

@@ -1,1 +1,177 @@
-//! The formula: one group of latent weights to scale, codes and offline bias.
+//! The formula: latent weights to scales, codes and offline biases (arXiv 2509.23809, as AngelSlim's
+//! `UltraQuantLinear` computes it). Plain and scalar; whatever is faster must equal it bit for bit.
+//!
+//! ```text
+//! y = A x + bias            A = scale * code
+//! scale = mean |w| over the group          delta = scale / 2
+//! code  = +1 where w >= delta, -1 where w <= -delta, else 0 (the dead zone)
+//! bias  = sum of lambda * w over the dead zone of the row
+//! ```
+//!
+//! Groups are runs of the flattened row-major matrix, so that they may cross rows. Scale, delta and the comparison
+//! are in the checkpoint's dtype (each rounded once); products and the sum of the bias are in f64.
+//! docs/tequila.md has the derivation.
+
+use formats::safetensors::Dtype;
+
+/// Over how many weights a scale is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    /// Runs of this many weights of the flattened matrix.
+    Group(usize),
+    /// One scale a row.
+    Channel,
+    /// One scale a matrix.
+    Tensor,
+}
+
+impl Granularity {
+    /// Weights a scale in a matrix of `rows` x `columns`.
+    pub fn group_size(self, rows: usize, columns: usize) -> usize {
+        match self {
+            Granularity::Group(size) => size,
+            Granularity::Channel => columns,
+            Granularity::Tensor => rows * columns,
+        }
+    }
+}
+
+/// A number in the latent weights that is NaN or infinite, by its index in the slice that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotFinite {
+    /// Index of the first such number.
+    pub index: usize,
+}
+
+/// Sum of |w| in f64: exact for a group of bf16 or f16 weights of like size.
+pub fn absolute_sum(w: &[f32]) -> f64 {
+    w.iter().map(|&w| f64::from(w.abs())).sum()
+}
+
+/// scale = mean |w| of a group of `count` weights whose |w| add up to `sum`, rounded once to `dtype`.
+pub fn scale(sum: f64, count: usize, dtype: Dtype) -> f32 {
+    dtype.round(sum / count as f64)
+}
+
+/// Codes of weights that share `scale`, and nothing else: the bias is [`dead_zone_sum`].
+///
+/// `w`, `codes`: (n,). Equality with delta is active. Where scale is zero (a group of zeros, or of weights so small
+/// that their mean rounds to zero) A is zero whatever the comparison says, so every code is 0.
+pub fn split(w: &[f32], scale: f32, dtype: Dtype, codes: &mut [i8]) {
+    let delta = dtype.round(f64::from(scale) / 2.0);
+    for (code, &w) in codes.iter_mut().zip(w) {
+        *code = if scale == 0.0 {
+            0
+        } else {
+            i8::from(w >= delta) - i8::from(w <= -delta)
+        };
+    }
+}
+
+/// The factor of the dead-zone weights of a row.
+#[derive(Clone, Copy, Debug)]
+pub enum Lambda<'a> {
+    /// One number for the whole model (`eps` of config.json, rounded to the checkpoint's dtype).
+    Fixed(f32),
+    /// One learned number a weight: the row's part of the tensor `Lambada`. (n,)
+    Learned(&'a [f32]),
+}
+
+/// sum of lambda * w over the dead zone: the offline bias of a row, or a part of it. `w`, `codes`: (n,).
+pub fn dead_zone_sum(w: &[f32], codes: &[i8], lambda: Lambda) -> f64 {
+    let dead = |(&w, &code): (&f32, &i8)| if code == 0 { f64::from(w) } else { 0.0 };
+    match lambda {
+        Lambda::Fixed(lambda) => w
+            .iter()
+            .zip(codes)
+            .map(|pair| f64::from(lambda) * dead(pair))
+            .sum(),
+        Lambda::Learned(lambda) => w
+            .iter()
+            .zip(codes)
+            .zip(lambda)
+            .map(|(pair, &lambda)| f64::from(lambda) * dead(pair))
+            .sum(),
+    }
+}
+
+/// The first number that is NaN or infinite.
+///
+/// # Errors
+/// Where there is one.
+pub fn check_finite(w: &[f32]) -> Result<(), NotFinite> {
+    match w.iter().position(|w| !w.is_finite()) {
+        Some(index) => Err(NotFinite { index }),
+        None => Ok(()),
+    }
+}
+
+/// The runs of equal scale in row `row` of a matrix with `columns` columns: (group, columns of the row it covers).
+pub fn runs(
+    row: usize,
+    columns: usize,
+    group_size: usize,
+) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+    let first = row * columns;
+    let groups = first / group_size..=(first + columns - 1) / group_size;
+    groups.map(move |group| {
+        let start = (group * group_size).max(first) - first;
+        let end = ((group + 1) * group_size).min(first + columns) - first;
+        (group, start..end)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equality_with_delta_is_active() {
+        let w = [1.0, -1.0, 0.5, -0.5, 0.25, -0.25, 0.499, -0.499];
+        let mut codes = [9; 8];
+        split(&w, 1.0, Dtype::F32, &mut codes);
+        assert_eq!(codes, [1, -1, 1, -1, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_group_of_zeros_has_no_active_weight() {
+        let mut codes = [9; 3];
+        split(
+            &[0.0, -0.0, 0.0],
+            scale(0.0, 3, Dtype::BF16),
+            Dtype::BF16,
+            &mut codes,
+        );
+        assert_eq!(codes, [0; 3]);
+    }
+
+    #[test]
+    fn the_scale_is_rounded_once() {
+        // 1 + 2^-8 + 2^-40 lies just above the tie between the bf16 neighbours 1 and 1 + 2^-7.
+        let mean = 1.0 + 2f64.powi(-8) + 2f64.powi(-40);
+        assert_eq!(scale(mean, 1, Dtype::BF16), 1.0 + 2f32.powi(-7));
+        assert_eq!(scale(1.0 + 2f64.powi(-8), 1, Dtype::BF16), 1.0);
+        assert_eq!(scale(-mean, 1, Dtype::BF16), -1.0 - 2f32.powi(-7));
+    }
+
+    #[test]
+    fn only_the_dead_zone_enters_the_bias() {
+        let w = [1.0, 0.25, -0.125, -2.0];
+        let codes = [1, 0, 0, -1];
+        assert_eq!(dead_zone_sum(&w, &codes, Lambda::Fixed(0.5)), 0.0625);
+        assert_eq!(
+            dead_zone_sum(&w, &codes, Lambda::Learned(&[9.0, 1.0, 2.0, 9.0])),
+            0.0
+        );
+    }
+
+    #[test]
+    fn groups_cross_rows() {
+        let all: Vec<_> = (0..2)
+            .map(|row| runs(row, 192, 128).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(all[0], [(0, 0..128), (1, 128..192)]);
+        assert_eq!(all[1], [(1, 0..64), (2, 64..192)]);
+        assert_eq!(runs(1, 4, 8).collect::<Vec<_>>(), [(0, 0..4)]);
+    }
+}

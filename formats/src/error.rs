@@ -1,5 +1,179 @@
-//! What can be wrong with a file.
+//! What can be wrong with a file, with the facts: the place, what was found, what was expected.
+//! The path is not known here; whoever opened the file puts it in front.
+
+use crate::block::BlockType;
 
 /// A file that does not hold what its format promises.
 #[derive(Debug, thiserror::Error)]
-pub enum FormatError {}
+pub enum FormatError {
+    /// The file ends before something it promises.
+    #[error(
+        "{what} needs {need} bytes at offset {at}, the file ends at {end}: it is truncated, fetch or write it again"
+    )]
+    Truncated {
+        /// What was being read.
+        what: String,
+        /// Where it starts, bytes from the start of the file.
+        at: u64,
+        /// Its length in bytes.
+        need: u64,
+        /// The length of the file in bytes.
+        end: u64,
+    },
+    /// The first bytes belong to no GGUF file.
+    #[error("not a GGUF file: it starts with {found}, expected \"GGUF\"")]
+    Magic {
+        /// What the first bytes look like.
+        found: String,
+    },
+    /// A GGUF version that llama.cpp does not read either.
+    #[error("GGUF version {found}, expected 2 or 3{hint}")]
+    Version {
+        /// The version field.
+        found: u32,
+        /// What a known wrong version means.
+        hint: &'static str,
+    },
+    /// A number larger than any sound file has.
+    #[error("{what} is {found}, at most {max} is allowed")]
+    Limit {
+        /// What is counted.
+        what: String,
+        /// The number in the file.
+        found: u64,
+        /// The largest allowed one.
+        max: u64,
+    },
+    /// Text that is not UTF-8.
+    #[error("{what} is not UTF-8 text")]
+    Utf8 {
+        /// Which text.
+        what: String,
+    },
+    /// A name that stands twice.
+    #[error("{what} '{name}' stands twice")]
+    Duplicate {
+        /// "key" or "tensor".
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A name that no file may hold.
+    #[error("{what} '{name}' {problem}")]
+    Name {
+        /// "key" or "tensor".
+        what: &'static str,
+        /// The name, control characters escaped.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A metadata value of a type that GGUF does not have (or an array of arrays).
+    #[error("key '{key}' has value type {id}, expected 0 to 12{nested}")]
+    ValueType {
+        /// The key.
+        key: String,
+        /// The type id found.
+        id: u32,
+        /// Tells an array of arrays from an unknown type.
+        nested: &'static str,
+    },
+    /// `general.alignment` that is no u32 power of two.
+    #[error("key 'general.alignment' is {found}, expected a u32 power of two")]
+    Alignment {
+        /// The value found.
+        found: String,
+    },
+    /// A tensor type that ggml does not know, or no longer knows.
+    #[error("tensor '{tensor}' has type id {id}{hint}")]
+    TensorType {
+        /// The tensor.
+        tensor: String,
+        /// The id found.
+        id: u32,
+        /// What the id is known for.
+        hint: String,
+    },
+    /// A shape that cannot be.
+    #[error("tensor '{tensor}' has shape {shape:?}: {problem}")]
+    Shape {
+        /// The tensor.
+        tensor: String,
+        /// The shape as the file gives it.
+        shape: Vec<i64>,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// Rows that do not fill whole blocks.
+    #[error("tensor '{tensor}' has {columns} columns, {block} needs a multiple of {}", block.weights())]
+    PartialBlock {
+        /// The tensor.
+        tensor: String,
+        /// Its columns.
+        columns: u64,
+        /// Its type.
+        block: BlockType,
+    },
+    /// An offset other than the running sum of the padded sizes.
+    #[error("tensor '{tensor}' is at offset {found}, expected {expected}{hint}")]
+    Offset {
+        /// The tensor.
+        tensor: String,
+        /// The offset in the file.
+        found: u64,
+        /// The offset that follows from the tensors before it.
+        expected: u64,
+        /// What a known wrong offset means.
+        hint: &'static str,
+    },
+    /// A safetensors header that breaks the format's rules.
+    #[error("not a sound safetensors file: {problem}")]
+    Safetensors {
+        /// Which rule, with what was found.
+        problem: String,
+    },
+    /// A shard index that breaks its rules.
+    #[error("not a sound shard index: {problem}")]
+    ShardIndex {
+        /// Which rule, with what was found.
+        problem: String,
+    },
+}
+
+/// What a file that is not of the expected format looks like from its first bytes.
+pub(crate) fn describe_start(bytes: &[u8]) -> String {
+    const KNOWN: [(&[u8], &str); 9] = [
+        (
+            b"version https://git-lfs",
+            "a git-lfs pointer, not the file itself (run `git lfs pull`)",
+        ),
+        (
+            b"<!DOCTYPE",
+            "an HTML page, not the file itself (a failed download?)",
+        ),
+        (
+            b"<html",
+            "an HTML page, not the file itself (a failed download?)",
+        ),
+        (
+            b"PK\x03\x04",
+            "a zip archive (a PyTorch checkpoint? save it as safetensors)",
+        ),
+        (
+            b"\x80\x02",
+            "a Python pickle (save the checkpoint as safetensors)",
+        ),
+        (b"\x1f\x8b", "a gzip archive (unpack it first)"),
+        (b"GGUF", "a GGUF file"),
+        (b"FUGG", "a big-endian GGUF file"),
+        (b"ggjt", "a GGML file of before GGUF"),
+    ];
+    if bytes.is_empty() {
+        return "nothing: the file is empty".into();
+    }
+    if let Some((_, name)) = KNOWN.iter().find(|(start, _)| bytes.starts_with(start)) {
+        return (*name).into();
+    }
+    let start = &bytes[..bytes.len().min(4)];
+    format!("bytes {start:02x?}")
+}

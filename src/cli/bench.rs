@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use formats::block::BlockType;
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,9 +23,9 @@ pub struct BenchArgs {
     /// Tokens in one product; 1 is decode
     #[arg(long, value_delimiter = ',', default_values = ["1", "8", "128"])]
     tokens: Vec<usize>,
-    /// Threads on both sides
-    #[arg(long, value_delimiter = ',', default_values = ["1", "2"])]
-    threads: Vec<usize>,
+    /// Numbers of threads to measure with, the same on both sides
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "2"])]
+    thread_counts: Vec<usize>,
     /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, neon-dotprod or neon-i8mm
     #[arg(long)]
     isa: Option<Isa>,
@@ -67,7 +66,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     for &ty in &args.types {
         for &(rows, columns) in &args.shapes {
             for &tokens in &args.tokens {
-                for &threads in &args.threads {
+                for &threads in &args.thread_counts {
                     let case = Case {
                         ty,
                         rows,
@@ -83,16 +82,14 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             }
         }
     }
-    let mut out = std::io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &outcomes)?;
-        writeln!(out)?;
-    } else {
-        writeln!(out, "{}", table(&outcomes))?;
-        #[cfg(feature = "llama")]
-        writeln!(out, "ggml: {}", crate::kernels::ggml::system())?;
+        return super::print_json(&serde_json::to_value(&outcomes)?);
     }
-    Ok(ExitCode::SUCCESS)
+    #[cfg(feature = "llama")]
+    let witness = format!("ggml: {}\n", crate::kernels::ggml::system());
+    #[cfg(not(feature = "llama"))]
+    let witness = "built without llama.cpp, so there is nothing to compare with\n";
+    super::print(&format!("{}\n{witness}", table(&outcomes)))
 }
 
 fn table(outcomes: &[Outcome]) -> Table {
@@ -134,7 +131,7 @@ fn table(outcomes: &[Outcome]) -> Table {
             o.tokens.to_string(),
             o.threads.to_string(),
             micro(o.ours),
-            o.ggml.map_or_else(none, |ggml| micro(ggml)),
+            o.ggml.map_or_else(none, micro),
             o.ratio.map_or_else(none, |ratio| format!("{ratio:.2}x")),
             format!("{:.1}", o.read),
             percent(o.read / o.machine_read),

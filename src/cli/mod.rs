@@ -1,3 +1,106 @@
-//! The command line: arguments, progress, tables, JSON, exit codes.
+//! The command line: arguments, progress, tables, JSON, exit codes. Only this room prints.
 
-pub mod bench;
+mod bench;
+mod inspect;
+mod pack;
+mod render;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
+///
+/// A checkpoint trained with Tequila (arXiv 2509.23809) holds latent weights. `pack` makes them ternary exactly as
+/// training did, folds the dead zone into one bias per output row, and writes a file that runs as it is.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Threads to work with [default: all processors]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tqconv inspect my-checkpoint/                        what it is, and how it was trained
+  tqconv pack my-checkpoint/ model.gguf                for llama.cpp anywhere, and for Ollama
+  tqconv pack my-checkpoint/ model.gguf --exact        not one bit of the weights lost
+  tqconv pack my-checkpoint/ model.gguf --dry-run      what would be written
+
+Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request).";
+
+#[derive(Subcommand)]
+enum Command {
+    Pack(Box<pack::PackArgs>),
+    Inspect(inspect::InspectArgs),
+    Bench(bench::BenchArgs),
+    /// Print the completion script of a shell
+    ///
+    /// For example: tqconv completions bash > ~/.local/share/bash-completion/completions/tqconv
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What every command needs to know of how it was called.
+#[derive(Clone, Copy)]
+struct Context {
+    /// Whether progress may be shown.
+    progress: bool,
+}
+
+/// Run the command that `cli` holds.
+///
+/// # Errors
+/// Whatever kept it from being done; the text says where, what was found, and what to do.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Some(threads) = cli.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads as usize)
+            .build_global()?;
+    }
+    let context = Context {
+        progress: !cli.quiet,
+    };
+    match cli.command {
+        Command::Pack(args) => pack::run(&args, context),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Completions { shell } => {
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+/// Write `text` to stdout; that nobody reads on is no error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Write a value to stdout as JSON.
+fn print_json(value: &serde_json::Value) -> anyhow::Result<ExitCode> {
+    print(&format!("{value:#}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,1 +1,186 @@
-//! Engines: whatever turns tokens into logits.
+//! Engines: whatever turns tokens into logits. Three of them, sharing as little as they can, so that each is a witness
+//! against the others: the oracle (f64, from the latent checkpoint), the native engine (packed weights, our kernels)
+//! and llama.cpp.
+
+#[cfg(feature = "llama")]
+#[allow(unsafe_code)]
+pub mod llamacpp;
+pub mod native;
+pub mod oracle;
+pub mod sample;
+pub mod shape;
+pub mod text;
+
+/// Something that predicts the next token.
+pub trait Engine {
+    /// What reports call it, with whatever decides its speed: `native (x86_64-tq2_0-avx512vnni, 2 threads)`.
+    fn name(&self) -> String;
+
+    /// Number of tokens in the vocabulary: the length of a row of logits.
+    fn vocab(&self) -> usize;
+
+    /// Logits (tokens, vocab) of every position, from an empty context. The context is empty afterwards.
+    ///
+    /// # Errors
+    /// No tokens, a token outside the vocabulary, more tokens than the context holds; or what the engine itself reports.
+    fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError>;
+}
+
+/// An engine that keeps a context, so that text can be generated token by token.
+pub trait Generate: Engine {
+    /// How many tokens the context holds.
+    fn context(&self) -> usize;
+
+    /// Empty the context.
+    fn reset(&mut self);
+
+    /// Append `tokens` to the context; the logits (vocab,) of the last one.
+    ///
+    /// # Errors
+    /// As [`Engine::logits`]; the context is then as it was before.
+    fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError>;
+}
+
+/// Why an engine cannot load a model or has no logits to give.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Nothing to predict from.
+    #[error("no tokens to predict from")]
+    NoTokens,
+    /// A token that the embedding has no row for.
+    #[error("token {token} at position {position} is outside the vocabulary of {vocab}")]
+    Token {
+        /// Where it stands, from 0.
+        position: usize,
+        /// Its id.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// More tokens than the context holds.
+    #[error(
+        "{needed} tokens do not fit the context of {context}: shorten the text or enlarge the context"
+    )]
+    ContextFull {
+        /// Tokens in the context if these were added.
+        needed: usize,
+        /// What it holds.
+        context: usize,
+    },
+    /// A metadata key that is absent, of another type, or outside what the engine runs.
+    #[error("key '{key}' is {found}, expected {expected}")]
+    Key {
+        /// The key.
+        key: String,
+        /// Its value, or "absent".
+        found: String,
+        /// What the engine runs.
+        expected: String,
+    },
+    /// A tensor that a Llama must have.
+    #[error("tensor '{name}' is absent")]
+    MissingTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor that the engine would leave out of the computation.
+    #[error(
+        "tensor '{name}' is no part of a Llama that this engine knows: its effect would be lost"
+    )]
+    UnknownTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor of the wrong shape, columns first.
+    #[error("tensor '{name}' has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<u64>,
+        /// The shape that the metadata call for.
+        expected: Vec<u64>,
+    },
+    /// A tensor of a type that the engine cannot use in this place.
+    #[error("tensor '{name}' has type {found}, expected {expected}")]
+    Type {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: String,
+        /// What can be used.
+        expected: &'static str,
+    },
+    /// A matrix that our kernels cannot take.
+    #[error("tensor '{name}'")]
+    Kernel {
+        /// The tensor.
+        name: String,
+        /// Why not.
+        source: crate::kernels::KernelError,
+    },
+    /// The oracle's weights could not be had.
+    #[error("the weights cannot be read")]
+    Weights(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// llama.cpp refused; the text is what it logged.
+    #[error("llama.cpp cannot {doing}: {log}")]
+    LlamaCpp {
+        /// What it was asked for.
+        doing: &'static str,
+        /// Its warnings and errors.
+        log: String,
+    },
+}
+
+/// `tokens` can follow `used` tokens in a context of `context`, and the vocabulary has them all.
+fn check_tokens(
+    tokens: &[u32],
+    vocab: usize,
+    used: usize,
+    context: usize,
+) -> Result<(), EngineError> {
+    if tokens.is_empty() {
+        return Err(EngineError::NoTokens);
+    }
+    if let Some(position) = tokens.iter().position(|&token| token as usize >= vocab) {
+        return Err(EngineError::Token {
+            position: used + position,
+            token: tokens[position],
+            vocab,
+        });
+    }
+    let needed = used + tokens.len();
+    if needed > context {
+        return Err(EngineError::ContextFull { needed, context });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_checked() {
+        assert!(check_tokens(&[0, 4], 5, 6, 8).is_ok());
+        assert!(matches!(
+            check_tokens(&[], 5, 0, 8),
+            Err(EngineError::NoTokens)
+        ));
+        assert!(matches!(
+            check_tokens(&[1, 5], 5, 2, 8),
+            Err(EngineError::Token {
+                position: 3,
+                token: 5,
+                vocab: 5
+            })
+        ));
+        assert!(matches!(
+            check_tokens(&[1, 2, 3], 5, 6, 8),
+            Err(EngineError::ContextFull {
+                needed: 9,
+                context: 8
+            })
+        ));
+    }
+}

@@ -123,7 +123,7 @@ impl Activations {
             x.len()
         );
         (self.grouping, self.columns) = (grouping, columns);
-        self.tokens = if columns == 0 { 0 } else { x.len() / columns };
+        self.tokens = x.len().checked_div(columns).unwrap_or(0);
         if grouping == Grouping::Float {
             self.floats.clear();
             self.floats.extend_from_slice(x);

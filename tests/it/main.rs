@@ -1,4 +1,11 @@
-//! The integration tests, one binary, so that llama.cpp is linked once.
+//! Tests that need more than one room, llama.cpp, or data that is not in the repository: one binary, so that llama.cpp
+//! is linked once.
 
 #[cfg(feature = "llama")]
+mod conformance;
+mod data;
+#[cfg(feature = "llama")]
 mod dots;
+mod engine;
+mod pack;
+mod tokenizer;

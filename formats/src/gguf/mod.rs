@@ -1,1 +1,67 @@
-//! GGUF version 3: header, metadata, tensor infos.
+//! GGUF version 3 (ggml/src/gguf.cpp): header, metadata, tensor infos, then the tensor data.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | `GGUF` |
+//! | u32 | version, 3 |
+//! | u64, u64 | number of tensors, number of keys |
+//! | keys | each: name (u64 length, UTF-8), u32 value type, value |
+//! | tensors | each: name, u32 number of dimensions, u64 per dimension (columns first), u32 type, u64 offset |
+//! | padding | zeros up to the alignment (32 unless `general.alignment` says otherwise) |
+//! | data | the tensors in listing order, each padded to the alignment |
+//!
+//! All numbers are little-endian. [`File`] reads, [`Layout`] writes; neither opens a file.
+
+mod read;
+pub mod tokenizer;
+mod value;
+mod write;
+
+pub use read::File;
+pub use value::{Array, Value};
+pub use write::Layout;
+
+use crate::block::BlockType;
+
+/// The alignment of tensor data, in bytes, where `general.alignment` is absent (GGUF_DEFAULT_ALIGNMENT).
+pub const ALIGNMENT: u64 = 32;
+
+/// The longest tensor name in bytes (GGML_MAX_NAME - 1).
+pub const MAX_NAME: usize = 63;
+
+/// One tensor's name, type and shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// For example `blk.0.attn_q.weight`.
+    pub name: String,
+    /// How its weights are stored.
+    pub ty: BlockType,
+    /// Columns first: a matrix of `rows` x `columns` has the shape `[columns, rows]`.
+    pub shape: Vec<u64>,
+}
+
+impl TensorInfo {
+    /// Weights in a row: the contiguous dimension.
+    pub fn columns(&self) -> u64 {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// All weights divided by the columns; 1 for a vector.
+    pub fn rows(&self) -> u64 {
+        self.shape.iter().skip(1).product()
+    }
+
+    /// Bytes of the tensor without padding; `None` where they do not fit `u64` or rows do not fill whole blocks.
+    pub fn bytes(&self) -> Option<u64> {
+        let row = self.ty.row_bytes(usize::try_from(self.columns()).ok()?)? as u64;
+        self.shape
+            .iter()
+            .skip(1)
+            .try_fold(row, |bytes, &n| bytes.checked_mul(n))
+    }
+}
+
+/// `offset` rounded up to a multiple of `alignment`; `None` beyond `u64`.
+fn padded(offset: u64, alignment: u64) -> Option<u64> {
+    offset.checked_next_multiple_of(alignment)
+}

@@ -229,11 +229,11 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
             }
         }
     }
-    for h in 0..H {
-        for c in 0..C {
-            let to = &mut out[first + c].as_chunks_mut::<8>().0[half + h];
+    for (h, results) in results.into_iter().enumerate() {
+        for (out, result) in out[first..].iter_mut().zip(results) {
+            let to = &mut out.as_chunks_mut::<8>().0[half + h];
             // SAFETY: there is room for 8 floats.
-            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), results[h][c]) };
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), result) };
         }
     }
 }

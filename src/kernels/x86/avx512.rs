@@ -624,7 +624,7 @@ fn floats_tile<const KIND: usize, const T: usize>(
         }
         add(row_at, x_at);
     }
-    if columns % 16 != 0 {
+    if !columns.is_multiple_of(16) {
         // The rest, with zeros behind it.
         let mut row_rest = [[0u8; 64]; 4];
         let mut x_rest = [[0.0f32; 16]; T];

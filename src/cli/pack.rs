@@ -1,0 +1,489 @@
+//! `tqconv pack`: from a checkpoint to a GGUF file.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use formats::block::BlockType;
+use serde_json::json;
+
+use super::{Context, print, print_json, render};
+use crate::model::tokenizer::{self, TokenizerFiles};
+use crate::model::{Checkpoint, Source, TrainingOverrides};
+use crate::pack::{
+    Content, Embedding, Options, PACKABLE, Plan, Rule, Target, check_output, source_hashes,
+};
+use crate::tequila::Granularity;
+
+/// Pack a checkpoint into a GGUF file
+///
+/// The weights become ternary exactly as training did, lambda times the sum of the dead zone becomes one bias per
+/// output row, and each linear is stored in the smallest block type that loads and is fast where the file is to run
+/// (--for), within the error that you allow (--max-nmse). Nothing falls back silently: what cannot be written as
+/// asked is refused before anything is written, and --dry-run shows what would be.
+#[derive(Args)]
+pub struct PackArgs {
+    /// A folder with a checkpoint, a model.safetensors, or a model.safetensors.index.json
+    input: PathBuf,
+    /// The GGUF file to write
+    output: PathBuf,
+
+    /// Where the file is to run
+    #[arg(long = "for", value_enum, default_value_t = TargetArg::Any, value_name = "WHERE", help_heading = "Types")]
+    target: TargetArg,
+    /// The relative squared error that storing a matrix may add
+    #[arg(long, value_name = "NMSE", default_value = "1e-4", value_parser = parse_nmse, help_heading = "Types")]
+    max_nmse: f64,
+    /// Lose nothing: the same as --max-nmse 0
+    #[arg(long, conflicts_with = "max_nmse", help_heading = "Types")]
+    exact: bool,
+    /// Store all linears as this type: tq2_0, tq1_0, q2_0, q2_k, q4_0, q8_0, f16, bf16 or f32
+    #[arg(long = "type", value_name = "TYPE", value_parser = parse_type, help_heading = "Types")]
+    ty: Option<BlockType>,
+    /// Store the linears whose GGUF name contains TEXT as TYPE, for example ffn_down=q4_0; can be repeated
+    #[arg(long, value_name = "TEXT=TYPE", value_parser = parse_tensor_type, help_heading = "Types")]
+    tensor_type: Vec<(String, BlockType)>,
+    /// Store embedding and head as this type: keep (the checkpoint's), f32, f16, bf16, q8_0, q6_k or q4_k
+    #[arg(long, value_name = "TYPE", default_value = "keep", value_parser = parse_embedding, help_heading = "Types")]
+    embedding: Embedding,
+
+    /// config.json, if it is not beside the weights
+    #[arg(long, value_name = "FILE", help_heading = "Checkpoint")]
+    config: Option<PathBuf>,
+    /// tokenizer.json, tokenizer.model or their folder, if not beside the weights
+    #[arg(long, value_name = "PATH", help_heading = "Checkpoint")]
+    tokenizer: Option<PathBuf>,
+    /// llama.cpp's name of the pre-tokenizer, if it is not recognised
+    #[arg(long, value_name = "NAME", help_heading = "Checkpoint")]
+    tokenizer_pre: Option<String>,
+    /// How it was trained, over config.json: ultraquantv2 or ultraquantv3
+    #[arg(long, value_name = "METHOD", help_heading = "Checkpoint")]
+    quant_method: Option<String>,
+    /// What shares a scale, over config.json: per_group, per_channel or per_tensor
+    #[arg(long, value_name = "WHAT", help_heading = "Checkpoint")]
+    granularity: Option<String>,
+    /// Weights a scale for per_group, over config.json
+    #[arg(long, value_name = "N", help_heading = "Checkpoint")]
+    group_size: Option<usize>,
+    /// The factor of the dead zone, over `eps` of config.json
+    #[arg(
+        long,
+        visible_alias = "eps",
+        value_name = "X",
+        help_heading = "Checkpoint"
+    )]
+    lambda: Option<f64>,
+
+    /// Set a key of the output, for example general.name="My Model"; can be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair, help_heading = "Output")]
+    metadata: Vec<(String, String)>,
+    /// Do not take the sha256 of the input into the output (faster where the input is cached)
+    #[arg(long, help_heading = "Output")]
+    no_hash: bool,
+    /// Replace the output if it is there
+    #[arg(long, help_heading = "Output")]
+    force: bool,
+    /// Decide everything, show it, write nothing
+    #[arg(long, help_heading = "Output")]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TargetArg {
+    /// llama.cpp on every backend, and Ollama
+    Any,
+    /// llama.cpp on x86 processors: adds TQ2_0
+    Cpu,
+    /// llama.cpp on GPUs: adds Q2_0
+    Gpu,
+    /// llama.cpp on Arm processors: adds Q2_0
+    Arm,
+    /// Ollama: as any, held to Ollama's own rules, with a Modelfile
+    Ollama,
+}
+
+impl From<TargetArg> for Target {
+    fn from(arg: TargetArg) -> Self {
+        match arg {
+            TargetArg::Any => Target::Any,
+            TargetArg::Cpu => Target::Cpu,
+            TargetArg::Gpu => Target::Gpu,
+            TargetArg::Arm => Target::Arm,
+            TargetArg::Ollama => Target::Ollama,
+        }
+    }
+}
+
+fn parse_nmse(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(nmse) if (0.0..).contains(&nmse) => Ok(nmse),
+        _ => Err("expected a number that is not negative, for example 1e-4".into()),
+    }
+}
+
+fn parse_type(text: &str) -> Result<BlockType, String> {
+    one_of(text, &PACKABLE)
+}
+
+fn parse_embedding(text: &str) -> Result<Embedding, String> {
+    use BlockType::{BF16, F16, F32, Q4_K, Q6_K, Q8_0};
+    match text {
+        "keep" => Ok(Embedding::Keep),
+        text => one_of(text, &[F32, F16, BF16, Q8_0, Q6_K, Q4_K]).map(Embedding::As),
+    }
+}
+
+fn one_of(text: &str, types: &[BlockType]) -> Result<BlockType, String> {
+    let found = types
+        .iter()
+        .copied()
+        .find(|ty| ty.name().eq_ignore_ascii_case(text));
+    found.ok_or_else(|| {
+        let names: Vec<_> = types
+            .iter()
+            .map(|ty| ty.name().to_ascii_lowercase())
+            .collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.into(), value.into()))
+        .ok_or_else(|| "expected KEY=VALUE".into())
+}
+
+fn parse_tensor_type(text: &str) -> Result<(String, BlockType), String> {
+    let (name, ty) = parse_pair(text)?;
+    Ok((name, parse_type(&ty)?))
+}
+
+/// Pack, and tell what came of it.
+pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode> {
+    let start = Instant::now();
+    let source = Source::find(
+        &args.input,
+        args.config.as_deref(),
+        args.tokenizer.as_deref(),
+    )?;
+    let modelfile =
+        matches!(args.target, TargetArg::Ollama).then(|| args.output.with_extension("Modelfile"));
+    if !args.dry_run {
+        check_output(&args.output, args.force, &[&source.weights, &source.config])?;
+        if let Some(modelfile) = &modelfile {
+            check_output(modelfile, args.force, &[])?;
+        }
+    }
+    let checkpoint = Checkpoint::open(source, &overrides(args))?;
+    if !args.dry_run {
+        let inputs: Vec<_> = checkpoint.tensors.files().map(|(path, _)| path).collect();
+        check_output(&args.output, args.force, &inputs)?;
+    }
+    let files = TokenizerFiles::open(&checkpoint.source.tokenizer)?;
+    let config = &checkpoint.config;
+    let tokenizer = tokenizer::read(
+        &files,
+        config.vocab_size,
+        &config.special_ids,
+        args.tokenizer_pre.as_deref(),
+    )?;
+    let notes: Vec<_> = tokenizer
+        .notes
+        .iter()
+        .cloned()
+        .chain(checkpoint.notes())
+        .collect();
+    let hashes = if args.no_hash || args.dry_run {
+        vec![]
+    } else {
+        hash(&checkpoint, context)?
+    };
+    let options = options(args, &checkpoint, tokenizer.metadata(), hashes);
+
+    let bar = render::progress_bar("planning", checkpoint.tensors.bytes(), context.progress);
+    let plan = Plan::new(&checkpoint, &options, &|bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    if !args.dry_run {
+        let bar = render::progress_bar("writing", checkpoint.tensors.bytes(), context.progress);
+        plan.write(&args.output, &|bytes| bar.inc(bytes))?;
+        bar.finish_and_clear();
+        if let Some(path) = &modelfile {
+            let has_template = plan
+                .metadata
+                .iter()
+                .any(|(key, _)| key == "tokenizer.chat_template");
+            std::fs::write(path, modelfile_text(&args.output, has_template))
+                .with_context(|| path.display().to_string())?;
+        }
+    }
+    let report = Report {
+        args,
+        plan: &plan,
+        notes,
+        time: start.elapsed(),
+        modelfile,
+    };
+    if args.json {
+        print_json(&report.json())
+    } else {
+        print(&report.text())
+    }
+}
+
+fn overrides(args: &PackArgs) -> TrainingOverrides {
+    TrainingOverrides {
+        method: args.quant_method.clone(),
+        granularity: args.granularity.clone(),
+        group_size: args.group_size,
+        lambda: args.lambda,
+    }
+}
+
+fn hash(checkpoint: &Checkpoint, context: Context) -> anyhow::Result<Vec<(String, String)>> {
+    let bar = render::progress_bar("hashing", checkpoint.tensors.bytes(), context.progress);
+    let hashes = source_hashes(&checkpoint.tensors, &|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    Ok(hashes)
+}
+
+fn options(
+    args: &PackArgs,
+    checkpoint: &Checkpoint,
+    tokenizer: Vec<(String, formats::gguf::Value)>,
+    hashes: Vec<(String, String)>,
+) -> Options {
+    let rule = Rule {
+        target: args.target.into(),
+        max_nmse: if args.exact { 0.0 } else { args.max_nmse },
+        ty: args.ty,
+        tensor_types: args.tensor_type.clone(),
+    };
+    Options {
+        rule,
+        embedding: args.embedding,
+        name: checkpoint.source.name(),
+        tokenizer,
+        metadata: args.metadata.clone(),
+        hashes,
+    }
+}
+
+/// What `ollama create -f` reads. A model without a chat template gets the prompt as it is.
+fn modelfile_text(output: &Path, has_template: bool) -> String {
+    let name = output.file_name().unwrap_or_default().to_string_lossy();
+    let template = if has_template {
+        ""
+    } else {
+        "TEMPLATE \"\"\"{{ .Prompt }}\"\"\"\n"
+    };
+    format!("FROM ./{name}\n{template}")
+}
+
+/// What there is to tell of a pack.
+struct Report<'a> {
+    args: &'a PackArgs,
+    plan: &'a Plan<'a>,
+    notes: Vec<String>,
+    time: Duration,
+    modelfile: Option<PathBuf>,
+}
+
+impl Report<'_> {
+    fn text(&self) -> String {
+        let mut text = if self.args.dry_run {
+            self.tensors()
+        } else {
+            String::new()
+        };
+        text += &self.headline();
+        text += &render::facts(&self.facts());
+        for note in &self.notes {
+            text += &format!("note: {note}\n");
+        }
+        if !self.args.dry_run {
+            text += &self.next();
+        }
+        text
+    }
+
+    fn headline(&self) -> String {
+        let (output, bytes) = (
+            self.args.output.display(),
+            render::bytes(self.plan.summary.bytes),
+        );
+        match self.args.dry_run {
+            true => format!("\n{output} would be written: {bytes}\n"),
+            false => format!("{output}: {bytes} in {}\n", render::seconds(self.time)),
+        }
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let (summary, training) = (&self.plan.summary, &self.plan.checkpoint.training);
+        let linears: Vec<_> = summary
+            .linears
+            .iter()
+            .map(|(ty, count)| format!("{count} x {ty}"))
+            .collect();
+        let input = self.plan.checkpoint.tensors.bytes();
+        let rate = input as f64 / 1e9 / self.time.as_secs_f64();
+        let lambda = match training.lambda {
+            crate::model::LambdaSource::Fixed(lambda) => {
+                format!("lambda {}", render::small(lambda))
+            }
+            crate::model::LambdaSource::Learned => "learned lambda".into(),
+        };
+        let mut facts = vec![
+            (
+                "training",
+                format!(
+                    "{}, {}, {lambda}",
+                    training.lambda.method(),
+                    granularity(training.granularity)
+                ),
+            ),
+            (
+                "linears",
+                format!(
+                    "{}: {} weights, {:.4} bits per weight",
+                    linears.join(", "),
+                    render::count(summary.ternary_weights),
+                    summary.bits_per_weight()
+                ),
+            ),
+            ("weight NMSE", self.loss()),
+            ("dead zone", render::percent(summary.dead_share())),
+            ("largest bias", render::small(summary.largest_bias)),
+            ("embedding", self.plan.items[0].info.ty.to_string()),
+        ];
+        if !self.args.dry_run {
+            facts.push((
+                "speed",
+                format!("{rate:.2} GB/s of input ({})", render::bytes(input)),
+            ));
+        }
+        facts
+    }
+
+    fn loss(&self) -> String {
+        let summary = &self.plan.summary;
+        match &summary.worst {
+            Some((name, worst)) if *worst > 0.0 => {
+                format!(
+                    "{} over all, {} in the worst ({name})",
+                    render::small(summary.loss.nmse()),
+                    render::small(*worst)
+                )
+            }
+            _ => "0: every scale and code is stored as trained".into(),
+        }
+    }
+
+    fn tensors(&self) -> String {
+        let rows = self.plan.items.iter().map(|item| {
+            let nmse = match &item.content {
+                Content::Linear { losses, .. } => {
+                    render::small(losses.iter().copied().sum::<crate::pack::Loss>().nmse())
+                }
+                _ => String::new(),
+            };
+            let shape: Vec<_> = item.info.shape.iter().rev().map(u64::to_string).collect();
+            let bytes = item.info.bytes().map_or(String::new(), render::bytes);
+            vec![
+                item.info.name.clone(),
+                item.info.ty.to_string(),
+                shape.join(" x "),
+                bytes,
+                nmse,
+            ]
+        });
+        render::table(
+            &["tensor", "type", ">rows x columns", ">size", ">NMSE"],
+            rows.collect(),
+        )
+    }
+
+    fn next(&self) -> String {
+        let output = shell_quoted(&self.args.output);
+        match &self.modelfile {
+            None => format!(
+                "run it:  llama-cli -m {output} -p \"...\"\nprove it:  tqconv verify {output} --against {}\n",
+                shell_quoted(&self.args.input)
+            ),
+            Some(modelfile) => {
+                let stem = self
+                    .args
+                    .output
+                    .file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .to_lowercase();
+                format!(
+                    "run it:  ollama create {stem} -f {} && ollama run {stem}\nor:      llama-cli -m {output} -p \"...\"\n",
+                    shell_quoted(modelfile)
+                )
+            }
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let (plan, summary) = (self.plan, &self.plan.summary);
+        let tensors: Vec<_> = plan
+            .items
+            .iter()
+            .zip(&plan.layout.offsets)
+            .map(|(item, offset)| {
+                let nmse = match &item.content {
+                    Content::Linear { losses, .. } => {
+                        Some(losses.iter().copied().sum::<crate::pack::Loss>().nmse())
+                    }
+                    _ => None,
+                };
+                json!({
+                    "name": item.info.name, "type": item.info.ty.name(), "shape": item.info.shape,
+                    "offset_bytes": offset, "bytes": item.info.bytes(), "nmse": nmse,
+                })
+            })
+            .collect();
+        let linears: serde_json::Map<_, _> = summary
+            .linears
+            .iter()
+            .map(|(ty, count)| (ty.name().into(), json!(count)))
+            .collect();
+        json!({
+            "output": self.args.output, "written": !self.args.dry_run, "bytes": summary.bytes,
+            "seconds": self.time.as_secs_f64(), "input_bytes": plan.checkpoint.tensors.bytes(),
+            "quant_method": plan.checkpoint.training.lambda.method(),
+            "granularity": granularity(plan.checkpoint.training.granularity),
+            "linears": linears, "ternary_weights": summary.ternary_weights,
+            "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(),
+            "largest_bias": summary.largest_bias, "nmse": summary.loss.nmse(),
+            "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
+            "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
+            "modelfile": self.modelfile, "notes": self.notes, "tensors": tensors,
+        })
+    }
+}
+
+fn granularity(granularity: Granularity) -> String {
+    match granularity {
+        Granularity::Group(size) => format!("per_group {size}"),
+        Granularity::Channel => "per_channel".into(),
+        Granularity::Tensor => "per_tensor".into(),
+    }
+}
+
+/// A path as one would type it in a shell.
+fn shell_quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}

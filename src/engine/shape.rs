@@ -1,0 +1,298 @@
+//! What a GGUF of architecture `llama` says about itself, and whether its tensors keep to it. Both the native engine and
+//! llama.cpp get a file only after this: what llama.cpp meets with an abort of the whole process (a bias that is not F32,
+//! a token that stands twice) is an error here, and so is whatever either engine would silently leave out.
+
+use std::collections::{HashMap, HashSet};
+
+use formats::block::BlockType;
+use formats::gguf::{File, TensorInfo, Value};
+
+use super::EngineError;
+
+/// The numbers that a Llama is built from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    /// Rows of the embedding.
+    pub vocab: usize,
+    /// Length of the residual stream.
+    pub hidden: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Length of one head; even.
+    pub head_dim: usize,
+    /// Rows of the gate and up matrices.
+    pub ffn: usize,
+    /// Tokens that the model was trained to see at once.
+    pub context: usize,
+    /// Added to the mean square in every norm.
+    pub norm_epsilon: f32,
+    /// Base of the rotary frequencies.
+    pub rope_base: f32,
+    /// What positions are divided by before they are turned into angles (linear scaling; 1 for none).
+    pub rope_factor: f32,
+}
+
+/// A tensor that a Llama has or may have. Dimensions are columns first.
+struct Expected {
+    name: String,
+    shape: Vec<u64>,
+    required: bool,
+}
+
+/// The most layers that llama.cpp takes (LLAMA_MAX_LAYERS, llama-hparams.h).
+const MAX_LAYERS: usize = 512;
+
+impl Shape {
+    /// Read the metadata and hold every tensor against them.
+    ///
+    /// # Errors
+    /// Another architecture; a key that is absent, of the wrong type or out of range; a scaling of positions other than
+    /// linear; a tensor that is absent, unknown, of the wrong shape, or a norm or bias that is not F32; a token twice.
+    pub fn read(file: &File) -> Result<Self, EngineError> {
+        let shape = Self::from_metadata(&Keys(file))?;
+        shape.check_tensors(file.tensors())?;
+        check_vocabulary(file, shape.vocab)?;
+        Ok(shape)
+    }
+
+    /// Rows and columns of the seven linears of a layer, by the part of their name after `blk.N.`.
+    pub fn linears(&self) -> [(&'static str, usize, usize); 7] {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        [
+            ("attn_q", q, self.hidden),
+            ("attn_k", kv, self.hidden),
+            ("attn_v", kv, self.hidden),
+            ("attn_output", self.hidden, q),
+            ("ffn_gate", self.ffn, self.hidden),
+            ("ffn_up", self.ffn, self.hidden),
+            ("ffn_down", self.hidden, self.ffn),
+        ]
+    }
+
+    fn from_metadata(keys: &Keys) -> Result<Self, EngineError> {
+        match keys.0.get("general.architecture").and_then(Value::as_str) {
+            Some("llama") => {}
+            _ => {
+                return Err(keys.refuse(
+                    "general.architecture",
+                    "\"llama\", the architecture that applies all seven biases",
+                ));
+            }
+        }
+        for key in ["llama.expert_count", "llama.expert_used_count"] {
+            if keys.whole_or(key, 0)? != 0 {
+                return Err(keys.refuse(key, "0: a mixture of experts is not run"));
+            }
+        }
+        let hidden = keys.positive("llama.embedding_length")?;
+        let heads = keys.positive("llama.attention.head_count")?;
+        let kv_heads = keys.whole_or("llama.attention.head_count_kv", heads)?;
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(keys.refuse(
+                "llama.attention.head_count_kv",
+                &format!("a divisor of the {heads} heads"),
+            ));
+        }
+        let head_dim = keys.whole_or("llama.attention.key_length", hidden / heads)?;
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
+            return Err(keys.refuse("llama.attention.key_length", "a positive even number"));
+        }
+        for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
+            if keys.whole_or(key, head_dim)? != head_dim {
+                return Err(keys.refuse(key, &format!("{head_dim}, as long as a key")));
+            }
+        }
+        let layers = keys.positive("llama.block_count")?;
+        if layers > MAX_LAYERS {
+            return Err(keys.refuse("llama.block_count", &format!("at most {MAX_LAYERS}")));
+        }
+        let vocab = keys
+            .0
+            .tensor("token_embd.weight")
+            .map_or(0, |(info, _)| info.rows());
+        Ok(Shape {
+            vocab: usize::try_from(vocab).unwrap_or(usize::MAX),
+            hidden,
+            layers,
+            heads,
+            kv_heads,
+            head_dim,
+            ffn: keys.positive("llama.feed_forward_length")?,
+            context: keys.positive("llama.context_length")?,
+            norm_epsilon: keys.number("llama.attention.layer_norm_rms_epsilon", None)?,
+            rope_base: keys.number("llama.rope.freq_base", Some(10000.0))?,
+            rope_factor: rope_factor(keys)?,
+        })
+    }
+
+    fn check_tensors(&self, found: &[TensorInfo]) -> Result<(), EngineError> {
+        let mut expected: HashMap<String, Expected> = self
+            .expected()
+            .into_iter()
+            .map(|tensor| (tensor.name.clone(), tensor))
+            .collect();
+        for info in found {
+            let Some(expected) = expected.remove(&info.name) else {
+                return Err(EngineError::UnknownTensor {
+                    name: info.name.clone(),
+                });
+            };
+            check_shape(info, expected.shape)?;
+        }
+        match expected.into_values().find(|tensor| tensor.required) {
+            Some(tensor) => Err(EngineError::MissingTensor { name: tensor.name }),
+            None => Ok(()),
+        }
+    }
+
+    fn expected(&self) -> Vec<Expected> {
+        let tensor = |name: String, shape: &[usize], required: bool| Expected {
+            name,
+            shape: shape.iter().map(|&n| n as u64).collect(),
+            required,
+        };
+        let mut all = vec![
+            tensor("token_embd.weight".into(), &[self.hidden, self.vocab], true),
+            tensor("output_norm.weight".into(), &[self.hidden], true),
+            tensor("output.weight".into(), &[self.hidden, self.vocab], false),
+            tensor("rope_freqs.weight".into(), &[self.head_dim / 2], false),
+        ];
+        for layer in 0..self.layers {
+            for norm in ["attn_norm", "ffn_norm"] {
+                all.push(tensor(
+                    format!("blk.{layer}.{norm}.weight"),
+                    &[self.hidden],
+                    true,
+                ));
+            }
+            for (part, rows, columns) in self.linears() {
+                all.push(tensor(
+                    format!("blk.{layer}.{part}.weight"),
+                    &[columns, rows],
+                    true,
+                ));
+                all.push(tensor(format!("blk.{layer}.{part}.bias"), &[rows], false));
+            }
+        }
+        all
+    }
+}
+
+/// Shape as expected (trailing dimensions of 1 do not count), and F32 where it is a vector: ggml aborts on other biases
+/// and norms (ggml-cpu/binary-ops.cpp:135).
+fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError> {
+    let dimensions = info
+        .shape
+        .iter()
+        .rposition(|&n| n != 1)
+        .map_or(1, |last| last + 1);
+    if info.shape[..dimensions.min(info.shape.len())] != expected {
+        return Err(EngineError::Shape {
+            name: info.name.clone(),
+            found: info.shape.clone(),
+            expected,
+        });
+    }
+    if expected.len() == 1 && info.ty != BlockType::F32 {
+        return Err(EngineError::Type {
+            name: info.name.clone(),
+            found: info.ty.to_string(),
+            expected: "F32: ggml aborts on any other norm or bias",
+        });
+    }
+    Ok(())
+}
+
+/// As many tokens as the embedding has rows, each once (llama.cpp aborts on a token that stands twice: llama-vocab.cpp:2578).
+fn check_vocabulary(file: &File, vocab: usize) -> Result<(), EngineError> {
+    const KEY: &str = "tokenizer.ggml.tokens";
+    let Some(tokens) = file.get(KEY).and_then(Value::as_strings) else {
+        return Ok(());
+    };
+    if tokens.len() != vocab {
+        return Err(EngineError::Key {
+            key: KEY.into(),
+            found: format!("a list of {}", tokens.len()),
+            expected: format!("{vocab} tokens, one for each row of token_embd.weight"),
+        });
+    }
+    let mut seen = HashSet::new();
+    match tokens.iter().find(|token| !seen.insert(token.as_str())) {
+        Some(token) => Err(EngineError::Key {
+            key: KEY.into(),
+            found: format!("a list that has {token:?} twice"),
+            expected: "every token once".into(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// llama.cpp takes a factor without a type for linear scaling, and ignores it where the type is `none`.
+fn rope_factor(keys: &Keys) -> Result<f32, EngineError> {
+    const TYPE: &str = "llama.rope.scaling.type";
+    const FACTOR: &str = "llama.rope.scaling.factor";
+    if keys.number("llama.rope.scaling.attn_factor", Some(1.0))? != 1.0 {
+        return Err(keys.refuse("llama.rope.scaling.attn_factor", "1"));
+    }
+    match keys.0.get(TYPE).map(Value::as_str) {
+        Some(Some("none")) => Ok(1.0),
+        None | Some(Some("linear")) => {
+            let old = keys.number("llama.rope.scale_linear", Some(0.0))?;
+            let factor = keys.number(FACTOR, Some(old))?;
+            Ok(if factor == 0.0 { 1.0 } else { factor })
+        }
+        _ => Err(keys.refuse(
+            TYPE,
+            "\"none\" or \"linear\" (Llama 3's scaling stands in the tensor rope_freqs.weight)",
+        )),
+    }
+}
+
+/// The metadata, with errors that name the key.
+struct Keys<'a>(&'a File<'a>);
+
+impl Keys<'_> {
+    fn refuse(&self, key: &str, expected: &str) -> EngineError {
+        let found = match self.0.get(key) {
+            None => "absent".into(),
+            Some(Value::Array(_)) => "a list".into(),
+            Some(value) => format!("{} ({})", value.to_json(), value.type_name()),
+        };
+        EngineError::Key {
+            key: key.into(),
+            found,
+            expected: expected.into(),
+        }
+    }
+
+    fn positive(&self, key: &str) -> Result<usize, EngineError> {
+        match self.0.get(key).and_then(Value::as_u32) {
+            Some(value) if value > 0 => Ok(value as usize),
+            _ => Err(self.refuse(key, "a positive u32")),
+        }
+    }
+
+    fn whole_or(&self, key: &str, default: usize) -> Result<usize, EngineError> {
+        match self.0.get(key) {
+            None => Ok(default),
+            Some(value) => value
+                .as_u32()
+                .map(|value| value as usize)
+                .ok_or_else(|| self.refuse(key, "a u32")),
+        }
+    }
+
+    fn number(&self, key: &str, default: Option<f32>) -> Result<f32, EngineError> {
+        match (self.0.get(key), default) {
+            (None, Some(default)) => Ok(default),
+            (value, _) => match value.and_then(Value::as_f32) {
+                Some(value) if value.is_finite() && value >= 0.0 => Ok(value),
+                _ => Err(self.refuse(key, "an f32 of at least 0")),
+            },
+        }
+    }
+}

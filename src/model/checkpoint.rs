@@ -1,0 +1,412 @@
+//! The files of a checkpoint: found, mapped, and held against what config.json promises.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use formats::safetensors::{Entry, ShardIndex, Tensor, looks_like, parse};
+
+use super::ModelError;
+use super::config::{Config, ConfigFile, LambdaSource, Training, TrainingOverrides};
+use super::names::{EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
+use crate::mapped::Mapped;
+
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+
+/// Where the parts of a checkpoint are.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// One safetensors file, or the index of several.
+    pub weights: PathBuf,
+    /// config.json
+    pub config: PathBuf,
+    /// The folder of the tokenizer's files, or one file of them.
+    pub tokenizer: PathBuf,
+}
+
+impl Source {
+    /// Find the parts from what a person names: a folder, a safetensors file or an index; `config` and `tokenizer`
+    /// say where those are if not beside the weights.
+    ///
+    /// # Errors
+    /// Nothing there, or no weights or no config.json in the folder.
+    pub fn find(
+        input: &Path,
+        config: Option<&Path>,
+        tokenizer: Option<&Path>,
+    ) -> Result<Self, ModelError> {
+        let metadata = std::fs::metadata(input).map_err(|source| ModelError::io(input, source))?;
+        let (folder, weights) = if metadata.is_dir() {
+            (input, weights_in(input)?)
+        } else {
+            (input.parent().unwrap_or(Path::new("")), input.to_owned())
+        };
+        let config = config.map_or_else(|| folder.join("config.json"), Path::to_owned);
+        if !config.is_file() {
+            let path = config.parent().unwrap_or(Path::new("")).to_owned();
+            let remedy = "it says how the model is shaped and trained; name it with --config FILE";
+            return Err(ModelError::MissingFile {
+                path,
+                missing: "config.json".into(),
+                remedy,
+            });
+        }
+        let tokenizer = tokenizer.unwrap_or(folder).to_owned();
+        Ok(Self {
+            weights,
+            config,
+            tokenizer,
+        })
+    }
+
+    /// The name a person would call the model by: that of its folder.
+    pub fn name(&self) -> Option<String> {
+        let folder = self.weights.canonicalize().ok()?;
+        Some(folder.parent()?.file_name()?.to_str()?.to_owned())
+    }
+}
+
+fn weights_in(folder: &Path) -> Result<PathBuf, ModelError> {
+    let found = [SINGLE, INDEX]
+        .map(|name| folder.join(name))
+        .into_iter()
+        .find(|path| path.is_file());
+    found.ok_or_else(|| ModelError::MissingFile {
+        path: folder.into(),
+        missing: format!("{SINGLE} or {INDEX}"),
+        remedy: "name a folder with a checkpoint in the safetensors format, or the file itself",
+    })
+}
+
+struct Shard {
+    path: PathBuf,
+    bytes: Mapped,
+}
+
+/// All tensors of a checkpoint, mapped.
+pub struct Tensors {
+    path: PathBuf,
+    shards: Vec<Shard>,
+    entries: BTreeMap<String, (usize, Entry)>,
+}
+
+impl Tensors {
+    /// Map one safetensors file, or all shards of an index.
+    ///
+    /// # Errors
+    /// A file that is missing or not sound, or an index that does not agree with its shards.
+    pub fn open(weights: &Path) -> Result<Self, ModelError> {
+        let mut tensors = Self {
+            path: weights.into(),
+            shards: vec![],
+            entries: BTreeMap::new(),
+        };
+        let bytes = Mapped::open(weights).map_err(|source| ModelError::io(weights, source))?;
+        let is_index = bytes.first() == Some(&b'{') && !looks_like(&bytes);
+        if !is_index {
+            tensors.add(weights.into(), bytes)?;
+            return Ok(tensors);
+        }
+        let index =
+            ShardIndex::parse(&bytes).map_err(|source| ModelError::format(weights, source))?;
+        let folder = weights.parent().unwrap_or(Path::new(""));
+        for file in index.files.values().collect::<BTreeSet<_>>() {
+            let path = folder.join(file);
+            let bytes = Mapped::open(&path).map_err(|source| ModelError::io(&path, source))?;
+            tensors.add(path, bytes)?;
+        }
+        tensors.check_index(&index)?;
+        Ok(tensors)
+    }
+
+    fn add(&mut self, path: PathBuf, bytes: Mapped) -> Result<(), ModelError> {
+        let entries = parse(&bytes).map_err(|source| ModelError::format(&path, source))?;
+        let shard = self.shards.len();
+        for entry in entries {
+            let name = entry.name.clone();
+            if let Some((first, _)) = self.entries.insert(name.clone(), (shard, entry)) {
+                let first = self.shards[first].path.clone();
+                return Err(ModelError::TwoFiles {
+                    first,
+                    second: path,
+                    tensor: name,
+                });
+            }
+        }
+        self.shards.push(Shard { path, bytes });
+        Ok(())
+    }
+
+    fn check_index(&self, index: &ShardIndex) -> Result<(), ModelError> {
+        let problem = |problem| {
+            Err(ModelError::Index {
+                path: self.path.clone(),
+                problem,
+            })
+        };
+        for (name, file) in &index.files {
+            match self.entries.get(name) {
+                None => {
+                    return problem(format!(
+                        "says tensor '{name}' is in {file}, which does not hold it"
+                    ));
+                }
+                Some((shard, _)) if !self.shards[*shard].path.ends_with(file) => {
+                    let found = self.shards[*shard].path.display();
+                    return problem(format!(
+                        "says tensor '{name}' is in {file}, it is in {found}"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        match self
+            .entries
+            .iter()
+            .find(|(name, _)| !index.files.contains_key(*name))
+        {
+            Some((name, (shard, _))) => {
+                let found = self.shards[*shard].path.display();
+                problem(format!(
+                    "does not list tensor '{name}', which is in {found}"
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The file, or the index of the files.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files, in the order of their names.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &[u8])> {
+        self.shards
+            .iter()
+            .map(|shard| (shard.path.as_path(), &*shard.bytes))
+    }
+
+    /// Bytes of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.shards
+            .iter()
+            .map(|shard| shard.bytes.len() as u64)
+            .sum()
+    }
+
+    /// All tensors, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Tensor<'_>)> {
+        self.entries
+            .iter()
+            .map(|(name, (shard, entry))| (name.as_str(), entry.view(&self.shards[*shard].bytes)))
+    }
+
+    /// The tensor called `name`.
+    pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
+        let (shard, entry) = self.entries.get(name)?;
+        Some(entry.view(&self.shards[*shard].bytes))
+    }
+
+    /// The file that holds the tensor called `name`.
+    pub fn file_of(&self, name: &str) -> &Path {
+        self.entries
+            .get(name)
+            .map_or(&self.path, |(shard, _)| &self.shards[*shard].path)
+    }
+}
+
+/// A checkpoint in which everything that config.json promises was found.
+pub struct Checkpoint {
+    /// Where it is.
+    pub source: Source,
+    /// The shape of the model.
+    pub config: Config,
+    /// How its weights become ternary.
+    pub training: Training,
+    /// Its tensors.
+    pub tensors: Tensors,
+}
+
+/// What a checkpoint holds of one linear.
+#[derive(Clone, Copy)]
+pub struct LatentLinear<'a> {
+    /// Latent weights (rows, columns).
+    pub weight: Tensor<'a>,
+    /// Learned lambda (rows, columns) or (rows, 1).
+    pub lambada: Option<Tensor<'a>>,
+    /// The layer's own bias (rows,).
+    pub bias: Option<Tensor<'a>>,
+}
+
+impl Checkpoint {
+    /// Open a checkpoint and check that it holds what its config.json says, no less and no more.
+    ///
+    /// # Errors
+    /// Any [`ModelError`].
+    pub fn open(source: Source, overrides: &TrainingOverrides) -> Result<Self, ModelError> {
+        let file = ConfigFile::read(&source.config)?;
+        let training = file.training(overrides)?;
+        let config = file.config()?;
+        let tensors = Tensors::open(&source.weights)?;
+        let checkpoint = Self {
+            source,
+            config,
+            training,
+            tensors,
+        };
+        checkpoint.check()?;
+        Ok(checkpoint)
+    }
+
+    /// The tensors of one linear.
+    pub fn linear(&self, linear: Linear) -> LatentLinear<'_> {
+        let name = linear.checkpoint_name();
+        let get = |suffix: &str| self.tensors.get(&format!("{name}.{suffix}"));
+        LatentLinear {
+            weight: get("weight").expect("check found every weight"),
+            lambada: get("Lambada").filter(|_| self.training.lambda == LambdaSource::Learned),
+            bias: get("bias").filter(|_| linear.has_bias(&self.config)),
+        }
+    }
+
+    /// What the output will do otherwise than transformers; for the user to read.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = vec![];
+        if let Some(window) = self
+            .config
+            .sliding_window
+            .filter(|window| *window < self.config.context_length)
+        {
+            notes.push(format!(
+                "attention sees {window} tokens back, which llama.cpp's `llama` cannot limit: the context is set to \
+                 {window} tokens, within which both are the same"
+            ));
+        }
+        if self.config.tied_head && self.tensors.get(HEAD).is_some() {
+            notes.push(format!(
+                "config.json ties the head to the embedding: {HEAD} is left out"
+            ));
+        }
+        notes
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        let expected = self.expected();
+        for (name, shapes) in &expected {
+            self.check_tensor(name, shapes)?;
+        }
+        let tied_head = |name: &str| self.config.tied_head && name == HEAD;
+        let surplus: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|(name, _)| name)
+            .filter(|name| {
+                !expected.contains_key(*name)
+                    && !tied_head(name)
+                    && !name.ends_with("rotary_emb.inv_freq")
+            })
+            .map(String::from)
+            .collect();
+        if surplus.is_empty() {
+            return Ok(());
+        }
+        Err(ModelError::SurplusTensors {
+            path: self.tensors.path().into(),
+            hint: surplus_hint(&surplus),
+            tensors: surplus,
+        })
+    }
+
+    /// Every tensor that must be there, with the shapes it may have.
+    fn expected(&self) -> BTreeMap<String, Vec<Vec<usize>>> {
+        let config = &self.config;
+        let vector = || vec![vec![config.hidden_size]];
+        let table = || vec![vec![config.vocab_size, config.hidden_size]];
+        let mut expected =
+            BTreeMap::from([(EMBEDDING.into(), table()), (FINAL_NORM.into(), vector())]);
+        if !config.tied_head {
+            expected.insert(HEAD.into(), table());
+        }
+        for layer in 0..config.layers {
+            expected.insert(attention_norm(layer), vector());
+            expected.insert(feed_forward_norm(layer), vector());
+        }
+        for linear in Linear::all(config) {
+            let name = linear.checkpoint_name();
+            let (rows, columns) = linear.shape(config);
+            expected.insert(format!("{name}.weight"), vec![vec![rows, columns]]);
+            if linear.has_bias(config) {
+                expected.insert(format!("{name}.bias"), vec![vec![rows]]);
+            }
+            if self.training.lambda == LambdaSource::Learned {
+                expected.insert(
+                    format!("{name}.Lambada"),
+                    vec![vec![rows, columns], vec![rows, 1]],
+                );
+            }
+        }
+        expected
+    }
+
+    fn check_tensor(&self, name: &str, shapes: &[Vec<usize>]) -> Result<(), ModelError> {
+        let path = self.tensors.file_of(name).to_owned();
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(ModelError::MissingTensor {
+                path,
+                tensor: name.into(),
+                hint: missing_hint(name),
+            });
+        };
+        if !shapes.iter().any(|shape| shape == tensor.shape) {
+            let (found, expected) = (tensor.shape.to_vec(), shapes[0].clone());
+            return Err(ModelError::Shape {
+                path,
+                tensor: name.into(),
+                found,
+                expected,
+            });
+        }
+        if tensor.dtype.bytes().is_none() {
+            let found = tensor.dtype.to_string();
+            let expected =
+                "F32, F16 or BF16 (a checkpoint that is already quantized cannot be packed)";
+            return Err(ModelError::Dtype {
+                path,
+                tensor: name.into(),
+                found,
+                expected,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn missing_hint(name: &str) -> &'static str {
+    if name == HEAD {
+        "; where the head is the embedding, config.json must say \"tie_word_embeddings\": true"
+    } else if name.ends_with(".Lambada") {
+        "; ultraquantv3 has a learned lambda for every weight, ultraquantv2 one number"
+    } else if name.ends_with(".bias") {
+        ", which config.json promises (attention_bias, mlp_bias)"
+    } else {
+        ", which config.json promises; is a shard missing?"
+    }
+}
+
+fn surplus_hint(names: &[String]) -> &'static str {
+    let any = |part: &str| names.iter().any(|name| name.contains(part));
+    if any(".Lambada") {
+        "; a learned lambda belongs to ultraquantv3: --quant-method ultraquantv3"
+    } else if any("lora_") {
+        "; merge the LoRA adapter first"
+    } else if any(".qweight") || any(".SCB") || any("weight_scale") {
+        "; the checkpoint is already quantized (GPTQ, AWQ, bitsandbytes, FP8 or packed BitNet)"
+    } else if any("weight_clip_val") {
+        "; a learned clipping range belongs to another training method (ParetoQ)"
+    } else if any(".bias") {
+        "; does config.json lack attention_bias or mlp_bias?"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,188 @@
+//! What can be wrong with a checkpoint.
+
+use std::path::{Path, PathBuf};
+
+use formats::FormatError;
+
+/// A checkpoint that cannot be used: which file, what was found, what was expected, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file that cannot be opened or read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file that breaks its format's rules.
+    #[error("{}: {source}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        source: FormatError,
+    },
+    /// A file that is needed and not there.
+    #[error("{}: no {missing} there; {remedy}", path.display())]
+    MissingFile {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What was looked for.
+        missing: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A file of JSON that is not JSON.
+    #[error("{}: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A key of config.json that is missing or does not hold what it must.
+    #[error("{}: key '{key}' is {found}, expected {expected}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// Its value, or "missing".
+        found: String,
+        /// What it should be, and what to do where it cannot be mended there.
+        expected: String,
+    },
+    /// An architecture that no GGUF architecture with all seven biases can express.
+    #[error("{}: architecture {found} is not supported: {why}", path.display())]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// What config.json names.
+        found: String,
+        /// What would be lost, and what is supported.
+        why: String,
+    },
+    /// No sign of Tequila training.
+    #[error(
+        "{}: not a Tequila checkpoint: looked for 'quant_method' (ultraquantv2 or ultraquantv3), 'granularity', \
+         'group_size' and 'eps' in config.json, missing: {}; where you know how it was trained, say so with \
+         --quant-method, --granularity, --group-size and --lambda", path.display(), missing.join(", ")
+    )]
+    NotTequila {
+        /// config.json.
+        path: PathBuf,
+        /// The keys that are missing.
+        missing: Vec<&'static str>,
+    },
+    /// A training method whose dead zone is no constant, or that is unknown.
+    #[error("{}: quant_method '{found}' cannot be packed: {why}", path.display())]
+    Method {
+        /// config.json.
+        path: PathBuf,
+        /// What it names.
+        found: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A tensor that the model needs and the checkpoint lacks.
+    #[error("{}: tensor '{tensor}' is missing{hint}", path.display())]
+    MissingTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What its absence can mean.
+        hint: &'static str,
+    },
+    /// Tensors that the model has no place for.
+    #[error("{}: {} that the model has no place for: {}{hint}", path.display(), count(tensors), list(tensors))]
+    SurplusTensors {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Their names.
+        tensors: Vec<String>,
+        /// What they can mean.
+        hint: &'static str,
+    },
+    /// A tensor whose shape contradicts config.json.
+    #[error("{}: tensor '{tensor}' has shape {found:?}, config.json makes it {expected:?}", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape that follows from config.json.
+        expected: Vec<usize>,
+    },
+    /// A dtype that holds no weights one can train.
+    #[error("{}: tensor '{tensor}' is {found}, expected {expected}", path.display())]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The dtype in the file.
+        found: String,
+        /// Which would do.
+        expected: &'static str,
+    },
+    /// A tensor that stands in two files.
+    #[error("{} and {}: tensor '{tensor}' is in both", first.display(), second.display())]
+    TwoFiles {
+        /// The first file.
+        first: PathBuf,
+        /// The second one.
+        second: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// An index that does not agree with the shards.
+    #[error("{}: {problem}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What does not agree.
+        problem: String,
+    },
+}
+
+impl ModelError {
+    pub(super) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.into(),
+            source,
+        }
+    }
+
+    pub(super) fn format(path: &Path, source: FormatError) -> Self {
+        Self::Format {
+            path: path.into(),
+            source,
+        }
+    }
+}
+
+fn count(names: &[String]) -> String {
+    match names.len() {
+        1 => "a tensor".into(),
+        n => format!("{n} tensors"),
+    }
+}
+
+/// The first few names, and how many more there are.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("'{name}'"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

@@ -1,0 +1,200 @@
+//! The tokens by id: one row of the embedding each, every text once.
+
+use std::collections::HashMap;
+
+use super::TokenizerError;
+
+/// What llama.cpp may do with a token. The numbers are those of `tokenizer.ggml.token_type` and of SentencePiece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum TokenType {
+    /// Text.
+    Normal = 1,
+    /// Stands for what cannot be spelled.
+    Unknown = 2,
+    /// Steers the model; not part of the text.
+    Control = 3,
+    /// Text that is recognised before the text is split.
+    UserDefined = 4,
+    /// A row without a token.
+    Unused = 5,
+    /// One byte, spelled `<0xXX>`.
+    Byte = 6,
+}
+
+/// One entry of the vocabulary.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// As stored: byte-level texts in GPT-2's alphabet, SentencePiece texts with `▁` for a space.
+    pub text: String,
+    /// What it is for.
+    pub kind: TokenType,
+    /// SentencePiece joins the pair with the highest score first. Byte-level BPE has none: 0.
+    pub score: f32,
+}
+
+/// A vocabulary under construction.
+pub(super) struct Vocabulary<'a> {
+    file: &'a str,
+    slots: Vec<Option<Token>>,
+    ids: HashMap<String, u32>,
+}
+
+impl<'a> Vocabulary<'a> {
+    /// Room for one token a row; `file` is named in errors.
+    pub fn new(file: &'a str, rows: usize) -> Self {
+        Self {
+            file,
+            slots: vec![None; rows],
+            ids: HashMap::new(),
+        }
+    }
+
+    /// The file that holds the vocabulary.
+    pub fn file(&self) -> &'a str {
+        self.file
+    }
+
+    /// Gives `id` to a token that no other id has.
+    pub fn insert(&mut self, id: u64, token: Token) -> Result<(), TokenizerError> {
+        if let Some(taken) = self.slots.get(id as usize).and_then(Option::as_ref) {
+            return Err(TokenizerError::DuplicateId {
+                file: self.file.into(),
+                id: id as u32,
+                first: taken.text.clone(),
+                second: token.text,
+            });
+        }
+        self.replace(self.file, id, token)
+    }
+
+    /// Gives `id` to a token whether or not the id had another; `file` says so.
+    pub fn replace(&mut self, file: &str, id: u64, token: Token) -> Result<(), TokenizerError> {
+        let rows = self.slots.len();
+        let slot = usize::try_from(id)
+            .ok()
+            .and_then(|id| self.slots.get_mut(id));
+        let (Some(slot), Ok(row)) = (slot, u32::try_from(id)) else {
+            return Err(TokenizerError::NoRow {
+                file: file.into(),
+                text: token.text,
+                id,
+                rows,
+            });
+        };
+        if let Some(old) = slot.take() {
+            self.ids.remove(&old.text);
+        }
+        if let Some(&first) = self.ids.get(&token.text) {
+            return Err(TokenizerError::DuplicateText {
+                file: file.into(),
+                text: token.text,
+                first,
+                second: row,
+            });
+        }
+        self.ids.insert(token.text.clone(), row);
+        *slot = Some(token);
+        Ok(())
+    }
+
+    /// Marks `text` as an added token with this id. Special ones, and texts that look it, are control tokens;
+    /// others are recognised in the text. The unknown token stays what it is. Another file than the vocabulary's own
+    /// may give an id a new text, as transformers lets it.
+    pub fn overlay(
+        &mut self,
+        file: &str,
+        id: u64,
+        text: &str,
+        special: bool,
+    ) -> Result<(), TokenizerError> {
+        let old = usize::try_from(id)
+            .ok()
+            .and_then(|id| self.slots.get(id)?.as_ref());
+        let same = old.filter(|old| old.text == text);
+        let kind = match same.map(|token| token.kind) {
+            Some(kind @ (TokenType::Unknown | TokenType::Byte)) => kind,
+            _ if special || looks_special(text) => TokenType::Control,
+            _ => TokenType::UserDefined,
+        };
+        let token = Token {
+            text: text.into(),
+            kind,
+            score: same.map_or(ADDED_SCORE, |token| token.score),
+        };
+        if same.is_none() && file == self.file {
+            self.insert(id, token)
+        } else {
+            self.replace(file, id, token)
+        }
+    }
+
+    /// Makes a control token of `text`, where it is a plain one.
+    pub fn set_control(&mut self, text: &str) {
+        let slot = self
+            .ids
+            .get(text)
+            .and_then(|&id| self.slots.get_mut(id as usize)?.as_mut());
+        if let Some(token) = slot.filter(|token| token.kind == TokenType::Normal) {
+            token.kind = TokenType::Control;
+        }
+    }
+
+    /// The id of `text`.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        self.ids.get(text).copied()
+    }
+
+    /// The text of `id`.
+    pub fn text(&self, id: u32) -> Option<&str> {
+        Some(&self.slots.get(id as usize)?.as_ref()?.text)
+    }
+
+    /// Tokens that are there, to set what they are for.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Token> {
+        self.slots.iter_mut().flatten()
+    }
+
+    /// Tokens that are there, with their ids.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Token)> {
+        self.slots
+            .iter()
+            .zip(0..)
+            .filter_map(|(slot, id)| Some((id, slot.as_ref()?)))
+    }
+
+    /// Every row's token; rows without one get a text of their own and are unused.
+    pub fn into_tokens(self) -> Vec<Token> {
+        let ids = self.ids;
+        let unused = |id| {
+            let mut text = format!("[PAD{id}]");
+            while ids.contains_key(&text) {
+                text.push('_');
+            }
+            Token {
+                text,
+                kind: TokenType::Unused,
+                score: UNUSED_SCORE,
+            }
+        };
+        self.slots
+            .into_iter()
+            .enumerate()
+            .map(|(id, slot)| slot.unwrap_or_else(|| unused(id)))
+            .collect()
+    }
+}
+
+/// What llama.cpp's own converter gives to added tokens: they are recognised before any pair is joined.
+const ADDED_SCORE: f32 = -1_000.0;
+
+/// What llama.cpp's own converter gives to rows without a token; no pair of pieces ever joins to one.
+const UNUSED_SCORE: f32 = -10_000.0;
+
+/// Texts like `<|eot_id|>` steer the model whatever the file says of them.
+fn looks_special(text: &str) -> bool {
+    let between = |open: &str, close: &str| {
+        text.len() > open.len() + close.len() && text.starts_with(open) && text.ends_with(close)
+    };
+    between("<|", "|>") || between("<｜", "｜>")
+}

@@ -1,1 +1,0 @@
-//! Plan every byte, then write.

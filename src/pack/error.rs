@@ -1,0 +1,207 @@
+//! What can be wrong with a request to pack.
+
+use std::path::PathBuf;
+
+use formats::FormatError;
+use formats::block::BlockType;
+
+use crate::model::ModelError;
+
+/// A checkpoint that cannot be packed as asked: nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The checkpoint.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The layout of the output.
+    #[error("the output: {0}")]
+    Format(#[from] FormatError),
+    /// The output cannot be written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The output is there already.
+    #[error("{}: exists already; replace it with --force, or name another output", path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output is one of the files that are read.
+    #[error("{}: is one of the input's files; name another output", path.display())]
+    SameFile {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output is something other than a file.
+    #[error("{}: is {found}; name a file", path.display())]
+    NoFile {
+        /// The output.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// The folder of the output is not there.
+    #[error("{}: no such folder; create it with `mkdir -p {}`, or name another output", path.display(), path.display())]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Another process is writing the same output.
+    #[error("{}: another process is writing it; wait for it, or name another output", path.display())]
+    Busy {
+        /// The temporary file.
+        path: PathBuf,
+    },
+    /// Linears whose rows fill no blocks of any allowed type.
+    #[error(
+        "{} of the linears cannot be stored{}: {}; give each a type that takes any width, for example \
+         --tensor-type {}=f16",
+        tensors.len(), tried(types), list_widths(tensors), last_part(&tensors[0].0)
+    )]
+    NoBlock {
+        /// Their GGUF names and columns.
+        tensors: Vec<(String, usize)>,
+        /// The types tried.
+        types: Vec<BlockType>,
+    },
+    /// Linears that no allowed type stores within the allowed error.
+    #[error("{}", lossy(tensors, *overall, *max_nmse, types))]
+    Lossy {
+        /// Each linear that failed: its GGUF name, and the least error of the types tried.
+        tensors: Vec<(String, f64)>,
+        /// The error over all linears, had all been stored so.
+        overall: f64,
+        /// The allowed error.
+        max_nmse: f64,
+        /// The types tried.
+        types: Vec<BlockType>,
+    },
+    /// A number that is NaN or infinite.
+    #[error(
+        "{}: tensor '{tensor}' is {value} at row {row}, column {column}; a model with such a weight computes nothing, \
+         take an earlier checkpoint", path.display()
+    )]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row, from 0.
+        row: usize,
+        /// Column, from 0.
+        column: usize,
+        /// The number.
+        value: f32,
+    },
+    /// A scale beyond the range of f16.
+    #[error(
+        "tensor '{tensor}' has a scale of {scale} in row {row}, f16 ends at 65504; store it with --tensor-type {tensor}=f32"
+    )]
+    ScaleRange {
+        /// The GGUF name.
+        tensor: String,
+        /// Row of the checkpoint, from 0.
+        row: usize,
+        /// The scale.
+        scale: f32,
+    },
+    /// An embedding that its type cannot hold.
+    #[error("tensor '{tensor}' cannot be stored as {ty}: {problem}; use --embedding keep or f16")]
+    Embedding {
+        /// The GGUF name.
+        tensor: String,
+        /// The type asked for.
+        ty: BlockType,
+        /// Why not.
+        problem: String,
+    },
+    /// A type that Ollama refuses.
+    #[error(
+        "tensor '{tensor}' would be {ty}, which Ollama does not read; leave --type out, or give up --for ollama"
+    )]
+    Ollama {
+        /// The GGUF name.
+        tensor: String,
+        /// Its type.
+        ty: BlockType,
+    },
+    /// A key that cannot be set so.
+    #[error("--metadata {key}={text}: expected {expected}")]
+    Metadata {
+        /// The key.
+        key: String,
+        /// The value given.
+        text: String,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// The input changed between the two times it was read.
+    #[error("{}: tensor '{tensor}' changed while it was being packed; pack again when nothing writes it", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+}
+
+fn names(types: &[BlockType]) -> String {
+    types
+        .iter()
+        .map(|ty| ty.name())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn tried(types: &[BlockType]) -> String {
+    match types {
+        [ty] => format!(" as {ty} (a row must be a multiple of {})", ty.weights()),
+        types => format!(
+            " in any of {} (a row must be a multiple of 256 or 32)",
+            names(types)
+        ),
+    }
+}
+
+fn list_widths(tensors: &[(String, usize)]) -> String {
+    let mut parts: Vec<String> = vec![];
+    for (name, columns) in tensors {
+        let part = format!("{} ({columns} columns)", last_part(name));
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    parts.join(", ")
+}
+
+/// `ffn_down` of `blk.3.ffn_down.weight`.
+fn last_part(name: &str) -> &str {
+    name.trim_end_matches(".weight")
+        .rsplit('.')
+        .next()
+        .unwrap_or(name)
+}
+
+fn lossy(tensors: &[(String, f64)], overall: f64, max_nmse: f64, types: &[BlockType]) -> String {
+    let (worst, needed) = tensors
+        .iter()
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .expect("a tensor failed");
+    format!(
+        "storing as {} loses too much: NMSE {:.1e} over all linears, {needed:.1e} in the worst ('{worst}'); \
+         every linear must be within --max-nmse, which is {max_nmse:.1e}: allow it with --max-nmse {}, or leave --type out",
+        names(types),
+        overall,
+        round_up(*needed)
+    )
+}
+
+/// `value` rounded up to two digits, as one would type it.
+fn round_up(value: f64) -> String {
+    let unit = 10f64.powi(value.log10().floor() as i32 - 1);
+    format!("{:.1e}", (value / unit).ceil() * unit)
+}

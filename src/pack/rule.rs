@@ -1,0 +1,99 @@
+//! The rule: the smallest block type that loads and is fast where the file is to run, within the allowed error.
+//! docs/types.md has the measurements behind the lists.
+
+use formats::block::BlockType;
+
+/// Where the file is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// llama.cpp on every backend, and Ollama.
+    Any,
+    /// llama.cpp on x86 processors.
+    Cpu,
+    /// llama.cpp on GPUs.
+    Gpu,
+    /// llama.cpp on Arm processors.
+    Arm,
+    /// Ollama.
+    Ollama,
+}
+
+impl Target {
+    /// The types to try, smallest first. TQ1_0 is smaller than all of them but half as fast as TQ2_0 everywhere: it is
+    /// taken only when it is asked for.
+    pub fn candidates(self) -> &'static [BlockType] {
+        use BlockType::{Q2_0, Q2_K, Q4_0, Q8_0, TQ2_0};
+        match self {
+            Target::Any | Target::Ollama => &[Q2_K, Q4_0, Q8_0],
+            Target::Cpu => &[TQ2_0, Q2_K, Q4_0, Q8_0],
+            Target::Gpu | Target::Arm => &[Q2_0, Q2_K, Q4_0, Q8_0],
+        }
+    }
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Any => "any",
+            Target::Cpu => "cpu",
+            Target::Gpu => "gpu",
+            Target::Arm => "arm",
+            Target::Ollama => "ollama",
+        }
+    }
+}
+
+/// The types that a linear can be stored in.
+pub const PACKABLE: [BlockType; 9] = [
+    BlockType::TQ1_0,
+    BlockType::TQ2_0,
+    BlockType::Q2_0,
+    BlockType::Q2_K,
+    BlockType::Q4_0,
+    BlockType::Q8_0,
+    BlockType::F16,
+    BlockType::BF16,
+    BlockType::F32,
+];
+
+/// How the type of each linear is found.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Where the file is to run.
+    pub target: Target,
+    /// The relative squared error that storing a matrix may add.
+    pub max_nmse: f64,
+    /// One type for all linears.
+    pub ty: Option<BlockType>,
+    /// A type for the linears whose GGUF name contains the text; the first that fits wins, before `ty`.
+    pub tensor_types: Vec<(String, BlockType)>,
+}
+
+impl Rule {
+    /// The types to try for the linear `name`, in order.
+    pub fn candidates(&self, name: &str) -> Vec<BlockType> {
+        let by_name = self
+            .tensor_types
+            .iter()
+            .find(|(text, _)| name.contains(text))
+            .map(|(_, ty)| *ty);
+        match by_name.or(self.ty) {
+            Some(ty) => vec![ty],
+            None => self.target.candidates().to_vec(),
+        }
+    }
+}
+
+/// How the embedding and the head are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Embedding {
+    /// In the checkpoint's dtype.
+    Keep,
+    /// In this type.
+    As(BlockType),
+}
+
+/// Whether Ollama's own reader knows the type: others it refuses at `ollama create` with "size overflow"
+/// (fs/ggml/ggml.go, `typeSize`).
+pub fn ollama_reads(ty: BlockType) -> bool {
+    matches!(ty.id(), 0..=3 | 6..=8 | 10..=14 | 16..=23 | 29 | 30 | 39..=41)
+}
