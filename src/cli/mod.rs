@@ -1,5 +1,6 @@
 //! The command line: arguments, progress, tables, JSON, exit codes. Only this room prints.
 
+mod bench;
 mod inspect;
 mod pack;
 mod render;
@@ -41,6 +42,7 @@ enum Command {
     Pack(Box<pack::PackArgs>),
     Run(run::RunArgs),
     Inspect(inspect::InspectArgs),
+    Bench(bench::BenchArgs),
     /// Print the completion script of a shell
     ///
     /// For example: tqconv completions bash > ~/.local/share/bash-completion/completions/tqconv
@@ -74,6 +76,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Pack(args) => pack::run(&args, context),
         Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
