@@ -208,19 +208,15 @@ pub fn encode(
         BlockType::Q4_0 => encode_blocks(row, importance, out, q4_0::pack),
         BlockType::Q8_0 => encode_blocks(row, importance, out, q8_0::pack),
         BlockType::Q2_K => encode_q2_k(row, importance, out),
-        BlockType::F16 => encode_floats(
-            row,
-            out,
-            |w| f16_of(w).map(f16::to_le_bytes),
-            |bytes| f16::from_le_bytes(bytes).to_f32(),
-        ),
-        BlockType::BF16 => encode_floats(
-            row,
-            out,
-            |w| Ok(bf16::from_f32(w).to_le_bytes()),
-            |bytes| bf16::from_le_bytes(bytes).to_f32(),
-        ),
-        BlockType::F32 => encode_floats(row, out, |w| Ok(w.to_le_bytes()), f32::from_le_bytes),
+        BlockType::F16 => encode_floats(row, out, reference, |w| {
+            let stored = f16::from_f32(w);
+            (stored.to_le_bytes(), stored.to_f32())
+        }),
+        BlockType::BF16 => encode_floats(row, out, Ok, |w| {
+            let stored = bf16::from_f32(w);
+            (stored.to_le_bytes(), stored.to_f32())
+        }),
+        BlockType::F32 => encode_floats(row, out, Ok, |w| (w.to_le_bytes(), w)),
         _ => panic!("{ty} holds no ternary weights"),
     }
 }
@@ -276,21 +272,23 @@ fn encode_q2_k(row: &Row, importance: &[f32], out: &mut [u8]) -> Result<Loss, Sc
     Ok(loss)
 }
 
-/// Types without a scale: every weight by itself.
+/// Types without a scale: every weight by itself. `store`: the bytes of a weight, and what they mean.
 fn encode_floats<const BYTES: usize>(
     row: &Row,
     out: &mut [u8],
-    write: impl Fn(f32) -> Result<[u8; BYTES], ScaleRange>,
-    read: impl Fn([u8; BYTES]) -> f32,
+    reference: impl Fn(f32) -> Result<f32, ScaleRange>,
+    store: impl Fn(f32) -> ([u8; BYTES], f32),
 ) -> Result<Loss, ScaleRange> {
     let mut loss = Loss::default();
     for ((&code, &scale), bytes) in row.codes.iter().zip(&row.scales).zip(out.as_chunks_mut().0) {
-        let w = scale * f32::from(code);
-        *bytes = write(w)?;
+        let w = reference(scale)? * f32::from(code);
+        let (stored, meaning) = store(w);
+        *bytes = stored;
+        let (w, error) = (f64::from(w), f64::from(w) - f64::from(meaning));
         loss = loss
             + Loss {
-                error: f64::from(w - read(*bytes)).powi(2),
-                energy: f64::from(w).powi(2),
+                error: error * error,
+                energy: w * w,
             };
     }
     Ok(loss)

@@ -83,3 +83,30 @@ pub fn tokens(tensor: &Tensor) -> Vec<u32> {
         .map(|&bytes| u32::from_le_bytes(bytes))
         .collect()
 }
+
+/// All numbers of an F64 tensor.
+pub fn exact_doubles(tensor: &Tensor) -> Vec<f64> {
+    tensor
+        .bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&bytes| f64::from_le_bytes(bytes))
+        .collect()
+}
+
+/// A file or folder of the repository's own test data.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(name)
+}
+
+/// Copy the files of a folder into a new one.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}

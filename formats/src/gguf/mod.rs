@@ -12,8 +12,8 @@
 //!
 //! All numbers are little-endian. [`File`] reads, [`Layout`] writes; neither opens a file.
 
-pub mod pre_tokenizer;
 mod read;
+pub mod tokenizer;
 mod value;
 mod write;
 

@@ -13,7 +13,8 @@ use super::TextError;
 pub(super) struct Pieces {
     ids: HashMap<String, u32>,
     scores: Vec<f32>,
-    bytes: [u32; 256],
+    /// The token of each byte.
+    bytes: Vec<u32>,
 }
 
 /// A run of the text: `start..end` in bytes, and its neighbours that still exist.
@@ -34,21 +35,11 @@ struct Pair {
 }
 
 impl Pieces {
-    pub fn new(texts: &[String], scores: &[f32]) -> Result<Self, TextError> {
-        let mut ids = HashMap::with_capacity(texts.len());
-        for (text, second) in texts.iter().zip(0..) {
-            if let Some(first) = ids.insert(text.clone(), second) {
-                return Err(TextError::Duplicate {
-                    text: text.clone(),
-                    first,
-                    second,
-                });
-            }
-        }
+    pub fn new(ids: HashMap<String, u32>, scores: &[f32]) -> Result<Self, TextError> {
         if let Some(index) = scores.iter().position(|score| score.is_nan()) {
             return Err(TextError::Score { index });
         }
-        let mut bytes = [0; 256];
+        let mut bytes = vec![0; 256];
         for (byte, id) in bytes.iter_mut().enumerate() {
             let text = format!("<0x{byte:02X}>");
             *id = *ids.get(&text).ok_or(TextError::NoByteToken { text })?;

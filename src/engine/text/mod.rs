@@ -4,9 +4,12 @@ mod decode;
 mod error;
 mod merge;
 
-use std::collections::HashSet;
+#[cfg(test)]
+mod tests;
 
-use formats::gguf::pre_tokenizer;
+use std::collections::{HashMap, HashSet};
+
+use formats::gguf::tokenizer::{END_TEXTS, pre_tokenizer};
 use formats::gguf::{Array, File, Value};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -65,14 +68,6 @@ const USER_DEFINED: i32 = 4;
 const NORMAL: i32 = 1;
 const BYTE: i32 = 6;
 
-/// Texts that end a generation wherever they are tokens (llama-vocab.cpp:2922-2947).
-#[rustfmt::skip]
-const END_TEXTS: &[&str] = &[
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
-    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
-];
-
 impl Text {
     /// Builds the tokenizer of `file`.
     ///
@@ -82,6 +77,7 @@ impl Text {
         let keys = Keys(file);
         let texts = keys.strings("tokenizer.ggml.tokens")?;
         let rows = texts.len();
+        let ids = ids(texts)?;
         let mut types = keys.types(rows)?;
         for (text, kind) in texts.iter().zip(&mut types) {
             if END_TEXTS.contains(&text.as_str()) {
@@ -100,10 +96,10 @@ impl Text {
             }
         };
         let (splitter, add_bos) = if is_byte_level {
-            byte_level(&keys, texts)?
+            byte_level(&keys, ids)?
         } else {
             (
-                Splitter::SentencePiece(Pieces::new(texts, keys.scores(rows)?)?),
+                Splitter::SentencePiece(Pieces::new(ids, keys.scores(rows)?)?),
                 true,
             )
         };
@@ -270,6 +266,21 @@ impl Text {
     }
 }
 
+/// The id of every text, which must be unique: llama.cpp aborts where one is not.
+fn ids(texts: &[String]) -> Result<HashMap<String, u32>, TextError> {
+    let mut ids = HashMap::with_capacity(texts.len());
+    for (text, second) in texts.iter().zip(0..) {
+        if let Some(first) = ids.insert(text.clone(), second) {
+            return Err(TextError::Duplicate {
+                text: text.clone(),
+                first,
+                second,
+            });
+        }
+    }
+    Ok(ids)
+}
+
 fn marks(texts: &[String], types: &[i32]) -> Vec<Mark> {
     let is_mark = |kind| matches!(kind, UNKNOWN | CONTROL | USER_DEFINED);
     let mut marks: Vec<_> = texts
@@ -288,14 +299,13 @@ fn marks(texts: &[String], types: &[i32]) -> Vec<Mark> {
 }
 
 /// The splitter of a `gpt2` vocabulary, and whether its texts begin with a token by default.
-fn byte_level(keys: &Keys, texts: &[String]) -> Result<(Splitter, bool), TextError> {
+fn byte_level(keys: &Keys, ids: HashMap<String, u32>) -> Result<(Splitter, bool), TextError> {
     const PRE: &str = "tokenizer.ggml.pre";
     const MERGES: &str = "tokenizer.ggml.merges";
     let name = keys.string(PRE)?;
-    let pre =
-        pre_tokenizer::find(name).ok_or_else(|| TextError::PreTokenizer { found: name.into() })?;
+    let pre = pre_tokenizer(name).ok_or_else(|| TextError::PreTokenizer { found: name.into() })?;
 
-    let vocab: Vocab = texts.iter().cloned().zip(0..).collect();
+    let vocab: Vocab = ids.into_iter().collect();
     let mut merges = Vec::new();
     for (index, merge) in keys.strings(MERGES)?.iter().enumerate() {
         let (left, right) = merge

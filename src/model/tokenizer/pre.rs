@@ -3,7 +3,7 @@
 //! llama.cpp knows pre-tokenizers by name; tokenizer.json writes their expressions out. The name is found by comparing
 //! the expressions, so a vocabulary that nobody has seen before is recognised as long as it splits text in a known way.
 
-use formats::gguf::pre_tokenizer::{self, GPT2_SPLIT, PRE_TOKENIZERS};
+use formats::gguf::tokenizer::{GPT2_SPLIT, PRE_TOKENIZERS, pre_tokenizer_names};
 use serde_json::Value;
 
 use super::TokenizerError;
@@ -11,10 +11,10 @@ use super::files::kind_of;
 
 /// `name`, when llama.cpp knows it.
 pub(super) fn named(name: &str) -> Result<&str, TokenizerError> {
-    if pre_tokenizer::names().any(|known| known == name) {
+    if pre_tokenizer_names().any(|known| known == name) {
         return Ok(name);
     }
-    let known = pre_tokenizer::names().collect::<Vec<_>>().join(", ");
+    let known = pre_tokenizer_names().collect::<Vec<_>>().join(", ");
     Err(TokenizerError::UnknownPreName {
         found: name.into(),
         known,

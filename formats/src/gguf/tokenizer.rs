@@ -1,9 +1,17 @@
-//! What the values of `tokenizer.ggml.pre` mean: how text is split before byte-level BPE.
+//! What some values of the `tokenizer.*` keys mean to llama.cpp beyond what the file says.
 //!
-//! Each name stands for a list of regular expressions. The first splits the text into what it matches and what lies
-//! between the matches; the next splits the parts again, and so on (llama-vocab.cpp:284-577, names 2169-2460). The
-//! expressions are those of the tokenizer.json files that the names were made for, in the dialect of Hugging Face's
-//! `tokenizers`; llama.cpp has some of them in other words.
+//! `tokenizer.ggml.pre` says how text is split before byte-level BPE. Each name stands for a list of regular expressions.
+//! The first splits the text into what it matches and what lies between the matches; the next splits the parts again, and
+//! so on (llama-vocab.cpp:284-577, names 2169-2460). The expressions are those of the tokenizer.json files that the names
+//! were made for, in the dialect of Hugging Face's `tokenizers`; llama.cpp has some of them in other words.
+
+/// Texts that end a generation wherever they are tokens (llama-vocab.cpp:2922-2947).
+#[rustfmt::skip]
+pub const END_TEXTS: &[&str] = &[
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
+    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+];
 
 /// One way of splitting text.
 #[derive(Debug)]
@@ -19,12 +27,12 @@ pub struct PreTokenizer {
 }
 
 /// The pre-tokenizer that `name` means, where its expressions are known here.
-pub fn find(name: &str) -> Option<&'static PreTokenizer> {
+pub fn pre_tokenizer(name: &str) -> Option<&'static PreTokenizer> {
     PRE_TOKENIZERS.iter().find(|pre| pre.names.contains(&name))
 }
 
 /// Every name that llama.cpp accepts for a byte-level vocabulary.
-pub fn names() -> impl Iterator<Item = &'static str> {
+pub fn pre_tokenizer_names() -> impl Iterator<Item = &'static str> {
     PRE_TOKENIZERS
         .iter()
         .flat_map(|pre| pre.names)
@@ -37,12 +45,6 @@ pub const GPT2_SPLIT: &str =
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-const GPT4O: &str = concat!(
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
-    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
 
 /// Those whose expressions are certain.
 pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
@@ -152,13 +154,11 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
         add_bos: false,
         ignore_merges: false,
-        splits: &[GPT4O],
-    },
-    PreTokenizer {
-        names: &["tiny_aya", "cohere2moe"],
-        add_bos: false,
-        ignore_merges: false,
-        splits: &[r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O],
+        splits: &[concat!(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )],
     },
     PreTokenizer {
         names: &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
@@ -233,8 +233,8 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
 #[rustfmt::skip]
 const OTHER_NAMES: &[&str] = &[
     "default", "deepseek-llm", "spark2_5", "youtu", "falcon", "jina-v1-en", "jina-v2-code", "roberta-bpe",
-    "poro-chat", "viking", "bloom", "gpt3-finnish", "chameleon", "granite-embed-multi-97m", "superbpe", "kimi-k2",
-    "ufakzeka", "afmoe", "laguna",
+    "poro-chat", "viking", "bloom", "gpt3-finnish", "chameleon", "granite-embed-multi-97m", "superbpe",
+    "tiny_aya", "cohere2moe", "kimi-k2", "ufakzeka", "afmoe", "laguna",
 ];
 
 #[cfg(test)]
@@ -246,8 +246,11 @@ mod tests {
     #[test]
     fn a_name_means_one_thing() {
         let mut seen = HashSet::new();
-        assert!(names().all(|name| seen.insert(name)));
-        assert_eq!(find("llama3").map(|pre| pre.names[0]), Some("llama-bpe"));
-        assert!(find("default").is_none());
+        assert!(pre_tokenizer_names().all(|name| seen.insert(name)));
+        assert_eq!(
+            pre_tokenizer("llama3").map(|pre| pre.names[0]),
+            Some("llama-bpe")
+        );
+        assert!(pre_tokenizer("default").is_none());
     }
 }
