@@ -9,3 +9,4 @@ mod dots;
 mod engine;
 mod pack;
 mod tokenizer;
+mod verify;
