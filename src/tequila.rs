@@ -1,5 +1,5 @@
 //! The formula: latent weights to scales, codes and offline biases (arXiv 2509.23809, as AngelSlim's
-//! `UltraQuantLinear` computes it). Plain and scalar; whatever is faster must equal it bit for bit.
+//! `UltraQuantLinear` computes it). Plain loops without a branch, which compilers turn into vector code.
 //!
 //! ```text
 //! y = A x + bias            A = scale * code
@@ -11,6 +11,9 @@
 //! Groups are runs of the flattened row-major matrix, so that they may cross rows. Scale, delta and the comparison
 //! are in the checkpoint's dtype (each rounded once); products and the sum of the bias are in f64.
 //! docs/tequila.md has the derivation.
+//!
+//! Sums run in [`LANES`] lanes: lane l adds up the numbers l, l + 16, l + 32, ..., then the lanes are added by halves.
+//! The order is part of the definition, so that a result is the same to the bit for any vector length.
 
 use formats::safetensors::Dtype;
 
@@ -43,9 +46,57 @@ pub struct NotFinite {
     pub index: usize,
 }
 
+/// Lanes of every sum: as many f64 as two of the longest vectors hold.
+const LANES: usize = 16;
+
+/// The most weights that [`absolute_sum`] adds up in lanes; longer groups are cut into runs of this many, whose sums
+/// are added in order.
+pub const SUM_RUN: usize = 1 << 16;
+
+/// lanes\[l\] += term for each l.
+#[inline(always)]
+fn add(lanes: &mut [f64; LANES], term: impl Fn(usize) -> f64) {
+    for (l, lane) in lanes.iter_mut().enumerate() {
+        *lane += term(l);
+    }
+}
+
+/// The lanes added by halves: l and l + 8, then l and l + 4, and so on.
+#[inline(always)]
+fn fold(mut lanes: [f64; LANES]) -> f64 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The numbers as whole lanes, the last one filled up with `fill`.
+#[inline(always)]
+fn in_lanes<T: Copy>(numbers: &[T], fill: T) -> impl Iterator<Item = [T; LANES]> {
+    let (whole, rest) = numbers.as_chunks();
+    let last = (!rest.is_empty()).then(|| {
+        let mut last = [fill; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        last
+    });
+    whole.iter().copied().chain(last)
+}
+
 /// Sum of |w| in f64: exact for a group of bf16 or f16 weights of like size.
+#[inline(always)]
 pub fn absolute_sum(w: &[f32]) -> f64 {
-    w.iter().map(|&w| f64::from(w.abs())).sum()
+    let run_sum = |run: &[f32]| {
+        let mut lanes = [0.0; LANES];
+        in_lanes(run, 0.0).for_each(|w| add(&mut lanes, |l| f64::from(w[l].abs())));
+        fold(lanes)
+    };
+    w.chunks(SUM_RUN)
+        .map(run_sum)
+        .fold(0.0, |sum, run| sum + run)
 }
 
 /// scale = mean |w| of a group of `count` weights whose |w| add up to `sum`, rounded once to `dtype`.
@@ -57,14 +108,15 @@ pub fn scale(sum: f64, count: usize, dtype: Dtype) -> f32 {
 ///
 /// `w`, `codes`: (n,). Equality with delta is active. Where scale is zero (a group of zeros, or of weights so small
 /// that their mean rounds to zero) A is zero whatever the comparison says, so every code is 0.
+#[inline(always)]
 pub fn split(w: &[f32], scale: f32, dtype: Dtype, codes: &mut [i8]) {
-    let delta = dtype.round(f64::from(scale) / 2.0);
+    let delta = if scale == 0.0 {
+        f32::INFINITY
+    } else {
+        dtype.round(f64::from(scale) / 2.0)
+    };
     for (code, &w) in codes.iter_mut().zip(w) {
-        *code = if scale == 0.0 {
-            0
-        } else {
-            i8::from(w >= delta) - i8::from(w <= -delta)
-        };
+        *code = i8::from(w >= delta) - i8::from(w <= -delta);
     }
 }
 
@@ -77,33 +129,65 @@ pub enum Lambda<'a> {
     Learned(&'a [f32]),
 }
 
-/// sum of lambda * w over the dead zone: the offline bias of a row, or a part of it. `w`, `codes`: (n,).
+/// sum of lambda * w over the dead zone: the offline bias of a row. `w`, `codes`: (n,).
+#[inline(always)]
 pub fn dead_zone_sum(w: &[f32], codes: &[i8], lambda: Lambda) -> f64 {
-    let dead = |(&w, &code): (&f32, &i8)| if code == 0 { f64::from(w) } else { 0.0 };
+    const ACTIVE: i8 = 1;
+    let mut lanes = [0.0; LANES];
+    let dead = |w: f32, code: i8| f64::from(if code == 0 { w } else { 0.0 });
+    let pairs = in_lanes(w, 0.0).zip(in_lanes(codes, ACTIVE));
     match lambda {
-        Lambda::Fixed(lambda) => w
-            .iter()
-            .zip(codes)
-            .map(|pair| f64::from(lambda) * dead(pair))
-            .sum(),
-        Lambda::Learned(lambda) => w
-            .iter()
-            .zip(codes)
-            .zip(lambda)
-            .map(|(pair, &lambda)| f64::from(lambda) * dead(pair))
-            .sum(),
+        Lambda::Fixed(lambda) => {
+            let lambda = f64::from(lambda);
+            pairs.for_each(|(w, codes)| add(&mut lanes, |l| lambda * dead(w[l], codes[l])));
+        }
+        Lambda::Learned(lambda) => {
+            pairs
+                .zip(in_lanes(lambda, 0.0))
+                .for_each(|((w, codes), lambda)| {
+                    add(&mut lanes, |l| f64::from(lambda[l]) * dead(w[l], codes[l]))
+                })
+        }
     }
+    fold(lanes)
+}
+
+/// sum of importance * code^2: how much the active weights of a run count when scales are merged.
+/// `importance`, `codes`: (n,).
+#[inline(always)]
+pub fn active_sum(importance: &[f32], codes: &[i8]) -> f64 {
+    const DEAD: i8 = 0;
+    let mut lanes = [0.0; LANES];
+    for (h, codes) in in_lanes(importance, 0.0).zip(in_lanes(codes, DEAD)) {
+        add(&mut lanes, |l| {
+            f64::from(if codes[l] == 0 { 0.0 } else { h[l] })
+        });
+    }
+    fold(lanes)
+}
+
+/// How many codes are not 0.
+#[inline(always)]
+pub fn active_count(codes: &[i8]) -> usize {
+    // A byte a lane holds the counts of up to 255 codes.
+    codes
+        .chunks(255)
+        .map(|codes| usize::from(codes.iter().fold(0u8, |n, &code| n + u8::from(code != 0))))
+        .sum()
 }
 
 /// The first number that is NaN or infinite.
 ///
 /// # Errors
 /// Where there is one.
+#[inline(always)]
 pub fn check_finite(w: &[f32]) -> Result<(), NotFinite> {
-    match w.iter().position(|w| !w.is_finite()) {
-        Some(index) => Err(NotFinite { index }),
-        None => Ok(()),
+    // All are looked at, so that no branch keeps the loop from being vectorised.
+    if w.iter().fold(true, |finite, w| finite & w.is_finite()) {
+        return Ok(());
     }
+    let index = w.iter().position(|w| !w.is_finite()).unwrap_or(0);
+    Err(NotFinite { index })
 }
 
 /// The runs of equal scale in row `row` of a matrix with `columns` columns: (group, columns of the row it covers).
