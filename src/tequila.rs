@@ -49,15 +49,24 @@ pub struct NotFinite {
 /// Lanes of every sum: as many f64 as two of the longest vectors hold.
 const LANES: usize = 16;
 
+/// Numbers that are chosen before they are added up: in two plain loops, each of which compilers turn into vector code.
+const CHOSEN: usize = 16 * LANES;
+
 /// The most weights that [`absolute_sum`] adds up in lanes; longer groups are cut into runs of this many, whose sums
 /// are added in order.
 pub const SUM_RUN: usize = 1 << 16;
 
-/// lanes\[l\] += term for each l.
+/// Add term(x) to the lanes. `x`: (n,), a multiple of the lanes but for the last time.
 #[inline(always)]
-fn add(lanes: &mut [f64; LANES], term: impl Fn(usize) -> f64) {
-    for (l, lane) in lanes.iter_mut().enumerate() {
-        *lane += term(l);
+fn add(lanes: &mut [f64; LANES], x: &[f32], term: impl Fn(f32) -> f64) {
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        for l in 0..LANES {
+            lanes[l] += term(x[l]);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += term(x);
     }
 }
 
@@ -74,29 +83,29 @@ fn fold(mut lanes: [f64; LANES]) -> f64 {
     lanes[0]
 }
 
-/// The numbers as whole lanes, the last one filled up with `fill`.
+/// The sum of the `x` whose code is chosen, in lanes. `x`, `codes`: (n,).
 #[inline(always)]
-fn in_lanes<T: Copy>(numbers: &[T], fill: T) -> impl Iterator<Item = [T; LANES]> {
-    let (whole, rest) = numbers.as_chunks();
-    let last = (!rest.is_empty()).then(|| {
-        let mut last = [fill; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        last
-    });
-    whole.iter().copied().chain(last)
+fn chosen_sum(x: &[f32], codes: &[i8], is_chosen: impl Fn(i8) -> bool) -> f64 {
+    let (mut lanes, mut chosen) = ([0.0; LANES], [0.0; CHOSEN]);
+    for (x, codes) in x.chunks(CHOSEN).zip(codes.chunks(CHOSEN)) {
+        for ((chosen, &x), &code) in chosen.iter_mut().zip(x).zip(codes) {
+            *chosen = if is_chosen(code) { x } else { 0.0 };
+        }
+        add(&mut lanes, &chosen[..x.len()], f64::from);
+    }
+    fold(lanes)
 }
 
 /// Sum of |w| in f64: exact for a group of bf16 or f16 weights of like size.
 #[inline(always)]
 pub fn absolute_sum(w: &[f32]) -> f64 {
-    let run_sum = |run: &[f32]| {
+    let mut sum = 0.0;
+    for run in w.chunks(SUM_RUN) {
         let mut lanes = [0.0; LANES];
-        in_lanes(run, 0.0).for_each(|w| add(&mut lanes, |l| f64::from(w[l].abs())));
-        fold(lanes)
-    };
-    w.chunks(SUM_RUN)
-        .map(run_sum)
-        .fold(0.0, |sum, run| sum + run)
+        add(&mut lanes, run, |w| f64::from(w.abs()));
+        sum += fold(lanes);
+    }
+    sum
 }
 
 /// scale = mean |w| of a group of `count` weights whose |w| add up to `sum`, rounded once to `dtype`.
@@ -132,48 +141,40 @@ pub enum Lambda<'a> {
 /// sum of lambda * w over the dead zone: the offline bias of a row. `w`, `codes`: (n,).
 #[inline(always)]
 pub fn dead_zone_sum(w: &[f32], codes: &[i8], lambda: Lambda) -> f64 {
-    const ACTIVE: i8 = 1;
-    let mut lanes = [0.0; LANES];
-    let dead = |w: f32, code: i8| f64::from(if code == 0 { w } else { 0.0 });
-    let pairs = in_lanes(w, 0.0).zip(in_lanes(codes, ACTIVE));
     match lambda {
-        Lambda::Fixed(lambda) => {
-            let lambda = f64::from(lambda);
-            pairs.for_each(|(w, codes)| add(&mut lanes, |l| lambda * dead(w[l], codes[l])));
-        }
+        Lambda::Fixed(lambda) => f64::from(lambda) * chosen_sum(w, codes, |code| code == 0),
         Lambda::Learned(lambda) => {
-            pairs
-                .zip(in_lanes(lambda, 0.0))
-                .for_each(|((w, codes), lambda)| {
-                    add(&mut lanes, |l| f64::from(lambda[l]) * dead(w[l], codes[l]))
-                })
+            let mut sum = 0.0;
+            for ((&w, &code), &lambda) in w.iter().zip(codes).zip(lambda) {
+                let dead = if code == 0 { w } else { 0.0 };
+                sum += f64::from(lambda) * f64::from(dead);
+            }
+            sum
         }
     }
-    fold(lanes)
 }
 
 /// sum of importance * code^2: how much the active weights of a run count when scales are merged.
 /// `importance`, `codes`: (n,).
 #[inline(always)]
 pub fn active_sum(importance: &[f32], codes: &[i8]) -> f64 {
-    const DEAD: i8 = 0;
-    let mut lanes = [0.0; LANES];
-    for (h, codes) in in_lanes(importance, 0.0).zip(in_lanes(codes, DEAD)) {
-        add(&mut lanes, |l| {
-            f64::from(if codes[l] == 0 { 0.0 } else { h[l] })
-        });
-    }
-    fold(lanes)
+    chosen_sum(importance, codes, |code| code != 0)
 }
 
 /// How many codes are not 0.
 #[inline(always)]
 pub fn active_count(codes: &[i8]) -> usize {
-    // A byte a lane holds the counts of up to 255 codes.
-    codes
-        .chunks(255)
-        .map(|codes| usize::from(codes.iter().fold(0u8, |n, &code| n + u8::from(code != 0))))
-        .sum()
+    /// So many fit the byte that each lane of a vector counts in.
+    const RUN: usize = 192;
+    let mut count = 0;
+    for run in codes.chunks(RUN) {
+        let mut active = 0u8;
+        for &code in run {
+            active += u8::from(code != 0);
+        }
+        count += usize::from(active);
+    }
+    count
 }
 
 /// The first number that is NaN or infinite.

@@ -269,7 +269,10 @@ fn segments(
             columns: end - start,
             scale: reference(row.runs[*run].scale)?,
             active,
-            importance: importance.map_or(active, |h| active_sum(&h[start..end], codes)),
+            importance: match importance {
+                Some(h) => active_sum(&h[start..end], codes),
+                None => active,
+            },
         });
         *run += usize::from(end == row.runs[*run].end);
         start = end;
