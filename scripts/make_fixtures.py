@@ -80,7 +80,7 @@ def make(name, changes, generator):
     config = BASE | changes
     dtype = DTYPES[config["torch_dtype"]]
     hidden = config["hidden_size"]
-    tensors = {"model.embed_tokens.weight": torch.randn((VOCAB, hidden), generator=generator)}
+    tensors = {"model.embed_tokens.weight": torch.randn((VOCAB, hidden), generator=generator) / hidden**0.5}
     if not config["tie_word_embeddings"]:
         tensors["lm_head.weight"] = torch.randn((VOCAB, hidden), generator=generator) / hidden**0.5
     tensors["model.norm.weight"] = 1 + 0.2 * torch.randn(hidden, generator=generator)

@@ -1,4 +1,6 @@
 //! Bytes to values and back: block codecs, GGUF and safetensors. Knows no model and opens no file.
+#![doc = ""]
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

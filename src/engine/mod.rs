@@ -5,9 +5,11 @@
 #[cfg(feature = "llama")]
 #[allow(unsafe_code)]
 pub mod llamacpp;
+pub mod native;
 pub mod oracle;
 pub mod sample;
 pub mod shape;
+pub mod text;
 
 /// Something that predicts the next token.
 pub trait Engine {
@@ -76,7 +78,7 @@ pub enum EngineError {
         expected: String,
     },
     /// A tensor that a Llama must have.
-    #[error("tensor '{name}' is absent")]
+    #[error("tensor '{name}' is absent or empty")]
     MissingTensor {
         /// Its name.
         name: String,
@@ -108,6 +110,14 @@ pub enum EngineError {
         found: String,
         /// What can be used.
         expected: &'static str,
+    },
+    /// A matrix that our kernels cannot take.
+    #[error("tensor '{name}'")]
+    Kernel {
+        /// The tensor.
+        name: String,
+        /// Why not.
+        source: crate::kernels::KernelError,
     },
     /// The oracle's weights could not be had.
     #[error("the weights cannot be read")]

@@ -1,3 +1,442 @@
-//! Matrix times activations, from packed weights; chosen by what the CPU can do.
+//! Matrix products: packed ternary weights, and the dense types of embeddings and heads, times activations.
+//!
+//! ```no_run
+//! # use tqconv::kernels::{Activations, KernelError, Matrix, Options, Threads};
+//! # use formats::block::BlockType;
+//! # fn f(bytes: &[u8], x: &[f32]) -> Result<(), KernelError> {
+//! let threads = Threads::new(2);
+//! let options = Options::default();
+//! let matrix = Matrix::new(BlockType::TQ2_0, 8192, 2048, bytes, &options)?;    // packs
+//! let mut activations = Activations::new(options.isa);
+//! let mut y = vec![0.0; 8192];
+//! activations.quantize(x, 2048, matrix.grouping(), &threads);                  // once for q, k and v
+//! matrix.multiply(&activations, &mut y, &threads);
+//! # Ok(()) }
+//! ```
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `kernel` | the contract: what every kernel computes, in which order |
+//! | `scalar` | the contract in plain Rust; every other kernel equals it bit for bit |
+//! | `x86`, `aarch64` | the contract with vector instructions |
+//! | `layout` | the packed layout, and packing |
+//! | `activations` | 8-bit activations |
+//! | `floats` | F32, F16 and BF16 |
+//! | `exact` | the product in f64, to measure against |
+//! | `threads`, `memory`, `isa` | the pool, huge pages, what the CPU can do |
+//! | `level` | plain loops compiled for several instruction sets: ternarization, not products |
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+mod activations;
+pub mod bench;
+pub mod exact;
+mod floats;
+#[cfg(feature = "llama")]
+pub mod ggml;
+mod isa;
+mod kernel;
+mod layout;
 pub mod level;
+mod memory;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod threads;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use activations::{Activations, Grouping};
+pub use isa::Isa;
+pub use threads::Threads;
+
+use floats::{FloatType, Floats};
+use formats::block::BlockType;
+use kernel::{Kernel, MAX_WIDTH, Panel, ROWS};
+use layout::{PackError, Packed};
+use memory::Region;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Bytes of activations that a core keeps in its second-level cache while the weights stream by.
+const COLUMN_BLOCK: usize = 384 << 10;
+/// Pieces of work for each thread: enough that a delayed thread holds up little.
+const CHUNKS_PER_THREAD: usize = 4;
+
+/// How to multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The instructions to use.
+    pub isa: Isa,
+    /// What Q2_0 and Q4_0 matrices do with activations.
+    pub precision: Precision,
+}
+
+impl Default for Options {
+    /// The best instructions, and llama.cpp's arithmetic.
+    fn default() -> Options {
+        Options {
+            isa: Isa::best(),
+            precision: Precision::Exact,
+        }
+    }
+}
+
+/// How activations of Q2_0 and Q4_0 matrices are quantized. The other types have one way only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// As llama.cpp does: a scale per 32 activations.
+    Exact,
+    /// A scale per 64 to 256 activations, as llama.cpp does for the types with blocks of 256: less work for the same codes.
+    Fast,
+}
+
+/// A matrix that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// No kernel reads the type.
+    #[error(
+        "no kernel multiplies {ty}; there are kernels for F32, F16, BF16, Q2_0, Q2_K, Q4_0, Q4_K, Q6_K, Q8_0, TQ1_0 and TQ2_0"
+    )]
+    Unsupported {
+        /// The type.
+        ty: BlockType,
+    },
+    /// The rows are no whole number of blocks.
+    #[error("rows of {columns} columns are no whole number of {ty} blocks of {}", .ty.weights())]
+    PartialBlock {
+        /// The type.
+        ty: BlockType,
+        /// Columns of the matrix.
+        columns: usize,
+    },
+    /// The bytes do not fit the shape.
+    #[error(
+        "a {ty} matrix of {rows} rows and {columns} columns has {found} bytes, expected {expected}"
+    )]
+    Length {
+        /// The type.
+        ty: BlockType,
+        /// Rows of the matrix.
+        rows: usize,
+        /// Columns of the matrix.
+        columns: usize,
+        /// Bytes given.
+        found: usize,
+        /// Bytes that belong to the shape.
+        expected: usize,
+    },
+    /// The CPU lacks the instructions asked for.
+    #[error("this CPU has no {isa}; it has {}", names(&Isa::available()))]
+    Isa {
+        /// The instructions asked for.
+        isa: Isa,
+    },
+    /// The system gave no memory.
+    #[error("no memory for a {ty} matrix of {rows} rows and {columns} columns: {source}")]
+    Memory {
+        /// The type.
+        ty: BlockType,
+        /// Rows of the matrix.
+        rows: usize,
+        /// Columns of the matrix.
+        columns: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+fn names(isas: &[Isa]) -> String {
+    isas.iter()
+        .map(|isa| isa.name())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// A weight matrix, ready to multiply.
+pub struct Matrix {
+    ty: BlockType,
+    isa: Isa,
+    kernel: &'static dyn Kernel,
+    grouping: Grouping,
+    weights: Weights,
+}
+
+enum Weights {
+    Packed(Packed),
+    Floats(Floats),
+}
+
+impl Matrix {
+    /// Pack `rows` rows of `columns` weights from `bytes`, as they are in a GGUF file. Uses all rayon threads.
+    pub fn new(
+        ty: BlockType,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+        options: &Options,
+    ) -> Result<Matrix, KernelError> {
+        let isa = options.isa;
+        let kernel = isa.kernel().ok_or(KernelError::Isa { isa })?;
+        let row_bytes = ty
+            .row_bytes(columns)
+            .ok_or(KernelError::PartialBlock { ty, columns })?;
+        let expected = row_bytes.saturating_mul(rows);
+        if bytes.len() != expected {
+            return Err(KernelError::Length {
+                ty,
+                rows,
+                columns,
+                found: bytes.len(),
+                expected,
+            });
+        }
+        let weights = match FloatType::of(ty) {
+            Some(ty) => copy(bytes)
+                .map(|region| {
+                    Weights::Floats(Floats {
+                        ty,
+                        rows,
+                        columns,
+                        region,
+                    })
+                })
+                .map_err(PackError::Memory),
+            None => layout::pack(ty, rows, columns, bytes).map(Weights::Packed),
+        };
+        let weights = weights.map_err(|error| match error {
+            PackError::Unsupported => KernelError::Unsupported { ty },
+            PackError::Memory(source) => KernelError::Memory {
+                ty,
+                rows,
+                columns,
+                source,
+            },
+        })?;
+        Ok(Matrix {
+            ty,
+            isa,
+            kernel,
+            grouping: grouping(ty, columns, options.precision),
+            weights,
+        })
+    }
+
+    /// Type that the matrix was made from.
+    pub fn block_type(&self) -> BlockType {
+        self.ty
+    }
+
+    /// Number of rows: outputs.
+    pub fn rows(&self) -> usize {
+        match &self.weights {
+            Weights::Packed(weights) => weights.rows(),
+            Weights::Floats(weights) => weights.rows,
+        }
+    }
+
+    /// Number of columns: inputs.
+    pub fn columns(&self) -> usize {
+        match &self.weights {
+            Weights::Packed(weights) => weights.columns(),
+            Weights::Floats(weights) => weights.columns,
+        }
+    }
+
+    /// Bytes that one product reads.
+    pub fn packed_bytes(&self) -> usize {
+        match &self.weights {
+            Weights::Packed(weights) => weights.bytes(),
+            Weights::Floats(weights) => weights.region.len(),
+        }
+    }
+
+    /// The instructions in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The activations that this matrix multiplies.
+    pub fn grouping(&self) -> Grouping {
+        self.grouping
+    }
+
+    /// Kernel and layout, for reports: `avx512vnni 2-bit x16, scale per 128, activations per 32`.
+    pub fn kernel_name(&self) -> String {
+        let isa = self.kernel.name();
+        match &self.weights {
+            Weights::Packed(w) => {
+                let (bits, group, activations) = (w.bits(), w.group(), self.grouping.group());
+                format!(
+                    "{isa} {bits}-bit x{ROWS}, scale per {group}, activations per {activations}"
+                )
+            }
+            Weights::Floats(w) => format!("{isa} {:?} rows", w.ty),
+        }
+    }
+
+    /// `y[t * rows + r] = sum_c W[r][c] * x[t * columns + c]`; everything in `y` is overwritten.
+    ///
+    /// # Panics
+    /// Where the activations are not grouped as [`Matrix::grouping`] says, or a length does not fit.
+    pub fn multiply(&self, x: &Activations, y: &mut [f32], threads: &Threads) {
+        assert_eq!(x.grouping(), self.grouping, "grouping of the activations");
+        assert_eq!(x.columns(), self.columns(), "columns of the activations");
+        assert_eq!(y.len(), x.tokens() * self.rows(), "length of the product");
+        match &self.weights {
+            Weights::Floats(weights) => self.multiply_floats(weights, x, y, threads),
+            Weights::Packed(weights) => match x.tokens() {
+                1 => self.multiply_token(weights, x, y, threads),
+                _ => self.multiply_tokens(weights, x, y, threads),
+            },
+        }
+    }
+
+    /// One token: the rows of `y` are contiguous, a chunk of them for each task.
+    fn multiply_token(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
+        let Some(panel) = x.panels().next() else {
+            return;
+        };
+        let y = Output::new(y);
+        for_chunks(weights.row_groups(), threads, |groups| {
+            let rows = groups.start * ROWS..weights.rows().min(groups.end * ROWS);
+            // SAFETY: chunks of row groups do not overlap.
+            let y = unsafe { y.slice(rows) };
+            let (whole, rest) = y.as_chunks_mut::<ROWS>();
+            let last = groups.start + whole.len();
+            self.kernel
+                .multiply(weights, groups.start..last, &panel, whole);
+            if !rest.is_empty() {
+                let mut out = [[0.0; ROWS]];
+                self.kernel
+                    .multiply(weights, last..last + 1, &panel, &mut out);
+                rest.copy_from_slice(&out[0][..rest.len()]);
+            }
+        });
+    }
+
+    /// Many tokens: as many of them as stay in the cache, all row groups of a chunk inside, panels innermost.
+    fn multiply_tokens(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
+        let panels: Vec<Panel<'_>> = x.panels().collect();
+        let block = (COLUMN_BLOCK / (MAX_WIDTH * weights.columns().max(1))).max(1);
+        let rows = weights.rows();
+        let y = Output::new(y);
+        for_chunks(weights.row_groups(), threads, |groups| {
+            let mut out = [[0.0; ROWS]; MAX_WIDTH];
+            for (i, panels) in panels.chunks(block).enumerate() {
+                for group in groups.clone() {
+                    for (j, panel) in panels.iter().enumerate() {
+                        self.kernel.multiply(
+                            weights,
+                            group..group + 1,
+                            panel,
+                            &mut out[..panel.width],
+                        );
+                        let first = (i * block + j) * MAX_WIDTH;
+                        let rows_here = ROWS.min(rows - group * ROWS);
+                        for (token, out) in (first..x.tokens()).zip(&out[..panel.width]) {
+                            let at = token * rows + group * ROWS;
+                            // SAFETY: the rows of this group belong to this chunk alone.
+                            unsafe { y.slice(at..at + rows_here) }
+                                .copy_from_slice(&out[..rows_here]);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
+        let (rows, columns, tokens) = (weights.rows, weights.columns, x.tokens());
+        let y = Output::new(y);
+        for_chunks(rows.div_ceil(floats::ROWS), threads, |groups| {
+            for first in groups.map(|group| group * floats::ROWS) {
+                let four = weights.rows(first);
+                for token in (0..tokens).step_by(floats::TOKENS) {
+                    let count = floats::TOKENS.min(tokens - token);
+                    let x: [&[f32]; floats::TOKENS] = std::array::from_fn(|i| {
+                        &x.floats()[(token + i.min(count - 1)) * columns..][..columns]
+                    });
+                    let mut out = [[0.0; floats::TOKENS]; floats::ROWS];
+                    self.kernel.multiply_floats(
+                        weights.ty,
+                        four,
+                        if count == 1 { &x[..1] } else { &x },
+                        &mut out,
+                    );
+                    for (row, out) in (first..rows).zip(&out) {
+                        for (token, out) in (token..token + count).zip(out) {
+                            let at = token * rows + row;
+                            // SAFETY: the rows of this group belong to this chunk alone.
+                            unsafe { y.slice(at..at + 1) }.fill(*out);
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The activations that llama.cpp's CPU backend uses with a type (ggml-cpu.c:216-394), or larger groups of them.
+fn grouping(ty: BlockType, columns: usize, precision: Precision) -> Grouping {
+    match ty {
+        BlockType::F32 | BlockType::F16 | BlockType::BF16 => Grouping::Float,
+        BlockType::Q2_0 | BlockType::Q4_0 if precision == Precision::Fast => {
+            let group = [256, 128, 64]
+                .into_iter()
+                .find(|&group| columns.is_multiple_of(group));
+            group.map_or(Grouping::Q8_0, Grouping::K)
+        }
+        BlockType::Q2_0 | BlockType::Q4_0 | BlockType::Q8_0 => Grouping::Q8_0,
+        _ => Grouping::K(256),
+    }
+}
+
+/// A copy in huge pages, made by all rayon threads.
+fn copy(bytes: &[u8]) -> std::io::Result<Region> {
+    const PIECE: usize = 1 << 20;
+    let mut region = Region::zeroed(bytes.len())?;
+    let pieces = region.par_chunks_mut(PIECE).zip(bytes.par_chunks(PIECE));
+    pieces.for_each(|(to, from)| to.copy_from_slice(from));
+    Ok(region)
+}
+
+/// `task` for every chunk of 0..count, on all threads.
+fn for_chunks(count: usize, threads: &Threads, task: impl Fn(Range<usize>) + Sync) {
+    let chunks = match threads.count() {
+        1 => 1,
+        threads => count.min(threads * CHUNKS_PER_THREAD),
+    };
+    threads.run(chunks, |i| {
+        task(count * i / chunks..count * (i + 1) / chunks)
+    });
+}
+
+/// The product, written by several threads at once.
+struct Output<'a> {
+    start: *mut f32,
+    length: usize,
+    owner: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the only access is `slice`, whose caller promises that slices do not overlap.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    fn new(y: &'a mut [f32]) -> Output<'a> {
+        Output {
+            start: y.as_mut_ptr(),
+            length: y.len(),
+            owner: std::marker::PhantomData,
+        }
+    }
+
+    /// # Safety
+    /// No two slices that live at the same time may overlap.
+    #[allow(clippy::mut_from_ref, reason = "see Safety")]
+    unsafe fn slice(&self, range: Range<usize>) -> &mut [f32] {
+        assert!(range.start <= range.end && range.end <= self.length);
+        // SAFETY: inside the slice that this was made from, and by the caller's promise not shared.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}

@@ -84,19 +84,15 @@ pub fn encode(
         BlockType::Q4_0 => encode_blocks(row, importance, scratch, out, q4_0::pack),
         BlockType::Q8_0 => encode_blocks(row, importance, scratch, out, q8_0::pack),
         BlockType::Q2_K => encode_q2_k(row, importance, scratch, out),
-        BlockType::F16 => encode_floats(
-            row,
-            out,
-            |w| f16_of(w).map(f16::to_le_bytes),
-            |bytes| f16::from_le_bytes(bytes).to_f32(),
-        ),
-        BlockType::BF16 => encode_floats(
-            row,
-            out,
-            |w| Ok(bf16::from_f32(w).to_le_bytes()),
-            |bytes| bf16::from_le_bytes(bytes).to_f32(),
-        ),
-        BlockType::F32 => encode_floats(row, out, |w| Ok(w.to_le_bytes()), f32::from_le_bytes),
+        BlockType::F16 => encode_floats(row, out, reference, |w| {
+            let stored = f16::from_f32(w);
+            (stored.to_le_bytes(), stored.to_f32())
+        }),
+        BlockType::BF16 => encode_floats(row, out, Ok, |w| {
+            let stored = bf16::from_f32(w);
+            (stored.to_le_bytes(), stored.to_f32())
+        }),
+        BlockType::F32 => encode_floats(row, out, Ok, |w| (w.to_le_bytes(), w)),
         _ => panic!("{ty} holds no ternary weights"),
     }
 }
@@ -182,23 +178,25 @@ fn encode_q2_k(
     Ok(loss)
 }
 
-/// Types without a scale: every weight by itself.
+/// Types without a scale: every weight by itself. `store`: the bytes of a weight, and what they mean.
 #[inline(always)]
 fn encode_floats<const BYTES: usize>(
     row: &Row,
     mut out: Option<&mut [u8]>,
-    write: impl Fn(f32) -> Result<[u8; BYTES], ScaleRange>,
-    read: impl Fn([u8; BYTES]) -> f32,
+    reference: impl Fn(f32) -> Result<f32, ScaleRange>,
+    store: impl Fn(f32) -> ([u8; BYTES], f32),
 ) -> Result<Loss, ScaleRange> {
     let (mut loss, mut start) = (Loss::default(), 0);
     for run in &row.runs {
+        let scale = reference(run.scale)?;
         for column in start..run.end {
-            let w = run.scale * f32::from(row.codes[column]);
-            let bytes = write(w)?;
+            let w = scale * f32::from(row.codes[column]);
+            let (bytes, meaning) = store(w);
+            let (w, error) = (f64::from(w), f64::from(w) - f64::from(meaning));
             loss = loss
                 + Loss {
-                    error: f64::from(w - read(bytes)).powi(2),
-                    energy: f64::from(w).powi(2),
+                    error: error * error,
+                    energy: w * w,
                 };
             if let Some(out) = &mut out {
                 out[column * BYTES..][..BYTES].copy_from_slice(&bytes);

@@ -230,7 +230,7 @@ fn lossy(tensors: &[(String, f64)], overall: f64, max_nmse: f64, types: &[BlockT
         .max_by(|a, b| a.1.total_cmp(&b.1))
         .expect("a tensor failed");
     format!(
-        "storing as {} merges scales that differ: NMSE {:.1e} over all linears, {needed:.1e} in the worst ('{worst}'); \
+        "storing as {} loses too much: NMSE {:.1e} over all linears, {needed:.1e} in the worst ('{worst}'); \
          every linear must be within --max-nmse, which is {max_nmse:.1e}: allow it with --max-nmse {}, or leave --type out",
         names(types),
         overall,

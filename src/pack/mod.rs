@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 
 pub use encode::Loss;
 pub use error::PackError;
+pub use layout::paths;
 pub use output::{Output, check_output};
 pub use plan::{Item, Options, Packed, Plan, Summary};
 pub use rule::{Embedding, PACKABLE, Rule, Target, ollama_reads};

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
 
 use formats::block::BlockType;
 use formats::gguf::{Layout as FileLayout, TensorInfo, Value};
@@ -12,7 +11,7 @@ use rayon::prelude::*;
 
 use super::encode::Loss;
 use super::hash::{self, source_hashes};
-use super::layout::{Layout, paths};
+use super::layout::Layout;
 use super::metadata;
 use super::output::{Files, Output};
 use super::pass::Pass;
@@ -66,8 +65,8 @@ pub struct Packed<'a> {
     pub metadata: Vec<(String, Value)>,
     /// Tensors, in file order.
     pub items: Vec<Item>,
-    /// The files; where nothing was written, what they would be called.
-    pub paths: Vec<PathBuf>,
+    /// How many files; [`paths`](super::paths) has their names.
+    pub files: usize,
     /// What a person wants to know of it.
     pub summary: Summary,
 }
@@ -235,7 +234,7 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    /// Read all weights once, and write `output` unless this is a dry run. `progress` is told the bytes of weights read.
+    /// Read all weights once, and write `output` if there is one. `progress` is told the bytes of weights read.
     ///
     /// Where a linear turns out to lose more than its sampled rows promised, all types are measured on all its rows,
     /// and the output is begun anew with the right one.
@@ -244,8 +243,7 @@ impl<'a> Plan<'a> {
     /// Any [`PackError`]. Nothing is left behind, and what was there before is as it was.
     pub fn run(
         mut self,
-        output: &Output,
-        dry_run: bool,
+        output: Option<&Output>,
         progress: &Progress,
     ) -> Result<Packed<'a>, PackError> {
         let (checkpoint, hash) = (self.checkpoint, self.options.hash);
@@ -254,7 +252,7 @@ impl<'a> Plan<'a> {
                 true => source_hashes(&checkpoint.tensors, progress),
                 false => Ok(vec![]),
             },
-            || self.settle((!dry_run).then_some(output), progress),
+            || self.settle(output, progress),
         );
         let (facts, files) = settled?;
         let mut summary = Summary::default();
@@ -284,7 +282,7 @@ impl<'a> Plan<'a> {
             checkpoint,
             metadata,
             items: items.collect(),
-            paths: paths(output.path, layout.files.len()),
+            files: layout.files.len(),
             summary,
         })
     }

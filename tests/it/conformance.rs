@@ -65,28 +65,30 @@ mod ggml {
         let (_, weights, bytes) = layout(ty.id());
         assert_eq!(row.len() % bytes, 0);
         let mut out = vec![f32::NAN; row.len() / bytes * weights];
-        // SAFETY: `out` has the weights of exactly the blocks in `row`; ggml's blocks need an
-        // alignment of at most 2, and a Vec's buffer has more.
-        let row = row.to_vec();
+        let aligned: Vec<u16> = (row.as_chunks().0.iter().copied())
+            .map(u16::from_ne_bytes)
+            .collect();
+        // SAFETY: ggml reads the blocks of `aligned`, whose f16 fields want an alignment of 2, and
+        // writes the weights of exactly those blocks.
         unsafe {
             let traits = &*sys::ggml_get_type_traits(ty.id());
             let read = traits.to_float.expect("ggml reads this type");
-            read(row.as_ptr().cast(), out.as_mut_ptr(), out.len() as i64);
+            read(aligned.as_ptr().cast(), out.as_mut_ptr(), out.len() as i64);
         }
         out
     }
 
     pub fn quantize(ty: BlockType, x: &[f32]) -> Vec<u8> {
         let (_, weights, bytes) = layout(ty.id());
-        assert_eq!(x.len() % weights, 0);
-        let mut row = vec![0xa5; x.len() / weights * bytes];
-        // SAFETY: `row` has room for exactly the blocks of `x`.
+        assert_eq!((x.len() % weights, bytes % 2), (0, 0));
+        let mut row = vec![0xa5a5u16; x.len() / weights * bytes / 2];
+        // SAFETY: `row` has the bytes of exactly the blocks of `x`, at an alignment of 2.
         unsafe {
             let traits = &*sys::ggml_get_type_traits(ty.id());
             let write = traits.from_float_ref.expect("ggml writes this type");
             write(x.as_ptr(), row.as_mut_ptr().cast(), x.len() as i64);
         }
-        row
+        row.into_iter().flat_map(u16::to_ne_bytes).collect()
     }
 }
 

@@ -88,3 +88,22 @@ impl View<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_as_documented() {
+        let mut codes = [0; WEIGHTS];
+        codes[0] = -1; // byte 2, bits 0..1
+        codes[6] = 1; // byte 3, bits 4..5
+        codes[63] = 1; // byte 17, bits 6..7
+        let mut expected = [0b01_01_01_01; BYTES];
+        expected[..2].copy_from_slice(&[0x00, 0x3c]); // 1.0
+        expected[2] = 0b01_01_01_00;
+        expected[3] = 0b01_10_01_01;
+        expected[17] = 0b10_01_01_01;
+        assert_eq!(pack(&codes, f16::ONE), expected);
+    }
+}

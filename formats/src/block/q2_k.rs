@@ -118,15 +118,39 @@ impl View<'_> {
     /// `d * sc * stored - dmin * m` in f32, for every block, ternary or not.
     #[inline]
     pub fn dequantize(&self, out: &mut [f32; WEIGHTS]) {
-        planes::unpack(self.stored, out, f32::from);
+        let mut stored = [0; WEIGHTS];
+        planes::unpack(self.stored, &mut stored, |stored| stored);
         let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
-        let (sub_blocks, _) = out.as_chunks_mut::<SUB_BLOCK>();
-        for (sub_block, byte) in sub_blocks.iter_mut().zip(self.scales) {
+        for (i, (w, stored)) in out.iter_mut().zip(stored).enumerate() {
+            let byte = self.scales[i / SUB_BLOCK];
             let scale = d * f32::from(byte & 15);
             let minimum = dmin * f32::from(byte >> 4);
-            for w in sub_block {
-                *w = scale * *w - minimum;
-            }
+            *w = scale * f32::from(stored) - minimum;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_as_documented() {
+        let mut codes = [0; WEIGHTS];
+        codes[130] = 1; // byte 16 + 32 + 2, bits 0..1
+        let mut multipliers = [1; SUB_BLOCKS];
+        multipliers[8] = 15; // weights 128..144
+        let mut expected = [0b01_01_01_01; BYTES];
+        expected[..16].fill(0x11);
+        expected[8] = 0xff;
+        expected[50] = 0b01_01_01_10;
+        expected[80..].copy_from_slice(&[0x00, 0x3c, 0x00, 0x3c]); // 1.0 twice
+        assert_eq!(pack(&codes, f16::ONE, &multipliers), expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "a multiplier is above 15")]
+    fn a_wide_multiplier_is_not_packed() {
+        pack(&[0; WEIGHTS], f16::ONE, &[16; SUB_BLOCKS]);
     }
 }

@@ -70,7 +70,7 @@ impl View<'_> {
     /// [`codes`](Self::codes) into place.
     #[inline]
     pub fn unpack(&self, codes: &mut [i8; WEIGHTS]) -> Result<(), NotTernary> {
-        self.each(codes, |code| code);
+        *codes = self.wide_codes();
         ternary::check_codes(codes, ZERO)
     }
 
@@ -78,15 +78,37 @@ impl View<'_> {
     #[inline]
     pub fn dequantize(&self, out: &mut [f32; WEIGHTS]) {
         let scale = self.scale.to_f32();
-        self.each(out, |code| f32::from(code) * scale);
+        for (w, code) in out.iter_mut().zip(self.wide_codes()) {
+            *w = f32::from(code) * scale;
+        }
     }
 
+    /// Stored code - 8 of each weight: -8..=7, ternary or not.
     #[inline]
-    fn each<T>(&self, out: &mut [T; WEIGHTS], value: impl Fn(i8) -> T) {
-        let (low, high) = out.split_at_mut(WEIGHTS / 2);
+    fn wide_codes(&self) -> [i8; WEIGHTS] {
+        let mut codes = [0; WEIGHTS];
+        let (low, high) = codes.split_at_mut(WEIGHTS / 2);
         for ((byte, low), high) in self.stored.iter().zip(low).zip(high) {
-            *low = value((byte & 15) as i8 - ZERO);
-            *high = value((byte >> 4) as i8 - ZERO);
+            *low = (byte & 15) as i8 - ZERO;
+            *high = (byte >> 4) as i8 - ZERO;
         }
+        codes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_as_documented() {
+        let mut codes = [0; WEIGHTS];
+        codes[1] = 1; // byte 3, low nibble
+        codes[16] = -1; // byte 2, high nibble
+        let mut expected = [0x88; BYTES];
+        expected[..2].copy_from_slice(&[0x00, 0x3c]); // 1.0
+        expected[2] = 0x78;
+        expected[3] = 0x89;
+        assert_eq!(pack(&codes, f16::ONE), expected);
     }
 }

@@ -17,6 +17,7 @@
 
 use super::fit;
 use half::f16;
+use std::array;
 
 /// Weights in a block.
 pub const WEIGHTS: usize = 256;
@@ -28,20 +29,14 @@ const SUB_BLOCKS: usize = WEIGHTS / SUB_BLOCK;
 const MAX_MULTIPLIER: u8 = 63;
 
 /// A near block to `x`, the one that ggml finds: each sub-block gets the line `scale * stored -
-/// minimum` that [`fit`] chooses with weights rms(x) + |x|; scales and minima are rounded to
-/// 63rds of the largest one, and the codes are rounded anew with what is stored.
+/// minimum` of least squared error, weighted by rms(x) + |x|, among 22 tried; scales and minima are
+/// rounded to 63rds of the largest one, and the codes are rounded anew with what is stored.
 pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
-    let (sub_blocks, _) = x.as_chunks::<SUB_BLOCK>();
-    let mut stored = [[0; SUB_BLOCK]; SUB_BLOCKS];
-    let mut scales = [0.0; SUB_BLOCKS];
-    let mut minima = [0.0; SUB_BLOCKS];
-    for (j, x) in sub_blocks.iter().enumerate() {
-        let line = fit::line(x, &importance(x));
-        (stored[j], scales[j], minima[j]) = (line.stored, line.scale, line.minimum);
-    }
-
-    let (d, scales) = to_sixty_thirds(&scales);
-    let (dmin, minima) = to_sixty_thirds(&minima);
+    let sub_blocks = array::from_fn(|j| array::from_fn(|i| x[SUB_BLOCK * j + i]));
+    let lines = fit::lines::<SUB_BLOCKS>(&sub_blocks);
+    let mut stored = lines.stored;
+    let (d, scales) = to_sixty_thirds(&lines.scale);
+    let (dmin, minima) = to_sixty_thirds(&lines.minimum);
     for (j, x) in sub_blocks.iter().enumerate() {
         let scale = d.to_f32() * f32::from(scales[j]);
         let minimum = dmin.to_f32() * f32::from(minima[j]);
@@ -61,13 +56,6 @@ pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
         }
     }
     bytes
-}
-
-/// rms(x) + |x| for each weight.
-fn importance(x: &[f32; SUB_BLOCK]) -> [f32; SUB_BLOCK] {
-    let squares = x.iter().fold(0.0, |sum, x| sum + x * x);
-    let rms = (squares / SUB_BLOCK as f32).sqrt();
-    x.map(|x| rms + x.abs())
 }
 
 /// `values`, none negative, as d * multiplier with d = max / 63.

@@ -12,6 +12,7 @@
 
 use super::{fit, planes};
 use half::f16;
+use std::array;
 
 /// Weights in a block.
 pub const WEIGHTS: usize = 256;
@@ -23,17 +24,12 @@ const SUB_BLOCKS: usize = WEIGHTS / SUB_BLOCK;
 const ZERO: i32 = 32;
 const LOW: usize = 128;
 
-/// A near block to `x`, the one that ggml finds: each sub-block gets the scale that [`fit`]
-/// chooses; scales are rounded to 128ths of the largest one, and the codes are rounded anew with
-/// what is stored.
+/// A near block to `x`, the one that ggml finds: each sub-block gets the scale of least squared
+/// error, weighted by x^2, among 19 tried; scales are rounded to 128ths of the largest one, and the
+/// codes are rounded anew with what is stored.
 pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
-    let (sub_blocks, _) = x.as_chunks::<SUB_BLOCK>();
-    let mut stored = [0; WEIGHTS];
-    let (codes, _) = stored.as_chunks_mut::<SUB_BLOCK>();
-    let mut scales = [0.0; SUB_BLOCKS];
-    for ((x, codes), scale) in sub_blocks.iter().zip(&mut *codes).zip(&mut scales) {
-        (*codes, *scale) = fit::scale(x);
-    }
+    let sub_blocks = array::from_fn(|j| array::from_fn(|i| x[SUB_BLOCK * j + i]));
+    let (mut stored, scales) = fit::scales::<SUB_BLOCKS>(&sub_blocks);
 
     let largest = fit::largest_magnitude(&scales);
     if largest.abs() < fit::NOTHING {
@@ -42,13 +38,14 @@ pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     let inverse = -128.0 / largest;
     let d = f16::from_f32(1.0 / inverse);
     let multipliers = scales.map(|scale| fit::nearest(inverse * scale).min(127) as i8);
-    for ((x, codes), multiplier) in sub_blocks.iter().zip(codes).zip(multipliers) {
+    for ((x, codes), multiplier) in sub_blocks.iter().zip(&mut stored).zip(multipliers) {
         let scale = d.to_f32() * f32::from(multiplier);
         if scale != 0.0 {
             *codes = x.map(|x| (fit::nearest(x / scale).clamp(-ZERO, ZERO - 1) + ZERO) as u8);
         }
     }
 
+    let stored: [u8; WEIGHTS] = array::from_fn(|i| stored[i / SUB_BLOCK][i % SUB_BLOCK]);
     let mut bytes = [0; BYTES];
     bytes[..LOW].copy_from_slice(&pack_low(&stored));
     bytes[LOW..192].copy_from_slice(&planes::pack(&stored.map(|stored| stored >> 4)));

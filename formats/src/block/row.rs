@@ -62,7 +62,8 @@ impl BlockType {
             _ => f16::MAX.to_f32(),
         };
         let fits = |x: &f32| x.abs() <= limit; // false for NaN
-        if let Some(weight) = x.iter().position(|x| !fits(x)) {
+        let all_fit = x.iter().fold(true, |all, x| all & fits(x)); // no early exit: it vectorises
+        if !all_fit && let Some(weight) = x.iter().position(|x| !fits(x)) {
             return Err(BlockError::OutOfRange {
                 ty: self,
                 weight,

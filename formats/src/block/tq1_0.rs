@@ -119,3 +119,36 @@ fn unpack_run<const STRIDE: usize, T>(bytes: &[u8], out: &mut [T], value: &impl 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_as_documented() {
+        let mut codes = [0; WEIGHTS];
+        codes[0] = -1; // byte 0, digit 0: v = 01111 in base 3 = 40
+        codes[224] = 1; // byte 32, digit 4: v = 11112 = 122
+        codes[255] = 1; // byte 51, digit 3: v = 11120 = 123
+        let mut expected = [128; BYTES]; // v = 11111 = 121, 121 * 256 / 243 = 127.5
+        expected[0] = 43; // 42.1
+        expected[32] = 129; // 128.5
+        expected[48..51].fill(127); // v = 11110 = 120, 126.4
+        expected[51] = 130; // 129.6
+        expected[52..].copy_from_slice(&[0x00, 0x3c]); // 1.0
+        assert_eq!(pack(&codes, f16::ONE), expected);
+    }
+
+    #[test]
+    fn each_of_the_243_bytes_reads_back() {
+        for v in 0..243i32 {
+            let mut codes = [0; WEIGHTS];
+            for n in 0..5 {
+                codes[32 * n] = (v / 3i32.pow(4 - n as u32) % 3 - 1) as i8;
+            }
+            let block = pack(&codes, f16::ONE);
+            assert_eq!(i32::from(block[0]), (v * 256 + 242) / 243);
+            assert_eq!(view(&block).codes(), Ok(codes));
+        }
+    }
+}

@@ -78,3 +78,30 @@ impl View<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_as_documented() {
+        let mut codes = [0; WEIGHTS];
+        codes[0] = -1; // byte 0, bits 0..1
+        codes[33] = 1; // byte 1, bits 2..3
+        codes[255] = 1; // byte 63, bits 6..7
+        let mut expected = [0b01_01_01_01; BYTES];
+        expected[0] = 0b01_01_01_00;
+        expected[1] = 0b01_01_10_01;
+        expected[63] = 0b10_01_01_01;
+        expected[64..].copy_from_slice(&[0x00, 0x3c]); // 1.0
+        assert_eq!(pack(&codes, f16::ONE), expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "a code is not -1, 0 or +1")]
+    fn a_wide_code_is_not_packed() {
+        let mut codes = [0; WEIGHTS];
+        codes[200] = 2;
+        pack(&codes, f16::ONE);
+    }
+}

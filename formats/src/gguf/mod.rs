@@ -13,6 +13,7 @@
 //! All numbers are little-endian. [`File`] reads, [`Layout`] writes; neither opens a file.
 
 mod read;
+pub mod tokenizer;
 mod value;
 mod write;
 

@@ -41,6 +41,9 @@ pub struct TokenizerFiles {
 
 impl TokenizerFiles {
     /// Reads what `path` offers: a directory, or one vocabulary file together with the settings beside it.
+    ///
+    /// # Errors
+    /// No vocabulary, or a file that cannot be read, is not regular or is too large.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
         if path.is_dir() {
             return Self::open_directory(path);

@@ -45,6 +45,8 @@ pub struct Tokenizer {
     pub bos: u32,
     /// Ends a text.
     pub eos: u32,
+    /// End it too, which llama.cpp would not know from their texts: two at most.
+    pub more_ends: Vec<u32>,
     /// Stands for what cannot be spelled.
     pub unk: Option<u32>,
     /// Fills batches.
@@ -93,6 +95,10 @@ impl Notes {
 ///
 /// With both vocabularies at hand, tokenizer.json is taken when it is byte-level, else tokenizer.model, which has the
 /// true scores; tokenizer.json then only adds its added tokens.
+///
+/// # Errors
+/// Any [`TokenizerError`]: damaged files, vocabularies that contradict themselves or the embedding, and whatever llama.cpp
+/// would not split as the checkpoint does.
 pub fn read(
     files: &TokenizerFiles,
     rows: usize,
@@ -219,9 +225,18 @@ impl<'a> Reader<'a> {
             sentencepiece::finish(&mut vocabulary)?;
         }
         let settings = [&self.config, &self.names];
+        // What begins or ends a text is not part of it, even where the vocabulary lists it among the texts.
+        for key in ["bos_token", "eos_token"] {
+            for file in settings {
+                file.token(key)?
+                    .into_iter()
+                    .for_each(|text| vocabulary.set_control(text));
+            }
+        }
         let Special {
             bos,
             eos,
+            more_ends,
             unk,
             pad,
             add_bos,
@@ -243,6 +258,7 @@ impl<'a> Reader<'a> {
             tokens,
             bos,
             eos,
+            more_ends,
             unk,
             pad,
             add_bos,
@@ -312,6 +328,12 @@ impl Tokenizer {
                 ]);
             }
         }
+        let end_keys = ["ggml.eot_token_id", "ggml.eom_token_id"];
+        entries.extend(
+            end_keys
+                .into_iter()
+                .zip(self.more_ends.iter().map(|&id| Value::U32(id))),
+        );
         entries.extend(self.unk.map(|id| ("ggml.unknown_token_id", Value::U32(id))));
         entries.extend(self.pad.map(|id| ("ggml.padding_token_id", Value::U32(id))));
         entries.extend(

@@ -53,7 +53,7 @@ pub(super) fn read_model<'a>(
 
     let mut vocabulary = Vocabulary::new(file, rows);
     let mut trainer = Trainer::default();
-    let mut normalizer = Normalizer::default();
+    let mut normalizer = None;
     let mut next_id = 0;
     for field in Fields::new(&content.bytes, 0) {
         match field.map_err(protobuf)? {
@@ -63,14 +63,17 @@ pub(super) fn read_model<'a>(
             }
             (2, Field::Bytes(at, bytes)) => trainer = Trainer::read(at, bytes).map_err(protobuf)?,
             (3, Field::Bytes(at, bytes)) => {
-                normalizer = Normalizer::read(at, bytes).map_err(protobuf)?
+                normalizer = Some(Normalizer::read(at, bytes).map_err(protobuf)?)
             }
             _ => {}
         }
     }
+    let fault = |what| protobuf((content.bytes.len(), what));
     if next_id == 0 {
-        return Err(protobuf((content.bytes.len(), "no piece found")));
+        return Err(fault("no piece found"));
     }
+    // Always written, and last: without it the file is cut short.
+    let normalizer = normalizer.ok_or_else(|| fault("no normalizer found"))?;
     if trainer.model_type != BPE {
         return Err(unsupported(
             format!(
@@ -141,7 +144,7 @@ pub(super) fn read_json<'a>(
         ranks.entry(format!("{left}{right}")).or_insert(rank);
     }
     for token in vocabulary.iter_mut() {
-        token.score = -(ranks.get(&token.text).copied().unwrap_or(unmerged) as f32);
+        token.score = 0.0 - ranks.get(&token.text).copied().unwrap_or(unmerged) as f32;
         if Some(token.text.as_str()) == unk {
             token.kind = TokenType::Unknown;
         } else if is_byte(&token.text) {

@@ -1,5 +1,6 @@
 //! Which tokens begin and end a text, and the chat template: what tokenizer_config.json and its neighbours say.
 
+use formats::gguf::tokenizer::END_TEXTS;
 use serde_json::Value;
 
 use super::files::{Content, Settings, TokenizerFiles};
@@ -34,6 +35,7 @@ pub(super) struct Defaults {
 pub(super) struct Special {
     pub bos: u32,
     pub eos: u32,
+    pub more_ends: Vec<u32>,
     pub unk: Option<u32>,
     pub pad: Option<u32>,
     pub add_bos: bool,
@@ -141,6 +143,9 @@ pub(super) fn resolve(
     let pad = named("pad_token", false)?.or(ids.pad).or(defaults.pad);
     let bos = row("bos_token", bos)?;
     let eos = row("eos_token", eos)?;
+    ids.eos
+        .iter()
+        .try_for_each(|&id| row("eos_token", Some(id)).map(drop))?;
 
     let add_bos = config.flag("add_bos_token")?;
     let add_eos = config.flag("add_eos_token")?;
@@ -178,11 +183,26 @@ pub(super) fn resolve(
         // Likewise token 11 or 1. A model without one never sees it; the end of text is the harmless choice.
         bos: bos.unwrap_or(eos),
         eos,
+        more_ends: more_ends(vocabulary, &ids.eos, eos, notes),
         unk: row("unk_token", unk)?,
         pad: row("pad_token", pad)?,
         add_bos,
         add_eos,
     })
+}
+
+/// Ids of `ends` besides `eos` that llama.cpp does not take for ends by their texts; it has keys for two.
+fn more_ends(vocabulary: &Vocabulary, ends: &[u32], eos: u32, notes: &mut Notes) -> Vec<u32> {
+    let is_known = |id| END_TEXTS.contains(&vocabulary.text(id).unwrap_or_default());
+    let more = ends.iter().filter(|&&id| id != eos && !is_known(id));
+    let mut more: Vec<u32> = more.copied().collect();
+    let left_out = more.split_off(more.len().min(2));
+    if !left_out.is_empty() {
+        notes.add(format!(
+            "config.json: eos_token_id: a GGUF file has room for two ends of text besides the first; {left_out:?} are left out"
+        ));
+    }
+    more
 }
 
 /// The chat template: tokenizer_config.json, else chat_template.jinja, else chat_template.json.

@@ -129,9 +129,25 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
+    /// Makes a control token of `text`, where it is a plain one.
+    pub fn set_control(&mut self, text: &str) {
+        let slot = self
+            .ids
+            .get(text)
+            .and_then(|&id| self.slots.get_mut(id as usize)?.as_mut());
+        if let Some(token) = slot.filter(|token| token.kind == TokenType::Normal) {
+            token.kind = TokenType::Control;
+        }
+    }
+
     /// The id of `text`.
     pub fn id(&self, text: &str) -> Option<u32> {
         self.ids.get(text).copied()
+    }
+
+    /// The text of `id`.
+    pub fn text(&self, id: u32) -> Option<&str> {
+        Some(&self.slots.get(id as usize)?.as_ref()?.text)
     }
 
     /// Tokens that are there, to set what they are for.

@@ -1,0 +1,253 @@
+//! Rotary positions, the cache of keys and values, and causal attention over it, in f32.
+//!
+//! Layout of the cache, for each layer and key-value head:
+//! ```text
+//! keys    [position / 16][dimension][position % 16]       16 scores at a time, without a sum across lanes
+//! values  [dimension / 16][position][dimension % 16]      16 outputs at a time; dimensions padded with zeros
+//! ```
+
+use std::array;
+
+use crate::kernels::Threads;
+
+use super::math::{LANES, fma, softmax};
+use super::{Shape, for_each_chunk};
+
+/// Queries that share one pass over keys and values.
+const QUERIES: usize = 4;
+
+type Vector = [f32; LANES];
+
+/// Angles of some consecutive positions.
+pub struct Rotation {
+    /// `1 / (factor * base^(2i / head_dim) * factors_i)`: (head_dim / 2,) radians a position.
+    frequencies: Vec<f64>,
+    /// (positions, head_dim / 2) cosine and sine.
+    turns: Vec<(f32, f32)>,
+}
+
+impl Rotation {
+    /// `factors`: the tensor `rope_freqs.weight`, (head_dim / 2,), that ggml divides angles by (ggml-cpu/ops.cpp, rope).
+    pub fn new(shape: &Shape, factors: Option<&[f32]>) -> Self {
+        let frequency = |i: usize| {
+            let exponent = -2.0 * i as f64 / shape.head_dim as f64;
+            let factor = factors.map_or(1.0, |factors| f64::from(factors[i]));
+            f64::from(shape.rope_base).powf(exponent) / f64::from(shape.rope_factor) / factor
+        };
+        Rotation {
+            frequencies: (0..shape.head_dim / 2).map(frequency).collect(),
+            turns: Vec::new(),
+        }
+    }
+
+    /// Get ready for the positions `first` to `first + count - 1`.
+    pub fn prepare(&mut self, first: usize, count: usize) {
+        let turn = |angle: f64| (angle.cos() as f32, angle.sin() as f32);
+        let of = |position: usize| {
+            self.frequencies
+                .iter()
+                .map(move |f| turn(position as f64 * f))
+        };
+        self.turns = (first..first + count).flat_map(of).collect();
+    }
+
+    /// Turn the pairs (2i, 2i + 1) of every head: the order that GGUF has a Llama's q and k rows in.
+    /// `x`: (heads, head_dim) of the position that is `index` after the first.
+    pub fn apply(&self, index: usize, x: &mut [f32]) {
+        let pairs = self.frequencies.len();
+        let turns = &self.turns[index * pairs..][..pairs];
+        for head in x.chunks_exact_mut(2 * pairs) {
+            for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
+                let [a, b] = *pair;
+                *pair = [a * cos - b * sin, a * sin + b * cos];
+            }
+        }
+    }
+}
+
+/// Keys and values of every position so far.
+pub struct Cache {
+    keys: Vec<Vector>,
+    values: Vec<Vector>,
+    kv_heads: usize,
+    head_dim: usize,
+    /// Positions, rounded up to whole tiles of 16.
+    positions: usize,
+}
+
+impl Cache {
+    /// Room for `context` positions. Memory is touched only as it fills.
+    pub fn new(shape: &Shape, context: usize) -> Self {
+        let positions = context.next_multiple_of(LANES);
+        let heads = shape.layers * shape.kv_heads;
+        Cache {
+            keys: vec![[0.0; LANES]; heads * positions / LANES * shape.head_dim],
+            values: vec![[0.0; LANES]; heads * positions * shape.head_dim.div_ceil(LANES)],
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            positions,
+        }
+    }
+
+    /// Store keys and values of the positions from `first` on in `layer`. `k`, `v`: (tokens, kv_heads, head_dim).
+    pub fn store(&mut self, layer: usize, first: usize, k: &[f32], v: &[f32], threads: &Threads) {
+        let &mut Cache {
+            kv_heads,
+            head_dim,
+            positions,
+            ..
+        } = self;
+        let (keys, values) = (self.keys_per_head(), self.values_per_head());
+        let of_layer =
+            |per_head: usize| layer * kv_heads * per_head..(layer + 1) * kv_heads * per_head;
+        for_each_chunk(
+            threads,
+            &mut self.keys[of_layer(keys)],
+            keys,
+            |head, keys| {
+                let of_head = k.chunks_exact(head_dim).skip(head).step_by(kv_heads);
+                for (position, k) in (first..).zip(of_head) {
+                    let tile = &mut keys[position / LANES * head_dim..][..head_dim];
+                    for (dimension, k) in tile.iter_mut().zip(k) {
+                        dimension[position % LANES] = *k;
+                    }
+                }
+            },
+        );
+        for_each_chunk(
+            threads,
+            &mut self.values[of_layer(values)],
+            values,
+            |head, values| {
+                let of_head = v.chunks_exact(head_dim).skip(head).step_by(kv_heads);
+                for (position, v) in (first..).zip(of_head) {
+                    for (piece, v) in v.chunks(LANES).enumerate() {
+                        values[piece * positions + position][..v.len()].copy_from_slice(v);
+                    }
+                }
+            },
+        );
+    }
+
+    /// `softmax(q k^T / sqrt(head_dim)) v` over all positions up to each token's own.
+    ///
+    /// `q`: (tokens, heads, head_dim), the first token at position `first`.  `out`: the same shape.
+    pub fn attend(
+        &self,
+        layer: usize,
+        first: usize,
+        q: &[f32],
+        width: usize,
+        out: &mut [f32],
+        threads: &Threads,
+    ) {
+        let tokens = q.len() / width;
+        let group = width / self.kv_heads; // the queries of one key-value head, side by side
+        if tokens == 1 {
+            for_each_chunk(threads, out, group, |kv_head, out| {
+                let queries = q[kv_head * group..][..group].chunks_exact(self.head_dim);
+                let queries: Vec<_> = queries.map(|q| (q, first + 1)).collect();
+                self.attend_head(layer, kv_head, &queries, |i, y| {
+                    out[i * self.head_dim..][..self.head_dim].copy_from_slice(y)
+                });
+            });
+            return;
+        }
+        /// Tokens of one piece of work: enough queries for full passes, few enough that all threads finish together.
+        const TOKENS: usize = 8;
+        for_each_chunk(threads, out, TOKENS * width, |chunk, out| {
+            let tokens = chunk * TOKENS..chunk * TOKENS + out.len() / width;
+            let heads = group / self.head_dim;
+            for kv_head in 0..self.kv_heads {
+                let query = |i: usize| {
+                    let token = tokens.start + i / heads;
+                    let start = token * width + kv_head * group + i % heads * self.head_dim;
+                    (&q[start..][..self.head_dim], first + token + 1)
+                };
+                let queries: Vec<_> = (0..tokens.len() * heads).map(query).collect();
+                self.attend_head(layer, kv_head, &queries, |i, y| {
+                    let start = i / heads * width + kv_head * group + i % heads * self.head_dim;
+                    out[start..][..self.head_dim].copy_from_slice(y);
+                });
+            }
+        });
+    }
+
+    /// Attention of `queries`, each with the number of positions that it sees, over one key-value head.
+    fn attend_head(
+        &self,
+        layer: usize,
+        kv_head: usize,
+        queries: &[(&[f32], usize)],
+        mut done: impl FnMut(usize, &[f32]),
+    ) {
+        let head = layer * self.kv_heads + kv_head;
+        let keys = &self.keys[head * self.keys_per_head()..][..self.keys_per_head()];
+        let values = &self.values[head * self.values_per_head()..][..self.values_per_head()];
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        let pieces = self.head_dim.div_ceil(LANES);
+        let mut scores: [Vec<Vector>; QUERIES] = array::from_fn(|_| Vec::new());
+        let mut out = vec![[[0.0; LANES]; QUERIES]; pieces];
+        for (batch, queries) in queries.chunks(QUERIES).enumerate() {
+            // The last query stands in for those behind the end.
+            let query: [_; QUERIES] = array::from_fn(|i| queries[i.min(queries.len() - 1)]);
+            let seen = query.iter().map(|(_, seen)| *seen).max().unwrap_or(0);
+            scores.iter_mut().for_each(Vec::clear);
+            for tile in keys.chunks_exact(self.head_dim).take(seen.div_ceil(LANES)) {
+                for (scores, tile) in scores
+                    .iter_mut()
+                    .zip(score_tile(query.map(|(q, _)| q), tile))
+                {
+                    scores.push(tile.map(|score| score * scale));
+                }
+            }
+            for (scores, (_, seen)) in scores.iter_mut().zip(query) {
+                let (own, later) = scores.as_flattened_mut().split_at_mut(seen);
+                softmax(own);
+                later.fill(0.0);
+            }
+            let weights: [&[f32]; QUERIES] = array::from_fn(|i| &scores[i].as_flattened()[..seen]);
+            for (out, values) in out.iter_mut().zip(values.chunks_exact(self.positions)) {
+                *out = mix_piece(weights, &values[..seen]);
+            }
+            for i in 0..queries.len() {
+                let y: Vec<f32> = out.iter().flat_map(|piece| piece[i]).collect();
+                done(batch * QUERIES + i, &y[..self.head_dim]);
+            }
+        }
+    }
+
+    fn keys_per_head(&self) -> usize {
+        self.positions / LANES * self.head_dim
+    }
+
+    fn values_per_head(&self) -> usize {
+        self.positions * self.head_dim.div_ceil(LANES)
+    }
+}
+
+/// `q k` for 16 positions and all queries. `tile`: (head_dim,) vectors of 16 positions.
+#[inline]
+fn score_tile(queries: [&[f32]; QUERIES], tile: &[Vector]) -> [Vector; QUERIES] {
+    let queries = queries.map(|q| &q[..tile.len()]);
+    let mut sums = [[0.0; LANES]; QUERIES];
+    for (dimension, k) in tile.iter().enumerate() {
+        for (sum, q) in sums.iter_mut().zip(queries) {
+            *sum = array::from_fn(|lane| fma(q[dimension], k[lane], sum[lane]));
+        }
+    }
+    sums
+}
+
+/// `sum_p weight_p v_p` for 16 dimensions and all queries. `weights`, `values`: (positions,).
+#[inline]
+fn mix_piece(weights: [&[f32]; QUERIES], values: &[Vector]) -> [Vector; QUERIES] {
+    let weights = weights.map(|weights| &weights[..values.len()]);
+    let mut sums = [[0.0; LANES]; QUERIES];
+    for (position, v) in values.iter().enumerate() {
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = array::from_fn(|lane| fma(weights[position], v[lane], sum[lane]));
+        }
+    }
+    sums
+}

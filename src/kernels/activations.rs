@@ -1,0 +1,275 @@
+//! Activations as 8-bit codes: the right-hand side of every integer product.
+//!
+//! ```text
+//! for each token, for each group of activations:
+//!     scale = the group's largest magnitude / 127        (K: with the sign of -(that activation))
+//!     code  = round_half_even(x / scale)
+//! ```
+//! Two groupings of ggml, bit for bit, because what llama.cpp computes depends on them:
+//! `Q8_K` for TQ1_0, TQ2_0 and the K types (ggml-quants.c:2769), `Q8_0` for Q2_0, Q4_0 and Q8_0
+//! (arch/x86/quants.c:302). `K(64)` and `K(128)` are Q8_K's rule on shorter groups.
+//!
+//! Tokens are interleaved in panels of up to 16, so that a kernel reads them in one stream whatever the
+//! row length: rows at a stride of a power of two would fall into the same few cache sets.
+
+use super::Isa;
+use super::kernel::{Kernel, MAX_WIDTH, Panel, STEP};
+use super::threads::{Threads, lock};
+use std::sync::Mutex;
+
+/// How activations share scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Grouping {
+    /// No codes: the matrix multiplies f32 activations.
+    Float,
+    /// One f16 scale per 32, positive (ggml's Q8_0).
+    Q8_0,
+    /// One f32 scale per 64, 128 or 256; its sign makes the largest activation -127 (256: ggml's Q8_K).
+    K(usize),
+}
+
+impl Grouping {
+    /// Activations that share a scale.
+    pub fn group(self) -> usize {
+        match self {
+            Grouping::Float => 1,
+            Grouping::Q8_0 => 32,
+            Grouping::K(group) => group,
+        }
+    }
+}
+
+/// The activations of some tokens, ready for every matrix that wants this [`Grouping`].
+///
+/// Make one and use it again: it keeps its memory.
+pub struct Activations {
+    isa: Isa,
+    grouping: Grouping,
+    columns: usize,
+    tokens: usize,
+    floats: Vec<f32>,
+    quads: Vec<i32>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+    rows: Mutex<Vec<Rows>>,
+}
+
+/// Words between two rows, so that rows of 2^n words do not fall into the same cache sets.
+const APART: usize = 16;
+
+/// The tokens of one panel, one behind the other.
+#[derive(Default)]
+struct Rows {
+    codes: Vec<i32>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+impl Activations {
+    /// Empty, to be filled by [`Activations::quantize`] with the instructions of `isa`.
+    ///
+    /// # Panics
+    /// Where the CPU does not have `isa`.
+    pub fn new(isa: Isa) -> Activations {
+        assert!(isa.kernel().is_some(), "this CPU has no {isa}");
+        Activations {
+            isa,
+            grouping: Grouping::Float,
+            columns: 0,
+            tokens: 0,
+            floats: Vec::new(),
+            quads: Vec::new(),
+            scales: Vec::new(),
+            sums: Vec::new(),
+            rows: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// How the activations are grouped.
+    pub fn grouping(&self) -> Grouping {
+        self.grouping
+    }
+
+    /// Activations of one token.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// The activations themselves where the grouping is [`Grouping::Float`]. (tokens, columns)
+    pub(super) fn floats(&self) -> &[f32] {
+        &self.floats
+    }
+
+    /// Take `x` (tokens, columns).
+    ///
+    /// A NaN becomes code 0, as in ggml; a group with an infinity gets a scale that makes the product NaN or infinite.
+    ///
+    /// # Panics
+    /// Where `columns` is no multiple of the group, or `x` is no whole number of rows.
+    pub fn quantize(&mut self, x: &[f32], columns: usize, grouping: Grouping, threads: &Threads) {
+        let group = grouping.group();
+        assert!(
+            columns.is_multiple_of(group),
+            "{columns} columns in groups of {group}"
+        );
+        assert!(
+            x.len().is_multiple_of(columns.max(1)),
+            "{} activations in rows of {columns}",
+            x.len()
+        );
+        (self.grouping, self.columns) = (grouping, columns);
+        self.tokens = x.len().checked_div(columns).unwrap_or(0);
+        if grouping == Grouping::Float {
+            self.floats.clear();
+            self.floats.extend_from_slice(x);
+            return;
+        }
+        let kernel = self.isa.kernel().expect("checked when it was made");
+        let padded: usize = panel_widths(self.tokens).sum();
+        let sums = sums_per_token(columns, group);
+        self.quads.resize(padded * columns / 4, 0);
+        self.scales.resize(padded * columns / group, 0.0);
+        self.sums.resize(padded * sums, 0);
+        if self.tokens == 1 {
+            // A panel of one is the row itself.
+            let codes = bytemuck::cast_slice_mut(&mut self.quads);
+            kernel.quantize(
+                x,
+                grouping,
+                codes,
+                &mut self.scales,
+                &mut self.sums[..columns / STEP],
+            );
+            fill_longer_sums(&mut self.sums, columns, group);
+            return;
+        }
+        let panels: Vec<Mutex<PanelMut<'_>>> = self
+            .quads
+            .chunks_mut(MAX_WIDTH * columns / 4)
+            .zip(self.scales.chunks_mut(MAX_WIDTH * columns / group))
+            .zip(self.sums.chunks_mut(MAX_WIDTH * sums))
+            .zip(x.chunks(MAX_WIDTH * columns))
+            .map(|(((quads, scales), sums), x)| {
+                Mutex::new(PanelMut {
+                    x,
+                    quads,
+                    scales,
+                    sums,
+                })
+            })
+            .collect();
+        threads.run(panels.len(), |i| {
+            let mut rows = lock(&self.rows).pop().unwrap_or_default();
+            lock(&panels[i]).fill(kernel, columns, grouping, &mut rows);
+            lock(&self.rows).push(rows);
+        });
+    }
+
+    /// The panels in order of tokens.
+    pub(super) fn panels(&self) -> impl ExactSizeIterator<Item = Panel<'_>> + Clone {
+        let group = self.grouping.group();
+        let (per_quads, per_scales) = (self.columns / 4, self.columns / group);
+        let per_sums = sums_per_token(self.columns, group);
+        (0..self.tokens.div_ceil(MAX_WIDTH)).map(move |i| {
+            let first = i * MAX_WIDTH;
+            let width = panel_width(self.tokens - first);
+            Panel {
+                width,
+                group,
+                quads: &self.quads[first * per_quads..][..width * per_quads],
+                scales: &self.scales[first * per_scales..][..width * per_scales],
+                sums: &self.sums[first * per_sums..][..width * per_sums],
+            }
+        })
+    }
+}
+
+/// Width of the panel that begins where `tokens` tokens are left.
+fn panel_width(tokens: usize) -> usize {
+    match tokens {
+        1 => 1,
+        2..=12 => tokens.next_multiple_of(4),
+        _ => MAX_WIDTH,
+    }
+}
+
+fn panel_widths(tokens: usize) -> impl Iterator<Item = usize> {
+    (0..tokens)
+        .step_by(MAX_WIDTH)
+        .map(move |first| panel_width(tokens - first))
+}
+
+/// Number of sums over runs of 16, 32 ... `group` columns.
+fn sums_per_token(columns: usize, group: usize) -> usize {
+    run_lengths(group).map(|run| columns / run).sum()
+}
+
+fn run_lengths(group: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(STEP), |run| Some(run * 2)).take_while(move |&run| run <= group)
+}
+
+/// From sums over runs of 16 at the front of `sums` make those over 32, 64 ... `group`, one list behind the other.
+fn fill_longer_sums(sums: &mut [i32], columns: usize, group: usize) {
+    let mut shorter = sums;
+    for run in run_lengths(group).skip(1) {
+        let (from, rest) = shorter.split_at_mut(2 * (columns / run));
+        for (to, &[a, b]) in rest.iter_mut().zip(from.as_chunks().0) {
+            *to = a + b;
+        }
+        shorter = rest;
+    }
+}
+
+/// A panel being filled from its rows of `x`.
+struct PanelMut<'a> {
+    x: &'a [f32],
+    quads: &'a mut [i32],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+}
+
+impl PanelMut<'_> {
+    fn fill(&mut self, kernel: &dyn Kernel, columns: usize, grouping: Grouping, rows: &mut Rows) {
+        let group = grouping.group();
+        let width = self.quads.len() / (columns / 4);
+        let (quads, scales) = (columns / 4, columns / group);
+        let sums = sums_per_token(columns, group);
+        for (rows, length) in [(&mut rows.codes, quads), (&mut rows.sums, sums)] {
+            rows.clear();
+            rows.resize(width * (length + APART), 0);
+        }
+        rows.scales.clear();
+        rows.scales.resize(width * (scales + APART), 0.0);
+        for (token, x) in self.x.chunks_exact(columns).enumerate() {
+            let codes = &mut rows.codes[token * (quads + APART)..][..quads];
+            let scales = &mut rows.scales[token * (scales + APART)..][..scales];
+            let sums = &mut rows.sums[token * (sums + APART)..][..sums];
+            let codes = bytemuck::cast_slice_mut(codes);
+            kernel.quantize(x, grouping, codes, scales, &mut sums[..columns / STEP]);
+            fill_longer_sums(sums, columns, group);
+        }
+        interleave(&rows.codes, width, self.quads);
+        interleave(&rows.scales, width, self.scales);
+        interleave(&rows.sums, width, self.sums);
+    }
+}
+
+/// `to[i * width + token] = from[token * (length + APART) + i]`, four tokens at a time.
+fn interleave<T: Copy>(from: &[T], width: usize, to: &mut [T]) {
+    let length = to.len() / width;
+    if width == 1 {
+        return to.copy_from_slice(&from[..length]);
+    }
+    for first in (0..width).step_by(4) {
+        let row = |token: usize| &from[(first + token) * (length + APART)..][..length];
+        let rows = row(0).iter().zip(row(1)).zip(row(2)).zip(row(3));
+        for (to, (((a, b), c), d)) in to.chunks_exact_mut(width).zip(rows) {
+            to[first..first + 4].copy_from_slice(&[*a, *b, *c, *d]);
+        }
+    }
+}

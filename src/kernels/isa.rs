@@ -1,0 +1,104 @@
+//! The instruction sets that kernels are written for, and which of them this CPU has.
+//!
+//! A kernel value is the proof of its instructions: [`Isa::kernel`] gives one only after the CPU was asked,
+//! and nothing else makes one.
+
+#[cfg(target_arch = "aarch64")]
+use super::aarch64;
+use super::kernel::Kernel;
+use super::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use super::x86;
+
+/// An instruction set with a kernel of its own. Every one of them gives the same bits as [`Isa::Scalar`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Plain Rust; runs everywhere and is what the others are compared with.
+    Scalar,
+    /// x86-64 AVX2 with FMA and F16C: `vpmaddubsw` on 32 bytes.
+    Avx2,
+    /// AVX2 and AVX-VNNI: `vpdpbusd` on 32 bytes.
+    AvxVnni,
+    /// AVX-512 F, BW, VL and VNNI: `vpdpbusd` on 64 bytes.
+    Avx512Vnni,
+    /// AArch64 NEON with `sdot`.
+    NeonDot,
+    /// AArch64 NEON with `sdot` and, for several tokens, `smmla`.
+    NeonI8mm,
+}
+
+impl Isa {
+    /// All instruction sets, slowest first.
+    pub const ALL: [Isa; 6] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512Vnni,
+        Isa::NeonDot,
+        Isa::NeonI8mm,
+    ];
+
+    /// The fastest one that this CPU has.
+    pub fn best() -> Isa {
+        *Isa::available().last().expect("scalar is always there")
+    }
+
+    /// All that this CPU has, slowest first, so the first is [`Isa::Scalar`].
+    pub fn available() -> Vec<Isa> {
+        Isa::ALL
+            .into_iter()
+            .filter(|isa| isa.kernel().is_some())
+            .collect()
+    }
+
+    /// The name used in reports, such as `avx512vnni`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avxvnni",
+            Isa::Avx512Vnni => "avx512vnni",
+            Isa::NeonDot => "neon-dotprod",
+            Isa::NeonI8mm => "neon-i8mm",
+        }
+    }
+
+    /// The kernel, or None where the CPU lacks an instruction that it needs.
+    pub(super) fn kernel(self) -> Option<&'static dyn Kernel> {
+        match self {
+            Isa::Scalar => Some(&Scalar),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => x86::avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => x86::avx_vnni(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => x86::avx512_vnni(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => aarch64::dotprod(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => aarch64::i8mm(),
+            #[allow(unreachable_patterns, reason = "the other architecture's variants")]
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Isa {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Isa, String> {
+        Isa::ALL
+            .into_iter()
+            .find(|isa| isa.name() == name)
+            .ok_or_else(|| {
+                let known = Isa::ALL.map(Isa::name).join(", ");
+                format!("no instruction set is called '{name}'; known: {known}")
+            })
+    }
+}

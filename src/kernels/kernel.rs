@@ -1,0 +1,127 @@
+//! What every kernel computes, and the views of weights and activations that it computes from.
+//!
+//! A kernel multiplies 16 rows at a time, one vector lane a row, by a panel of up to 16 tokens:
+//!
+//! ```text
+//! outer run = the longer of weight group and activation group,  inner run = the shorter
+//! for each outer run:
+//!     partial = 0
+//!     for each inner run in it:
+//!         dot     = sum over the inner run of stored code * activation  -  2^shift * sum of activations     exact, i32
+//!         partial = fma(dot, scale of the inner run, partial)                                              f32
+//!     result = fma(partial, scale of the outer run, result)                                                f32
+//! ```
+//! The order of the f32 operations is part of the contract, so every kernel gives the same bits, for one token or many.
+
+use super::activations::Grouping;
+use super::floats::{self, FloatType};
+use super::layout::Packed;
+use std::ops::Range;
+
+/// Rows that are interleaved: one 512-bit vector holds one 32-bit sum for each.
+pub(super) const ROWS: usize = 16;
+/// Columns of one step, the smallest piece of packed weights: `ROWS * STEP` codes.
+pub(super) const STEP: usize = 16;
+/// Most tokens in a panel.
+pub(super) const MAX_WIDTH: usize = 16;
+
+/// One way to do the two operations that cost time.
+pub(super) trait Kernel: Sync {
+    /// Its instruction set, as in reports.
+    fn name(&self) -> &'static str;
+
+    /// The product of the row groups `groups` with a panel: `out[(g - groups.start) * panel.width + token][row]`.
+    fn multiply(
+        &self,
+        weights: &Packed,
+        groups: Range<usize>,
+        panel: &Panel<'_>,
+        out: &mut [[f32; ROWS]],
+    );
+
+    /// Quantize one token: `x` to `codes` (as many), one scale per group, one sum of codes per [`STEP`].
+    fn quantize(
+        &self,
+        x: &[f32],
+        grouping: Grouping,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    );
+
+    /// Run the dot instruction on registers, `repeats` times; returns the multiplications of one repeat. It is the
+    /// rate that no kernel can pass; None where nothing was written to measure it.
+    fn dots(&self, _repeats: usize) -> Option<usize> {
+        None
+    }
+
+    /// Four rows of floats times one or four tokens, see [`floats`]: `out[row][token]`.
+    fn multiply_floats(
+        &self,
+        ty: FloatType,
+        rows: [&[u8]; 4],
+        x: &[&[f32]],
+        out: &mut floats::Tile,
+    );
+}
+
+/// Up to 16 tokens, quantized and interleaved.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    /// Tokens interleaved: 1, 4, 8, 12 or 16. Tokens that are not there are zero.
+    pub width: usize,
+    /// Activations that share a scale.
+    pub group: usize,
+    /// `quads[q * width + token]`: activations 4q to 4q + 3 as the bytes of a word, in memory order.
+    pub quads: &'a [i32],
+    /// `scales[g * width + token]`: the scale of activation group g.
+    pub scales: &'a [f32],
+    /// Sums over runs of 16, 32, 64 ... activations, see [`Panel::sums`].
+    pub sums: &'a [i32],
+}
+
+impl<'a> Panel<'a> {
+    /// `[r * width + token]`: the sum of the activations of run r, for runs of `run` columns (16, 32, ... `group`).
+    pub fn sums(&self, run: usize) -> &'a [i32] {
+        let columns = self.quads.len() / self.width * 4;
+        let mut start = 0;
+        let mut length = STEP;
+        while length < run {
+            start += columns / length * self.width;
+            length *= 2;
+        }
+        assert!(
+            length == run && run <= self.group,
+            "sums of {run} in groups of {}",
+            self.group
+        );
+        &self.sums[start..][..columns / run * self.width]
+    }
+}
+
+/// How inner and outer runs follow from the two groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Runs {
+    /// Columns of an inner run.
+    pub columns: usize,
+    /// Inner runs in an outer run.
+    pub inner: usize,
+    /// Outer runs in a row.
+    pub outer: usize,
+    /// The inner scale is the activation's, the outer the weights'; else the other way round.
+    pub activation_inside: bool,
+}
+
+impl Runs {
+    pub fn new(columns: usize, weight_group: usize, activation_group: usize) -> Runs {
+        let inner = weight_group.min(activation_group);
+        let outer = weight_group.max(activation_group);
+        assert!(columns.is_multiple_of(outer) && outer.is_multiple_of(inner));
+        Runs {
+            columns: inner,
+            inner: outer / inner,
+            outer: columns / outer,
+            activation_inside: activation_group < weight_group,
+        }
+    }
+}

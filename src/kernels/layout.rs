@@ -1,0 +1,749 @@
+//! The one packed layout of every integer type: 16 rows interleaved, stored codes of 2, 4, 6 or 8 bits.
+//!
+//! ```text
+//! step = 16 rows x 16 columns, 32 * bits bytes.  Columns 16s + 4l + b of step s, with l and b in 0..4, row r in 0..16:
+//!   2 bits   byte 4r + b,            bits 2l..2l+2
+//!   4 bits   byte 64(l/2) + 4r + b,  bits 4(l%2)..+4
+//!   6 bits   the low four bits as for 4 bits, then at 128 the high two as for 2 bits
+//!   8 bits   byte 64l + 4r + b
+//! weight = scale * (code - 2^shift)                  or, with a minimum: scale * code - minimum
+//! scale  = an f16, or an f16 per 256 columns times an 8-bit multiplier
+//! ```
+//! So the four bytes that meet four consecutive activations lie in one 32-bit lane, a lane is a row, and no sum ever
+//! has to be taken across lanes.
+//!
+//! Neighbouring blocks of a file whose scales have equal bits become one group of up to 256 weights: fewer bytes to
+//! read and fewer conversions, and exact.
+
+use super::kernel::{ROWS, STEP};
+use super::memory::Region;
+use formats::block::BlockType;
+use half::f16;
+use rayon::prelude::*;
+
+/// The largest group that scales are merged into, and the span of an f16 that has multipliers.
+const MAX_GROUP: usize = 256;
+
+/// A matrix in the packed layout.
+pub(super) struct Packed {
+    rows: usize,
+    columns: usize,
+    bits: usize,
+    shift: Option<u32>,
+    group: usize,
+    multiplied: bool,
+    region: Region,
+}
+
+/// Sizes in bytes of the parts of one row group.
+#[derive(Clone, Copy)]
+struct Parts {
+    codes: usize,
+    scales: usize,
+    multipliers: usize,
+    minimums: usize,
+    minimum_multipliers: usize,
+}
+
+/// The parts of 16 rows. A slice is empty where the matrix has no such part.
+#[derive(Clone, Copy)]
+pub(super) struct RowGroup<'a> {
+    /// Steps, `32 * bits` bytes each.
+    pub codes: &'a [u8],
+    /// Bits of a stored code.
+    pub bits: usize,
+    /// Groups that share an f16, so `scales[g / shared]`.
+    pub shared: usize,
+    /// 16 f16 little-endian.
+    pub scales: &'a [[u8; 2 * ROWS]],
+    /// 16 i8 for each group.
+    pub multipliers: &'a [[u8; ROWS]],
+    /// As `scales`.
+    pub minimums: &'a [[u8; 2 * ROWS]],
+    /// As `multipliers`.
+    pub minimum_multipliers: &'a [[u8; ROWS]],
+}
+
+impl Packed {
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bits of a stored code: 2, 4, 6 or 8.
+    pub fn bits(&self) -> usize {
+        self.bits
+    }
+
+    /// Columns that share a scale.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// A stored code of 2^shift means 0. None where there are minimums instead.
+    pub fn shift(&self) -> Option<u32> {
+        self.shift
+    }
+
+    /// Bytes that one product reads.
+    pub fn bytes(&self) -> usize {
+        self.region.len()
+    }
+
+    /// Number of row groups; the last may have fewer than 16 rows that count.
+    pub fn row_groups(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+
+    /// Row group `index`.
+    pub fn row_group(&self, index: usize) -> RowGroup<'_> {
+        let count = self.row_groups();
+        let mut rest: &[u8] = &self.region;
+        let mut part = |length: usize| {
+            let (all, tail) = rest.split_at(count * length);
+            rest = tail;
+            &all[index * length..][..length]
+        };
+        let parts = self.parts();
+        RowGroup {
+            codes: part(parts.codes),
+            bits: self.bits,
+            shared: self.shared(),
+            scales: part(parts.scales).as_chunks().0,
+            multipliers: part(parts.multipliers).as_chunks().0,
+            minimums: part(parts.minimums).as_chunks().0,
+            minimum_multipliers: part(parts.minimum_multipliers).as_chunks().0,
+        }
+    }
+
+    fn shared(&self) -> usize {
+        if self.multiplied {
+            MAX_GROUP / self.group
+        } else {
+            1
+        }
+    }
+
+    fn parts(&self) -> Parts {
+        let groups = self.columns / self.group;
+        let scales = groups / self.shared() * 2 * ROWS;
+        let multipliers = if self.multiplied { groups * ROWS } else { 0 };
+        let (minimums, minimum_multipliers) = if self.shift.is_none() {
+            (scales, multipliers)
+        } else {
+            (0, 0)
+        };
+        Parts {
+            codes: self.columns / STEP * 32 * self.bits,
+            scales,
+            multipliers,
+            minimums,
+            minimum_multipliers,
+        }
+    }
+}
+
+impl RowGroup<'_> {
+    /// The stored code at `row`, `column`.
+    pub fn code(&self, row: usize, column: usize) -> u8 {
+        let step = &self.codes[column / STEP * 32 * self.bits..];
+        let (quad, lane) = (column % STEP / 4, 4 * row + column % 4);
+        let two = |plane: &[u8]| plane[lane] >> (2 * quad) & 3;
+        let four = || step[quad / 2 * 64 + lane] >> (quad % 2 * 4) & 15;
+        match self.bits {
+            2 => two(step),
+            4 => four(),
+            6 => four() | two(&step[128..]) << 4,
+            _ => step[64 * quad + lane],
+        }
+    }
+
+    /// The scale of group `group` of `row`.
+    pub fn scale(&self, row: usize, group: usize) -> f32 {
+        factor(self.scales, self.multipliers, self.shared, row, group)
+    }
+
+    /// The minimum of group `group` of `row`, where the matrix has minimums.
+    pub fn minimum(&self, row: usize, group: usize) -> Option<f32> {
+        (!self.minimums.is_empty()).then(|| {
+            factor(
+                self.minimums,
+                self.minimum_multipliers,
+                self.shared,
+                row,
+                group,
+            )
+        })
+    }
+}
+
+fn factor(
+    scales: &[[u8; 2 * ROWS]],
+    multipliers: &[[u8; ROWS]],
+    shared: usize,
+    row: usize,
+    group: usize,
+) -> f32 {
+    let scale = f16::from_le_bytes(scales[group / shared].as_chunks().0[row]).to_f32();
+    if multipliers.is_empty() {
+        scale
+    } else {
+        scale * f32::from(multipliers[group][row] as i8)
+    }
+}
+
+/// Why a matrix cannot be packed.
+#[derive(Debug)]
+pub(super) enum PackError {
+    /// No integer kernel reads this type.
+    Unsupported,
+    /// The system has no memory for it.
+    Memory(std::io::Error),
+}
+
+/// Pack a matrix of any integer type, in parallel. `bytes` holds `rows` rows of whole blocks.
+pub(super) fn pack(
+    ty: BlockType,
+    rows: usize,
+    columns: usize,
+    bytes: &[u8],
+) -> Result<Packed, PackError> {
+    match ty {
+        BlockType::TQ2_0 => Tq2_0::pack(rows, columns, bytes),
+        BlockType::TQ1_0 => Tq1_0::pack(rows, columns, bytes),
+        BlockType::Q2_0 => Q2_0::pack(rows, columns, bytes),
+        BlockType::Q2_K => Q2_K::pack(rows, columns, bytes),
+        BlockType::Q4_0 if bytes.par_chunks(18 << 12).all(TernaryQ4_0::fits) => {
+            TernaryQ4_0::pack(rows, columns, bytes)
+        }
+        BlockType::Q4_0 => Q4_0::pack(rows, columns, bytes),
+        BlockType::Q4_K => Q4_K::pack(rows, columns, bytes),
+        BlockType::Q6_K => Q6_K::pack(rows, columns, bytes),
+        BlockType::Q8_0 => Q8_0::pack(rows, columns, bytes),
+        _ => return Err(PackError::Unsupported),
+    }
+    .map_err(PackError::Memory)
+}
+
+/// The factors of a group as stored: scale = d * multiplier, minimum = dmin * minimum_multiplier.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Factors {
+    d: [u8; 2],
+    multiplier: i8,
+    dmin: [u8; 2],
+    minimum_multiplier: i8,
+}
+
+impl Factors {
+    /// A scale without multiplier and minimum.
+    fn plain(d: [u8; 2]) -> Factors {
+        Factors {
+            d,
+            multiplier: 1,
+            dmin: [0; 2],
+            minimum_multiplier: 0,
+        }
+    }
+
+    /// The minimum is the scale, so code 1 means 0.
+    fn ternary(self) -> bool {
+        self.d == self.dmin && self.multiplier == self.minimum_multiplier
+    }
+
+    /// The scale, where it is an f16.
+    fn as_f16(self) -> Option<f16> {
+        if self.multiplier == 1 {
+            return Some(f16::from_le_bytes(self.d));
+        }
+        let scale = f16::from_le_bytes(self.d).to_f32() * f32::from(self.multiplier);
+        let rounded = f16::from_f32(scale);
+        (rounded.to_f32().to_bits() == scale.to_bits()).then_some(rounded)
+    }
+}
+
+/// A block type as the packer reads it.
+#[allow(clippy::upper_case_acronyms, non_camel_case_types)]
+trait Source {
+    const BLOCK: usize;
+    const BYTES: usize;
+    /// Weights that share factors.
+    const GROUP: usize;
+    const BITS: usize;
+    /// As [`Packed::shift`]; None: the type has minimums.
+    const SHIFT: Option<u32>;
+
+    /// The stored codes of a block, in order.
+    fn codes(block: &[u8], codes: &mut [u8]);
+
+    /// The factors of group `group` of a block.
+    fn factors(block: &[u8], group: usize) -> Factors;
+
+    fn pack(rows: usize, columns: usize, bytes: &[u8]) -> std::io::Result<Packed> {
+        let row_bytes = columns / Self::BLOCK * Self::BYTES;
+        let survey = bytes
+            .par_chunks_exact(row_bytes.max(1))
+            .map(Survey::of_row::<Self>)
+            .reduce(Survey::default, Survey::join);
+        let group = std::iter::successors(Some(MAX_GROUP), |group| Some(group / 2))
+            .find(|&group| group <= survey.merge.max(Self::GROUP) && columns.is_multiple_of(group))
+            .unwrap_or(Self::GROUP);
+        let mut packed = Packed {
+            rows,
+            columns,
+            bits: Self::BITS,
+            shift: if survey.ternary {
+                Self::SHIFT.or(Some(0))
+            } else {
+                Self::SHIFT
+            },
+            group,
+            multiplied: !survey.plain,
+            region: Region::zeroed(0)?,
+        };
+        packed.region = Region::zeroed(packed.parts().total() * packed.row_groups())?;
+        packed.fill::<Self>(bytes, row_bytes);
+        Ok(packed)
+    }
+}
+
+/// What all rows of a matrix have in common.
+#[derive(Clone, Copy)]
+struct Survey {
+    /// Factors are equal in every aligned run of this many columns.
+    merge: usize,
+    /// Every scale is an f16, and there are no minimums to keep.
+    plain: bool,
+    /// Every group is ternary.
+    ternary: bool,
+}
+
+impl Default for Survey {
+    fn default() -> Survey {
+        Survey {
+            merge: MAX_GROUP,
+            plain: true,
+            ternary: true,
+        }
+    }
+}
+
+impl Survey {
+    fn join(self, other: Survey) -> Survey {
+        Survey {
+            merge: self.merge.min(other.merge),
+            plain: self.plain && other.plain,
+            ternary: self.ternary && other.ternary,
+        }
+    }
+
+    fn of_row<S: Source + ?Sized>(row: &[u8]) -> Survey {
+        let per_block = S::BLOCK / S::GROUP;
+        let factors =
+            |i: usize| S::factors(&row[i / per_block * S::BYTES..][..S::BYTES], i % per_block);
+        let groups = row.len() / S::BYTES * per_block;
+        let mut survey = Survey {
+            ternary: S::SHIFT.is_none(),
+            ..Survey::default()
+        };
+        let mut first = Factors::plain([0; 2]);
+        for i in 0..groups {
+            let this = factors(i);
+            survey.plain &= this.as_f16().is_some();
+            survey.ternary &= this.ternary();
+            // The first of an aligned run of `merge` is what the others must equal; where one does not, the run is halved
+            // until it begins here.
+            while i * S::GROUP % survey.merge != 0 && this != first {
+                survey.merge /= 2;
+            }
+            if (i * S::GROUP).is_multiple_of(survey.merge) {
+                first = this;
+            }
+        }
+        survey.plain &= S::SHIFT.is_some() || survey.ternary;
+        survey
+    }
+}
+
+impl Parts {
+    fn total(self) -> usize {
+        self.codes + self.scales + self.multipliers + self.minimums + self.minimum_multipliers
+    }
+}
+
+/// One row group being written.
+struct RowGroupMut<'a> {
+    codes: &'a mut [u8],
+    scales: &'a mut [u8],
+    multipliers: &'a mut [u8],
+    minimums: &'a mut [u8],
+    minimum_multipliers: &'a mut [u8],
+}
+
+impl Packed {
+    fn fill<S: Source + ?Sized>(&mut self, bytes: &[u8], row_bytes: usize) {
+        let (parts, count, group, shared) =
+            (self.parts(), self.row_groups(), self.group, self.shared());
+        let mut rest: &mut [u8] = &mut self.region;
+        let mut part = |length| take_parts(&mut rest, count, length).into_iter();
+        let (codes, scales, multipliers) = (
+            part(parts.codes),
+            part(parts.scales),
+            part(parts.multipliers),
+        );
+        let (minimums, minimum_multipliers) =
+            (part(parts.minimums), part(parts.minimum_multipliers));
+        let groups: Vec<RowGroupMut<'_>> = codes
+            .zip(scales)
+            .zip(multipliers)
+            .zip(minimums)
+            .zip(minimum_multipliers)
+            .map(
+                |((((codes, scales), multipliers), minimums), minimum_multipliers)| RowGroupMut {
+                    codes,
+                    scales,
+                    multipliers,
+                    minimums,
+                    minimum_multipliers,
+                },
+            )
+            .collect();
+        groups
+            .into_par_iter()
+            .zip(bytes.par_chunks((ROWS * row_bytes).max(1)))
+            .for_each(|(mut to, bytes)| {
+                for (lane, row) in bytes.chunks_exact(row_bytes.max(1)).enumerate() {
+                    to.write_codes::<S>(lane, row);
+                    to.write_factors::<S>(lane, row, group, shared);
+                }
+            });
+    }
+}
+
+/// The next `count` parts of `length` bytes.
+fn take_parts<'a>(rest: &mut &'a mut [u8], count: usize, length: usize) -> Vec<&'a mut [u8]> {
+    let mut take = || {
+        let (part, tail) = std::mem::take(rest).split_at_mut(length);
+        *rest = tail;
+        part
+    };
+    (0..count).map(|_| take()).collect()
+}
+
+impl RowGroupMut<'_> {
+    fn write_codes<S: Source + ?Sized>(&mut self, lane: usize, row: &[u8]) {
+        let mut codes = [0; MAX_GROUP];
+        let codes = &mut codes[..S::BLOCK];
+        let blocks = self.codes.chunks_exact_mut(S::BLOCK / STEP * 32 * S::BITS);
+        for (block, steps) in row.chunks_exact(S::BYTES).zip(blocks) {
+            S::codes(block, codes);
+            for (codes, step) in codes
+                .as_chunks()
+                .0
+                .iter()
+                .zip(steps.chunks_exact_mut(32 * S::BITS))
+            {
+                write_step::<S>(codes, lane, step);
+            }
+        }
+    }
+
+    fn write_factors<S: Source + ?Sized>(
+        &mut self,
+        lane: usize,
+        row: &[u8],
+        group: usize,
+        shared: usize,
+    ) {
+        let groups = row.len() / S::BYTES * S::BLOCK / group;
+        for i in 0..groups {
+            let column = i * group;
+            let block = &row[column / S::BLOCK * S::BYTES..][..S::BYTES];
+            let factors = S::factors(block, column % S::BLOCK / S::GROUP);
+            let d = match self.multipliers.is_empty() {
+                true => factors.as_f16().unwrap_or_default().to_le_bytes(),
+                false => factors.d,
+            };
+            let f16_at = i / shared * 2 * ROWS + 2 * lane;
+            self.scales[f16_at..][..2].copy_from_slice(&d);
+            if !self.multipliers.is_empty() {
+                self.multipliers[i * ROWS + lane] = factors.multiplier as u8;
+            }
+            if !self.minimums.is_empty() {
+                self.minimums[f16_at..][..2].copy_from_slice(&factors.dmin);
+                self.minimum_multipliers[i * ROWS + lane] = factors.minimum_multiplier as u8;
+            }
+        }
+    }
+}
+
+/// Put 16 codes of one row into a step.
+#[inline(always)]
+fn write_step<S: Source + ?Sized>(codes: &[u8; STEP], lane: usize, step: &mut [u8]) {
+    let quad = |l: usize| u32::from_le_bytes(codes.as_chunks().0[l]);
+    let pairs = |mask: u32| {
+        [
+            quad(0) & mask | (quad(1) & mask) << 4,
+            quad(2) & mask | (quad(3) & mask) << 4,
+        ]
+    };
+    let planes = |from: u32| {
+        (0..4).fold(0, |word, l| {
+            word | (quad(l) >> from & 0x0303_0303) << (2 * l)
+        })
+    };
+    let mut write = |vector: usize, word: u32| {
+        step[64 * vector + 4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
+    };
+    match S::BITS {
+        2 => write(0, planes(0)),
+        8 => (0..4).for_each(|l| write(l, quad(l))),
+        bits => {
+            let [low, high] = pairs(0x0F0F_0F0F);
+            write(0, low);
+            write(1, high);
+            if bits == 6 {
+                write(2, planes(4));
+            }
+        }
+    }
+}
+
+/// The four 2-bit planes of 32 bytes: `codes[32 p + m] = bytes[m] >> 2p & 3` (TQ2_0, Q2_K).
+fn planes_of_32(bytes: &[u8], codes: &mut [u8]) {
+    for (bytes, codes) in bytes
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(codes.as_chunks_mut::<128>().0)
+    {
+        for (plane, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (code, byte) in codes.iter_mut().zip(bytes) {
+                *code = byte >> (2 * plane) & 3;
+            }
+        }
+    }
+}
+
+/// Low nibbles, then high nibbles (Q4_0).
+fn nibbles(bytes: &[u8], codes: &mut [u8]) {
+    let (low, high) = codes.split_at_mut(bytes.len());
+    for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+}
+
+fn two(block: &[u8], at: usize) -> [u8; 2] {
+    [block[at], block[at + 1]]
+}
+
+/// 256 weights: 64 bytes of planes, d. (formats::block::tq2_0)
+struct Tq2_0;
+impl Source for Tq2_0 {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 66;
+    const GROUP: usize = 256;
+    const BITS: usize = 2;
+    const SHIFT: Option<u32> = Some(0);
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        planes_of_32(&block[..64], codes);
+    }
+    fn factors(block: &[u8], _: usize) -> Factors {
+        Factors::plain(two(block, 64))
+    }
+}
+
+/// 256 weights: five base-3 digits in each of 48 bytes, four in each of 4 bytes, d. (formats::block::tq1_0)
+struct Tq1_0;
+impl Source for Tq1_0 {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 54;
+    const GROUP: usize = 256;
+    const BITS: usize = 2;
+    const SHIFT: Option<u32> = Some(0);
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        let digits = |bytes: &[u8], codes: &mut [u8]| {
+            let mut power = 1u8;
+            for codes in codes.chunks_exact_mut(bytes.len()) {
+                for (code, byte) in codes.iter_mut().zip(bytes) {
+                    *code = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
+                }
+                power *= 3;
+            }
+        };
+        digits(&block[..32], &mut codes[..160]);
+        digits(&block[32..48], &mut codes[160..240]);
+        digits(&block[48..52], &mut codes[240..]);
+    }
+    fn factors(block: &[u8], _: usize) -> Factors {
+        Factors::plain(two(block, 52))
+    }
+}
+
+/// 64 weights: d, four codes a byte. (formats::block::q2_0)
+struct Q2_0;
+impl Source for Q2_0 {
+    const BLOCK: usize = 64;
+    const BYTES: usize = 18;
+    const GROUP: usize = 64;
+    const BITS: usize = 2;
+    const SHIFT: Option<u32> = Some(0);
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        for (byte, codes) in block[2..].iter().zip(codes.as_chunks_mut::<4>().0) {
+            *codes = [byte & 3, byte >> 2 & 3, byte >> 4 & 3, byte >> 6];
+        }
+    }
+    fn factors(block: &[u8], _: usize) -> Factors {
+        Factors::plain(two(block, 0))
+    }
+}
+
+/// 256 weights: 16 bytes of 4-bit multipliers, 64 bytes of planes, d, dmin. (formats::block::q2_k)
+#[allow(non_camel_case_types)]
+struct Q2_K;
+impl Source for Q2_K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 84;
+    const GROUP: usize = 16;
+    const BITS: usize = 2;
+    const SHIFT: Option<u32> = None;
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        planes_of_32(&block[16..80], codes);
+    }
+    fn factors(block: &[u8], group: usize) -> Factors {
+        Factors {
+            d: two(block, 80),
+            multiplier: (block[group] & 15) as i8,
+            dmin: two(block, 82),
+            minimum_multiplier: (block[group] >> 4) as i8,
+        }
+    }
+}
+
+/// 32 weights: d, low nibbles, high nibbles; code 8 means 0. (formats::block::q4_0)
+struct Q4_0;
+impl Source for Q4_0 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 18;
+    const GROUP: usize = 32;
+    const BITS: usize = 4;
+    const SHIFT: Option<u32> = Some(3);
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        nibbles(&block[2..], codes);
+    }
+    fn factors(block: &[u8], _: usize) -> Factors {
+        Factors::plain(two(block, 0))
+    }
+}
+
+/// Q4_0 whose codes are all 7, 8 or 9: the same in two bits.
+struct TernaryQ4_0;
+impl TernaryQ4_0 {
+    /// Whether every code of these whole blocks is 7, 8 or 9.
+    fn fits(blocks: &[u8]) -> bool {
+        let fits = |nibble: u8| nibble.wrapping_sub(7) <= 2;
+        blocks.as_chunks::<18>().0.iter().all(|block| {
+            block[2..]
+                .iter()
+                .fold(true, |all, byte| all & fits(byte & 15) & fits(byte >> 4))
+        })
+    }
+}
+impl Source for TernaryQ4_0 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 18;
+    const GROUP: usize = 32;
+    const BITS: usize = 2;
+    const SHIFT: Option<u32> = Some(0);
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        nibbles(&block[2..], codes);
+        for code in codes {
+            *code -= 7;
+        }
+    }
+    fn factors(block: &[u8], _: usize) -> Factors {
+        Factors::plain(two(block, 0))
+    }
+}
+
+/// 256 weights: d, dmin, 12 bytes of 6-bit multipliers, nibbles by runs of 64. (formats::block::q4_k)
+#[allow(non_camel_case_types)]
+struct Q4_K;
+impl Source for Q4_K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 144;
+    const GROUP: usize = 32;
+    const BITS: usize = 4;
+    const SHIFT: Option<u32> = None;
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        for (bytes, codes) in block[16..].chunks_exact(32).zip(codes.chunks_exact_mut(64)) {
+            nibbles(bytes, codes);
+        }
+    }
+    fn factors(block: &[u8], j: usize) -> Factors {
+        let s = &block[4..16];
+        let (multiplier, minimum_multiplier) = match j {
+            0..4 => (s[j] & 63, s[j + 4] & 63),
+            _ => (
+                s[j + 4] & 15 | (s[j - 4] >> 6) << 4,
+                s[j + 4] >> 4 | (s[j] >> 6) << 4,
+            ),
+        };
+        Factors {
+            d: two(block, 0),
+            multiplier: multiplier as i8,
+            dmin: two(block, 2),
+            minimum_multiplier: minimum_multiplier as i8,
+        }
+    }
+}
+
+/// 256 weights: 128 bytes of low nibbles, 64 bytes of high 2-bit planes, 16 i8 multipliers, d; code 32 means 0.
+/// (formats::block::q6_k)
+#[allow(non_camel_case_types)]
+struct Q6_K;
+impl Source for Q6_K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 210;
+    const GROUP: usize = 16;
+    const BITS: usize = 6;
+    const SHIFT: Option<u32> = Some(5);
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        planes_of_32(&block[128..192], codes);
+        for (low, codes) in block[..128]
+            .chunks_exact(64)
+            .zip(codes.chunks_exact_mut(128))
+        {
+            for (l, low) in low.iter().enumerate() {
+                codes[l] = codes[l] << 4 | low & 15;
+                codes[64 + l] = codes[64 + l] << 4 | low >> 4;
+            }
+        }
+    }
+    fn factors(block: &[u8], group: usize) -> Factors {
+        Factors {
+            multiplier: block[192 + group] as i8,
+            ..Factors::plain(two(block, 208))
+        }
+    }
+}
+
+/// 32 weights: d, i8 codes; stored here as code + 128. (formats::block::q8_0)
+struct Q8_0;
+impl Source for Q8_0 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 34;
+    const GROUP: usize = 32;
+    const BITS: usize = 8;
+    const SHIFT: Option<u32> = Some(7);
+    fn codes(block: &[u8], codes: &mut [u8]) {
+        for (code, byte) in codes.iter_mut().zip(&block[2..]) {
+            *code = byte ^ 0x80;
+        }
+    }
+    fn factors(block: &[u8], _: usize) -> Factors {
+        Factors::plain(two(block, 0))
+    }
+}

@@ -1,0 +1,163 @@
+//! The kernel in plain Rust: what all others are compared with, bit for bit.
+
+use super::activations::Grouping;
+use super::floats::{self, FloatType, LANES};
+use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
+use super::layout::{Packed, RowGroup};
+use half::f16;
+use std::ops::Range;
+
+/// Plain Rust.
+pub(super) struct Scalar;
+
+impl Kernel for Scalar {
+    fn name(&self) -> &'static str {
+        "scalar"
+    }
+
+    fn multiply(
+        &self,
+        weights: &Packed,
+        groups: Range<usize>,
+        panel: &Panel<'_>,
+        out: &mut [[f32; ROWS]],
+    ) {
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+            let group = weights.row_group(group);
+            for (token, out) in out.iter_mut().enumerate() {
+                for (row, out) in out.iter_mut().enumerate() {
+                    *out = product(weights, &group, row, panel, token);
+                }
+            }
+        }
+    }
+
+    fn quantize(
+        &self,
+        x: &[f32],
+        grouping: Grouping,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
+        let group = grouping.group();
+        let quantize_group = match grouping {
+            Grouping::Q8_0 => quantize_q8_0,
+            _ => quantize_k,
+        };
+        for ((x, codes), scale) in x
+            .chunks_exact(group)
+            .zip(codes.chunks_exact_mut(group))
+            .zip(scales)
+        {
+            *scale = quantize_group(x, codes);
+        }
+        for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<STEP>().0) {
+            *sum = codes.iter().map(|&code| i32::from(code)).sum();
+        }
+    }
+
+    fn multiply_floats(
+        &self,
+        ty: FloatType,
+        rows: [&[u8]; 4],
+        x: &[&[f32]],
+        out: &mut floats::Tile,
+    ) {
+        for (row, out) in rows.iter().zip(out) {
+            for (x, out) in x.iter().zip(out) {
+                let mut lanes = [0.0f32; LANES];
+                for (column, x) in x.iter().enumerate() {
+                    let lane = &mut lanes[column % LANES];
+                    *lane = ty.weight(row, column).mul_add(*x, *lane);
+                }
+                *out = floats::sum_of_lanes(lanes);
+            }
+        }
+    }
+}
+
+/// The product of one row with one token, see [`super::kernel`].
+fn product(
+    weights: &Packed,
+    group: &RowGroup<'_>,
+    row: usize,
+    panel: &Panel<'_>,
+    token: usize,
+) -> f32 {
+    let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+    let sums = panel.sums(runs.columns);
+    let mut result = 0.0f32;
+    for outer in 0..runs.outer {
+        let mut partial = 0.0f32;
+        for run in outer * runs.inner..(outer + 1) * runs.inner {
+            let sum = sums[run * panel.width + token];
+            let mut dot = weights.shift().map_or(0, |shift| -(sum << shift));
+            for column in run * runs.columns..(run + 1) * runs.columns {
+                let quad = panel.quads[column / 4 * panel.width + token].to_ne_bytes();
+                dot += i32::from(group.code(row, column)) * i32::from(quad[column % 4] as i8);
+            }
+            let inner_scale = match runs.activation_inside {
+                true => panel.scales[run * panel.width + token],
+                false => group.scale(row, run),
+            };
+            partial = (dot as f32).mul_add(inner_scale, partial);
+            if let Some(minimum) = group.minimum(row, run) {
+                partial = (-minimum).mul_add(sum as f32, partial);
+            }
+        }
+        let outer_scale = match runs.activation_inside {
+            true => group.scale(row, outer),
+            false => panel.scales[outer * panel.width + token],
+        };
+        result = partial.mul_add(outer_scale, result);
+    }
+    result
+}
+
+/// ggml's Q8_K rule (ggml-quants.c:2769-2806): the first activation of the largest magnitude becomes -127.
+pub(super) fn quantize_k(x: &[f32], codes: &mut [i8]) -> f32 {
+    let mut extreme = 0.0f32;
+    for &x in x {
+        if x.abs() > extreme.abs() {
+            extreme = x;
+        }
+    }
+    let (inverse, scale) = scales_k(extreme);
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = ((inverse * x).round_ties_even() as i32).min(127) as i8;
+    }
+    scale
+}
+
+/// (1 / scale, scale) for a group whose activation of the largest magnitude is `extreme`; both 0 where that is zero
+/// or so small that the inverse overflows.
+pub(super) fn scales_k(extreme: f32) -> (f32, f32) {
+    let inverse = -127.0 / extreme;
+    if inverse.is_finite() {
+        (inverse, 1.0 / inverse)
+    } else {
+        (0.0, 0.0)
+    }
+}
+
+/// ggml's Q8_0 rule as its SIMD code has it (arch/x86/quants.c:302, arch/arm/quants.c:41; the two differ in the inverse).
+pub(super) fn quantize_q8_0(x: &[f32], codes: &mut [i8]) -> f32 {
+    let largest = x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let (inverse, scale) = scales_q8_0(largest);
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = (inverse * x).round_ties_even() as i32 as i8;
+    }
+    scale
+}
+
+/// (1 / scale, scale rounded to f16) for a group whose largest magnitude is `largest`.
+pub(super) fn scales_q8_0(largest: f32) -> (f32, f32) {
+    let scale = largest / 127.0;
+    let inverse = match cfg!(target_arch = "aarch64") {
+        true => 1.0 / scale,
+        false => 127.0 / largest,
+    };
+    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    (inverse, f16::from_f32(scale).to_f32())
+}

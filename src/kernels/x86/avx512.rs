@@ -1,0 +1,671 @@
+//! AVX-512 VNNI: one 512-bit vector is 16 rows, and `vpdpbusd` meets four columns of each with four activations.
+//!
+//! ```text
+//! one token:    for each 64 bytes of codes:  for l in 0..4:  sums[l] = dpbusd(sums[l], codes & 3 << 2l, activations[l] to all lanes)
+//! many tokens:  for each 64 bytes of codes:  for l in 0..4:  plane = codes >> 2l & 3
+//!                                                            for each token:  sum = dpbusd(sum, plane, activations[l][token] to all lanes)
+//! ```
+//! 1. One token: the codes are not shifted down. `vpdpbusd` takes 1, 4, 16 or 64 times the code as it comes, into a
+//!    sum for each place, and three shifts at the end of a run put that right, exactly: a sum of multiples of 64 is a multiple of 64.
+//!    Four ANDs and four products for 256 weights: 4 cycles, which is below what memory delivers.
+//! 2. The sums begin at -(sum of activations), which turns stored codes 0, 1, 2 into -1, 0, +1 at no cost.
+//! 3. Many tokens: 16 sums, 4 planes and the mask stay in registers; the f32 results live in the first-level cache and
+//!    are touched once in a run.
+//! 4. Activations are broadcast by the load of `vpdpbusd` itself.
+//! 5. Weights are fetched 512 B ahead; the hardware prefetcher stops at page ends and row groups are short.
+//!
+//! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
+
+use crate::kernels::activations::Grouping;
+use crate::kernels::floats::{self, FloatType};
+use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
+use crate::kernels::layout::{Packed, RowGroup};
+use crate::kernels::scalar::{scales_k, scales_q8_0};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Bytes to fetch ahead of the codes in use.
+const AHEAD: usize = 512;
+
+/// The proof that the CPU has AVX-512 F, BW, VL and VNNI (and what comes with them).
+pub(super) struct Avx512Vnni(());
+
+impl Avx512Vnni {
+    pub fn detect() -> Option<&'static Avx512Vnni> {
+        static KERNEL: Avx512Vnni = Avx512Vnni(());
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(&KERNEL)
+    }
+}
+
+impl Kernel for Avx512Vnni {
+    fn name(&self) -> &'static str {
+        "avx512vnni"
+    }
+
+    fn multiply(
+        &self,
+        weights: &Packed,
+        groups: Range<usize>,
+        panel: &Panel<'_>,
+        out: &mut [[f32; ROWS]],
+    ) {
+        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let product = match panel.width {
+            1 if runs.activation_inside => match (weights.bits(), runs.columns / STEP) {
+                (2, 2) => one_token::<2, 2, true>,
+                (2, _) => one_token::<2, 0, true>,
+                (4, _) => one_token::<4, 0, true>,
+                (_, _) => one_token::<8, 0, true>,
+            },
+            1 => match (weights.bits(), runs.columns / STEP) {
+                (2, 1) => one_token::<2, 1, false>,
+                (2, 2) => one_token::<2, 2, false>,
+                (2, 4) => one_token::<2, 4, false>,
+                (2, _) => one_token::<2, 0, false>,
+                (4, _) => one_token::<4, 0, false>,
+                (6, _) => one_token::<6, 0, false>,
+                (_, _) => one_token::<8, 0, false>,
+            },
+            12 if runs.activation_inside => in_two_of::<12, 4>(weights.bits()),
+            16 if runs.activation_inside => in_two_of::<16, 8>(weights.bits()),
+            4 => tokens_of::<4>(weights.bits(), runs.inner),
+            8 => tokens_of::<8>(weights.bits(), runs.inner),
+            12 => tokens_of::<12>(weights.bits(), runs.inner),
+            _ => tokens_of::<16>(weights.bits(), runs.inner),
+        };
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+            // SAFETY: a value of this type exists only where `detect` found the features.
+            unsafe { product(&weights.row_group(group), weights.shift(), runs, panel, out) }
+        }
+    }
+
+    fn quantize(
+        &self,
+        x: &[f32],
+        grouping: Grouping,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
+        // SAFETY: as above.
+        unsafe { quantize(x, grouping, codes, scales, sums) }
+    }
+
+    fn dots(&self, repeats: usize) -> Option<usize> {
+        // SAFETY: as above.
+        unsafe { dots(repeats) };
+        Some(DOTS * 64)
+    }
+
+    fn multiply_floats(
+        &self,
+        ty: FloatType,
+        rows: [&[u8]; 4],
+        x: &[&[f32]],
+        out: &mut floats::Tile,
+    ) {
+        // SAFETY: as above.
+        unsafe {
+            match (ty, x) {
+                (FloatType::F32, [x]) => floats_tile::<4, 1>(rows, [x], out),
+                (FloatType::F32, x) => {
+                    floats_tile::<4, 4>(rows, x.try_into().expect("four tokens"), out)
+                }
+                (FloatType::F16, [x]) => floats_tile::<2, 1>(rows, [x], out),
+                (FloatType::F16, x) => {
+                    floats_tile::<2, 4>(rows, x.try_into().expect("four tokens"), out)
+                }
+                (FloatType::Bf16, [x]) => floats_tile::<0, 1>(rows, [x], out),
+                (FloatType::Bf16, x) => {
+                    floats_tile::<0, 4>(rows, x.try_into().expect("four tokens"), out)
+                }
+            }
+        }
+    }
+}
+
+/// Independent sums that hide the latency of `vpdpbusd`.
+const DOTS: usize = 12;
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dots(repeats: usize) {
+    let (a, b) = (
+        _mm512_set1_epi8(1),
+        std::hint::black_box(_mm512_set1_epi8(3)),
+    );
+    let mut sums = [_mm512_setzero_si512(); DOTS];
+    for _ in 0..repeats {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
+}
+
+/// A row group times a panel.
+type Product = unsafe fn(&RowGroup<'_>, Option<u32>, Runs, &Panel<'_>, &mut [[f32; ROWS]]);
+
+/// The product for a panel of `W` tokens, codes of `bits` bits and `inner` inner runs in an outer one.
+fn tokens_of<const W: usize>(bits: usize, inner: usize) -> Product {
+    match (bits, inner) {
+        (2, 1) => tokens::<2, W, W, 0, false>,
+        (2, _) => tokens::<2, W, W, 0, true>,
+        (4, 1) => tokens::<4, W, W, 0, false>,
+        (4, _) => tokens::<4, W, W, 0, true>,
+        (6, _) => tokens::<6, W, W, 0, true>,
+        (_, 1) => tokens::<8, W, W, 0, false>,
+        (_, _) => tokens::<8, W, W, 0, true>,
+    }
+}
+
+/// The same in two parts, 8 tokens and `B`. Runs of 32 want the partial results in registers, and 16 tokens have no
+/// room for that.
+fn in_two_of<const W: usize, const B: usize>(bits: usize) -> Product {
+    match bits {
+        2 => in_two::<2, W, B>,
+        4 => in_two::<4, W, B>,
+        _ => in_two::<8, W, B>,
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn in_two<const BITS: usize, const W: usize, const B: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let (first, second) = out.split_at_mut(8);
+    tokens::<BITS, W, 8, 0, true>(group, shift, runs, panel, first);
+    tokens::<BITS, W, B, 8, true>(group, shift, runs, panel, second);
+}
+
+/// One token. `STEPS`: steps of an inner run, 0 for any. `INSIDE`: the inner scale is the activation's.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let steps = if STEPS == 0 {
+        runs.columns / STEP
+    } else {
+        STEPS
+    };
+    let (code_bytes, quad_count) = (steps * 32 * BITS, steps * 4);
+    let codes = group.codes.chunks_exact(runs.inner * code_bytes);
+    let quads = panel.quads.chunks_exact(runs.inner * quad_count);
+    let sums = panel.sums(runs.columns).chunks_exact(runs.inner);
+    let unit = shift.map_or(0, |shift| 1 << shift);
+    let mut result = _mm512_setzero_ps();
+    for (outer, ((codes, quads), sums)) in codes.zip(quads).zip(sums).enumerate() {
+        let first = outer * runs.inner;
+        let inner = codes
+            .chunks_exact(code_bytes)
+            .zip(quads.chunks_exact(quad_count))
+            .zip(sums);
+        let mut partial = _mm512_setzero_ps();
+        if INSIDE {
+            for (((codes, quads), sum), scale) in inner.zip(&panel.scales[first..]) {
+                let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
+                partial = _mm512_fmadd_ps(dot, _mm512_set1_ps(*scale), partial);
+            }
+            let scale = factor(group.scales, group.multipliers, group.shared, outer);
+            result = _mm512_fmadd_ps(partial, scale, result);
+        } else {
+            for (i, ((codes, quads), sum)) in inner.enumerate() {
+                let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
+                let scale = factor(group.scales, group.multipliers, group.shared, first + i);
+                partial = _mm512_fmadd_ps(dot, scale, partial);
+                if shift.is_none() {
+                    let minimum = factor(
+                        group.minimums,
+                        group.minimum_multipliers,
+                        group.shared,
+                        first + i,
+                    );
+                    partial = _mm512_fnmadd_ps(minimum, _mm512_set1_ps(*sum as f32), partial);
+                }
+            }
+            result = _mm512_fmadd_ps(partial, _mm512_set1_ps(panel.scales[outer]), result);
+        }
+    }
+    store(&mut out[0], result);
+}
+
+/// The dot of one run, in the faster of two ways.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn run<const BITS: usize, const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
+    match (BITS, STEPS) {
+        (2, 1 | 2 | 4) => dot_by_places::<STEPS>(codes, quads, start),
+        _ => dot::<BITS>(codes, quads, start),
+    }
+}
+
+/// `start + sum of code * activation` over one run, for each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot<const BITS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    let mut sums = [_mm512_set1_epi32(start), zero, zero, zero];
+    for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
+        fetch(step);
+        let planes = if BITS == 2 {
+            in_place(step)
+        } else {
+            unpack::<BITS>(step)
+        };
+        for l in 0..4 {
+            sums[l] = _mm512_dpbusd_epi32(sums[l], planes[l], _mm512_set1_epi32(quads[l]));
+        }
+    }
+    if BITS == 2 {
+        sums[1] = _mm512_srai_epi32(sums[1], 2);
+        sums[2] = _mm512_srai_epi32(sums[2], 4);
+        sums[3] = _mm512_srai_epi32(sums[3], 6);
+    }
+    _mm512_add_epi32(
+        _mm512_add_epi32(sums[0], sums[1]),
+        _mm512_add_epi32(sums[2], sums[3]),
+    )
+}
+
+/// The same for 2-bit codes and a short run: one sum takes the 64-fold codes of all steps, is divided by 4, takes the
+/// 16-fold codes, and so on. Fewer instructions than four sums; neighbouring runs hide the longer chain.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_by_places<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    let mut planes = [[zero; 4]; STEPS];
+    for (planes, step) in planes.iter_mut().zip(codes.chunks_exact(64)) {
+        fetch(step);
+        *planes = in_place(step);
+    }
+    let quads = quads.as_chunks::<4>().0;
+    let mut sum = _mm512_set1_epi32(start << 6);
+    for l in [3, 2, 1, 0] {
+        for step in 0..STEPS {
+            sum = _mm512_dpbusd_epi32(sum, planes[step][l], _mm512_set1_epi32(quads[step][l]));
+        }
+        if l > 0 {
+            sum = _mm512_srai_epi32(sum, 2);
+        }
+    }
+    sum
+}
+
+/// `C` tokens from token `FIRST` on, of a panel of `W`. `NESTED`: there are several inner runs in an outer one.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn tokens<
+    const BITS: usize,
+    const W: usize,
+    const C: usize,
+    const FIRST: usize,
+    const NESTED: bool,
+>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let Ok(out) = <&mut [[f32; ROWS]; C]>::try_from(out) else {
+        return;
+    };
+    let inner = if NESTED { runs.inner } else { 1 };
+    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
+    let mut quads = panel
+        .quads
+        .as_chunks::<W>()
+        .0
+        .chunks_exact(runs.columns / 4);
+    let sums = panel.sums(runs.columns).as_chunks::<W>().0;
+    let scales = panel.scales.as_chunks::<W>().0;
+    let zero = _mm512_setzero_si512();
+    *out = [[0.0; ROWS]; C];
+    let mut run = 0;
+    for outer in 0..runs.outer {
+        let mut partials = [_mm512_setzero_ps(); C];
+        for _ in 0..inner {
+            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
+                return;
+            };
+            let mut dots = [zero; C];
+            if shift.is_some() {
+                for c in 0..C {
+                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
+                    let sum = match BITS {
+                        2 => sum,
+                        4 => _mm512_slli_epi32::<3>(sum),
+                        6 => _mm512_slli_epi32::<5>(sum),
+                        _ => _mm512_slli_epi32::<7>(sum),
+                    };
+                    dots[c] = _mm512_sub_epi32(zero, sum);
+                }
+            }
+            for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
+                let planes = unpack::<BITS>(step);
+                for l in 0..4 {
+                    for c in 0..C {
+                        dots[c] = _mm512_dpbusd_epi32(
+                            dots[c],
+                            planes[l],
+                            _mm512_set1_epi32(quads[l][FIRST + c]),
+                        );
+                    }
+                }
+            }
+            if runs.activation_inside {
+                for c in 0..C {
+                    let scale = _mm512_set1_ps(scales[run][FIRST + c]);
+                    partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
+                }
+            } else {
+                let scale = factor(group.scales, group.multipliers, group.shared, run);
+                for c in 0..C {
+                    partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
+                }
+                if shift.is_none() {
+                    let minimum =
+                        factor(group.minimums, group.minimum_multipliers, group.shared, run);
+                    for c in 0..C {
+                        let sum = _mm512_set1_ps(sums[run][FIRST + c] as f32);
+                        partials[c] = _mm512_fnmadd_ps(minimum, sum, partials[c]);
+                    }
+                }
+            }
+            run += 1;
+        }
+        if runs.activation_inside {
+            let scale = factor(group.scales, group.multipliers, group.shared, outer);
+            for c in 0..C {
+                let result = _mm512_fmadd_ps(partials[c], scale, load_floats(&out[c]));
+                store(&mut out[c], result);
+            }
+        } else {
+            for c in 0..C {
+                let scale = _mm512_set1_ps(scales[outer][FIRST + c]);
+                let result = _mm512_fmadd_ps(partials[c], scale, load_floats(&out[c]));
+                store(&mut out[c], result);
+            }
+        }
+    }
+}
+
+/// The four planes of a step, each code in its byte.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack<const BITS: usize>(step: &[u8]) -> [__m512i; 4] {
+    let nibbles = |mask: i8| {
+        let (a, b, mask) = (
+            load(&step[..64]),
+            load(&step[64..128]),
+            _mm512_set1_epi8(mask),
+        );
+        [
+            _mm512_and_si512(a, mask),
+            _mm512_and_si512(_mm512_srli_epi16(a, 4), mask),
+            _mm512_and_si512(b, mask),
+            _mm512_and_si512(_mm512_srli_epi16(b, 4), mask),
+        ]
+    };
+    match BITS {
+        2 => {
+            let (codes, mask) = (load(step), _mm512_set1_epi8(3));
+            [
+                _mm512_and_si512(codes, mask),
+                _mm512_and_si512(_mm512_srli_epi16(codes, 2), mask),
+                _mm512_and_si512(_mm512_srli_epi16(codes, 4), mask),
+                _mm512_and_si512(_mm512_srli_epi16(codes, 6), mask),
+            ]
+        }
+        4 => nibbles(15),
+        6 => {
+            let low = nibbles(15);
+            let (high, mask) = (load(&step[128..]), _mm512_set1_epi8(0x30));
+            [
+                _mm512_or_si512(low[0], _mm512_and_si512(_mm512_slli_epi16(high, 4), mask)),
+                _mm512_or_si512(low[1], _mm512_and_si512(_mm512_slli_epi16(high, 2), mask)),
+                _mm512_or_si512(low[2], _mm512_and_si512(high, mask)),
+                _mm512_or_si512(low[3], _mm512_and_si512(_mm512_srli_epi16(high, 2), mask)),
+            ]
+        }
+        _ => [
+            load(&step[..64]),
+            load(&step[64..128]),
+            load(&step[128..192]),
+            load(&step[192..]),
+        ],
+    }
+}
+
+/// The four 2-bit planes where they are: 1, 4, 16 and 64 times the code.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn in_place(step: &[u8]) -> [__m512i; 4] {
+    let codes = load(step);
+    [
+        _mm512_and_si512(codes, _mm512_set1_epi8(0x03)),
+        _mm512_and_si512(codes, _mm512_set1_epi8(0x0C)),
+        _mm512_and_si512(codes, _mm512_set1_epi8(0x30)),
+        _mm512_and_si512(codes, _mm512_set1_epi8(0xC0u8 as i8)),
+    ]
+}
+
+/// 16 scales or minimums of group `group`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+fn factor(
+    f16s: &[[u8; 2 * ROWS]],
+    multipliers: &[[u8; ROWS]],
+    shared: usize,
+    group: usize,
+) -> __m512 {
+    if multipliers.is_empty() {
+        return halves(&f16s[group]);
+    }
+    let multiplier = &multipliers[group];
+    // SAFETY: 16 bytes are there.
+    let multiplier = unsafe { _mm_loadu_si128(multiplier.as_ptr().cast()) };
+    let multiplier = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(multiplier));
+    _mm512_mul_ps(halves(&f16s[group >> shared.trailing_zeros()]), multiplier)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,f16c")]
+fn halves(bytes: &[u8; 32]) -> __m512 {
+    // SAFETY: 32 bytes are there.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(bytes: &[u8]) -> __m512i {
+    let bytes = &bytes[..64];
+    // SAFETY: 64 bytes are there.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_floats(floats: &[f32; 16]) -> __m512 {
+    // SAFETY: 16 floats are there.
+    unsafe { _mm512_loadu_ps(floats.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(floats: &mut [f32; 16], vector: __m512) {
+    // SAFETY: there is room for 16 floats.
+    unsafe { _mm512_storeu_ps(floats.as_mut_ptr(), vector) }
+}
+
+/// Fetch the codes that follow in [`AHEAD`] bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fetch(step: &[u8]) {
+    for line in (0..step.len()).step_by(64) {
+        let ahead = step.as_ptr().wrapping_add(AHEAD + line);
+        #[allow(unused_unsafe, reason = "the intrinsic is unsafe in older compilers")]
+        // SAFETY: a prefetch reads nothing and may name any address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast())
+        };
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    let group = grouping.group();
+    let absolute = |x: __m512| _mm512_abs_ps(x);
+    let groups = x
+        .chunks_exact(group)
+        .zip(codes.chunks_exact_mut(group))
+        .zip(scales);
+    for ((x, codes), scale) in groups {
+        let x = x.as_chunks::<16>().0;
+        let mut largest = _mm512_setzero_ps();
+        for x in x {
+            // A NaN in the first operand gives the second.
+            largest = _mm512_max_ps(absolute(load_floats(x)), largest);
+        }
+        let largest = _mm512_reduce_max_ps(largest);
+        let inverse;
+        (inverse, *scale) = match grouping {
+            Grouping::Q8_0 => scales_q8_0(largest),
+            _ => scales_k(first_of_magnitude(x, largest)),
+        };
+        let (inverse, limit) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(127));
+        for (x, codes) in x.iter().zip(codes.as_chunks_mut::<16>().0) {
+            let scaled = _mm512_mul_ps(inverse, load_floats(x));
+            // Rounds to even; a NaN becomes i32::MIN, whose low byte is 0.
+            let code = _mm512_min_epi32(_mm512_cvtps_epi32(scaled), limit);
+            // SAFETY: there is room for 16 codes.
+            unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(code)) };
+        }
+    }
+    let (ones, zero) = (_mm256_set1_epi8(1), _mm256_setzero_si256());
+    for (codes, sums) in codes
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(sums.as_chunks_mut::<2>().0)
+    {
+        // SAFETY: 32 codes are there.
+        let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+        let quads = _mm256_dpbusd_epi32(zero, ones, codes);
+        let pairs = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b10_11_00_01>(quads));
+        let all = _mm256_add_epi32(pairs, _mm256_shuffle_epi32::<0b01_00_11_10>(pairs));
+        *sums = [
+            _mm256_extract_epi32::<0>(all),
+            _mm256_extract_epi32::<4>(all),
+        ];
+    }
+}
+
+/// The first of `x` whose magnitude is `largest`; 0 where there is none, that is, where `largest` is 0 or all are NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn first_of_magnitude(x: &[[f32; 16]], largest: f32) -> f32 {
+    let wanted = _mm512_set1_ps(largest);
+    for x in x {
+        let found = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(_mm512_abs_ps(load_floats(x)), wanted);
+        if found != 0 {
+            return x[found.trailing_zeros() as usize];
+        }
+    }
+    0.0
+}
+
+/// Four rows times `T` tokens. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+fn floats_tile<const KIND: usize, const T: usize>(
+    rows: [&[u8]; 4],
+    x: [&[f32]; T],
+    out: &mut floats::Tile,
+) {
+    let bytes = if KIND == 4 { 64 } else { 32 };
+    let columns = x[0].len();
+    assert!(x.iter().all(|x| x.len() == columns));
+    assert!(rows.iter().all(|row| row.len() == columns * bytes / 16));
+    let mut lanes = [[_mm512_setzero_ps(); T]; 4];
+    let mut add = |rows: [*const u8; 4], x: [*const f32; T]| {
+        let mut activations = [_mm512_setzero_ps(); T];
+        for t in 0..T {
+            // SAFETY: the caller has 16 floats there.
+            activations[t] = unsafe { _mm512_loadu_ps(x[t]) };
+        }
+        for r in 0..4 {
+            // SAFETY: the caller has 16 weights there.
+            let weights = unsafe { widen::<KIND>(rows[r]) };
+            for t in 0..T {
+                lanes[r][t] = _mm512_fmadd_ps(weights, activations[t], lanes[r][t]);
+            }
+        }
+    };
+    let whole = columns / 16;
+    for i in 0..whole {
+        let mut row_at = [std::ptr::null(); 4];
+        for r in 0..4 {
+            row_at[r] = rows[r].as_ptr().wrapping_add(i * bytes);
+        }
+        let mut x_at = [std::ptr::null(); T];
+        for t in 0..T {
+            x_at[t] = x[t].as_ptr().wrapping_add(i * 16);
+        }
+        add(row_at, x_at);
+    }
+    if !columns.is_multiple_of(16) {
+        // The rest, with zeros behind it.
+        let mut row_rest = [[0u8; 64]; 4];
+        let mut x_rest = [[0.0f32; 16]; T];
+        for r in 0..4 {
+            let rest = &rows[r][whole * bytes..];
+            row_rest[r][..rest.len()].copy_from_slice(rest);
+        }
+        for t in 0..T {
+            let rest = &x[t][whole * 16..];
+            x_rest[t][..rest.len()].copy_from_slice(rest);
+        }
+        add(
+            row_rest.each_ref().map(|row| row.as_ptr()),
+            x_rest.each_ref().map(|x| x.as_ptr()),
+        );
+    }
+    for r in 0..4 {
+        for t in 0..T {
+            let mut sums = [0.0; 16];
+            store(&mut sums, lanes[r][t]);
+            out[r][t] = floats::sum_of_lanes(sums);
+        }
+    }
+}
+
+/// 16 weights as f32.
+///
+/// # Safety
+/// 16 weights can be read at `weights`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+unsafe fn widen<const KIND: usize>(weights: *const u8) -> __m512 {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match KIND {
+            4 => _mm512_loadu_ps(weights.cast()),
+            2 => _mm512_cvtph_ps(_mm256_loadu_si256(weights.cast())),
+            _ => {
+                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(weights.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+            }
+        }
+    }
+}
