@@ -250,6 +250,81 @@ mod tests {
         );
     }
 
+    /// Numbers whose sum depends on its order.
+    fn mixed(n: usize) -> Vec<f32> {
+        (0..n)
+            .map(|i| ((i * 7919) % 1009) as f32 * 10f32.powi((i % 7) as i32 - 3) - 50.0)
+            .collect()
+    }
+
+    #[test]
+    fn sums_of_any_length_are_true() {
+        for n in [0, 1, 15, 16, 17, 255, 256, 257, 1000, SUM_RUN + 3] {
+            let w = mixed(n);
+            let mut codes = vec![0; n];
+            split(&w, 100.0, Dtype::F32, &mut codes);
+            let near = |found: f64, terms: Vec<f64>| {
+                let (sum, size) = (
+                    terms.iter().sum::<f64>(),
+                    terms.iter().map(|x| x.abs()).sum::<f64>(),
+                );
+                assert!(
+                    (found - sum).abs() <= 1e-13 * size,
+                    "{n}: {found} is not {sum}"
+                );
+            };
+            near(
+                absolute_sum(&w),
+                w.iter().map(|&w| f64::from(w).abs()).collect(),
+            );
+            let dead = |&(w, code): &(f32, i8)| f64::from(w) * f64::from(u8::from(code == 0));
+            let pairs: Vec<_> = w.iter().copied().zip(codes.iter().copied()).collect();
+            near(
+                dead_zone_sum(&w, &codes, Lambda::Fixed(0.5)),
+                pairs.iter().map(|pair| dead(pair) / 2.0).collect(),
+            );
+            let lambda = mixed(n);
+            let products = pairs
+                .iter()
+                .zip(&lambda)
+                .map(|(pair, &lambda)| dead(pair) * f64::from(lambda));
+            near(
+                dead_zone_sum(&w, &codes, Lambda::Learned(&lambda)),
+                products.collect(),
+            );
+            near(
+                active_sum(&w, &codes),
+                pairs
+                    .iter()
+                    .map(|pair| f64::from(pair.0) - dead(pair))
+                    .collect(),
+            );
+            assert_eq!(
+                active_count(&codes),
+                codes.iter().filter(|&&code| code != 0).count()
+            );
+        }
+    }
+
+    #[test]
+    fn lanes_are_added_by_halves() {
+        // Lane 0 gets 1 and then 2^53, at which another 1 would be lost; lane 8 gets 1.
+        let mut w = [0.0; 32];
+        (w[0], w[16], w[8]) = (1.0, 2f32.powi(53), 1.0);
+        assert_eq!(absolute_sum(&w), 2f64.powi(53));
+        (w[0], w[8], w[24]) = (0.0, 1.0, 1.0);
+        assert_eq!(absolute_sum(&w), 2f64.powi(53) + 2.0);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found() {
+        let mut w = vec![1.0; 100];
+        assert_eq!(check_finite(&w), Ok(()));
+        w[99] = f32::NAN;
+        w[77] = f32::NEG_INFINITY;
+        assert_eq!(check_finite(&w), Err(NotFinite { index: 77 }));
+    }
+
     #[test]
     fn groups_cross_rows() {
         let all: Vec<_> = (0..2)

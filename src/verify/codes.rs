@@ -569,7 +569,10 @@ impl<'a> Stored<'a> {
             _ => w,
         };
         for (group, run) in tequila::runs(from, self.latent.columns, self.latent.group_size) {
-            let scale = self.latent.scales[group];
+            let scale = match self.info.ty {
+                BlockType::F16 => self.latent.references[group],
+                _ => self.latent.scales[group],
+            };
             let expected = round(scale);
             for column in run {
                 let code = latent.codes[column];
@@ -629,6 +632,7 @@ impl Fit {
     /// The d that makes sum of h (s - d m)^2 smallest, where `stored = d * m`; `None` where no weight counts.
     fn best(&self, d: f32) -> Option<f64> {
         let d = f64::from(d);
+        // Where d is 0, every multiplier is as good: the fit to one scale then tells that it should not be.
         let m = |stored: f64| if stored == d { 1.0 } else { stored / d };
         let hsm: f64 = self.stretches.iter().map(|&(h, s, t)| h * s * m(t)).sum();
         let hmm: f64 = self
@@ -732,9 +736,7 @@ fn compare_biases(file: &File, linear: Linear, order: &[usize], compared: &mut C
         return;
     };
     let wrong: Vec<usize> = (0..found.len())
-        .filter(|&row| {
-            found[row].to_bits() != (expected[row] + 0.0).to_bits() && found[row] != expected[row]
-        })
+        .filter(|&row| found[row].to_bits() != expected[row].to_bits())
         .collect();
     compared.facts.biases_wrong = wrong.len() as u64;
     compared.biases = wrong

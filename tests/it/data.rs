@@ -95,13 +95,6 @@ pub fn exact_doubles(tensor: &Tensor) -> Vec<f64> {
         .collect()
 }
 
-/// A file or folder of the repository's own test data.
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
-}
-
 /// Copy the files of a folder into a new one.
 pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

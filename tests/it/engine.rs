@@ -292,7 +292,7 @@ mod native {
         };
         let bytes = std::fs::read(&path).unwrap();
         let file = gguf::File::parse(&bytes).unwrap();
-        let mut native = Native::load(&file, Settings::new(512, 2)).unwrap();
+        let mut native = Native::load(&file, Settings::new(512, 1)).unwrap();
         let pieces = file
             .get("tokenizer.ggml.tokens")
             .unwrap()
@@ -338,7 +338,7 @@ mod native {
         for limits in KJV_LIMITS {
             let bytes = std::fs::read(pack(&folder, limits.ty, "keep")).unwrap();
             let file = gguf::File::parse(&bytes).unwrap();
-            let mut native = Native::load(&file, Settings::new(512, 2)).unwrap();
+            let mut native = Native::load(&file, Settings::new(512, 1)).unwrap();
             let found = native.logits(&answers.tokens).unwrap();
             limits.hold(&answers, &found, &native.name());
         }
@@ -353,7 +353,7 @@ mod native {
             let answers = Answers::read(&folder);
             let bytes = std::fs::read(pack(&folder, "f32", "keep")).unwrap();
             let file = gguf::File::parse(&bytes).unwrap();
-            let found = Native::load(&file, Settings::new(512, 2))
+            let found = Native::load(&file, Settings::new(512, 1))
                 .unwrap()
                 .logits(&answers.tokens)
                 .unwrap();
@@ -381,7 +381,7 @@ mod native {
             let file = gguf::File::parse(&bytes).unwrap();
             let tokens = Text::from_gguf(&file).unwrap().encode(&valid, false);
             assert_eq!(tokens[..5], [548, 455, 1352, 730, 261]);
-            let mut native = Native::load(&file, Settings::new(WINDOW, 2)).unwrap();
+            let mut native = Native::load(&file, Settings::new(WINDOW, 1)).unwrap();
             let mut nats = Vec::new();
             for window in 0..40 {
                 let start = window * WINDOW;
