@@ -12,10 +12,10 @@ use clap::{Args, ValueEnum};
 use formats::block::BlockType;
 use serde_json::json;
 
+use super::checkpoint::CheckpointArgs;
 use super::{Context, print, print_json, render};
 use crate::kernels::level::Level;
-use crate::model::tokenizer::{self, TokenizerFiles};
-use crate::model::{Checkpoint, LambdaSource, Source, Training, TrainingOverrides};
+use crate::model::{Checkpoint, LambdaSource, Training};
 use crate::pack::{
     Embedding, Options, Output, PACKABLE, Packed, Plan, Rule, Target, check_output, paths,
 };
@@ -57,32 +57,8 @@ pub struct PackArgs {
     #[arg(long, value_name = "TYPE", default_value = "keep", value_parser = parse_embedding, help_heading = "Types")]
     embedding: Embedding,
 
-    /// config.json, if it is not beside the weights
-    #[arg(long, value_name = "FILE", help_heading = "Checkpoint")]
-    config: Option<PathBuf>,
-    /// tokenizer.json, tokenizer.model or their folder, if not beside the weights
-    #[arg(long, value_name = "PATH", help_heading = "Checkpoint")]
-    tokenizer: Option<PathBuf>,
-    /// llama.cpp's name of the pre-tokenizer, if it is not recognised
-    #[arg(long, value_name = "NAME", help_heading = "Checkpoint")]
-    tokenizer_pre: Option<String>,
-    /// How it was trained, over config.json: ultraquantv2 or ultraquantv3
-    #[arg(long, value_name = "METHOD", help_heading = "Checkpoint")]
-    quant_method: Option<String>,
-    /// What shares a scale, over config.json: per_group, per_channel or per_tensor
-    #[arg(long, value_name = "WHAT", help_heading = "Checkpoint")]
-    granularity: Option<String>,
-    /// Weights a scale for per_group, over config.json
-    #[arg(long, value_name = "N", help_heading = "Checkpoint")]
-    group_size: Option<usize>,
-    /// The factor of the dead zone, over `eps` of config.json
-    #[arg(
-        long,
-        visible_alias = "eps",
-        value_name = "X",
-        help_heading = "Checkpoint"
-    )]
-    lambda: Option<f64>,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
 
     /// Set a key of the output, for example general.name="My Model"; can be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair, help_heading = "Output")]
@@ -189,14 +165,11 @@ fn parse_tensor_type(text: &str) -> Result<(String, BlockType), String> {
 /// Pack, and tell what came of it.
 pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    let source = Source::find(
-        &args.input,
-        args.config.as_deref(),
-        args.tokenizer.as_deref(),
-    )?;
+    let checkpoint = args.checkpoint.open(&args.input)?;
     let modelfile =
         matches!(args.target, TargetArg::Ollama).then(|| args.output.with_extension("Modelfile"));
     if !args.dry_run {
+        let source = &checkpoint.source;
         if args.split_max_size.is_none() {
             check_output(&args.output, args.force, &[&source.weights, &source.config])?;
         }
@@ -204,15 +177,7 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
             check_output(modelfile, args.force, &[])?;
         }
     }
-    let checkpoint = Checkpoint::open(source, &overrides(args))?;
-    let files = TokenizerFiles::open(&checkpoint.source.tokenizer)?;
-    let config = &checkpoint.config;
-    let tokenizer = tokenizer::read(
-        &files,
-        config.vocab_size,
-        &config.special_ids,
-        args.tokenizer_pre.as_deref(),
-    )?;
+    let tokenizer = args.checkpoint.read_tokenizer(&checkpoint)?;
     let notes: Vec<_> = tokenizer
         .notes
         .iter()
@@ -258,15 +223,6 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
         print_json(&report.json())
     } else {
         print(&report.text())
-    }
-}
-
-fn overrides(args: &PackArgs) -> TrainingOverrides {
-    TrainingOverrides {
-        method: args.quant_method.clone(),
-        granularity: args.granularity.clone(),
-        group_size: args.group_size,
-        lambda: args.lambda,
     }
 }
 
