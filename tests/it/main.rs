@@ -8,4 +8,5 @@ mod data;
 mod dots;
 mod engine;
 mod pack;
+mod pack_speed;
 mod tokenizer;
