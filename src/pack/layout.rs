@@ -139,8 +139,8 @@ mod tests {
                 let mut bytes = file.header.clone();
                 bytes.resize(file.size as usize, 0);
                 let file = File::parse(&bytes).unwrap();
-                names.extend(file.tensors.iter().map(|info| info.name.clone()));
-                assert_eq!(file.metadata.len(), if number == 0 { 4 } else { 3 });
+                names.extend(file.tensors().iter().map(|info| info.name.clone()));
+                assert_eq!(file.metadata().len(), if number == 0 { 4 } else { 3 });
             }
             assert_eq!(
                 names,

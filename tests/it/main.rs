@@ -8,5 +8,6 @@ mod data;
 mod dots;
 mod engine;
 mod pack;
+mod pack_speed;
 mod tokenizer;
 mod verify;
