@@ -6,6 +6,7 @@ mod conformance;
 mod data;
 #[cfg(feature = "llama")]
 mod dots;
+mod diff;
 mod engine;
 mod pack;
 mod pack_speed;
