@@ -1,11 +1,13 @@
 //! The command line: arguments, progress, tables, JSON, exit codes. Only this room prints.
 
+mod bench;
 mod checkpoint;
 mod diff;
 mod inspect;
 mod pack;
 mod render;
 mod report;
+mod run;
 mod verify;
 
 use std::io::Write;
@@ -44,8 +46,10 @@ Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request
 enum Command {
     Pack(Box<pack::PackArgs>),
     Verify(Box<verify::VerifyArgs>),
+    Run(run::RunArgs),
     Inspect(inspect::InspectArgs),
     Diff(Box<diff::DiffArgs>),
+    Bench(bench::BenchArgs),
     /// Print the completion script of a shell
     ///
     /// For example: tqconv completions bash > ~/.local/share/bash-completion/completions/tqconv
@@ -78,8 +82,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Pack(args) => pack::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
+        Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);

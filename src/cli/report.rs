@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::render;
 use super::verify::{found, limit};
 use crate::verify::{
-    Check, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, Report, SpeedFacts,
-    Status, TextFacts, Verdict,
+    Check, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, Rate, Report,
+    SpeedFacts, Status, TextFacts, Verdict,
 };
 
 const TEMPLATE: &str = include_str!("report.html");
@@ -467,9 +467,6 @@ fn buckets(engine: &EngineFacts, floor: f64) -> Vec<f64> {
         .collect()
 }
 
-/// Tokens a second of an engine.
-type Rate = fn(&EngineSpeed) -> f64;
-
 /// Two groups of bars: prefill and decode.
 fn speed_chart(speed: &SpeedFacts) -> String {
     const BAR: f64 = 22.0;
@@ -477,27 +474,27 @@ fn speed_chart(speed: &SpeedFacts) -> String {
     const VALUE: f64 = 96.0;
     let mut body = String::new();
     let mut y = 0.0;
-    let rates: [(String, Rate); 2] = [
+    let medians = |rate: fn(&EngineSpeed) -> Rate| {
+        let rates = speed.engines.iter().map(rate);
+        rates.map(|rate| rate.median).collect::<Vec<_>>()
+    };
+    let groups = [
         (
             format!("prefill of {} tokens", speed.prefill_tokens),
-            |engine| engine.prefill,
+            medians(|engine| engine.prefill),
         ),
         (
             format!("decode of {} tokens", speed.decode_tokens),
-            |engine| engine.decode,
+            medians(|engine| engine.decode),
         ),
     ];
-    for (title, rate) in rates {
-        let most = speed
-            .engines
-            .iter()
-            .map(rate)
-            .fold(f64::MIN_POSITIVE, f64::max);
+    for (title, rates) in groups {
+        let most = rates.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
         y += 16.0;
         let _ = write!(body, r#"<text class="value" x="0" y="{y}">{title}</text>"#);
         y += 8.0;
-        for (engine, colour) in speed.engines.iter().zip(COLOURS) {
-            let width = (WIDTH - LABEL - VALUE) * rate(engine) / most;
+        for ((engine, rate), colour) in speed.engines.iter().zip(rates).zip(COLOURS) {
+            let width = (WIDTH - LABEL - VALUE) * rate / most;
             let _ = write!(
                 body,
                 r#"<text x="0" y="{0:.1}">{1}</text><rect class="{colour}" x="{LABEL}" y="{y:.1}" width="{width:.1}" height="{2}" rx="3" fill-opacity="0.85"/><text class="value" x="{3:.1}" y="{0:.1}">{4:.1} tok/s</text>"#,
@@ -505,7 +502,7 @@ fn speed_chart(speed: &SpeedFacts) -> String {
                 escape(short(&engine.name)),
                 BAR - 3.0,
                 LABEL + width + 8.0,
-                rate(engine),
+                rate,
             );
             y += BAR;
         }

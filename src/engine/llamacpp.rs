@@ -265,11 +265,15 @@ pub fn read_gguf(path: &Path) -> Result<(usize, usize), EngineError> {
     Ok((count(context.n_tensors()), count(context.n_kv())))
 }
 
-/// ggml's version and commit, for reports: `0.26.0 (abc1234)`.
+/// ggml's version, with the commit where the build knows it, for reports: `0.26.0` or `0.26.0 (abc1234)`.
 pub fn ggml_version() -> String {
     // SAFETY: both return a constant of the library.
     let (version, commit) = unsafe { (text(sys::ggml_version()), text(sys::ggml_commit())) };
-    format!("{version} ({commit})")
+    if commit == "unknown" {
+        version
+    } else {
+        format!("{version} ({commit})")
+    }
 }
 
 /// The CPU features that ggml was compiled with and found, for reports: `CPU : AVX2 = 1 | F16C = 1 | ...`.

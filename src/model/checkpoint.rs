@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use formats::safetensors::{Entry, ShardIndex, Tensor, looks_like, parse};
+use formats::safetensors::{Dtype, Entry, ShardIndex, Tensor, looks_like, parse};
 
 use super::ModelError;
 use super::config::{Config, ConfigFile, LambdaSource, Training, TrainingOverrides};
@@ -81,6 +81,46 @@ fn weights_in(folder: &Path) -> Result<PathBuf, ModelError> {
 struct Shard {
     path: PathBuf,
     bytes: Mapped,
+}
+
+/// A tensor in its file, to be read a piece at a time: what is read so takes no memory beyond the piece, and a file
+/// that shrinks is an error.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    /// How its numbers are stored.
+    pub dtype: Dtype,
+    /// Slowest dimension first: a matrix is `[rows, columns]`.
+    pub shape: &'a [usize],
+    /// The file.
+    pub path: &'a Path,
+    file: &'a Mapped,
+    start: usize,
+}
+
+impl Stored<'_> {
+    /// Bytes of one number.
+    pub fn number_bytes(self) -> usize {
+        self.dtype.bytes().expect("the checkpoint holds floats")
+    }
+
+    /// How many numbers.
+    pub fn len(self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no numbers.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of the numbers from `first` on, as many as `out` takes.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn read(self, first: usize, out: &mut [u8]) -> std::io::Result<()> {
+        let start = self.start + first * self.number_bytes();
+        self.file.read_at(start as u64, out)
+    }
 }
 
 /// All tensors of a checkpoint, mapped.
@@ -206,6 +246,38 @@ impl Tensors {
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         let (shard, entry) = self.entries.get(name)?;
         Some(entry.view(&self.shards[*shard].bytes))
+    }
+
+    /// The tensor called `name`, to be read a piece at a time.
+    pub fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        let (shard, entry) = self.entries.get(name)?;
+        let shard = &self.shards[*shard];
+        Some(Stored {
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            path: &shard.path,
+            file: &shard.bytes,
+            start: entry.range.start,
+        })
+    }
+
+    /// Bytes of one of the files, from `start` on.
+    ///
+    /// # Errors
+    /// They cannot be read, or there is no such file.
+    pub fn read_file(&self, path: &Path, start: u64, out: &mut [u8]) -> std::io::Result<()> {
+        match self.shards.iter().find(|shard| shard.path == path) {
+            Some(shard) => shard.bytes.read_at(start, out),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The first file that was written to, or made longer or shorter, since it was opened.
+    pub fn changed(&self) -> Option<&Path> {
+        self.shards
+            .iter()
+            .find(|shard| !shard.bytes.is_unchanged().unwrap_or(false))
+            .map(|shard| shard.path.as_path())
     }
 
     /// The file that holds the tensor called `name`.

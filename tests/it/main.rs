@@ -4,8 +4,11 @@
 #[cfg(feature = "llama")]
 mod conformance;
 mod data;
+#[cfg(feature = "llama")]
+mod dots;
 mod diff;
 mod engine;
 mod pack;
+mod pack_speed;
 mod tokenizer;
 mod verify;

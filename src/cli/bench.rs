@@ -1,0 +1,247 @@
+//! `tqconv bench`: the speed of matrix products, ours and llama.cpp's, side by side.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use formats::block::BlockType;
+use formats::gguf::File;
+
+use super::render;
+use crate::kernels::bench::{Case, Outcome, Seconds, measure};
+use crate::kernels::{Isa, Options, Precision};
+use crate::mapped::Mapped;
+use crate::verify::{Rate, SpeedFacts, Workload, race};
+
+/// Measure speed, ours and llama.cpp's, in one run
+///
+/// With a GGUF file: prefill and decode of the whole model by both engines, in turn. Without: single matrix products
+/// against llama.cpp's ggml, and against what this machine can do at most.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// A packed model; without one, matrix products are measured
+    model: Option<PathBuf>,
+    /// Tokens of a prefill, with a model
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    prefill: usize,
+    /// Tokens decoded after it, with a model
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    decode: usize,
+    /// Runs of each engine, with a model
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    runs: usize,
+    /// Shapes of the weight matrices
+    #[arg(long = "shape", value_name = "ROWSxCOLUMNS", value_delimiter = ',', value_parser = shape,
+          default_values = ["2048x2048", "8192x2048", "2048x8192"])]
+    shapes: Vec<(usize, usize)>,
+    /// Types of the weights
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', value_parser = block_type,
+          default_values = ["tq2_0", "q2_0", "q2_k"])]
+    types: Vec<BlockType>,
+    /// Tokens in one product; 1 is decode
+    #[arg(long, value_delimiter = ',', default_values = ["1", "8", "128"])]
+    tokens: Vec<usize>,
+    /// Numbers of threads to measure with, the same on both sides
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "2"])]
+    thread_counts: Vec<usize>,
+    /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, neon-dotprod or neon-i8mm
+    #[arg(long)]
+    isa: Option<Isa>,
+    /// Quantize the activations of Q2_0 and Q4_0 in groups of 64 to 256, not of 32 as llama.cpp does
+    #[arg(long)]
+    fast: bool,
+    /// Keep one matrix in the cache; without this many are read from memory in turn
+    #[arg(long)]
+    hot: bool,
+    /// Seconds for each case
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn shape(text: &str) -> Result<(usize, usize), String> {
+    let number = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
+    text.split_once('x')
+        .and_then(|(rows, columns)| Some((number(rows)?, number(columns)?)))
+        .ok_or_else(|| format!("'{text}' is no shape such as 2048x8192"))
+}
+
+fn block_type(text: &str) -> Result<BlockType, String> {
+    BlockType::from_name(text).ok_or_else(|| format!("no block type is called '{text}'"))
+}
+
+/// Measure and print; nothing is good or bad here: exit code 0.
+///
+/// # Errors
+/// The model cannot be read, or does not load.
+pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+    match &args.model {
+        Some(model) => bench_model(args, model),
+        None => bench_products(args),
+    }
+}
+
+fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
+    let place = || model.display().to_string();
+    let bytes = Mapped::open(model).with_context(place)?;
+    let file = File::parse(&bytes).with_context(place)?;
+    let mut outcomes = vec![];
+    for &threads in &args.thread_counts {
+        let workload = Workload {
+            prefill: args.prefill.max(1),
+            decode: args.decode.max(1),
+            runs: args.runs.max(1),
+            patience: Duration::from_secs(600),
+            ..Workload::new(threads.max(1))
+        };
+        let (facts, missing) = race(model, &file, workload, &|_| {}).with_context(place)?;
+        outcomes.push((facts, missing));
+    }
+    if args.json {
+        let facts: Vec<_> = outcomes.iter().map(|(facts, _)| facts).collect();
+        return super::print_json(&serde_json::to_value(facts)?);
+    }
+    let text = |(facts, missing): &(SpeedFacts, Option<String>)| {
+        let note = missing.as_ref().map_or(String::new(), |why| {
+            format!("llama.cpp was not measured: {why}\n")
+        });
+        speed_text(facts) + &note
+    };
+    super::print(&outcomes.iter().map(text).collect::<String>())
+}
+
+/// Both engines beside each other, the ratio of the medians last.
+pub(super) fn speed_text(speed: &SpeedFacts) -> String {
+    let mut text = format!(
+        "\nspeed with {} thread{}, medians of {} runs in turn (slowest to fastest): prefill of {} tokens, decode of {}; \
+         memory reads {:.1} GB/s\n",
+        speed.threads,
+        if speed.threads == 1 { "" } else { "s" },
+        speed.runs,
+        speed.prefill_tokens,
+        speed.decode_tokens,
+        speed.bandwidth
+    );
+    let rate = |rate: Rate| {
+        format!(
+            "{:.1} tok/s ({:.1} to {:.1})",
+            rate.median, rate.min, rate.max
+        )
+    };
+    let rows = speed.engines.iter().map(|engine| {
+        vec![
+            format!("  {}", engine.name),
+            rate(engine.prefill),
+            rate(engine.decode),
+            format!("{:.2} GB/s", engine.read_rate),
+            render::percent(engine.read_rate / speed.bandwidth),
+        ]
+    });
+    let head = ["  engine", ">prefill", ">decode", ">weights", ">of memory"];
+    text += &render::table(&head, rows.collect());
+    if let [ours, theirs] = &speed.engines[..] {
+        text += &format!(
+            "  ours to theirs: prefill {:.2}x, decode {:.2}x\n",
+            ours.prefill.median / theirs.prefill.median,
+            ours.decode.median / theirs.decode.median
+        );
+    }
+    text
+}
+
+fn bench_products(args: &BenchArgs) -> Result<ExitCode> {
+    let isa = args.isa.unwrap_or(Isa::best());
+    let precision = if args.fast {
+        Precision::Fast
+    } else {
+        Precision::Exact
+    };
+    let mut outcomes = Vec::new();
+    for &ty in &args.types {
+        for &(rows, columns) in &args.shapes {
+            for &tokens in &args.tokens {
+                for &threads in &args.thread_counts {
+                    let case = Case {
+                        ty,
+                        rows,
+                        columns,
+                        tokens: tokens.max(1),
+                        threads: threads.max(1),
+                        hot: args.hot,
+                        options: Options { isa, precision },
+                        time: Duration::try_from_secs_f64(args.seconds).context("--seconds")?,
+                    };
+                    outcomes.push(measure(&case)?);
+                }
+            }
+        }
+    }
+    if args.json {
+        return super::print_json(&serde_json::to_value(&outcomes)?);
+    }
+    #[cfg(feature = "llama")]
+    let witness = format!("ggml: {}\n", crate::kernels::ggml::system());
+    #[cfg(not(feature = "llama"))]
+    let witness = "built without llama.cpp, so there is nothing to compare with\n";
+    super::print(&format!("{}\n{witness}", table(&outcomes)))
+}
+
+fn table(outcomes: &[Outcome]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "type",
+        "rows x columns",
+        "tokens",
+        "threads",
+        "ours us",
+        "ggml us",
+        "ratio",
+        "GB/s",
+        "of read",
+        "GMAC/s",
+        "of peak",
+        "kernel",
+    ]);
+    for o in outcomes {
+        let micro = |s: Seconds| {
+            format!(
+                "{:.1} ({:.1}..{:.1})",
+                s.median * 1e6,
+                s.p10 * 1e6,
+                s.p90 * 1e6
+            )
+        };
+        let percent = |share: f64| format!("{:.0} %", share * 100.0);
+        let none = || "-".to_string();
+        table.add_row([
+            o.ty.clone(),
+            format!(
+                "{}x{}{}",
+                o.rows,
+                o.columns,
+                if o.hot { " hot" } else { "" }
+            ),
+            o.tokens.to_string(),
+            o.threads.to_string(),
+            micro(o.ours),
+            o.ggml.map_or_else(none, micro),
+            o.ratio.map_or_else(none, |ratio| format!("{ratio:.2}x")),
+            format!("{:.1}", o.read),
+            percent(o.read / o.machine_read),
+            format!("{:.0}", o.macs),
+            o.machine_macs
+                .map_or_else(none, |peak| percent(o.macs / peak)),
+            o.kernel.clone(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2).take(9) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
