@@ -4,9 +4,9 @@
 #[cfg(feature = "llama")]
 mod conformance;
 mod data;
+mod diff;
 #[cfg(feature = "llama")]
 mod dots;
-mod diff;
 mod engine;
 mod pack;
 mod pack_speed;
