@@ -264,8 +264,16 @@ struct Windows {
     /// Tokens of the longest one.
     window: usize,
     vocab: usize,
+    /// What the file's tokenizer is to be compared on.
+    #[cfg_attr(not(feature = "llama"), allow(dead_code))]
+    samples: Samples,
+}
+
+/// Our tokenizer of the file, and the text.
+#[cfg_attr(not(feature = "llama"), allow(dead_code))]
+struct Samples {
     tokenizer: Text,
-    source: String,
+    text: String,
 }
 
 struct Window {
@@ -313,8 +321,10 @@ impl Windows {
             window: windows[0].tokens.len(),
             windows,
             vocab: text.len(),
-            tokenizer: text,
-            source: options.text.clone(),
+            samples: Samples {
+                tokenizer: text,
+                text: options.text.clone(),
+            },
         })
     }
 
@@ -344,11 +354,11 @@ const HARD: [&str; 8] = [
 impl Witness {
     /// Whether llama.cpp splits texts into the tokens that we split them into.
     fn same_tokens(&self, text: &Windows) -> Check {
-        let texts = || HARD.into_iter().chain([text.source.as_str()]);
+        let texts = || HARD.into_iter().chain([text.samples.text.as_str()]);
         let problems: Vec<_> = texts()
             .filter_map(|sample| {
                 let (ours, theirs) = (
-                    text.tokenizer.encode(sample, false),
+                    text.samples.tokenizer.encode(sample, false),
                     self.0.tokenize(sample, false, false),
                 );
                 let at =
