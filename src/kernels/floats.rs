@@ -112,6 +112,7 @@ fn group_bytes(ty: FloatType, columns: usize) -> usize {
 }
 
 /// Adds the lanes up by halves.
+#[inline]
 pub(super) fn sum_of_lanes(mut lanes: [f32; LANES]) -> f32 {
     for half in [8, 4, 2, 1] {
         for i in 0..half {
