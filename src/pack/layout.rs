@@ -71,7 +71,7 @@ fn runs(
     max: Option<u64>,
 ) -> Result<Vec<Range<usize>>, PackError> {
     let Some(max) = max else {
-        return Ok(vec![0..tensors.len()]);
+        return Ok(std::iter::once(0..tensors.len()).collect());
     };
     let header = |keys: &Keys| FileLayout::new(keys, &[]).map(|layout| layout.size);
     let split = split_keys(0, u16::MAX, tensors.len());
