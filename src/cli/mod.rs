@@ -1,8 +1,14 @@
 //! The command line: arguments, progress, tables, JSON, exit codes. Only this room prints.
 
+mod bench;
+mod checkpoint;
+mod diff;
 mod inspect;
 mod pack;
 mod render;
+mod report;
+mod run;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -32,13 +38,18 @@ Examples:
   tqconv pack my-checkpoint/ model.gguf                for llama.cpp anywhere, and for Ollama
   tqconv pack my-checkpoint/ model.gguf --exact        not one bit of the weights lost
   tqconv pack my-checkpoint/ model.gguf --dry-run      what would be written
+  tqconv verify model.gguf --against my-checkpoint/    prove it
 
 Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request).";
 
 #[derive(Subcommand)]
 enum Command {
     Pack(Box<pack::PackArgs>),
+    Verify(Box<verify::VerifyArgs>),
+    Run(run::RunArgs),
     Inspect(inspect::InspectArgs),
+    Diff(Box<diff::DiffArgs>),
+    Bench(bench::BenchArgs),
     /// Print the completion script of a shell
     ///
     /// For example: tqconv completions bash > ~/.local/share/bash-completion/completions/tqconv
@@ -70,7 +81,11 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     match cli.command {
         Command::Pack(args) => pack::run(&args, context),
+        Command::Verify(args) => verify::run(&args, context),
+        Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);

@@ -14,6 +14,7 @@ use formats::block::BlockType;
 use formats::gguf::{File, TensorInfo, Value};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::gguf::GgufContext;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
@@ -253,11 +254,26 @@ impl Generate for Session<'_> {
     }
 }
 
-/// ggml's version and commit, for reports: `0.26.0 (abc1234)`.
+/// How many tensors and keys ggml's own reader finds in the file at `path`; it maps no weights.
+///
+/// # Errors
+/// What ggml logs when it refuses the file.
+pub fn read_gguf(path: &Path) -> Result<(usize, usize), EngineError> {
+    let (context, log) = logged(|| GgufContext::from_file(path));
+    let context = context.ok_or_else(|| refusal("read the file", log))?;
+    let count = |n: i64| usize::try_from(n).unwrap_or(0);
+    Ok((count(context.n_tensors()), count(context.n_kv())))
+}
+
+/// ggml's version, with the commit where the build knows it, for reports: `0.26.0` or `0.26.0 (abc1234)`.
 pub fn ggml_version() -> String {
     // SAFETY: both return a constant of the library.
     let (version, commit) = unsafe { (text(sys::ggml_version()), text(sys::ggml_commit())) };
-    format!("{version} ({commit})")
+    if commit == "unknown" {
+        version
+    } else {
+        format!("{version} ({commit})")
+    }
 }
 
 /// The CPU features that ggml was compiled with and found, for reports: `CPU : AVX2 = 1 | F16C = 1 | ...`.

@@ -58,9 +58,7 @@ pub enum EngineError {
         vocab: usize,
     },
     /// More tokens than the context holds.
-    #[error(
-        "{needed} tokens do not fit the context of {context}: shorten the text or enlarge the context"
-    )]
+    #[error("{needed} tokens do not fit the context of {context}: shorten the text")]
     ContextFull {
         /// Tokens in the context if these were added.
         needed: usize,
@@ -78,7 +76,7 @@ pub enum EngineError {
         expected: String,
     },
     /// A tensor that a Llama must have.
-    #[error("tensor '{name}' is absent")]
+    #[error("tensor '{name}' is absent or empty")]
     MissingTensor {
         /// Its name.
         name: String,

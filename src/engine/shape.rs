@@ -110,12 +110,16 @@ impl Shape {
         if layers > MAX_LAYERS {
             return Err(keys.refuse("llama.block_count", &format!("at most {MAX_LAYERS}")));
         }
-        let vocab = keys
-            .0
-            .tensor("token_embd.weight")
-            .map_or(0, |(info, _)| info.rows());
+        let rows = match keys.0.tensor("token_embd.weight") {
+            Some((info, _)) if info.rows() > 0 => info.rows(),
+            _ => {
+                return Err(EngineError::MissingTensor {
+                    name: "token_embd.weight".into(),
+                });
+            }
+        };
         Ok(Shape {
-            vocab: usize::try_from(vocab).unwrap_or(usize::MAX),
+            vocab: usize::try_from(rows).unwrap_or(usize::MAX),
             hidden,
             layers,
             heads,
@@ -294,5 +298,200 @@ impl Keys<'_> {
                 _ => Err(self.refuse(key, "an f32 of at least 0")),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use formats::gguf::{Array, Layout};
+
+    use super::*;
+
+    /// A Llama of one layer: hidden 8, two heads on one key-value head of 4, ffn 6, three tokens.
+    struct Parts {
+        metadata: Vec<(String, Value)>,
+        tensors: Vec<TensorInfo>,
+    }
+
+    impl Parts {
+        fn new() -> Self {
+            let number = |key: &str, value: u32| (format!("llama.{key}"), Value::U32(value));
+            let metadata = vec![
+                ("general.architecture".into(), Value::String("llama".into())),
+                number("embedding_length", 8),
+                number("block_count", 1),
+                number("feed_forward_length", 6),
+                number("context_length", 32),
+                number("attention.head_count", 2),
+                number("attention.head_count_kv", 1),
+                number("attention.key_length", 4),
+                (
+                    "llama.attention.layer_norm_rms_epsilon".into(),
+                    Value::F32(1e-5),
+                ),
+                ("tokenizer.ggml.tokens".into(), tokens(&["a", "b", "c"])),
+            ];
+            let mut parts = Parts {
+                metadata,
+                tensors: Vec::new(),
+            };
+            parts.add("token_embd.weight", &[8, 3]);
+            parts.add("output_norm.weight", &[8]);
+            for norm in ["attn_norm", "ffn_norm"] {
+                parts.add(&format!("blk.0.{norm}.weight"), &[8]);
+            }
+            for (part, columns, rows) in [
+                ("attn_q", 8, 8),
+                ("attn_k", 8, 4),
+                ("attn_v", 8, 4),
+                ("attn_output", 8, 8),
+                ("ffn_gate", 8, 6),
+                ("ffn_up", 8, 6),
+                ("ffn_down", 6, 8),
+            ] {
+                parts.add(&format!("blk.0.{part}.weight"), &[columns, rows]);
+            }
+            parts
+        }
+
+        fn add(&mut self, name: &str, shape: &[u64]) {
+            let shape = shape.to_vec();
+            self.tensors.push(TensorInfo {
+                name: name.into(),
+                ty: BlockType::F32,
+                shape,
+            });
+        }
+
+        fn set(&mut self, key: &str, value: Value) {
+            self.metadata.retain(|(name, _)| name != key);
+            self.metadata.push((key.into(), value));
+        }
+
+        fn tensor(&mut self, name: &str) -> &mut TensorInfo {
+            self.tensors
+                .iter_mut()
+                .find(|info| info.name == name)
+                .expect("the tensor is there")
+        }
+
+        fn read(&self) -> Result<Shape, EngineError> {
+            let layout = Layout::new(&self.metadata, &self.tensors).expect("sound");
+            let mut bytes = layout.header;
+            bytes.resize(layout.size as usize, 0);
+            Shape::read(&File::parse(&bytes).expect("sound"))
+        }
+    }
+
+    fn tokens(texts: &[&str]) -> Value {
+        Value::Array(Array::String(
+            texts.iter().map(|&text| text.into()).collect(),
+        ))
+    }
+
+    #[test]
+    fn the_numbers_are_read() {
+        let expected = Shape {
+            vocab: 3,
+            hidden: 8,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+            ffn: 6,
+            context: 32,
+            norm_epsilon: 1e-5,
+            rope_base: 10000.0,
+            rope_factor: 1.0,
+        };
+        assert_eq!(Parts::new().read().unwrap(), expected);
+    }
+
+    #[test]
+    fn optional_parts_may_be_there() {
+        let mut parts = Parts::new();
+        parts.add("output.weight", &[8, 3]);
+        parts.add("rope_freqs.weight", &[2]);
+        parts.add("blk.0.ffn_up.bias", &[6]);
+        parts.add("blk.0.attn_q.bias", &[8, 1]);
+        parts.set("llama.rope.freq_base", Value::F32(5e5));
+        parts.set("llama.rope.scaling.factor", Value::F32(4.0));
+        let shape = parts.read().unwrap();
+        assert_eq!((shape.rope_base, shape.rope_factor), (5e5, 4.0));
+        parts.set("llama.rope.scaling.type", Value::String("none".into()));
+        assert_eq!(parts.read().unwrap().rope_factor, 1.0);
+    }
+
+    #[test]
+    fn keys_out_of_range_are_named() {
+        for (key, value) in [
+            ("general.architecture", Value::String("qwen3".into())),
+            ("llama.embedding_length", Value::U64(8)),
+            ("llama.block_count", Value::U32(0)),
+            ("llama.block_count", Value::U32(513)),
+            (
+                "llama.attention.head_count",
+                Value::Array(Array::U32(vec![2])),
+            ),
+            ("llama.attention.head_count_kv", Value::U32(3)),
+            ("llama.attention.key_length", Value::U32(5)),
+            ("llama.attention.value_length", Value::U32(6)),
+            ("llama.rope.dimension_count", Value::U32(2)),
+            (
+                "llama.attention.layer_norm_rms_epsilon",
+                Value::F32(f32::NAN),
+            ),
+            ("llama.rope.scaling.type", Value::String("yarn".into())),
+            ("llama.rope.scaling.attn_factor", Value::F32(1.5)),
+            ("llama.expert_count", Value::U32(8)),
+            ("tokenizer.ggml.tokens", tokens(&["a", "b"])),
+            ("tokenizer.ggml.tokens", tokens(&["a", "b", "a"])),
+        ] {
+            let mut parts = Parts::new();
+            parts.set(key, value);
+            match parts.read() {
+                Err(EngineError::Key { key: named, .. }) => assert_eq!(named, key),
+                other => panic!("{key}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn tensors_are_held_against_the_metadata() {
+        let mut parts = Parts::new();
+        parts
+            .tensors
+            .retain(|info| info.name != "blk.0.ffn_gate.weight");
+        let error = parts.read().unwrap_err();
+        assert!(
+            matches!(error, EngineError::MissingTensor { name } if name == "blk.0.ffn_gate.weight")
+        );
+
+        let mut parts = Parts::new();
+        parts.tensor("token_embd.weight").shape = vec![8, 0];
+        let error = parts.read().unwrap_err();
+        assert!(
+            matches!(error, EngineError::MissingTensor { name } if name == "token_embd.weight")
+        );
+
+        let mut parts = Parts::new();
+        parts.add("blk.0.attn_q.scale", &[1]);
+        let error = parts.read().unwrap_err();
+        assert!(
+            matches!(error, EngineError::UnknownTensor { name } if name == "blk.0.attn_q.scale")
+        );
+
+        let mut parts = Parts::new();
+        parts.tensor("blk.0.attn_k.weight").shape = vec![8, 8];
+        assert!(
+            matches!(parts.read().unwrap_err(), EngineError::Shape { expected, .. } if expected == [8, 4])
+        );
+
+        let mut parts = Parts::new();
+        parts.add("blk.0.ffn_down.bias", &[8]);
+        parts.tensor("blk.0.ffn_down.bias").ty = BlockType::F16;
+        assert!(
+            matches!(parts.read().unwrap_err(), EngineError::Type { found, .. } if found == "F16")
+        );
     }
 }

@@ -1,13 +1,520 @@
-//! Kernels for AArch64.
+//! AArch64 NEON: one 128-bit vector is 4 rows, a row group is 4 of them, and the dot of four columns with four
+//! activations is `sdot`; with I8MM several tokens use `smmla`, which does twice as much.
+//!
+//! ```text
+//! for each 4 tokens (or one):
+//!     for each step:  for l in 0..4:  planes = codes of 16 rows >> 2l & 3;  for each token:  sum += plane . activations[l][token]
+//! ```
+//! 1. `sdot` takes its activations from one lane of a register, so a load brings four tokens or four quads.
+//! 2. `smmla` multiplies two rows of 8 columns by two tokens of 8 activations. Two planes, interleaved by 32-bit lanes,
+//!    are two rows of 8; the sums come as 2 x 2 squares and are put in rows at the end of a run.
+//! 3. Both take signed bytes. Codes of up to 6 bits are; 8-bit codes are stored with an offset of 128, which one
+//!    exclusive-or takes off.
+//!
+//! The intrinsics of both instructions are not stable in Rust yet, so they are written in assembly. Nothing saturates:
+//! a run's sum is at most 128 * 127 * 256 < 2^23.
 
-use super::kernel::Kernel;
+use super::activations::Grouping;
+use super::floats::{self, FloatType};
+use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
+use super::layout::{Packed, RowGroup};
+use super::scalar::{scales_k, scales_q8_0};
+use std::arch::aarch64::*;
+use std::arch::asm;
+use std::arch::is_aarch64_feature_detected;
+use std::ops::Range;
+
+/// Vectors of a row group.
+const QUARTERS: usize = 4;
+
+/// One product of a row group: vectors of rows, and of these one for each token.
+type Square<T, const C: usize> = [[T; C]; QUARTERS];
+
+/// The proof that the CPU has `sdot`, and where `I8MM` says so `smmla`.
+struct Neon<const I8MM: bool>(());
 
 /// The NEON kernel, where the CPU has `sdot`.
 pub(super) fn dotprod() -> Option<&'static dyn Kernel> {
-    None
+    static KERNEL: Neon<false> = Neon(());
+    is_aarch64_feature_detected!("dotprod").then_some(&KERNEL as &dyn Kernel)
 }
 
 /// The NEON kernel with `smmla`, where the CPU has I8MM.
 pub(super) fn i8mm() -> Option<&'static dyn Kernel> {
-    None
+    static KERNEL: Neon<true> = Neon(());
+    let found = is_aarch64_feature_detected!("dotprod") && is_aarch64_feature_detected!("i8mm");
+    found.then_some(&KERNEL as &dyn Kernel)
+}
+
+impl<const I8MM: bool> Kernel for Neon<I8MM> {
+    fn name(&self) -> &'static str {
+        if I8MM { "neon-i8mm" } else { "neon-dotprod" }
+    }
+
+    fn multiply(
+        &self,
+        weights: &Packed,
+        groups: Range<usize>,
+        panel: &Panel<'_>,
+        out: &mut [[f32; ROWS]],
+    ) {
+        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+            let (group, shift) = (weights.row_group(group), weights.shift());
+            match group.bits {
+                2 => panel_product::<2, I8MM>(&group, shift, runs, panel, out),
+                4 => panel_product::<4, I8MM>(&group, shift, runs, panel, out),
+                6 => panel_product::<6, I8MM>(&group, shift, runs, panel, out),
+                _ => panel_product::<8, I8MM>(&group, shift, runs, panel, out),
+            }
+        }
+    }
+
+    fn quantize(
+        &self,
+        x: &[f32],
+        grouping: Grouping,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
+        quantize(x, grouping, codes, scales, sums);
+    }
+
+    fn multiply_floats(
+        &self,
+        ty: FloatType,
+        rows: [&[u8]; 4],
+        x: &[&[f32]],
+        out: &mut floats::Tile,
+    ) {
+        for (token, x) in x.iter().enumerate() {
+            for (row, out) in rows.iter().zip(out.iter_mut()) {
+                out[token] = match ty {
+                    FloatType::F32 => dot_floats::<4>(row, x),
+                    FloatType::F16 => dot_floats::<2>(row, x),
+                    FloatType::Bf16 => dot_floats::<0>(row, x),
+                };
+            }
+        }
+    }
+}
+
+/// A row group times a panel, one token or four at a time.
+fn panel_product<const BITS: usize, const I8MM: bool>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    if panel.width == 1 {
+        return piece::<BITS, false, 1>(group, shift, runs, panel, 0, out);
+    }
+    for first in (0..panel.width).step_by(4) {
+        piece::<BITS, I8MM, 4>(group, shift, runs, panel, first, out);
+    }
+}
+
+/// `C` tokens from `first` on.
+#[inline]
+fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    first: usize,
+    out: &mut [[f32; ROWS]],
+) {
+    let width = panel.width;
+    let sums = panel.sums(runs.columns);
+    // Signed 8-bit codes have lost their offset already.
+    let unit = if BITS == 8 {
+        0
+    } else {
+        shift.map_or(0, |shift| 1 << shift)
+    };
+    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
+    let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
+    let zero = splat(0.0);
+    let mut results: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
+    let mut run = 0;
+    for outer in 0..runs.outer {
+        let mut partials: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
+        for _ in 0..runs.inner {
+            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
+                return;
+            };
+            let dots = match I8MM {
+                true => squares::<BITS, C>(codes, quads, width, first),
+                false => dots::<BITS, C>(codes, quads, width, first),
+            };
+            for c in 0..C {
+                let at = run * width + first + c;
+                let (sum, activation_scale) = (sums[at], panel.scales.get(at));
+                for q in 0..QUARTERS {
+                    // SAFETY: arithmetic on registers, which every AArch64 CPU has.
+                    partials[q][c] = unsafe {
+                        let dot = vcvtq_f32_s32(vsubq_s32(dots[q][c], vdupq_n_s32(sum * unit)));
+                        let scale = match (runs.activation_inside, activation_scale) {
+                            (true, Some(scale)) => splat(*scale),
+                            _ => factor(group.scales, group.multipliers, group.shared, run, q),
+                        };
+                        let partial = vfmaq_f32(partials[q][c], dot, scale);
+                        match shift {
+                            Some(_) => partial,
+                            None => {
+                                let minimums = (group.minimums, group.minimum_multipliers);
+                                let minimum = factor(minimums.0, minimums.1, group.shared, run, q);
+                                vfmsq_f32(partial, minimum, splat(sum as f32))
+                            }
+                        }
+                    };
+                }
+            }
+            run += 1;
+        }
+        for c in 0..C {
+            for q in 0..QUARTERS {
+                let scale = match runs.activation_inside {
+                    true => factor(group.scales, group.multipliers, group.shared, outer, q),
+                    false => splat(panel.scales[outer * width + first + c]),
+                };
+                // SAFETY: as above.
+                results[q][c] = unsafe { vfmaq_f32(results[q][c], partials[q][c], scale) };
+            }
+        }
+    }
+    for (q, results) in results.into_iter().enumerate() {
+        for (out, result) in out[first..].iter_mut().zip(results) {
+            let to = &mut out.as_chunks_mut::<4>().0[q];
+            // SAFETY: there is room for 4 floats.
+            unsafe { vst1q_f32(to.as_mut_ptr(), result) };
+        }
+    }
+}
+
+/// The sums of code * activation over one run, by `sdot`.
+#[inline]
+fn dots<const BITS: usize, const C: usize>(
+    codes: &[u8],
+    quads: &[i32],
+    width: usize,
+    first: usize,
+) -> Square<int32x4_t, C> {
+    // SAFETY: arithmetic on registers.
+    let zero = unsafe { vdupq_n_s32(0) };
+    let mut sums: Square<int32x4_t, C> = [[zero; C]; QUARTERS];
+    for (step, quads) in codes
+        .chunks_exact(32 * BITS)
+        .zip(quads.chunks_exact(4 * width))
+    {
+        if C == 1 {
+            let x = load_quads(quads);
+            for (q, sums) in sums.iter_mut().enumerate() {
+                let planes = planes::<BITS>(step, q);
+                sums[0] = sdot::<0>(sums[0], planes[0], x);
+                sums[0] = sdot::<1>(sums[0], planes[1], x);
+                sums[0] = sdot::<2>(sums[0], planes[2], x);
+                sums[0] = sdot::<3>(sums[0], planes[3], x);
+            }
+            continue;
+        }
+        let mut x = [zero; 4];
+        for l in 0..4 {
+            x[l] = load_quads(&quads[l * width + first..]);
+        }
+        for (q, sums) in sums.iter_mut().enumerate() {
+            let planes = planes::<BITS>(step, q);
+            for l in 0..4 {
+                sums[0] = sdot::<0>(sums[0], planes[l], x[l]);
+                sums[1] = sdot::<1>(sums[1], planes[l], x[l]);
+                sums[2] = sdot::<2>(sums[2], planes[l], x[l]);
+                sums[3] = sdot::<3>(sums[3], planes[l], x[l]);
+            }
+        }
+    }
+    sums
+}
+
+/// The same for four tokens by `smmla`.
+#[inline]
+fn squares<const BITS: usize, const C: usize>(
+    codes: &[u8],
+    quads: &[i32],
+    width: usize,
+    first: usize,
+) -> Square<int32x4_t, C> {
+    // SAFETY: arithmetic on registers.
+    let zero = unsafe { vdupq_n_s32(0) };
+    // [quarter][2 * pair of rows + pair of tokens]: row 0 token 0, row 0 token 1, row 1 token 0, row 1 token 1
+    let mut sums = [[zero; 4]; QUARTERS];
+    for (step, quads) in codes
+        .chunks_exact(32 * BITS)
+        .zip(quads.chunks_exact(4 * width))
+    {
+        let mut x = [[zero; 2]; 2];
+        for pair in 0..2 {
+            let a = load_quads(&quads[2 * pair * width + first..]);
+            let b = load_quads(&quads[(2 * pair + 1) * width + first..]);
+            // SAFETY: arithmetic on registers.
+            x[pair] = unsafe { [vzip1q_s32(a, b), vzip2q_s32(a, b)] };
+        }
+        for (q, sums) in sums.iter_mut().enumerate() {
+            let planes = planes::<BITS>(step, q);
+            for pair in 0..2 {
+                let (a, b) = (planes[2 * pair], planes[2 * pair + 1]);
+                // SAFETY: arithmetic on registers.
+                let rows = unsafe { [vzip1q_s32(a, b), vzip2q_s32(a, b)] };
+                for i in 0..4 {
+                    sums[i] = smmla(sums[i], rows[i / 2], x[pair][i % 2]);
+                }
+            }
+        }
+    }
+    let mut dots = [[zero; C]; QUARTERS];
+    for (dots, sums) in dots.iter_mut().zip(sums) {
+        for c in 0..C {
+            let (rows01, rows23) = (sums[c / 2], sums[2 + c / 2]);
+            // SAFETY: arithmetic on registers.
+            dots[c] = unsafe {
+                if c % 2 == 0 {
+                    vuzp1q_s32(rows01, rows23)
+                } else {
+                    vuzp2q_s32(rows01, rows23)
+                }
+            };
+        }
+    }
+    dots
+}
+
+/// `sum[i] + dot of the four bytes of codes[i] and of x[LANE]`
+#[inline]
+fn sdot<const LANE: usize>(mut sum: int32x4_t, codes: int32x4_t, x: int32x4_t) -> int32x4_t {
+    // SAFETY: reads and writes registers only; a `Neon` exists only where the CPU has the instruction.
+    unsafe {
+        asm!(
+            ".arch_extension dotprod",
+            "sdot {sum:v}.4s, {codes:v}.16b, {x:v}.4b[{lane}]",
+            sum = inout(vreg) sum,
+            codes = in(vreg) codes,
+            x = in(vreg) x,
+            lane = const LANE,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// `sum` + the 2 x 2 products of two rows and two tokens of 8 bytes each.
+#[inline]
+fn smmla(mut sum: int32x4_t, rows: int32x4_t, tokens: int32x4_t) -> int32x4_t {
+    // SAFETY: reads and writes registers only; a `Neon<true>` exists only where the CPU has the instruction.
+    unsafe {
+        asm!(
+            ".arch_extension i8mm",
+            "smmla {sum:v}.4s, {rows:v}.16b, {tokens:v}.16b",
+            sum = inout(vreg) sum,
+            rows = in(vreg) rows,
+            tokens = in(vreg) tokens,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// The four planes of four rows of a step, each code in its byte.
+#[inline]
+fn planes<const BITS: usize>(step: &[u8], quarter: usize) -> [int32x4_t; 4] {
+    let vector = |i: usize| {
+        let bytes = &step[64 * i + 16 * quarter..][..16];
+        // SAFETY: 16 bytes are there.
+        unsafe { vld1q_u8(bytes.as_ptr()) }
+    };
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        let (three, fifteen) = (vdupq_n_u8(3), vdupq_n_u8(15));
+        let twos = |codes: uint8x16_t| {
+            [
+                vandq_u8(codes, three),
+                vandq_u8(vshrq_n_u8::<2>(codes), three),
+                vandq_u8(vshrq_n_u8::<4>(codes), three),
+                vshrq_n_u8::<6>(codes),
+            ]
+        };
+        let fours = |a: uint8x16_t, b: uint8x16_t| {
+            [
+                vandq_u8(a, fifteen),
+                vshrq_n_u8::<4>(a),
+                vandq_u8(b, fifteen),
+                vshrq_n_u8::<4>(b),
+            ]
+        };
+        let codes = match BITS {
+            2 => twos(vector(0)),
+            4 => fours(vector(0), vector(1)),
+            6 => {
+                let (mut codes, high) = (fours(vector(0), vector(1)), twos(vector(2)));
+                for l in 0..4 {
+                    codes[l] = vorrq_u8(codes[l], vshlq_n_u8::<4>(high[l]));
+                }
+                codes
+            }
+            _ => {
+                let mut codes = [vector(0), vector(1), vector(2), vector(3)];
+                for code in &mut codes {
+                    *code = veorq_u8(*code, vdupq_n_u8(0x80));
+                }
+                codes
+            }
+        };
+        codes.map(|codes| vreinterpretq_s32_u8(codes))
+    }
+}
+
+#[inline]
+fn load_quads(quads: &[i32]) -> int32x4_t {
+    let quads = &quads[..4];
+    // SAFETY: 4 words are there.
+    unsafe { vld1q_s32(quads.as_ptr()) }
+}
+
+#[inline]
+fn splat(x: f32) -> float32x4_t {
+    // SAFETY: arithmetic on registers.
+    unsafe { vdupq_n_f32(x) }
+}
+
+/// Scales or minimums of group `group` for four rows.
+#[inline]
+fn factor(
+    f16s: &[[u8; 2 * ROWS]],
+    multipliers: &[[u8; ROWS]],
+    shared: usize,
+    group: usize,
+    quarter: usize,
+) -> float32x4_t {
+    let halves = |bytes: &[u8; 2 * ROWS]| widen_f16(&bytes.as_chunks::<8>().0[quarter]);
+    if multipliers.is_empty() {
+        return halves(&f16s[group]);
+    }
+    let multiplier = multipliers[group].as_chunks::<4>().0[quarter].map(|m| f32::from(m as i8));
+    // SAFETY: 4 floats are there.
+    unsafe {
+        vmulq_f32(
+            halves(&f16s[group >> shared.trailing_zeros()]),
+            vld1q_f32(multiplier.as_ptr()),
+        )
+    }
+}
+
+/// Four f16 as f32.
+#[inline]
+fn widen_f16(halves: &[u8; 8]) -> float32x4_t {
+    let floats: float32x4_t;
+    // SAFETY: reads and writes registers only; the instruction is in every AArch64 CPU.
+    unsafe {
+        asm!(
+            "fcvtl {floats:v}.4s, {halves:v}.4h",
+            floats = lateout(vreg) floats,
+            halves = in(vreg) vld1_u8(halves.as_ptr()),
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    floats
+}
+
+fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    let group = grouping.group();
+    let load = |x: &[f32; 4]| {
+        // SAFETY: 4 floats are there.
+        unsafe { vld1q_f32(x.as_ptr()) }
+    };
+    for ((x, codes), scale) in x
+        .chunks_exact(group)
+        .zip(codes.chunks_exact_mut(group))
+        .zip(scales)
+    {
+        let mut largest = splat(0.0);
+        for x in x.as_chunks().0 {
+            // SAFETY: arithmetic on registers; of a NaN and a number it takes the number.
+            largest = unsafe { vmaxnmq_f32(vabsq_f32(load(x)), largest) };
+        }
+        // SAFETY: arithmetic on registers.
+        let largest = unsafe { vmaxnmvq_f32(largest) };
+        let first_of_magnitude = || {
+            x.iter()
+                .copied()
+                .find(|x| x.abs() == largest)
+                .unwrap_or(0.0)
+        };
+        let inverse;
+        (inverse, *scale) = match grouping {
+            Grouping::Q8_0 => scales_q8_0(largest),
+            _ => scales_k(first_of_magnitude()),
+        };
+        for (x, codes) in x
+            .as_chunks::<16>()
+            .0
+            .iter()
+            .zip(codes.as_chunks_mut::<16>().0)
+        {
+            // SAFETY: arithmetic on registers, and room for 16 codes. The conversion rounds to even and makes 0 of a NaN.
+            unsafe {
+                let code = |i: usize| {
+                    let code = vcvtnq_s32_f32(vmulq_n_f32(load(&x.as_chunks().0[i]), inverse));
+                    vmovn_s32(vminq_s32(code, vdupq_n_s32(127)))
+                };
+                let low = vmovn_s16(vcombine_s16(code(0), code(1)));
+                let high = vmovn_s16(vcombine_s16(code(2), code(3)));
+                vst1q_s8(codes.as_mut_ptr(), vcombine_s8(low, high));
+            }
+        }
+    }
+    for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<STEP>().0) {
+        // SAFETY: 16 codes are there.
+        *sum = i32::from(unsafe { vaddlvq_s8(vld1q_s8(codes.as_ptr())) });
+    }
+}
+
+/// One row times one token. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+fn dot_floats<const KIND: usize>(row: &[u8], x: &[f32]) -> f32 {
+    let bytes = if KIND == 4 { 4 } else { 2 };
+    assert_eq!(row.len(), x.len() * bytes);
+    let mut lanes = [splat(0.0); 4];
+    let mut add = |row: &[u8], x: &[f32; 16]| {
+        let x = x.as_chunks::<4>().0;
+        for ((lanes, weights), x) in lanes.iter_mut().zip(row.chunks_exact(4 * bytes)).zip(x) {
+            // SAFETY: 4 weights and 4 floats are there.
+            *lanes = unsafe {
+                let weights = match KIND {
+                    4 => vreinterpretq_f32_u8(vld1q_u8(weights.as_ptr())),
+                    2 => widen_f16(&weights.as_chunks().0[0]),
+                    _ => {
+                        let halves = vreinterpret_u16_u8(vld1_u8(weights.as_ptr()));
+                        vreinterpretq_f32_u32(vshll_n_u16::<16>(halves))
+                    }
+                };
+                vfmaq_f32(*lanes, weights, vld1q_f32(x.as_ptr()))
+            };
+        }
+    };
+    let (whole, rest) = x.as_chunks::<16>();
+    for (row, x) in row.chunks_exact(16 * bytes).zip(whole) {
+        add(row, x);
+    }
+    if !rest.is_empty() {
+        // The rest, with zeros behind it.
+        let (mut row_rest, mut x_rest) = ([0; 64], [0.0; 16]);
+        row_rest[..rest.len() * bytes].copy_from_slice(&row[whole.len() * 16 * bytes..]);
+        x_rest[..rest.len()].copy_from_slice(rest);
+        add(&row_rest[..16 * bytes], &x_rest);
+    }
+    let mut sums = [0.0; 16];
+    for (lanes, sums) in lanes.into_iter().zip(sums.as_chunks_mut::<4>().0) {
+        // SAFETY: there is room for 4 floats.
+        unsafe { vst1q_f32(sums.as_mut_ptr(), lanes) };
+    }
+    floats::sum_of_lanes(sums)
 }

@@ -14,7 +14,7 @@
 
 use super::Isa;
 use super::kernel::{Kernel, MAX_WIDTH, Panel, STEP};
-use super::threads::Threads;
+use super::threads::{Threads, lock};
 use std::sync::Mutex;
 
 /// How activations share scales.
@@ -51,13 +51,16 @@ pub struct Activations {
     quads: Vec<i32>,
     scales: Vec<f32>,
     sums: Vec<i32>,
-    rows: Mutex<Vec<Row>>,
+    rows: Mutex<Vec<Rows>>,
 }
 
-/// One token on its way into a panel.
+/// Words between two rows, so that rows of 2^n words do not fall into the same cache sets.
+const APART: usize = 16;
+
+/// The tokens of one panel, one behind the other.
 #[derive(Default)]
-struct Row {
-    codes: Vec<i8>,
+struct Rows {
+    codes: Vec<i32>,
     scales: Vec<f32>,
     sums: Vec<i32>,
 }
@@ -120,7 +123,7 @@ impl Activations {
             x.len()
         );
         (self.grouping, self.columns) = (grouping, columns);
-        self.tokens = if columns == 0 { 0 } else { x.len() / columns };
+        self.tokens = x.len().checked_div(columns).unwrap_or(0);
         if grouping == Grouping::Float {
             self.floats.clear();
             self.floats.extend_from_slice(x);
@@ -161,17 +164,9 @@ impl Activations {
             })
             .collect();
         threads.run(panels.len(), |i| {
-            let mut row = self
-                .rows
-                .lock()
-                .ok()
-                .and_then(|mut rows| rows.pop())
-                .unwrap_or_default();
-            let mut panel = panels[i].lock().expect("every panel is filled once");
-            panel.fill(kernel, columns, grouping, &mut row);
-            if let Ok(mut rows) = self.rows.lock() {
-                rows.push(row);
-            }
+            let mut rows = lock(&self.rows).pop().unwrap_or_default();
+            lock(&panels[i]).fill(kernel, columns, grouping, &mut rows);
+            lock(&self.rows).push(rows);
         });
     }
 
@@ -239,42 +234,42 @@ struct PanelMut<'a> {
 }
 
 impl PanelMut<'_> {
-    fn fill(&mut self, kernel: &dyn Kernel, columns: usize, grouping: Grouping, row: &mut Row) {
+    fn fill(&mut self, kernel: &dyn Kernel, columns: usize, grouping: Grouping, rows: &mut Rows) {
         let group = grouping.group();
         let width = self.quads.len() / (columns / 4);
-        row.codes.resize(columns, 0);
-        row.scales.resize(columns / group, 0.0);
-        row.sums.resize(sums_per_token(columns, group), 0);
-        let mut tokens = self.x.chunks_exact(columns);
-        for token in 0..width {
-            match tokens.next() {
-                Some(x) => {
-                    let sums = &mut row.sums[..columns / STEP];
-                    kernel.quantize(x, grouping, &mut row.codes, &mut row.scales, sums);
-                    fill_longer_sums(&mut row.sums, columns, group);
-                }
-                None => {
-                    row.codes.fill(0);
-                    row.scales.fill(0.0);
-                    row.sums.fill(0);
-                }
-            }
-            let quads = row
-                .codes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|quad| i32::from_le_bytes(quad.map(|code| code as u8)));
-            interleave(self.quads, width, token, quads);
-            interleave(self.scales, width, token, row.scales.iter().copied());
-            interleave(self.sums, width, token, row.sums.iter().copied());
+        let (quads, scales) = (columns / 4, columns / group);
+        let sums = sums_per_token(columns, group);
+        for (rows, length) in [(&mut rows.codes, quads), (&mut rows.sums, sums)] {
+            rows.clear();
+            rows.resize(width * (length + APART), 0);
         }
+        rows.scales.clear();
+        rows.scales.resize(width * (scales + APART), 0.0);
+        for (token, x) in self.x.chunks_exact(columns).enumerate() {
+            let codes = &mut rows.codes[token * (quads + APART)..][..quads];
+            let scales = &mut rows.scales[token * (scales + APART)..][..scales];
+            let sums = &mut rows.sums[token * (sums + APART)..][..sums];
+            let codes = bytemuck::cast_slice_mut(codes);
+            kernel.quantize(x, grouping, codes, scales, &mut sums[..columns / STEP]);
+            fill_longer_sums(sums, columns, group);
+        }
+        interleave(&rows.codes, width, self.quads);
+        interleave(&rows.scales, width, self.scales);
+        interleave(&rows.sums, width, self.sums);
     }
 }
 
-/// `to[i * width + token] = from[i]`
-fn interleave<T>(to: &mut [T], width: usize, token: usize, from: impl Iterator<Item = T>) {
-    for (to, from) in to[token..].iter_mut().step_by(width).zip(from) {
-        *to = from;
+/// `to[i * width + token] = from[token * (length + APART) + i]`, four tokens at a time.
+fn interleave<T: Copy>(from: &[T], width: usize, to: &mut [T]) {
+    let length = to.len() / width;
+    if width == 1 {
+        return to.copy_from_slice(&from[..length]);
+    }
+    for first in (0..width).step_by(4) {
+        let row = |token: usize| &from[(first + token) * (length + APART)..][..length];
+        let rows = row(0).iter().zip(row(1)).zip(row(2)).zip(row(3));
+        for (to, (((a, b), c), d)) in to.chunks_exact_mut(width).zip(rows) {
+            to[first..first + 4].copy_from_slice(&[*a, *b, *c, *d]);
+        }
     }
 }

@@ -12,8 +12,8 @@ pub fn product(
     bytes: &[u8],
     x: &[f32],
 ) -> Result<Vec<f64>, BlockError> {
-    let tokens = if columns == 0 { 0 } else { x.len() / columns };
-    let row_bytes = if rows == 0 { 0 } else { bytes.len() / rows };
+    let tokens = x.len().checked_div(columns).unwrap_or(0);
+    let row_bytes = bytes.len().checked_div(rows).unwrap_or(0);
     let mut y = vec![0.0; tokens * rows];
     let mut weights = vec![0.0f32; columns];
     for row in 0..rows {

@@ -49,6 +49,12 @@ pub(super) trait Kernel: Sync {
         sums: &mut [i32],
     );
 
+    /// Run the dot instruction on registers, `repeats` times; returns the multiplications of one repeat. It is the
+    /// rate that no kernel can pass; None where nothing was written to measure it.
+    fn dots(&self, _repeats: usize) -> Option<usize> {
+        None
+    }
+
     /// Four rows of floats times one or four tokens, see [`floats`]: `out[row][token]`.
     fn multiply_floats(
         &self,
@@ -66,7 +72,7 @@ pub(super) struct Panel<'a> {
     pub width: usize,
     /// Activations that share a scale.
     pub group: usize,
-    /// `quads[q * width + token]`: activations 4q to 4q + 3 as the bytes of a little-endian word.
+    /// `quads[q * width + token]`: activations 4q to 4q + 3 as the bytes of a word, in memory order.
     pub quads: &'a [i32],
     /// `scales[g * width + token]`: the scale of activation group g.
     pub scales: &'a [f32],

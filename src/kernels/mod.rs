@@ -28,8 +28,11 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod activations;
+pub mod bench;
 pub mod exact;
 mod floats;
+#[cfg(feature = "llama")]
+pub mod ggml;
 mod isa;
 mod kernel;
 mod layout;

@@ -94,7 +94,7 @@ fn product(
             let sum = sums[run * panel.width + token];
             let mut dot = weights.shift().map_or(0, |shift| -(sum << shift));
             for column in run * runs.columns..(run + 1) * runs.columns {
-                let quad = panel.quads[column / 4 * panel.width + token].to_le_bytes();
+                let quad = panel.quads[column / 4 * panel.width + token].to_ne_bytes();
                 dot += i32::from(group.code(row, column)) * i32::from(quad[column % 4] as i8);
             }
             let inner_scale = match runs.activation_inside {

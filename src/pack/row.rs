@@ -516,7 +516,8 @@ mod tests {
     fn q2_k_is_never_farther_off_than_its_coarsest_ratio() {
         for step in 0..100 {
             let ratio = 1.0 + step as f32 / 50.0;
-            let nmse = nmse(BlockType::Q2_K, &halves(256, [0.25, 0.25 * ratio]));
+            let scale = f16::from_f32(0.25 * ratio).to_f32();
+            let nmse = nmse(BlockType::Q2_K, &halves(256, [0.25, scale]));
             assert!(nmse <= 0.0173f64.powi(2), "{ratio}: {nmse}");
         }
     }

@@ -1,1 +1,364 @@
-//! Five levels of proof.
+//! The proof of a file: what it must hold is computed again from the checkpoint, and compared; then what it computes.
+//! Nothing of the packer is used here. A difference is a result, not an error: it is in the [`Report`].
+//!
+//! | level | file | question |
+//! |---|---|---|
+//! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
+//! | 2 codes | `codes`, `tables`, `keys`, `latent` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
+//! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
+//! | 4 logits | `logits` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
+//! | 5 speed | `speed` | how fast are both? |
+//!
+//! docs/verify.md tells where each limit comes from.
+
+mod codes;
+mod diff;
+mod dots;
+mod keys;
+mod latent;
+mod layout;
+mod logits;
+mod ollama;
+mod report;
+mod speed;
+mod tables;
+
+use std::path::{Path, PathBuf};
+
+use formats::block::BlockError;
+use formats::gguf::{File, Value};
+
+pub use diff::{Difference, Differences, Side, diff};
+pub use report::{
+    Check, DotFacts, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, ModelFacts,
+    NotChecked, Report, SpeedFacts, Status, TextFacts, TypeFacts, Verdict,
+};
+
+use crate::engine::EngineError;
+use crate::mapped::Mapped;
+use crate::model::tokenizer::TokenizerError;
+use crate::model::{Checkpoint, Linear, ModelError};
+
+/// Told what is being done.
+pub type Progress<'a> = dyn Fn(&str) + 'a;
+
+/// Why the witness llama.cpp is missing.
+const NO_LLAMA: &str = "this tqconv was built without llama.cpp (feature `llama`)";
+/// Why nothing could be held against a checkpoint.
+const NO_CHECKPOINT: &str = "no checkpoint to hold the file against: name it with --against";
+
+/// What to verify, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which levels, 1 to 5.
+    pub levels: Vec<u8>,
+    /// Hold the layout to Ollama's rules, too.
+    pub for_ollama: bool,
+    /// The NMSE that storing a linear may have added.
+    pub max_nmse: f64,
+    /// The mean KLD that an engine may be off, in nats a token; `None`: what follows from the weights' NMSE.
+    pub max_kld: Option<f64>,
+    /// What the engines predict.
+    pub text: TextOptions,
+    /// Run the oracle however large the model is.
+    pub oracle_at_any_size: bool,
+    /// Threads of each engine.
+    pub threads: usize,
+}
+
+/// What the engines predict.
+#[derive(Clone, Debug)]
+pub struct TextOptions {
+    /// The text.
+    pub text: String,
+    /// Where it is from, for the report.
+    pub source: String,
+    /// At most so many predictions.
+    pub tokens: usize,
+    /// Tokens that see each other.
+    pub window: usize,
+}
+
+impl Default for TextOptions {
+    /// A few verses of the King James Bible, which is in the public domain.
+    fn default() -> Self {
+        Self {
+            text: include_str!("text.txt").into(),
+            source: "built-in text".into(),
+            tokens: 512,
+            window: 256,
+        }
+    }
+}
+
+/// A checkpoint to hold the file against.
+pub struct Against {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// llama.cpp's name of its pre-tokenizer, where it had to be given.
+    pub tokenizer_pre: Option<String>,
+    /// What to call it in the report.
+    pub name: String,
+}
+
+/// What kept the verification from being done. That the file is wrong is never here.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The file cannot be opened.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is something else than GGUF.
+    #[error("{}: {source}", path.display())]
+    NotGguf {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        source: formats::FormatError,
+    },
+    /// The checkpoint.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The checkpoint's tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The checkpoint's tokenizer.json.
+    #[error("tokenizer.json: {0}")]
+    TokenizerJson(#[source] serde_json::Error),
+    /// A number of the checkpoint that is NaN or infinite.
+    #[error(
+        "the checkpoint's {tensor} holds a number that is not finite in row {row} (column {column}): nothing can be held against it"
+    )]
+    NotFinite {
+        /// Which tensor.
+        tensor: String,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+    },
+    /// An engine that gave up on a file that it had accepted.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A tensor whose blocks cannot be read.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+}
+
+impl VerifyError {
+    fn not_finite(linear: Linear, part: &str, index: usize, columns: usize) -> Self {
+        VerifyError::NotFinite {
+            tensor: format!("{}.{part}", linear.checkpoint_name()),
+            row: index / columns,
+            column: index % columns,
+        }
+    }
+}
+
+/// Verify the file at `path`.
+///
+/// # Errors
+/// What kept it from being done: the file cannot be opened or is no GGUF at all, or the checkpoint cannot be used.
+pub fn verify(
+    path: &Path,
+    against: Option<&Against>,
+    options: &Options,
+    progress: &Progress,
+) -> Result<Report, VerifyError> {
+    let bytes = Mapped::open(path).map_err(|source| VerifyError::Io {
+        path: path.into(),
+        source,
+    })?;
+    let mut report = Report {
+        file: path.display().to_string(),
+        against: against.map(|against| against.name.clone()),
+        verdict: Verdict::Agrees,
+        levels: vec![],
+        model: None,
+        linears: vec![],
+        scales: None,
+        biases: None,
+        text: None,
+        speed: None,
+        notes: against.map_or(vec![], |against| against.checkpoint.notes()),
+    };
+    match File::parse(&bytes) {
+        Ok(file) => {
+            let run = Run {
+                path,
+                bytes: &bytes,
+                file: &file,
+                against,
+                options,
+                progress,
+            };
+            run.all(&mut report)?;
+        }
+        Err(source @ formats::FormatError::Magic { .. }) => {
+            return Err(VerifyError::NotGguf {
+                path: path.into(),
+                source,
+            });
+        }
+        Err(error) => {
+            report.levels.push(layout::unreadable(&error));
+            for (number, name) in LEVELS {
+                if options.levels.contains(&number) {
+                    report
+                        .levels
+                        .push(Level::not_checked(number, name, "the file cannot be read"));
+                }
+            }
+        }
+    }
+    if report.failures().next().is_some() {
+        report.verdict = Verdict::Disagrees;
+    }
+    Ok(report)
+}
+
+/// The levels after the first.
+const LEVELS: [(u8, &str); 4] = [
+    (2, CODES),
+    (dots::NUMBER, dots::NAME),
+    (logits::NUMBER, logits::NAME),
+    (speed::NUMBER, speed::NAME),
+];
+const CODES: &str = "codes";
+
+/// One verification of a file that can be read.
+struct Run<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+    file: &'a File<'a>,
+    against: Option<&'a Against>,
+    options: &'a Options,
+    progress: &'a Progress<'a>,
+}
+
+impl Run<'_> {
+    fn all(&self, report: &mut Report) -> Result<(), VerifyError> {
+        let wanted = |number| self.options.levels.contains(&number);
+        report.model = Some(model_facts(self.file, self.bytes.len() as u64));
+        let mut weight_nmse = self.recorded_nmse();
+        if wanted(layout::NUMBER) {
+            (self.progress)("layout");
+            report.levels.push(layout::check(
+                self.path,
+                self.bytes,
+                self.file,
+                self.options.for_ollama,
+            ));
+        }
+        if wanted(2)
+            && let Some(found) = self.codes(report)?
+        {
+            weight_nmse = found;
+        }
+        if wanted(dots::NUMBER) {
+            let (level, dots) = dots::check(self.file, self.options.threads, self.progress)?;
+            report.levels.push(level);
+            for linear in &mut report.linears {
+                let found = dots.iter().find(|dot| dot.name == linear.name);
+                linear.dots = found.map(|dot| dot.facts);
+            }
+        }
+        if wanted(logits::NUMBER) {
+            let (level, text) = logits::check(
+                self.path,
+                self.file,
+                self.against,
+                self.options,
+                weight_nmse,
+                self.progress,
+            )?;
+            report.levels.push(level);
+            report.text = text;
+        }
+        if wanted(speed::NUMBER) {
+            let (level, speed) = speed::check(self.path, self.file, self.options, self.progress)?;
+            report.levels.push(level);
+            report.speed = speed;
+        }
+        Ok(())
+    }
+
+    /// Level 2; what it found the weights to have lost.
+    fn codes(&self, report: &mut Report) -> Result<Option<f64>, VerifyError> {
+        let Some(Against {
+            checkpoint,
+            tokenizer_pre,
+            ..
+        }) = self.against
+        else {
+            report
+                .levels
+                .push(Level::not_checked(2, CODES, NO_CHECKPOINT));
+            return Ok(None);
+        };
+        let found = codes::check(self.file, checkpoint, self.options.max_nmse, self.progress)?;
+        let mut checks = found.checks;
+        let mut not_checked = vec![];
+        (self.progress)("codes: tables and keys");
+        let (tables, table_nmse) = tables::check(self.file, checkpoint);
+        checks.extend(tables);
+        checks.push(keys::config(self.file, &checkpoint.config));
+        let pre = tokenizer_pre.as_deref();
+        checks.extend(keys::tokenizer(
+            self.file,
+            checkpoint,
+            pre,
+            &mut not_checked,
+        )?);
+        report
+            .levels
+            .push(Level::new(2, CODES, checks, not_checked));
+        report.linears = found.facts;
+        report.scales = Some(found.scales);
+        report.biases = Some(found.biases);
+        Ok(Some(found.nmse + table_nmse))
+    }
+
+    /// What the file says of itself, or the most that it may have lost.
+    fn recorded_nmse(&self) -> f64 {
+        match self.file.get("tqconv.weight_nmse") {
+            Some(Value::F64(nmse)) if *nmse <= self.options.max_nmse => *nmse,
+            _ => self.options.max_nmse,
+        }
+    }
+}
+
+fn model_facts(file: &File, bytes: u64) -> ModelFacts {
+    let mut types = std::collections::BTreeMap::new();
+    for info in file.tensors() {
+        let (tensors, bytes) = types.entry(info.ty).or_insert((0, 0));
+        *tensors += 1;
+        *bytes += info.bytes().unwrap_or(0);
+    }
+    ModelFacts {
+        name: file
+            .get("general.name")
+            .and_then(Value::as_str)
+            .map(String::from),
+        bytes,
+        tensors: file.tensors().len(),
+        keys: file.metadata().len(),
+        parameters: file
+            .tensors()
+            .iter()
+            .map(|info| info.shape.iter().product::<u64>())
+            .sum(),
+        types: types
+            .into_iter()
+            .map(|(ty, (tensors, bytes))| TypeFacts {
+                ty: ty.name(),
+                tensors,
+                bytes,
+            })
+            .collect(),
+    }
+}

@@ -1,11 +1,11 @@
-//! The larger test data: found beside the repository, or where `TQCONV_DATA` says; not part of it.
+//! Where test data is: fixtures are in the repository; the larger data is beside it, or where `TQCONV_DATA` says.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use formats::safetensors::{self, Entry, Tensor};
 
-/// `name` in the data folder; where it is absent, says that the test is skipped.
+/// `name` in the folder of larger data; where it is absent, says that the test is skipped.
 pub fn find(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("TQCONV_DATA").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
@@ -86,13 +86,6 @@ pub fn exact_doubles(tensor: &Tensor) -> Vec<f64> {
         .iter()
         .map(|&bytes| f64::from_le_bytes(bytes))
         .collect()
-}
-
-/// A file or folder of the repository's own test data.
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
 }
 
 /// Copy the files of a folder into a new one.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tqconv::engine::oracle::{Config, Layer, Linear, Oracle, Rope, RopeScaling, Weights};
@@ -19,9 +19,26 @@ struct Golden {
     layers: Vec<Layer>,
     norm: Vec<f32>,
     head: Option<Vec<f32>>,
+}
+
+/// What PyTorch makes of some tokens.
+struct Answers {
     tokens: Vec<u32>,
     /// (tokens, vocab)
     logits: Vec<f32>,
+    vocab: usize,
+}
+
+impl Answers {
+    fn read(folder: &Path) -> Self {
+        let golden = Tensors::read(folder, "golden");
+        let golden = golden.by_name();
+        Answers {
+            tokens: data::tokens(&golden["tokens"]),
+            logits: data::floats(&golden["logits"]),
+            vocab: golden["logits"].shape[1],
+        }
+    }
 }
 
 impl Golden {
@@ -66,8 +83,6 @@ impl Golden {
             embedding: weight("embed_tokens"),
             norm: weight("norm"),
             head: checkpoint.get("lm_head.weight").map(data::floats),
-            tokens: data::tokens(&golden["tokens"]),
-            logits: data::floats(&golden["logits"]),
         }
     }
 }
@@ -128,38 +143,35 @@ impl Weights for Golden {
     }
 }
 
-/// Every folder with golden logits.
-const GOLDEN: [&str; 6] = [
-    "kjv-tequila",
-    "golden/group128",
-    "golden/group128-across-rows",
-    "golden/channel-rope-untied",
-    "golden/tensor-f16",
-    "golden/lambada-biases-shards",
+/// Checkpoints that turn one corner each.
+const CORNERS: [&str; 6] = [
+    "group128",
+    "across-rows",
+    "channel-f32-llama3-untied",
+    "tensor-f16",
+    "lambada-biases-shards",
+    "mistral-extremes",
 ];
+
+fn corners() -> impl Iterator<Item = PathBuf> {
+    CORNERS
+        .into_iter()
+        .map(|name| data::fixture("corners").join(name))
+}
 
 #[test]
 fn oracle_equals_pytorch() {
-    // PyTorch computes in f32: relative errors of about 1e-6, so NMSE of about 1e-12; 1e-8 would already be a mistake.
-    const LIMIT: f64 = 1e-9;
-    for name in GOLDEN {
-        let Some(folder) = data::find(name) else {
-            continue;
-        };
-        let golden = Golden::read(&folder);
-        let (tokens, logits, vocab) = (
-            golden.tokens.clone(),
-            golden.logits.clone(),
-            golden.config.vocab,
-        );
-        let found = Oracle(golden).logits(&tokens).unwrap();
-        let nmse = metrics::nmse(&logits, &found);
-        println!("{name}: NMSE {nmse:.2e}");
-        assert!(nmse < LIMIT, "{name}: NMSE {nmse:.2e}");
-        assert!(
-            metrics::top1_agreement(&logits, &found, vocab) > 0.999,
-            "{name}"
-        );
+    // PyTorch computes in f32: relative errors of about 1e-6, so NMSE of about 1e-12.
+    const LIMIT: f64 = 1e-10;
+    for folder in corners().chain(data::find("kjv-tequila")) {
+        let answers = Answers::read(&folder);
+        let found = Oracle(Golden::read(&folder))
+            .logits(&answers.tokens)
+            .unwrap();
+        let nmse = metrics::nmse(&answers.logits, &found);
+        println!("{}: NMSE {nmse:.2e}", folder.display());
+        assert!(nmse < LIMIT, "{}: NMSE {nmse:.2e}", folder.display());
+        assert!(metrics::top1_agreement(&answers.logits, &found, answers.vocab) > 0.99);
     }
 }
 
@@ -208,48 +220,51 @@ struct Limits {
     top1: f64,
 }
 
-/// The figures of a plain reference packer on kjv-tequila in llama.cpp (`golden.md`), with a quarter more for error and
-/// five of the 512 tokens for top-1: another order of f32 sums moves some near ties. For F32 the head decides, which stays
+/// The figures of a plain reference packer on kjv-tequila in llama.cpp (`golden.md`), with a quarter more for error and,
+/// for top-1, three standard deviations of a share of 128 tokens. For F32 the head decides, which stays
 /// BF16: ggml then rounds the head's activations to BF16, too.
 const KJV_LIMITS: [Limits; 5] = [
     Limits {
         ty: "f32",
         nmse: 1e-6,
         kld: 4e-6,
-        top1: 0.998,
+        top1: 0.99,
     },
     Limits {
         ty: "q2_0",
         nmse: 1.25 * 4.3e-5,
         kld: 1.25 * 1.7e-4,
-        top1: 0.980,
+        top1: 0.963,
     },
     Limits {
         ty: "q4_0",
         nmse: 1.25 * 4.3e-5,
         kld: 1.25 * 1.7e-4,
-        top1: 0.982,
+        top1: 0.963,
     },
     Limits {
         ty: "q2_k",
         nmse: 1.25 * 1.6e-4,
         kld: 1.25 * 6.0e-4,
-        top1: 0.967,
+        top1: 0.937,
     },
     Limits {
         ty: "tq2_0",
         nmse: 1.25 * 2.0e-3,
         kld: 1.25 * 8.2e-3,
-        top1: 0.935,
+        top1: 0.885,
     },
 ];
 
 impl Limits {
-    fn hold(&self, golden: &Golden, found: &[f32], engine: &str) {
-        let vocab = golden.config.vocab;
-        let nmse = metrics::nmse(&golden.logits, found);
-        let kld = metrics::mean(&metrics::kld_per_token(&golden.logits, found, vocab));
-        let top1 = metrics::top1_agreement(&golden.logits, found, vocab);
+    fn hold(&self, answers: &Answers, found: &[f32], engine: &str) {
+        let nmse = metrics::nmse(&answers.logits, found);
+        let kld = metrics::mean(&metrics::kld_per_token(
+            &answers.logits,
+            found,
+            answers.vocab,
+        ));
+        let top1 = metrics::top1_agreement(&answers.logits, found, answers.vocab);
         println!(
             "{} {engine}: NMSE {nmse:.2e}, KLD {kld:.2e} nats/token, top-1 {top1:.3}",
             self.ty
@@ -266,6 +281,7 @@ mod native {
     use formats::gguf;
     use tqconv::engine::EngineError;
     use tqconv::engine::native::{Native, Settings};
+    use tqconv::engine::text::Text;
 
     use super::*;
 
@@ -276,7 +292,7 @@ mod native {
         };
         let bytes = std::fs::read(&path).unwrap();
         let file = gguf::File::parse(&bytes).unwrap();
-        let mut native = Native::load(&file, Settings::new(512, 2)).unwrap();
+        let mut native = Native::load(&file, Settings::new(512, 1)).unwrap();
         let pieces = file
             .get("tokenizer.ggml.tokens")
             .unwrap()
@@ -317,16 +333,14 @@ mod native {
 
     #[test]
     fn packed_files_keep_to_the_limits() {
-        let Some(folder) = data::find("kjv-tequila") else {
-            return;
-        };
-        let golden = Golden::read(&folder);
+        let folder = data::fixture("kjv");
+        let answers = Answers::read(&folder);
         for limits in KJV_LIMITS {
             let bytes = std::fs::read(pack(&folder, limits.ty, "keep")).unwrap();
             let file = gguf::File::parse(&bytes).unwrap();
-            let mut native = Native::load(&file, Settings::new(512, 2)).unwrap();
-            let found = native.logits(&golden.tokens).unwrap();
-            limits.hold(&golden, &found, &native.name());
+            let mut native = Native::load(&file, Settings::new(512, 1)).unwrap();
+            let found = native.logits(&answers.tokens).unwrap();
+            limits.hold(&answers, &found, &native.name());
         }
     }
 
@@ -335,20 +349,52 @@ mod native {
         // Weights as F32, so that only f32 sums are left: llama3 rope, an untied head, biases of the checkpoint's own,
         // heads longer than hidden / heads, groups across rows.
         const LIMIT: f64 = 1e-10;
-        for name in GOLDEN {
-            let Some(folder) = data::find(name) else {
-                continue;
-            };
-            let golden = Golden::read(&folder);
+        for folder in corners() {
+            let answers = Answers::read(&folder);
             let bytes = std::fs::read(pack(&folder, "f32", "keep")).unwrap();
             let file = gguf::File::parse(&bytes).unwrap();
-            let found = Native::load(&file, Settings::new(512, 2))
+            let found = Native::load(&file, Settings::new(512, 1))
                 .unwrap()
-                .logits(&golden.tokens)
+                .logits(&answers.tokens)
                 .unwrap();
-            let nmse = metrics::nmse(&golden.logits, &found);
-            println!("{name}: NMSE {nmse:.2e}");
-            assert!(nmse < LIMIT, "{name}: NMSE {nmse:.2e}");
+            let nmse = metrics::nmse(&answers.logits, &found);
+            println!("{}: NMSE {nmse:.2e}", folder.display());
+            assert!(nmse < LIMIT, "{}: NMSE {nmse:.2e}", folder.display());
+        }
+    }
+
+    #[test]
+    fn perplexity_is_the_reference_s() {
+        // golden.md: 40 windows of 256 tokens, each from an empty context, all 256 predictions.
+        const WINDOW: usize = 256;
+        let Some(valid) = data::find("kjv-tequila/valid.txt") else {
+            return;
+        };
+        let valid = std::fs::read_to_string(valid).unwrap();
+        for (ty, expected, limit) in [
+            ("f32", 15.4047, 1e-4),
+            ("q2_0", 15.4051, 1e-3),
+            ("q2_k", 15.4177, 1e-3),
+            ("tq2_0", 15.4704, 2e-3),
+        ] {
+            let bytes = std::fs::read(pack(&data::fixture("kjv"), ty, "keep")).unwrap();
+            let file = gguf::File::parse(&bytes).unwrap();
+            let tokens = Text::from_gguf(&file).unwrap().encode(&valid, false);
+            assert_eq!(tokens[..5], [548, 455, 1352, 730, 261]);
+            let mut native = Native::load(&file, Settings::new(WINDOW, 1)).unwrap();
+            let mut nats = Vec::new();
+            for window in 0..40 {
+                let start = window * WINDOW;
+                let logits = native.logits(&tokens[start..start + WINDOW]).unwrap();
+                nats.extend(metrics::surprisals(
+                    &logits,
+                    &tokens[start + 1..start + WINDOW + 1],
+                    native.vocab(),
+                ));
+            }
+            let found = metrics::perplexity(&nats);
+            println!("{ty}: perplexity {found:.4}, expected {expected}");
+            assert!((found / expected - 1.0).abs() < limit, "{ty}: {found:.4}");
         }
     }
 
@@ -383,7 +429,7 @@ mod native {
 #[cfg(feature = "llama")]
 mod llamacpp {
     use formats::block::BlockType;
-    use formats::gguf;
+    use formats::gguf::{self, TensorInfo};
     use tqconv::engine::EngineError;
     use tqconv::engine::llamacpp::{self, Model, Settings};
     use tqconv::engine::native::{Native, Settings as NativeSettings};
@@ -524,6 +570,20 @@ mod llamacpp {
     }
 
     #[test]
+    fn ggml_checks_data() {
+        let info = TensorInfo {
+            name: "blk.0.attn_q.weight".into(),
+            ty: BlockType::Q8_0,
+            shape: vec![32, 2],
+        };
+        let mut blocks = [0; 2 * 34];
+        llamacpp::check_tensor(&info, &blocks).unwrap();
+        blocks[34..36].copy_from_slice(&half::f16::NAN.to_le_bytes());
+        let error = llamacpp::check_tensor(&info, &blocks).unwrap_err();
+        assert!(error.to_string().contains("blk.0.attn_q.weight"), "{error}");
+    }
+
+    #[test]
     fn the_build_is_named() {
         assert!(llamacpp::ggml_version().starts_with("0."));
         assert!(
@@ -553,10 +613,8 @@ mod llamacpp {
 
     #[test]
     fn packed_files_keep_to_the_limits() {
-        let Some(folder) = data::find("kjv-tequila") else {
-            return;
-        };
-        let golden = Golden::read(&folder);
+        let folder = data::fixture("kjv");
+        let answers = Answers::read(&folder);
         for limits in KJV_LIMITS {
             let packed = pack(&folder, limits.ty, "keep");
             let bytes = std::fs::read(&packed).unwrap();
@@ -564,11 +622,11 @@ mod llamacpp {
             let found = load(packed.path())
                 .session(EXACT)
                 .unwrap()
-                .logits(&golden.tokens)
+                .logits(&answers.tokens)
                 .unwrap();
-            limits.hold(&golden, &found, "llama.cpp");
+            limits.hold(&answers, &found, "llama.cpp");
             let mut native = Native::load(&file, NativeSettings::new(512, 1)).unwrap();
-            let nmse = metrics::nmse(&found, &native.logits(&golden.tokens).unwrap());
+            let nmse = metrics::nmse(&found, &native.logits(&answers.tokens).unwrap());
             println!(
                 "{}: NMSE {nmse:.2e} between native and llama.cpp",
                 limits.ty
@@ -582,10 +640,8 @@ mod llamacpp {
         // One layer, so that no difference in rounding an activation is hidden by those that it would cause later; the
         // head in F32, which ggml does not round for. Other rules of rounding would give 1e-4.
         const LIMIT: f64 = 1e-6;
-        let Some(folder) = data::find("golden/group128") else {
-            return;
-        };
-        let golden = Golden::read(&folder);
+        let folder = data::fixture("corners/channel-f32-llama3-untied");
+        let answers = Answers::read(&folder);
         for ty in ["q2_0", "q4_0", "q8_0", "q2_k", "tq2_0", "tq1_0"] {
             let packed = pack(&folder, ty, "f32");
             let bytes = std::fs::read(&packed).unwrap();
@@ -593,11 +649,11 @@ mod llamacpp {
             let expected = load(packed.path())
                 .session(EXACT)
                 .unwrap()
-                .logits(&golden.tokens)
+                .logits(&answers.tokens)
                 .unwrap();
             let mut native = Native::load(&file, NativeSettings::new(512, 1)).unwrap();
-            let found = native.logits(&golden.tokens).unwrap();
-            let noise = metrics::nmse(&golden.logits, &expected);
+            let found = native.logits(&answers.tokens).unwrap();
+            let noise = metrics::nmse(&answers.logits, &expected);
             let nmse = metrics::nmse(&expected, &found);
             println!("{ty}: NMSE {nmse:.2e} between the engines, {noise:.2e} to PyTorch");
             assert!(nmse < LIMIT, "{ty}: NMSE {nmse:.2e}");

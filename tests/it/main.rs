@@ -4,6 +4,8 @@
 #[cfg(feature = "llama")]
 mod conformance;
 mod data;
+#[cfg(feature = "llama")]
+mod dots;
 mod engine;
 mod pack;
 mod tokenizer;

@@ -194,7 +194,7 @@ impl Value {
             Value::I16(v) => (*v).into(),
             Value::U32(v) => (*v).into(),
             Value::I32(v) => (*v).into(),
-            Value::F32(v) => (*v).into(),
+            Value::F32(v) => shortest(*v).into(),
             Value::U64(v) => (*v).into(),
             Value::I64(v) => (*v).into(),
             Value::F64(v) => (*v).into(),
@@ -210,6 +210,11 @@ impl Array {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// The f64 that reads like `value` does: 0.1, not 0.10000000149.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 pub(super) fn encode_string(text: &str, out: &mut Vec<u8>) {

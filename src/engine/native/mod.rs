@@ -6,7 +6,7 @@
 //!                   gate, up = linears(norm(x));                                   x += down(silu(gate) * up)
 //! logits = head(norm(x))
 //! ```
-//! Tokens go through in batches, so that the weights are read once for up to [`BATCH`] of them.
+//! Tokens go through in batches, so that the weights are read once for up to 512 of them.
 
 mod attention;
 mod math;
@@ -66,7 +66,7 @@ pub struct Native<'file> {
 
 struct Embedding<'file> {
     ty: BlockType,
-    hidden: usize,
+    row_bytes: usize,
     bytes: &'file [u8],
 }
 
@@ -95,8 +95,9 @@ struct Buffers {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    /// What the heads have mixed, then the gated part of the feed-forward.
+    /// What the heads have made of the values.
     mixed: Vec<f32>,
+    /// First the gate, then silu(gate) * up.
     gate: Vec<f32>,
     up: Vec<f32>,
     out: Vec<f32>,
@@ -114,13 +115,7 @@ impl<'file> Native<'file> {
             file,
             options: settings.kernels,
         };
-        let (embedding, bytes) = tensors.get("token_embd.weight")?;
-        let embedding = Embedding {
-            ty: embedding.ty,
-            hidden: shape.hidden,
-            bytes,
-        };
-        check_dequantizes(&embedding)?;
+        let embedding = Embedding::load(&tensors, &shape)?;
         let layers = (0..shape.layers)
             .map(|index| Layer::load(&tensors, index, &shape))
             .collect::<Result<_, _>>()?;
@@ -182,8 +177,9 @@ impl<'file> Native<'file> {
         names.join(" and ")
     }
 
-    /// Run up to [`BATCH`] tokens through all layers; `buffers.x` is then (tokens, hidden), before the last norm.
-    fn run_layers(&mut self, tokens: &[u32]) {
+    /// Run up to `BATCH` tokens through all layers; `buffers.x` is then (wanted, hidden) of the last `wanted` of them,
+    /// before the last norm.
+    fn run_layers(&mut self, tokens: &[u32], wanted: usize) {
         let Buffers { x, .. } = &mut self.buffers;
         x.resize(tokens.len() * self.shape.hidden, 0.0);
         for (x, &token) in x.chunks_exact_mut(self.shape.hidden).zip(tokens) {
@@ -192,7 +188,14 @@ impl<'file> Native<'file> {
         self.rotation.prepare(self.used, tokens.len());
         for index in 0..self.layers.len() {
             self.attention(index);
-            self.feed_forward(index);
+            if index + 1 == self.layers.len() {
+                // Behind its attention nothing sees a token but the token itself.
+                let unwanted = (tokens.len() - wanted) * self.shape.hidden;
+                self.buffers.x.drain(..unwanted);
+            }
+            if !self.buffers.x.is_empty() {
+                self.feed_forward(index);
+            }
         }
         self.used += tokens.len();
     }
@@ -288,16 +291,14 @@ impl<'file> Native<'file> {
         b.add_out(layer.down.bias.as_deref(), shape.hidden, threads);
     }
 
-    /// Logits (tokens, vocab) of the last `count` tokens in `buffers.x`.
-    fn head(&mut self, count: usize) -> Vec<f32> {
+    /// Logits (wanted, vocab) of the tokens in `buffers.x`.
+    fn head(&mut self) -> Vec<f32> {
         let Native {
             shape,
             threads,
             buffers: b,
             ..
         } = self;
-        let start = b.x.len() - count * shape.hidden;
-        b.x.drain(..start);
         b.norm(&self.norm, shape.norm_epsilon, threads);
         let mut logits = Vec::new();
         multiply(
@@ -328,8 +329,8 @@ impl Engine for Native<'_> {
         check_tokens(tokens, self.shape.vocab, 0, self.settings.context)?;
         let mut logits = Vec::with_capacity(tokens.len() * self.shape.vocab);
         for batch in tokens.chunks(BATCH) {
-            self.run_layers(batch);
-            logits.extend(self.head(batch.len()));
+            self.run_layers(batch, batch.len());
+            logits.extend(self.head());
         }
         self.reset();
         Ok(logits)
@@ -347,43 +348,41 @@ impl Generate for Native<'_> {
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
         check_tokens(tokens, self.shape.vocab, self.used, self.settings.context)?;
-        for batch in tokens.chunks(BATCH) {
-            self.run_layers(batch);
+        let last = (tokens.len() - 1) / BATCH;
+        for (index, batch) in tokens.chunks(BATCH).enumerate() {
+            self.run_layers(batch, usize::from(index == last));
         }
-        Ok(self.head(1))
+        Ok(self.head())
     }
 }
 
-impl Embedding<'_> {
+impl<'file> Embedding<'file> {
+    fn load(tensors: &Tensors<'_, 'file>, shape: &Shape) -> Result<Self, EngineError> {
+        const NAME: &str = "token_embd.weight";
+        let (info, bytes) = tensors.get(NAME)?;
+        let embedding = Embedding {
+            ty: info.ty,
+            row_bytes: bytes.len() / shape.vocab,
+            bytes,
+        };
+        // What can go wrong with one row goes wrong with all.
+        let row = &bytes[..embedding.row_bytes];
+        match info.ty.dequantize_row(row, &mut vec![0.0; shape.hidden]) {
+            Ok(()) => Ok(embedding),
+            Err(_) => Err(EngineError::Type {
+                name: NAME.into(),
+                found: info.ty.to_string(),
+                expected: "a type that we can dequantize",
+            }),
+        }
+    }
+
     fn read(&self, token: u32, x: &mut [f32]) {
-        let bytes = self.bytes.len() / self.rows();
-        let row = &self.bytes[token as usize * bytes..][..bytes];
+        let row = &self.bytes[token as usize * self.row_bytes..][..self.row_bytes];
         self.ty
             .dequantize_row(row, x)
-            .expect("the type and the length were checked at loading");
+            .expect("loading has tried the type and the length");
     }
-
-    fn rows(&self) -> usize {
-        let row = self
-            .ty
-            .row_bytes(self.hidden)
-            .expect("the reader checked that rows are whole blocks");
-        self.bytes.len() / row
-    }
-}
-
-/// One row of the embedding can be dequantized, and so all of them can.
-fn check_dequantizes(embedding: &Embedding) -> Result<(), EngineError> {
-    let row = embedding.bytes.len() / embedding.rows().max(1);
-    let mut x = vec![0.0; embedding.hidden];
-    embedding
-        .ty
-        .dequantize_row(&embedding.bytes[..row], &mut x)
-        .map_err(|_| EngineError::Type {
-            name: "token_embd.weight".into(),
-            found: embedding.ty.to_string(),
-            expected: "a type that we can dequantize",
-        })
 }
 
 impl Layer {

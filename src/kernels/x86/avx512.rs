@@ -56,12 +56,23 @@ impl Kernel for Avx512Vnni {
     ) {
         let runs = Runs::new(weights.columns(), weights.group(), panel.group);
         let product = match panel.width {
-            1 => match weights.bits() {
-                2 => one_token::<2>,
-                4 => one_token::<4>,
-                6 => one_token::<6>,
-                _ => one_token::<8>,
+            1 if runs.activation_inside => match (weights.bits(), runs.columns / STEP) {
+                (2, 2) => one_token::<2, 2, true>,
+                (2, _) => one_token::<2, 0, true>,
+                (4, _) => one_token::<4, 0, true>,
+                (_, _) => one_token::<8, 0, true>,
             },
+            1 => match (weights.bits(), runs.columns / STEP) {
+                (2, 1) => one_token::<2, 1, false>,
+                (2, 2) => one_token::<2, 2, false>,
+                (2, 4) => one_token::<2, 4, false>,
+                (2, _) => one_token::<2, 0, false>,
+                (4, _) => one_token::<4, 0, false>,
+                (6, _) => one_token::<6, 0, false>,
+                (_, _) => one_token::<8, 0, false>,
+            },
+            12 if runs.activation_inside => in_two_of::<12, 4>(weights.bits()),
+            16 if runs.activation_inside => in_two_of::<16, 8>(weights.bits()),
             4 => tokens_of::<4>(weights.bits(), runs.inner),
             8 => tokens_of::<8>(weights.bits(), runs.inner),
             12 => tokens_of::<12>(weights.bits(), runs.inner),
@@ -83,6 +94,12 @@ impl Kernel for Avx512Vnni {
     ) {
         // SAFETY: as above.
         unsafe { quantize(x, grouping, codes, scales, sums) }
+    }
+
+    fn dots(&self, repeats: usize) -> Option<usize> {
+        // SAFETY: as above.
+        unsafe { dots(repeats) };
+        Some(DOTS * 64)
     }
 
     fn multiply_floats(
@@ -112,61 +129,126 @@ impl Kernel for Avx512Vnni {
     }
 }
 
+/// Independent sums that hide the latency of `vpdpbusd`.
+const DOTS: usize = 12;
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dots(repeats: usize) {
+    let (a, b) = (
+        _mm512_set1_epi8(1),
+        std::hint::black_box(_mm512_set1_epi8(3)),
+    );
+    let mut sums = [_mm512_setzero_si512(); DOTS];
+    for _ in 0..repeats {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
+}
+
 /// A row group times a panel.
 type Product = unsafe fn(&RowGroup<'_>, Option<u32>, Runs, &Panel<'_>, &mut [[f32; ROWS]]);
 
-/// The product for `C` tokens, codes of `bits` bits and `inner` inner runs in an outer one.
-fn tokens_of<const C: usize>(bits: usize, inner: usize) -> Product {
+/// The product for a panel of `W` tokens, codes of `bits` bits and `inner` inner runs in an outer one.
+fn tokens_of<const W: usize>(bits: usize, inner: usize) -> Product {
     match (bits, inner) {
-        (2, 1) => tokens::<2, C, false>,
-        (2, _) => tokens::<2, C, true>,
-        (4, 1) => tokens::<4, C, false>,
-        (4, _) => tokens::<4, C, true>,
-        (6, _) => tokens::<6, C, true>,
-        (_, 1) => tokens::<8, C, false>,
-        (_, _) => tokens::<8, C, true>,
+        (2, 1) => tokens::<2, W, W, 0, false>,
+        (2, _) => tokens::<2, W, W, 0, true>,
+        (4, 1) => tokens::<4, W, W, 0, false>,
+        (4, _) => tokens::<4, W, W, 0, true>,
+        (6, _) => tokens::<6, W, W, 0, true>,
+        (_, 1) => tokens::<8, W, W, 0, false>,
+        (_, _) => tokens::<8, W, W, 0, true>,
+    }
+}
+
+/// The same in two parts, 8 tokens and `B`. Runs of 32 want the partial results in registers, and 16 tokens have no
+/// room for that.
+fn in_two_of<const W: usize, const B: usize>(bits: usize) -> Product {
+    match bits {
+        2 => in_two::<2, W, B>,
+        4 => in_two::<4, W, B>,
+        _ => in_two::<8, W, B>,
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn one_token<const BITS: usize>(
+fn in_two<const BITS: usize, const W: usize, const B: usize>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
-    let mut quads = panel.quads.chunks_exact(runs.columns / 4);
-    let sums = panel.sums(runs.columns);
+    let (first, second) = out.split_at_mut(8);
+    tokens::<BITS, W, 8, 0, true>(group, shift, runs, panel, first);
+    tokens::<BITS, W, B, 8, true>(group, shift, runs, panel, second);
+}
+
+/// One token. `STEPS`: steps of an inner run, 0 for any. `INSIDE`: the inner scale is the activation's.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let steps = if STEPS == 0 {
+        runs.columns / STEP
+    } else {
+        STEPS
+    };
+    let (code_bytes, quad_count) = (steps * 32 * BITS, steps * 4);
+    let codes = group.codes.chunks_exact(runs.inner * code_bytes);
+    let quads = panel.quads.chunks_exact(runs.inner * quad_count);
+    let sums = panel.sums(runs.columns).chunks_exact(runs.inner);
+    let unit = shift.map_or(0, |shift| 1 << shift);
     let mut result = _mm512_setzero_ps();
-    let mut run = 0;
-    for outer in 0..runs.outer {
+    for (outer, ((codes, quads), sums)) in codes.zip(quads).zip(sums).enumerate() {
+        let first = outer * runs.inner;
+        let inner = codes
+            .chunks_exact(code_bytes)
+            .zip(quads.chunks_exact(quad_count))
+            .zip(sums);
         let mut partial = _mm512_setzero_ps();
-        for _ in 0..runs.inner {
-            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                return;
-            };
-            let sum = sums[run];
-            let dot = dot::<BITS>(codes, quads, shift.map_or(0, |shift| -(sum << shift)));
-            let scale = match runs.activation_inside {
-                true => _mm512_set1_ps(panel.scales[run]),
-                false => factor(group.scales, group.multipliers, group.shared, run),
-            };
-            partial = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, partial);
-            if shift.is_none() {
-                let minimum = factor(group.minimums, group.minimum_multipliers, group.shared, run);
-                partial = _mm512_fnmadd_ps(minimum, _mm512_set1_ps(sum as f32), partial);
+        if INSIDE {
+            for (((codes, quads), sum), scale) in inner.zip(&panel.scales[first..]) {
+                let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
+                partial = _mm512_fmadd_ps(dot, _mm512_set1_ps(*scale), partial);
             }
-            run += 1;
+            let scale = factor(group.scales, group.multipliers, group.shared, outer);
+            result = _mm512_fmadd_ps(partial, scale, result);
+        } else {
+            for (i, ((codes, quads), sum)) in inner.enumerate() {
+                let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
+                let scale = factor(group.scales, group.multipliers, group.shared, first + i);
+                partial = _mm512_fmadd_ps(dot, scale, partial);
+                if shift.is_none() {
+                    let minimum = factor(
+                        group.minimums,
+                        group.minimum_multipliers,
+                        group.shared,
+                        first + i,
+                    );
+                    partial = _mm512_fnmadd_ps(minimum, _mm512_set1_ps(*sum as f32), partial);
+                }
+            }
+            result = _mm512_fmadd_ps(partial, _mm512_set1_ps(panel.scales[outer]), result);
         }
-        let scale = match runs.activation_inside {
-            true => factor(group.scales, group.multipliers, group.shared, outer),
-            false => _mm512_set1_ps(panel.scales[outer]),
-        };
-        result = _mm512_fmadd_ps(partial, scale, result);
     }
     store(&mut out[0], result);
+}
+
+/// The dot of one run, in the faster of two ways.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn run<const BITS: usize, const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
+    match (BITS, STEPS) {
+        (2, 1 | 2 | 4) => dot_by_places::<STEPS>(codes, quads, start),
+        _ => dot::<BITS>(codes, quads, start),
+    }
 }
 
 /// `start + sum of code * activation` over one run, for each row.
@@ -197,9 +279,39 @@ fn dot<const BITS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
     )
 }
 
-/// Many tokens. `NESTED`: there are several inner runs in an outer one.
+/// The same for 2-bit codes and a short run: one sum takes the 64-fold codes of all steps, is divided by 4, takes the
+/// 16-fold codes, and so on. Fewer instructions than four sums; neighbouring runs hide the longer chain.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_by_places<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    let mut planes = [[zero; 4]; STEPS];
+    for (planes, step) in planes.iter_mut().zip(codes.chunks_exact(64)) {
+        fetch(step);
+        *planes = in_place(step);
+    }
+    let quads = quads.as_chunks::<4>().0;
+    let mut sum = _mm512_set1_epi32(start << 6);
+    for l in [3, 2, 1, 0] {
+        for step in 0..STEPS {
+            sum = _mm512_dpbusd_epi32(sum, planes[step][l], _mm512_set1_epi32(quads[step][l]));
+        }
+        if l > 0 {
+            sum = _mm512_srai_epi32(sum, 2);
+        }
+    }
+    sum
+}
+
+/// `C` tokens from token `FIRST` on, of a panel of `W`. `NESTED`: there are several inner runs in an outer one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
+fn tokens<
+    const BITS: usize,
+    const W: usize,
+    const C: usize,
+    const FIRST: usize,
+    const NESTED: bool,
+>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
@@ -213,13 +325,11 @@ fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
     let mut quads = panel
         .quads
-        .as_chunks::<C>()
+        .as_chunks::<W>()
         .0
         .chunks_exact(runs.columns / 4);
-    let sums = panel.sums(runs.columns).as_chunks::<C>().0;
-    let scales = panel.scales.as_chunks::<C>().0;
-    // A shift by 32 gives 0: nothing to subtract where there are minimums.
-    let shift_count = _mm_cvtsi32_si128(shift.unwrap_or(32) as i32);
+    let sums = panel.sums(runs.columns).as_chunks::<W>().0;
+    let scales = panel.scales.as_chunks::<W>().0;
     let zero = _mm512_setzero_si512();
     *out = [[0.0; ROWS]; C];
     let mut run = 0;
@@ -230,22 +340,33 @@ fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
                 return;
             };
             let mut dots = [zero; C];
-            for c in 0..C {
-                let sum = _mm512_set1_epi32(sums[run][c]);
-                dots[c] = _mm512_sub_epi32(zero, _mm512_sll_epi32(sum, shift_count));
+            if shift.is_some() {
+                for c in 0..C {
+                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
+                    let sum = match BITS {
+                        2 => sum,
+                        4 => _mm512_slli_epi32::<3>(sum),
+                        6 => _mm512_slli_epi32::<5>(sum),
+                        _ => _mm512_slli_epi32::<7>(sum),
+                    };
+                    dots[c] = _mm512_sub_epi32(zero, sum);
+                }
             }
             for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
                 let planes = unpack::<BITS>(step);
                 for l in 0..4 {
                     for c in 0..C {
-                        dots[c] =
-                            _mm512_dpbusd_epi32(dots[c], planes[l], _mm512_set1_epi32(quads[l][c]));
+                        dots[c] = _mm512_dpbusd_epi32(
+                            dots[c],
+                            planes[l],
+                            _mm512_set1_epi32(quads[l][FIRST + c]),
+                        );
                     }
                 }
             }
             if runs.activation_inside {
                 for c in 0..C {
-                    let scale = _mm512_set1_ps(scales[run][c]);
+                    let scale = _mm512_set1_ps(scales[run][FIRST + c]);
                     partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
                 }
             } else {
@@ -257,7 +378,7 @@ fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
                     let minimum =
                         factor(group.minimums, group.minimum_multipliers, group.shared, run);
                     for c in 0..C {
-                        let sum = _mm512_set1_ps(sums[run][c] as f32);
+                        let sum = _mm512_set1_ps(sums[run][FIRST + c] as f32);
                         partials[c] = _mm512_fnmadd_ps(minimum, sum, partials[c]);
                     }
                 }
@@ -272,7 +393,7 @@ fn tokens<const BITS: usize, const C: usize, const NESTED: bool>(
             }
         } else {
             for c in 0..C {
-                let scale = _mm512_set1_ps(scales[outer][c]);
+                let scale = _mm512_set1_ps(scales[outer][FIRST + c]);
                 let result = _mm512_fmadd_ps(partials[c], scale, load_floats(&out[c]));
                 store(&mut out[c], result);
             }
@@ -503,7 +624,7 @@ fn floats_tile<const KIND: usize, const T: usize>(
         }
         add(row_at, x_at);
     }
-    if columns % 16 != 0 {
+    if !columns.is_multiple_of(16) {
         // The rest, with zeros behind it.
         let mut row_rest = [[0u8; 64]; 4];
         let mut x_rest = [[0.0f32; 16]; T];

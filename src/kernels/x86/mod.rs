@@ -1,17 +1,24 @@
-//! Kernels for x86-64. A kernel value is made only here, after the CPU was asked for every feature it uses.
+//! Kernels for x86-64. A kernel value is made only after the CPU was asked for every feature that it uses.
 
+mod avx2;
 mod avx512;
 
 use super::kernel::Kernel;
 
 /// The AVX2 kernel, where the CPU has AVX2, FMA and F16C.
 pub(super) fn avx2() -> Option<&'static dyn Kernel> {
-    None
+    avx2::maddubs()
 }
 
 /// The AVX2 kernel with `vpdpbusd`, where the CPU has AVX-VNNI too.
 pub(super) fn avx_vnni() -> Option<&'static dyn Kernel> {
-    None
+    avx2::vnni()
+}
+
+/// The same body in AVX-512's encoding, to test it on CPUs without AVX-VNNI.
+#[cfg(test)]
+pub(super) fn avx_vnni_as_evex() -> Option<&'static dyn Kernel> {
+    avx2::evex_vnni()
 }
 
 /// The AVX-512 kernel, where the CPU has F, BW, VL and VNNI.

@@ -1,0 +1,140 @@
+//! `tqconv diff`: how two files differ.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use formats::gguf::File;
+
+use super::checkpoint::CheckpointArgs;
+use super::{print, print_json, render};
+use crate::mapped::Mapped;
+use crate::model::Checkpoint;
+use crate::model::tokenizer::Tokenizer;
+use crate::verify::{Difference, Differences, Side, diff};
+
+/// Show how two GGUF files differ, or a GGUF file and a checkpoint
+///
+/// Keys are compared by type and value, tensors by type, shape and number; for tensors of one shape the NMSE of B
+/// against A is told. A checkpoint stands for the file that it gives by the formula, with nothing lost but the rounding
+/// of scales to f16. The order is that of A; what only B has comes last.
+#[derive(Args)]
+pub struct DiffArgs {
+    /// A GGUF file or a checkpoint
+    a: PathBuf,
+    /// A GGUF file or a checkpoint
+    b: PathBuf,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
+    let (a, b) = (
+        Input::open(&args.a, &args.checkpoint)?,
+        Input::open(&args.b, &args.checkpoint)?,
+    );
+    let (a, b) = (a.parse(&args.a)?, b.parse(&args.b)?);
+    let found = diff(&a.side(), &b.side(), &|_| {})?;
+    if args.json {
+        print_json(&serde_json::to_value(&found)?)?;
+    } else {
+        print(&text(&args.a, &args.b, &found))?;
+    }
+    Ok(if found.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
+}
+
+/// What a path names.
+enum Input {
+    Gguf(Mapped),
+    Checkpoint(Box<Checkpoint>, Box<Tokenizer>),
+}
+
+/// The same, read.
+enum Parsed<'a> {
+    Gguf(Box<File<'a>>),
+    Checkpoint(&'a Checkpoint, &'a Tokenizer),
+}
+
+impl Input {
+    fn open(path: &Path, args: &CheckpointArgs) -> anyhow::Result<Self> {
+        let part_of_checkpoint =
+            |extension: &std::ffi::OsStr| extension == "safetensors" || extension == "json";
+        if path.is_dir() || path.extension().is_some_and(part_of_checkpoint) {
+            let checkpoint = args.open(path)?;
+            let tokenizer = args.read_tokenizer(&checkpoint)?;
+            return Ok(Self::Checkpoint(checkpoint.into(), tokenizer.into()));
+        }
+        let mapped = Mapped::open(path).with_context(|| path.display().to_string())?;
+        Ok(Self::Gguf(mapped))
+    }
+
+    fn parse(&self, path: &Path) -> anyhow::Result<Parsed<'_>> {
+        Ok(match self {
+            Self::Gguf(bytes) => {
+                let file = File::parse(bytes).with_context(|| path.display().to_string())?;
+                Parsed::Gguf(file.into())
+            }
+            Self::Checkpoint(checkpoint, tokenizer) => Parsed::Checkpoint(checkpoint, tokenizer),
+        })
+    }
+}
+
+impl Parsed<'_> {
+    fn side(&self) -> Side<'_> {
+        match self {
+            Self::Gguf(file) => Side::Gguf(file),
+            Self::Checkpoint(checkpoint, tokenizer) => Side::Checkpoint(checkpoint, tokenizer),
+        }
+    }
+}
+
+fn text(a: &Path, b: &Path, found: &Differences) -> String {
+    let (a, b) = (a.display(), b.display());
+    let same = format!(
+        "{} keys and {} tensors",
+        found.same_keys, found.same_tensors
+    );
+    if found.is_empty() {
+        return format!("{a} and {b} are equal: {same}\n");
+    }
+    let mut text = format!(
+        "{a} and {b} differ in {} keys and {} tensors; equal are {same}\n",
+        found.keys.len(),
+        found.tensors.len()
+    );
+    let cell = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+    if !found.keys.is_empty() {
+        let row = |key: &Difference| vec![format!("  {}", key.name), cell(&key.a), cell(&key.b)];
+        let rows = found.keys.iter().map(row).collect();
+        text += &format!("\n{}", render::table(&["  key", "A", "B"], rows));
+    }
+    if !found.tensors.is_empty() {
+        let row = |tensor: &Difference| {
+            let first = tensor.first.map(|place| {
+                format!(
+                    "row {} column {}: {:e}, {:e}",
+                    place.row, place.column, place.a, place.b
+                )
+            });
+            vec![
+                format!("  {}", tensor.name),
+                cell(&tensor.a),
+                cell(&tensor.b),
+                tensor.nmse.map_or("-".into(), render::small),
+                first.unwrap_or_default(),
+            ]
+        };
+        let rows = found.tensors.iter().map(row).collect();
+        let head = ["  tensor", "A", "B", ">NMSE", "first difference: A, B"];
+        text += &format!("\n{}", render::table(&head, rows));
+    }
+    text
+}

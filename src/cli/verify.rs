@@ -1,0 +1,344 @@
+//! `tqconv verify`: the proof of a file, as a table, as JSON and as a page.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use clap::builder::styling::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::checkpoint::CheckpointArgs;
+use super::{Context, print, print_json, render, report};
+use crate::verify::{
+    self, Against, Check, Level, Limit, Options, Report, Status, TextOptions, Verdict,
+};
+
+/// Prove a GGUF file: hold it against its checkpoint, and what it computes against what it should
+///
+/// Level 1 looks at the layout as three readers see it, level 2 at every code, scale, bias, table and key, level 3 at
+/// the products of our kernels and of ggml's, level 4 at the logits of an exact forward pass, of our engine and of
+/// llama.cpp, level 5 at their speed. Each check tells what was found, its limit, and where the limit comes from.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// The GGUF file
+    file: PathBuf,
+    /// The checkpoint that it was packed from: a folder, a model.safetensors, or a model.safetensors.index.json
+    #[arg(long, value_name = "IN")]
+    against: Option<PathBuf>,
+    /// Which levels [default: 1,2,3,4]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=5))]
+    levels: Option<Vec<u8>>,
+    /// Level 5, too: time both engines
+    #[arg(long)]
+    speed: bool,
+    /// Hold the file to the stricter rules of a program, too
+    #[arg(long = "for", value_name = "WHAT")]
+    target: Option<TargetArg>,
+    /// The relative squared error that storing a matrix may have added
+    #[arg(
+        long,
+        value_name = "NMSE",
+        default_value_t = 1e-4,
+        help_heading = "Limits"
+    )]
+    max_nmse: f64,
+    /// The mean KLD that an engine may be off, in nats a token [default: from the NMSE of the weights]
+    #[arg(long, value_name = "NATS", help_heading = "Limits")]
+    max_kld: Option<f64>,
+    /// What the engines are to predict: the text of a file
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "prompt",
+        help_heading = "Text"
+    )]
+    text: Option<PathBuf>,
+    /// What the engines are to predict
+    #[arg(long, value_name = "TEXT", help_heading = "Text")]
+    prompt: Option<String>,
+    /// Predictions to compare at most
+    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Text")]
+    tokens: usize,
+    /// Tokens that see each other: the text is cut into windows of so many
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = window, help_heading = "Text")]
+    window: usize,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
+    /// Write a page to look at, too
+    #[arg(long, value_name = "FILE.html", help_heading = "Output")]
+    report: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TargetArg {
+    /// `ollama create`
+    Ollama,
+}
+
+fn window(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(window) if window > 1 => Ok(window),
+        _ => Err("expected a whole number of at least 2".into()),
+    }
+}
+
+pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCode> {
+    let against = match &args.against {
+        None => None,
+        Some(path) => Some(Against {
+            checkpoint: args.checkpoint.open(path)?,
+            tokenizer_pre: args.checkpoint.tokenizer_pre.clone(),
+            name: path.display().to_string(),
+        }),
+    };
+    let options = options(args)?;
+    let bar = spinner(context.progress);
+    let report = verify::verify(&args.file, against.as_ref(), &options, &|doing| {
+        bar.set_message(doing.to_owned());
+        bar.tick();
+    })?;
+    bar.finish_and_clear();
+    if let Some(path) = &args.report {
+        let page = report::page(&report)?;
+        std::fs::write(path, page).with_context(|| path.display().to_string())?;
+    }
+    if args.json {
+        print_json(&serde_json::to_value(&report)?)?;
+    } else {
+        let style = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        print(&Text { colour: style }.report(&report))?;
+    }
+    Ok(match report.verdict {
+        Verdict::Agrees => ExitCode::SUCCESS,
+        Verdict::Disagrees => ExitCode::from(1),
+    })
+}
+
+fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
+    let mut text = TextOptions {
+        tokens: args.tokens,
+        window: args.window,
+        ..TextOptions::default()
+    };
+    if let Some(path) = &args.text {
+        text.text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        text.source = path.display().to_string();
+    } else if let Some(prompt) = &args.prompt {
+        text.text = prompt.clone();
+        text.source = "prompt".into();
+    }
+    let mut levels = args.levels.clone().unwrap_or_else(|| vec![1, 2, 3, 4]);
+    if args.speed {
+        levels.push(5);
+    }
+    Ok(Options {
+        oracle_at_any_size: args
+            .levels
+            .as_ref()
+            .is_some_and(|levels| levels.contains(&4)),
+        levels,
+        for_ollama: args.target.is_some(),
+        max_nmse: args.max_nmse,
+        max_kld: args.max_kld,
+        text,
+        threads: rayon::current_num_threads(),
+    })
+}
+
+/// What is being done, on stderr where that is a terminal.
+fn spinner(wanted: bool) -> ProgressBar {
+    if !wanted || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{elapsed:>4} {spinner} {msg}");
+    ProgressBar::new_spinner().with_style(style.expect("the template is sound"))
+}
+
+/// The report for a terminal.
+struct Text {
+    colour: bool,
+}
+
+impl Text {
+    fn report(&self, report: &Report) -> String {
+        let mut text = self.verdict(report);
+        for level in &report.levels {
+            text += &self.level(level);
+        }
+        text += &facts(report);
+        for note in &report.notes {
+            text += &format!("note: {note}\n");
+        }
+        text
+    }
+
+    fn verdict(&self, report: &Report) -> String {
+        let checks = report
+            .levels
+            .iter()
+            .map(|level| level.checks.len())
+            .sum::<usize>();
+        let failed: Vec<_> = report.failures().collect();
+        let file = &report.file;
+        if report.verdict == Verdict::Disagrees {
+            let head = match &report.against {
+                Some(against) => format!("{file} disagrees with {against}"),
+                None => format!("{file} is not sound"),
+            };
+            let mut text = format!(
+                "{}: {} of {checks} checks failed\n",
+                self.paint(&head, RED),
+                failed.len()
+            );
+            for (level, check) in failed {
+                text += &format!("  level {level}, {}\n", check.name);
+                for detail in &check.details {
+                    text += &format!("    {detail}\n");
+                }
+            }
+            return text;
+        }
+        let head = match &report.against {
+            Some(against) => format!("{file} agrees with {against}"),
+            None => format!("{file} is sound as far as it goes without --against"),
+        };
+        let levels: Vec<_> = report
+            .levels
+            .iter()
+            .filter(|level| level.status == Status::Passed)
+            .map(|level| level.number.to_string())
+            .collect();
+        format!(
+            "{}: all {checks} checks passed (levels {})\n",
+            self.paint(&head, GREEN),
+            levels.join(", ")
+        )
+    }
+
+    fn level(&self, level: &Level) -> String {
+        let status = match level.status {
+            Status::Passed => self.paint("passed", GREEN),
+            Status::Failed => self.paint("failed", RED),
+            Status::NotChecked => self.paint("not checked", YELLOW),
+            Status::Measured => "measured".into(),
+        };
+        let mut text = format!("\nlevel {} {}: {status}\n", level.number, level.name);
+        let rows: Vec<_> = level.checks.iter().map(|check| self.row(check)).collect();
+        if !rows.is_empty() {
+            text += &render::table(&["", "check", ">found", ">limit", "from"], rows);
+        }
+        for not in &level.not_checked {
+            text += &format!(
+                "  {}: {}: {}\n",
+                self.paint("not checked", YELLOW),
+                not.what,
+                not.why
+            );
+        }
+        text
+    }
+
+    fn row(&self, check: &Check) -> Vec<String> {
+        let mark = if check.pass {
+            self.paint("  ok", GREEN)
+        } else {
+            self.paint("FAIL", RED)
+        };
+        vec![
+            mark,
+            check.name.clone(),
+            found(check),
+            limit(check),
+            check.origin.into(),
+        ]
+    }
+
+    fn paint(&self, text: &str, style: Style) -> String {
+        if self.colour {
+            format!("{style}{text}{style:#}")
+        } else {
+            text.into()
+        }
+    }
+}
+
+const RED: Style = AnsiColor::Red.on_default().bold();
+const GREEN: Style = AnsiColor::Green.on_default().bold();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+
+/// What was found, with its unit: `0 of 3 145 728 codes`, `1.7e-4 nats/token`.
+pub(super) fn found(check: &Check) -> String {
+    match check.of {
+        Some(of) => format!(
+            "{} of {} {}",
+            render::count(check.found as u64),
+            render::count(of),
+            check.unit
+        ),
+        None => quantity(check.found, check.unit),
+    }
+}
+
+/// The limit: `<= 5.0e-4`, `none`.
+pub(super) fn limit(check: &Check) -> String {
+    match (check.of, check.limit) {
+        (Some(_), _) => "none".into(),
+        (None, Limit::AtMost(limit)) => format!("<= {}", quantity(limit, "")),
+        (None, Limit::AtLeast(limit)) if check.unit == "share" => {
+            format!(">= {}", render::percent(limit))
+        }
+        (None, Limit::AtLeast(limit)) => format!(">= {}", quantity(limit, "")),
+    }
+}
+
+fn quantity(value: f64, unit: &str) -> String {
+    if unit == "share" {
+        return render::percent(value);
+    }
+    let number = match value.abs() {
+        0.01..1000.0 => format!("{value:.2}"),
+        _ => render::small(value),
+    };
+    format!("{number} {unit}").trim_end().to_owned()
+}
+
+/// Figures that are no checks: perplexities, speeds.
+fn facts(report: &Report) -> String {
+    let mut text = String::new();
+    if let Some(facts) = &report.text {
+        text += &format!(
+            "\nperplexity over {} predictions of {}, windows of {}\n",
+            render::count(facts.tokens as u64),
+            facts.source,
+            facts.window
+        );
+        let engines = std::iter::once(&facts.reference).chain(&facts.tested);
+        let lines: Vec<_> = engines
+            .map(|engine| (engine.name.as_str(), format!("{:.4}", engine.perplexity)))
+            .collect();
+        text += &render::facts(&lines);
+    }
+    if let Some(speed) = &report.speed {
+        text += &format!(
+            "\nspeed with {} threads, medians of {} runs: prefill of {} tokens, decode of {}; memory reads {:.1} GB/s\n",
+            speed.threads, speed.runs, speed.prefill_tokens, speed.decode_tokens, speed.bandwidth
+        );
+        let rows = speed.engines.iter().map(|engine| {
+            vec![
+                format!("  {}", engine.name),
+                format!("{:.1} tok/s", engine.prefill),
+                format!("{:.1} tok/s", engine.decode),
+                format!("{:.2} GB/s", engine.read_rate),
+                render::percent(engine.read_rate / speed.bandwidth),
+            ]
+        });
+        let head = ["  engine", ">prefill", ">decode", ">weights", ">of memory"];
+        text += &render::table(&head, rows.collect());
+    }
+    text
+}

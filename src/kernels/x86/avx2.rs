@@ -1,0 +1,574 @@
+//! AVX2: one 256-bit vector is 8 rows, and the dot of four columns with four activations is `vpmaddubsw`, or
+//! `vpdpbusd` where the CPU has AVX-VNNI.
+//!
+//! ```text
+//! for each half of a row group, for each 8 or 4 tokens (one token: both halves at once):
+//!     for each step:  for l in 0..4:  plane = codes >> 2l & 3;  for each token:  sum += plane . activations[l][token]
+//! ```
+//! 1. `vpmaddubsw` adds two products in 16 bits and saturates, so sums are widened to 32 bits before they can:
+//!    codes of 2 bits: 2 * 3 * 127 = 762 a product, 32 of them 24,384 < 32,767: widened every 8 steps;
+//!    codes of 4 bits: 2 * 15 * 127 = 3810, 8 of them 30,480: every 2 steps.
+//!    Longer codes are split into a low nibble and what is above it, which counts 16-fold when it is widened.
+//! 2. `vpdpbusd` adds in 32 bits and needs none of that. It is written in assembly: then one body serves both, and the
+//!    tests can run it in its AVX-512VL encoding on CPUs that have only that.
+
+use crate::kernels::activations::Grouping;
+use crate::kernels::floats::{self, FloatType};
+use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
+use crate::kernels::layout::{Packed, RowGroup};
+use crate::kernels::scalar::{scales_k, scales_q8_0};
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// The dot is `vpmaddubsw`.
+const MADDUBS: usize = 0;
+/// The dot is `vpdpbusd` of AVX-VNNI.
+const VNNI: usize = 1;
+/// The dot is `vpdpbusd` of AVX-512VL.
+#[cfg(test)]
+const EVEX_VNNI: usize = 2;
+
+/// The proof that the CPU has AVX2, FMA and F16C, and the instruction that `DOT` names.
+pub(super) struct Avx2<const DOT: usize>(());
+
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+}
+
+impl Avx2<MADDUBS> {
+    pub fn detect() -> Option<&'static dyn Kernel> {
+        static KERNEL: Avx2<MADDUBS> = Avx2(());
+        has_avx2().then_some(&KERNEL as &dyn Kernel)
+    }
+}
+
+impl Avx2<VNNI> {
+    pub fn detect() -> Option<&'static dyn Kernel> {
+        static KERNEL: Avx2<VNNI> = Avx2(());
+        (has_avx2() && is_x86_feature_detected!("avxvnni")).then_some(&KERNEL as &dyn Kernel)
+    }
+}
+
+#[cfg(test)]
+impl Avx2<EVEX_VNNI> {
+    pub fn detect() -> Option<&'static dyn Kernel> {
+        static KERNEL: Avx2<EVEX_VNNI> = Avx2(());
+        let found = has_avx2()
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512vl");
+        found.then_some(&KERNEL as &dyn Kernel)
+    }
+}
+
+impl<const DOT: usize> Kernel for Avx2<DOT> {
+    fn name(&self) -> &'static str {
+        if DOT == MADDUBS { "avx2" } else { "avxvnni" }
+    }
+
+    fn multiply(
+        &self,
+        weights: &Packed,
+        groups: Range<usize>,
+        panel: &Panel<'_>,
+        out: &mut [[f32; ROWS]],
+    ) {
+        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+            let (group, shift) = (weights.row_group(group), weights.shift());
+            // SAFETY: a value of this type exists only where `detect` found the features.
+            unsafe {
+                match group.bits {
+                    2 => panel_product::<DOT, 2>(&group, shift, runs, panel, out),
+                    4 => panel_product::<DOT, 4>(&group, shift, runs, panel, out),
+                    6 => panel_product::<DOT, 6>(&group, shift, runs, panel, out),
+                    _ => panel_product::<DOT, 8>(&group, shift, runs, panel, out),
+                }
+            }
+        }
+    }
+
+    fn quantize(
+        &self,
+        x: &[f32],
+        grouping: Grouping,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) {
+        // SAFETY: as above.
+        unsafe { quantize(x, grouping, codes, scales, sums) }
+    }
+
+    fn multiply_floats(
+        &self,
+        ty: FloatType,
+        rows: [&[u8]; 4],
+        x: &[&[f32]],
+        out: &mut floats::Tile,
+    ) {
+        for (token, x) in x.iter().enumerate() {
+            // SAFETY: as above.
+            let products = unsafe {
+                match ty {
+                    FloatType::F32 => dot_floats::<4>(rows, x),
+                    FloatType::F16 => dot_floats::<2>(rows, x),
+                    FloatType::Bf16 => dot_floats::<0>(rows, x),
+                }
+            };
+            for (out, product) in out.iter_mut().zip(products) {
+                out[token] = product;
+            }
+        }
+    }
+}
+
+/// A row group times a panel, in pieces that fit the registers.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn panel_product<const DOT: usize, const BITS: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    if panel.width == 1 {
+        return piece::<DOT, BITS, 2, 1>(group, shift, runs, panel, (0, 0), out);
+    }
+    for half in 0..2 {
+        for first in (0..panel.width).step_by(8) {
+            match panel.width - first {
+                4 => piece::<DOT, BITS, 1, 4>(group, shift, runs, panel, (half, first), out),
+                _ => piece::<DOT, BITS, 1, 8>(group, shift, runs, panel, (half, first), out),
+            }
+        }
+    }
+}
+
+/// `H` halves of the rows from `half` on, times `C` tokens from `first` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    (half, first): (usize, usize),
+    out: &mut [[f32; ROWS]],
+) {
+    let width = panel.width;
+    let sums = panel.sums(runs.columns);
+    let unit = shift.map_or(0, |shift| 1 << shift);
+    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
+    let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
+    let mut results = [[_mm256_setzero_ps(); C]; H];
+    let mut run = 0;
+    for outer in 0..runs.outer {
+        let mut partials = [[_mm256_setzero_ps(); C]; H];
+        for _ in 0..runs.inner {
+            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
+                return;
+            };
+            let dots = dots::<DOT, BITS, H, C>(codes, quads, width, half, first);
+            let sums = &sums[run * width + first..][..C];
+            for h in 0..H {
+                let scale = match runs.activation_inside {
+                    true => None,
+                    false => Some(factor(
+                        group.scales,
+                        group.multipliers,
+                        group.shared,
+                        run,
+                        half + h,
+                    )),
+                };
+                for c in 0..C {
+                    let dot = _mm256_sub_epi32(dots[h][c], _mm256_set1_epi32(sums[c] * unit));
+                    let scale = match scale {
+                        Some(scale) => scale,
+                        None => _mm256_set1_ps(panel.scales[run * width + first + c]),
+                    };
+                    partials[h][c] =
+                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, partials[h][c]);
+                }
+                if shift.is_none() {
+                    let minimum = factor(
+                        group.minimums,
+                        group.minimum_multipliers,
+                        group.shared,
+                        run,
+                        half + h,
+                    );
+                    for c in 0..C {
+                        let sum = _mm256_set1_ps(sums[c] as f32);
+                        partials[h][c] = _mm256_fnmadd_ps(minimum, sum, partials[h][c]);
+                    }
+                }
+            }
+            run += 1;
+        }
+        for h in 0..H {
+            let scale = match runs.activation_inside {
+                true => Some(factor(
+                    group.scales,
+                    group.multipliers,
+                    group.shared,
+                    outer,
+                    half + h,
+                )),
+                false => None,
+            };
+            for c in 0..C {
+                let scale = match scale {
+                    Some(scale) => scale,
+                    None => _mm256_set1_ps(panel.scales[outer * width + first + c]),
+                };
+                results[h][c] = _mm256_fmadd_ps(partials[h][c], scale, results[h][c]);
+            }
+        }
+    }
+    for (h, results) in results.into_iter().enumerate() {
+        for (out, result) in out[first..].iter_mut().zip(results) {
+            let to = &mut out.as_chunks_mut::<8>().0[half + h];
+            // SAFETY: there is room for 8 floats.
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), result) };
+        }
+    }
+}
+
+/// The sums of stored code * activation over one run.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
+    codes: &[u8],
+    quads: &[i32],
+    width: usize,
+    half: usize,
+    first: usize,
+) -> [[__m256i; C]; H] {
+    let zero = _mm256_setzero_si256();
+    let mut sums = [[zero; C]; H];
+    let steps_at_once = match (DOT, BITS) {
+        (MADDUBS, 2) => 8,
+        (MADDUBS, _) => 2,
+        _ => usize::MAX / 4 / width / 32 / BITS,
+    };
+    let blocks = codes
+        .chunks(steps_at_once * 32 * BITS)
+        .zip(quads.chunks(steps_at_once * 4 * width));
+    for (codes, quads) in blocks {
+        // 16-bit sums of the low parts of the codes and, for long codes, of the high parts; or 32-bit sums.
+        let (mut low, mut high) = ([[zero; C]; H], [[zero; C]; H]);
+        for (step, quads) in codes
+            .chunks_exact(32 * BITS)
+            .zip(quads.chunks_exact(4 * width))
+        {
+            for h in 0..H {
+                let planes = planes::<DOT, BITS>(step, half + h);
+                for l in 0..4 {
+                    let quads = &quads[l * width + first..][..C];
+                    for c in 0..C {
+                        let x = _mm256_set1_epi32(quads[c]);
+                        low[h][c] = add_dot::<DOT>(low[h][c], planes.0[l], x);
+                        if DOT == MADDUBS && BITS > 4 {
+                            high[h][c] = add_dot::<DOT>(high[h][c], planes.1[l], x);
+                        }
+                    }
+                }
+            }
+        }
+        for h in 0..H {
+            for c in 0..C {
+                let wide = match DOT {
+                    MADDUBS => _mm256_madd_epi16(low[h][c], _mm256_set1_epi16(1)),
+                    _ => low[h][c],
+                };
+                sums[h][c] = _mm256_add_epi32(sums[h][c], wide);
+                if DOT == MADDUBS && BITS > 4 {
+                    let wide = _mm256_madd_epi16(high[h][c], _mm256_set1_epi16(16));
+                    sums[h][c] = _mm256_add_epi32(sums[h][c], wide);
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// `sum` + products of codes and activations: pairs in 16 bits, or quads in 32.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_dot<const DOT: usize>(mut sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
+    match DOT {
+        MADDUBS => return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x)),
+        // SAFETY: reads and writes registers only; the CPU has the instruction, see `Avx2`.
+        VNNI => unsafe {
+            asm!("{{vex}} vpdpbusd {0}, {1}, {2}", inout(ymm_reg) sum, in(ymm_reg) codes, in(ymm_reg) x,
+                 options(pure, nomem, nostack, preserves_flags));
+        },
+        // SAFETY: as above.
+        _ => unsafe {
+            asm!("{{evex}} vpdpbusd {0}, {1}, {2}", inout(ymm_reg) sum, in(ymm_reg) codes, in(ymm_reg) x,
+                 options(pure, nomem, nostack, preserves_flags));
+        },
+    }
+    sum
+}
+
+/// The four planes of eight rows of a step, each code in its byte. For `vpmaddubsw` codes of more than four bits come
+/// as low nibbles and what is above them.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn planes<const DOT: usize, const BITS: usize>(
+    step: &[u8],
+    half: usize,
+) -> ([__m256i; 4], [__m256i; 4]) {
+    let vector = |i: usize| {
+        let bytes = &step[64 * i + 32 * half..][..32];
+        // SAFETY: 32 bytes are there.
+        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+    };
+    let (three, fifteen) = (_mm256_set1_epi8(3), _mm256_set1_epi8(15));
+    let twos = |codes: __m256i| {
+        [
+            _mm256_and_si256(codes, three),
+            _mm256_and_si256(_mm256_srli_epi16::<2>(codes), three),
+            _mm256_and_si256(_mm256_srli_epi16::<4>(codes), three),
+            _mm256_and_si256(_mm256_srli_epi16::<6>(codes), three),
+        ]
+    };
+    let low = |codes: __m256i| _mm256_and_si256(codes, fifteen);
+    let above = |codes: __m256i| _mm256_and_si256(_mm256_srli_epi16::<4>(codes), fifteen);
+    let zero = [_mm256_setzero_si256(); 4];
+    match BITS {
+        2 => (twos(vector(0)), zero),
+        4 | 6 => {
+            let (a, b) = (vector(0), vector(1));
+            let mut low = [low(a), above(a), low(b), above(b)];
+            if BITS == 4 {
+                return (low, zero);
+            }
+            let high = twos(vector(2));
+            if DOT == MADDUBS {
+                return (low, high);
+            }
+            for l in 0..4 {
+                low[l] = _mm256_or_si256(low[l], _mm256_slli_epi16::<4>(high[l]));
+            }
+            (low, zero)
+        }
+        _ => {
+            let codes = [vector(0), vector(1), vector(2), vector(3)];
+            if DOT == MADDUBS {
+                return (
+                    [low(codes[0]), low(codes[1]), low(codes[2]), low(codes[3])],
+                    [
+                        above(codes[0]),
+                        above(codes[1]),
+                        above(codes[2]),
+                        above(codes[3]),
+                    ],
+                );
+            }
+            (codes, zero)
+        }
+    }
+}
+
+/// Scales or minimums of group `group` for eight rows.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn factor(
+    f16s: &[[u8; 2 * ROWS]],
+    multipliers: &[[u8; ROWS]],
+    shared: usize,
+    group: usize,
+    half: usize,
+) -> __m256 {
+    let halves = |bytes: &[u8; 2 * ROWS]| {
+        let bytes = &bytes.as_chunks::<16>().0[half];
+        // SAFETY: 16 bytes are there.
+        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+    };
+    if multipliers.is_empty() {
+        return halves(&f16s[group]);
+    }
+    let multiplier = &multipliers[group].as_chunks::<8>().0[half];
+    // SAFETY: 8 bytes are there.
+    let multiplier = unsafe { _mm_loadl_epi64(multiplier.as_ptr().cast()) };
+    let multiplier = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(multiplier));
+    _mm256_mul_ps(halves(&f16s[group >> shared.trailing_zeros()]), multiplier)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(floats: &[f32; 8]) -> __m256 {
+    // SAFETY: 8 floats are there.
+    unsafe { _mm256_loadu_ps(floats.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn absolute(x: __m256) -> __m256 {
+    _mm256_andnot_ps(_mm256_set1_ps(-0.0), x)
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    let group = grouping.group();
+    for ((x, codes), scale) in x
+        .chunks_exact(group)
+        .zip(codes.chunks_exact_mut(group))
+        .zip(scales)
+    {
+        let mut largest = _mm256_setzero_ps();
+        for x in x.as_chunks().0 {
+            // A NaN in the first operand gives the second.
+            largest = _mm256_max_ps(absolute(load(x)), largest);
+        }
+        let largest = largest_of(largest);
+        let inverse;
+        (inverse, *scale) = match grouping {
+            Grouping::Q8_0 => scales_q8_0(largest),
+            _ => scales_k(first_of_magnitude(x, largest)),
+        };
+        let (inverse, limit) = (_mm256_set1_ps(inverse), _mm256_set1_epi32(127));
+        for (x, codes) in x
+            .as_chunks::<32>()
+            .0
+            .iter()
+            .zip(codes.as_chunks_mut::<32>().0)
+        {
+            let code = |i: usize| {
+                let scaled = _mm256_mul_ps(inverse, load(&x.as_chunks().0[i]));
+                let code = _mm256_min_epi32(_mm256_cvtps_epi32(scaled), limit);
+                // A NaN became i32::MIN and is to be 0; no other code is below -127.
+                _mm256_and_si256(code, _mm256_cmpgt_epi32(code, _mm256_set1_epi32(-128)))
+            };
+            let words = |i: usize| _mm256_packs_epi32(code(i), code(i + 1));
+            // The packs work within 128-bit lanes; the permutation puts the quads in order.
+            let bytes = _mm256_packs_epi16(words(0), words(2));
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            // SAFETY: there is room for 32 codes.
+            unsafe {
+                let to = codes.as_mut_ptr().cast();
+                _mm256_storeu_si256(to, _mm256_permutevar8x32_epi32(bytes, order));
+            }
+        }
+    }
+    for (codes, sums) in codes
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(sums.as_chunks_mut::<2>().0)
+    {
+        // SAFETY: 32 codes are there.
+        let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+        let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        let twos = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b10_11_00_01>(quads));
+        let all = _mm256_add_epi32(twos, _mm256_shuffle_epi32::<0b01_00_11_10>(twos));
+        *sums = [
+            _mm256_extract_epi32::<0>(all),
+            _mm256_extract_epi32::<4>(all),
+        ];
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn largest_of(x: __m256) -> f32 {
+    let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+    let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+}
+
+/// The first of `x` whose magnitude is `largest`; 0 where there is none, that is, where `largest` is 0 or all are NaN.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn first_of_magnitude(x: &[f32], largest: f32) -> f32 {
+    for x in x.as_chunks().0 {
+        let equal = _mm256_cmp_ps::<_CMP_EQ_OQ>(absolute(load(x)), _mm256_set1_ps(largest));
+        let found = _mm256_movemask_ps(equal);
+        if found != 0 {
+            return x[found.trailing_zeros() as usize];
+        }
+    }
+    0.0
+}
+
+/// Four rows times one token. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_floats<const KIND: usize>(rows: [&[u8]; 4], x: &[f32]) -> [f32; 4] {
+    let bytes = if KIND == 4 { 4 } else { 2 };
+    assert!(rows.iter().all(|row| row.len() == x.len() * bytes));
+    let mut lanes = [[_mm256_setzero_ps(); 2]; 4];
+    let mut add = |rows: [*const u8; 4], x: &[f32; 16]| {
+        let x = x.as_chunks::<8>().0;
+        for (row, lanes) in rows.into_iter().zip(&mut lanes) {
+            for (half, lanes) in lanes.iter_mut().enumerate() {
+                // SAFETY: the caller has 16 weights there.
+                let weights = unsafe { widen::<KIND>(row.add(8 * half * bytes)) };
+                *lanes = _mm256_fmadd_ps(weights, load(&x[half]), *lanes);
+            }
+        }
+    };
+    let (whole, rest) = x.as_chunks::<16>();
+    for (i, x) in whole.iter().enumerate() {
+        add(rows.map(|row| row.as_ptr().wrapping_add(i * 16 * bytes)), x);
+    }
+    if !rest.is_empty() {
+        // The rest, with zeros behind it.
+        let (mut row_rests, mut x_rest) = ([[0; 64]; 4], [0.0; 16]);
+        for (row_rest, row) in row_rests.iter_mut().zip(rows) {
+            row_rest[..rest.len() * bytes].copy_from_slice(&row[whole.len() * 16 * bytes..]);
+        }
+        x_rest[..rest.len()].copy_from_slice(rest);
+        add(row_rests.each_ref().map(|row| row.as_ptr()), &x_rest);
+    }
+    lanes.map(|lanes| {
+        let mut sums = [0.0; 16];
+        for (lanes, sums) in lanes.into_iter().zip(sums.as_chunks_mut::<8>().0) {
+            // SAFETY: there is room for 8 floats.
+            unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), lanes) };
+        }
+        floats::sum_of_lanes(sums)
+    })
+}
+
+/// 8 weights as f32.
+///
+/// # Safety
+/// 8 weights can be read at `weights`.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn widen<const KIND: usize>(weights: *const u8) -> __m256 {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        match KIND {
+            4 => _mm256_loadu_ps(weights.cast()),
+            2 => _mm256_cvtph_ps(_mm_loadu_si128(weights.cast())),
+            _ => {
+                let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(weights.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
+            }
+        }
+    }
+}
+
+/// The body with `vpdpbusd`, in the encoding that AVX-512 CPUs have.
+#[cfg(test)]
+pub(super) fn evex_vnni() -> Option<&'static dyn Kernel> {
+    Avx2::<EVEX_VNNI>::detect()
+}
+
+/// The kernel with `vpmaddubsw`.
+pub(super) fn maddubs() -> Option<&'static dyn Kernel> {
+    Avx2::<MADDUBS>::detect()
+}
+
+/// The kernel with `vpdpbusd`.
+pub(super) fn vnni() -> Option<&'static dyn Kernel> {
+    Avx2::<VNNI>::detect()
+}

@@ -1,0 +1,447 @@
+//! How two files differ: keys and tensors, by value. A checkpoint stands for the file that it gives by the formula.
+
+use std::collections::HashMap;
+
+use formats::gguf::{File, TensorInfo, Value};
+use formats::safetensors::Tensor;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::latent::{Latent, LatentRow, rope_factors, row_order};
+use super::{Progress, VerifyError};
+use crate::model::tokenizer::Tokenizer;
+use crate::model::{
+    Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm,
+    model_metadata,
+};
+use crate::tequila;
+
+/// One of the two.
+pub enum Side<'a> {
+    /// A file.
+    Gguf(&'a File<'a>),
+    /// A checkpoint and its tokenizer.
+    Checkpoint(&'a Checkpoint, &'a Tokenizer),
+}
+
+/// What differs, in the order of the first; what only the second has comes last.
+#[derive(Debug, Serialize)]
+pub struct Differences {
+    /// Keys that differ.
+    pub keys: Vec<Difference>,
+    /// Keys that are equal.
+    pub same_keys: usize,
+    /// Tensors that differ.
+    pub tensors: Vec<Difference>,
+    /// Tensors that are equal.
+    pub same_tensors: usize,
+}
+
+/// One key or tensor that differs.
+#[derive(Debug, Serialize)]
+pub struct Difference {
+    /// Its name.
+    pub name: String,
+    /// What the first has: a value, or a type and shape; `None` where it has none.
+    pub a: Option<String>,
+    /// What the second has.
+    pub b: Option<String>,
+    /// NMSE of the second against the first, for tensors of one shape.
+    pub nmse: Option<f64>,
+    /// The first number that differs.
+    pub first: Option<Place>,
+}
+
+/// A number that differs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Place {
+    /// Its row.
+    pub row: usize,
+    /// Its column.
+    pub column: usize,
+    /// What the first has.
+    pub a: f32,
+    /// What the second has.
+    pub b: f32,
+}
+
+impl Differences {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.tensors.is_empty()
+    }
+}
+
+/// Compare two sides. Where one is a checkpoint, only the keys that it determines are compared.
+///
+/// # Errors
+/// Blocks of a type that cannot be read, or a checkpoint with numbers that are not finite.
+pub fn diff(a: &Side, b: &Side, progress: &Progress) -> Result<Differences, VerifyError> {
+    let (keys, same_keys) = diff_keys(a, b);
+    let (tensors, same_tensors) = diff_tensors(a, b, progress)?;
+    Ok(Differences {
+        keys,
+        same_keys,
+        tensors,
+        same_tensors,
+    })
+}
+
+fn diff_keys(a: &Side, b: &Side) -> (Vec<Difference>, usize) {
+    let (keys_a, keys_b) = (a.keys(), b.keys());
+    let names = united(&keys_a, &keys_b, |(key, _)| key);
+    let (by_name_a, by_name_b) = (by_name(&keys_a), by_name(&keys_b));
+    let (mut differ, mut same) = (vec![], 0);
+    for name in names {
+        let (in_a, in_b) = (by_name_a.get(name), by_name_b.get(name));
+        let undetermined =
+            |side: &Side, value: Option<_>| matches!(side, Side::Checkpoint(..)) && value.is_none();
+        if in_a == in_b {
+            same += 1;
+        } else if !undetermined(a, in_a) && !undetermined(b, in_b) {
+            let (shown_a, shown_b) = show(in_a.copied(), in_b.copied());
+            differ.push(Difference {
+                name: name.into(),
+                a: shown_a,
+                b: shown_b,
+                nmse: None,
+                first: None,
+            });
+        }
+    }
+    (differ, same)
+}
+
+fn by_name(keys: &[(String, Value)]) -> HashMap<&str, &Value> {
+    keys.iter()
+        .map(|(key, value)| (key.as_str(), value))
+        .collect()
+}
+
+/// The names of the first, then those that only the second has.
+fn united<'a, T>(a: &'a [T], b: &'a [T], name: impl Fn(&'a T) -> &'a String) -> Vec<&'a str> {
+    let mut names: Vec<&str> = a.iter().map(|item| name(item).as_str()).collect();
+    let known: std::collections::HashSet<_> = names.iter().copied().collect();
+    names.extend(
+        b.iter()
+            .map(|item| name(item).as_str())
+            .filter(|name| !known.contains(name)),
+    );
+    names
+}
+
+/// Two values as text: long ones cut short, lists by what first differs in them.
+fn show(a: Option<&Value>, b: Option<&Value>) -> (Option<String>, Option<String>) {
+    const SHOWN: usize = 60;
+    if let (Some(Value::Array(a)), Some(Value::Array(b))) = (a, b) {
+        let lists = (a.to_json(), b.to_json());
+        let (Some(list_a), Some(list_b)) = (lists.0.as_array(), lists.1.as_array()) else {
+            return (None, None);
+        };
+        let shorter = list_a.len().min(list_b.len());
+        let at = (0..shorter)
+            .find(|&i| list_a[i] != list_b[i])
+            .unwrap_or(shorter);
+        let item = |list: &[serde_json::Value]| match list.get(at) {
+            Some(item) => format!("list of {}, at {at} {item}", list.len()),
+            None => format!("list of {}", list.len()),
+        };
+        return (Some(item(list_a)), Some(item(list_b)));
+    }
+    let text = |value: &Value| {
+        if let Value::Array(array) = value {
+            return format!("list of {}", array.len());
+        }
+        let text = value.to_json().to_string();
+        match text.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}... ({})", &text[..end], value.type_name()),
+            None => format!("{text} ({})", value.type_name()),
+        }
+    };
+    (a.map(text), b.map(text))
+}
+
+fn diff_tensors(
+    a: &Side,
+    b: &Side,
+    progress: &Progress,
+) -> Result<(Vec<Difference>, usize), VerifyError> {
+    let (tensors_a, tensors_b) = (a.tensors(), b.tensors());
+    let (mut differ, mut same) = (vec![], 0);
+    for name in united(&tensors_a, &tensors_b, |tensor| &tensor.name) {
+        progress(name);
+        let find = |tensors: &[Outline]| tensors.iter().find(|tensor| tensor.name == name).cloned();
+        let (in_a, in_b) = (find(&tensors_a), find(&tensors_b));
+        let mut difference = Difference {
+            name: name.into(),
+            a: in_a.as_ref().map(Outline::describe),
+            b: in_b.as_ref().map(Outline::describe),
+            nmse: None,
+            first: None,
+        };
+        if let (Some(in_a), Some(in_b)) = (&in_a, &in_b)
+            && in_a.shape == in_b.shape
+        {
+            let found = compare(&a.rows(in_a)?, &b.rows(in_b)?, in_a)?;
+            let types = in_a.ty == in_b.ty || in_a.ty.is_none() || in_b.ty.is_none();
+            if types && found.first.is_none() {
+                same += 1;
+                continue;
+            }
+            difference.nmse = Some(if found.error == 0.0 {
+                0.0
+            } else {
+                found.error / found.energy
+            });
+            difference.first = found.first;
+        }
+        differ.push(difference);
+    }
+    Ok((differ, same))
+}
+
+/// A tensor without its numbers.
+#[derive(Clone, PartialEq)]
+struct Outline {
+    name: String,
+    /// `None` for a checkpoint, which determines numbers, not how they are stored.
+    ty: Option<formats::block::BlockType>,
+    /// Columns first.
+    shape: Vec<u64>,
+}
+
+impl Outline {
+    fn columns(&self) -> usize {
+        self.shape.first().map_or(1, |&n| n as usize)
+    }
+
+    fn rows(&self) -> usize {
+        self.shape.iter().skip(1).product::<u64>() as usize
+    }
+
+    fn describe(&self) -> String {
+        let ty = self.ty.map_or("formula", |ty| ty.name());
+        let shape: Vec<_> = self.shape.iter().rev().map(u64::to_string).collect();
+        format!("{ty} {}", shape.join(" x "))
+    }
+}
+
+/// The numbers of a tensor, row by row.
+enum Rows<'a> {
+    Blocks(&'a TensorInfo, &'a [u8]),
+    Table(Tensor<'a>),
+    Linear(Latent<'a>, Vec<usize>),
+    Numbers(Vec<f32>),
+}
+
+impl Rows<'_> {
+    fn read(&self, row: usize, latent: &mut LatentRow, out: &mut [f32]) -> Result<(), VerifyError> {
+        match self {
+            Rows::Blocks(info, bytes) => {
+                let size = info.ty.row_bytes(out.len()).unwrap_or(0);
+                info.ty.dequantize_row(&bytes[row * size..][..size], out)?;
+            }
+            Rows::Table(tensor) => tensor.read_f32(row * out.len(), out),
+            Rows::Numbers(numbers) => out.copy_from_slice(&numbers[row * out.len()..][..out.len()]),
+            Rows::Linear(linear, order) => {
+                linear.read(order[row], latent)?;
+                for (group, run) in tequila::runs(order[row], linear.columns, linear.group_size) {
+                    for column in run {
+                        out[column] = linear.references[group] * f32::from(latent.codes[column]);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How two tensors of one shape differ.
+#[derive(Default)]
+struct Found {
+    error: f64,
+    energy: f64,
+    first: Option<Place>,
+}
+
+fn compare(a: &Rows, b: &Rows, outline: &Outline) -> Result<Found, VerifyError> {
+    if let (Rows::Blocks(info_a, a), Rows::Blocks(info_b, b)) = (a, b)
+        && info_a.ty == info_b.ty
+        && a == b
+    {
+        return Ok(Found::default());
+    }
+    let columns = outline.columns();
+    let rows = (0..outline.rows())
+        .into_par_iter()
+        .map_init(
+            || (LatentRow::default(), vec![0.0; columns], vec![0.0; columns]),
+            |(latent, in_a, in_b), row| {
+                a.read(row, latent, in_a)?;
+                b.read(row, latent, in_b)?;
+                Ok(compare_row(row, in_a, in_b))
+            },
+        )
+        .collect::<Result<Vec<_>, VerifyError>>()?;
+    Ok(rows.into_iter().fold(Found::default(), |all, row| Found {
+        error: all.error + row.error,
+        energy: all.energy + row.energy,
+        first: all.first.or(row.first),
+    }))
+}
+
+fn compare_row(row: usize, a: &[f32], b: &[f32]) -> Found {
+    let mut found = Found::default();
+    for (column, (&a, &b)) in a.iter().zip(b).enumerate() {
+        found.error += (f64::from(a) - f64::from(b)).powi(2);
+        found.energy += f64::from(a).powi(2);
+        if a != b && found.first.is_none() {
+            found.first = Some(Place { row, column, a, b });
+        }
+    }
+    found
+}
+
+impl<'a> Side<'a> {
+    fn keys(&self) -> Vec<(String, Value)> {
+        match self {
+            Side::Gguf(file) => file.metadata().to_vec(),
+            Side::Checkpoint(checkpoint, tokenizer) => {
+                let mut keys = model_metadata(&checkpoint.config);
+                keys.extend(tokenizer.metadata());
+                keys
+            }
+        }
+    }
+
+    fn tensors(&self) -> Vec<Outline> {
+        match self {
+            Side::Gguf(file) => file
+                .tensors()
+                .iter()
+                .map(|info| Outline {
+                    name: info.name.clone(),
+                    ty: Some(info.ty),
+                    shape: info.shape.clone(),
+                })
+                .collect(),
+            Side::Checkpoint(checkpoint, _) => expected(checkpoint),
+        }
+    }
+
+    fn rows(&self, outline: &Outline) -> Result<Rows<'a>, VerifyError> {
+        match self {
+            Side::Gguf(file) => {
+                let (_, bytes) = file
+                    .tensor(&outline.name)
+                    .expect("the outline is of this file");
+                let info = file.tensors().iter().find(|info| info.name == outline.name);
+                Ok(Rows::Blocks(
+                    info.expect("the outline is of this file"),
+                    bytes,
+                ))
+            }
+            Side::Checkpoint(checkpoint, _) => checkpoint_rows(checkpoint, &outline.name),
+        }
+    }
+}
+
+/// The tensors of the file that a checkpoint gives.
+fn expected(checkpoint: &Checkpoint) -> Vec<Outline> {
+    let config = &checkpoint.config;
+    let hidden = config.hidden_size as u64;
+    let outline = |name: String, shape: Vec<u64>| Outline {
+        name,
+        ty: None,
+        shape,
+    };
+    let table = vec![hidden, config.vocab_size as u64];
+    let mut tensors = vec![outline("token_embd.weight".into(), table.clone())];
+    if rope_factors(config).is_some() {
+        tensors.push(outline(
+            "rope_freqs.weight".into(),
+            vec![config.head_dim as u64 / 2],
+        ));
+    }
+    for layer in 0..config.layers {
+        tensors.push(outline(
+            format!("blk.{layer}.attn_norm.weight"),
+            vec![hidden],
+        ));
+        tensors.push(outline(
+            format!("blk.{layer}.ffn_norm.weight"),
+            vec![hidden],
+        ));
+    }
+    for linear in Linear::all(config) {
+        let (rows, columns) = linear.shape(config);
+        let name = linear.gguf_name();
+        tensors.push(outline(
+            format!("{name}.weight"),
+            vec![columns as u64, rows as u64],
+        ));
+        tensors.push(outline(format!("{name}.bias"), vec![rows as u64]));
+    }
+    tensors.push(outline("output_norm.weight".into(), vec![hidden]));
+    if !config.tied_head {
+        tensors.push(outline("output.weight".into(), table));
+    }
+    tensors
+}
+
+fn checkpoint_rows<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Rows<'a>, VerifyError> {
+    let config = &checkpoint.config;
+    for linear in Linear::all(config) {
+        let Some(part) = name.strip_prefix(&linear.gguf_name()) else {
+            continue;
+        };
+        let latent = Latent::new(checkpoint, linear)?;
+        let order = row_order(linear, config);
+        return match part {
+            ".bias" => biases(&latent, &order).map(Rows::Numbers),
+            _ => Ok(Rows::Linear(latent, order)),
+        };
+    }
+    let norm = |layer: usize| {
+        let names = [
+            (
+                format!("blk.{layer}.attn_norm.weight"),
+                attention_norm(layer),
+            ),
+            (
+                format!("blk.{layer}.ffn_norm.weight"),
+                feed_forward_norm(layer),
+            ),
+        ];
+        names
+            .into_iter()
+            .find(|(gguf, _)| gguf == name)
+            .map(|(_, source)| source)
+    };
+    let source = match name {
+        "rope_freqs.weight" => {
+            let factors = rope_factors(config).unwrap_or_default();
+            return Ok(Rows::Numbers(
+                factors.into_iter().map(|factor| factor as f32).collect(),
+            ));
+        }
+        "token_embd.weight" => EMBEDDING.to_owned(),
+        "output.weight" => HEAD.to_owned(),
+        "output_norm.weight" => FINAL_NORM.to_owned(),
+        _ => (0..config.layers).find_map(norm).unwrap_or_default(),
+    };
+    let tensor = checkpoint.tensors.get(&source);
+    Ok(Rows::Table(
+        tensor.expect("Checkpoint::open found every tensor"),
+    ))
+}
+
+fn biases(latent: &Latent, order: &[usize]) -> Result<Vec<f32>, VerifyError> {
+    order
+        .par_iter()
+        .map_init(LatentRow::default, |row, &from| {
+            latent.read(from, row)?;
+            Ok(row.bias as f32)
+        })
+        .collect()
+}

@@ -1,0 +1,261 @@
+//! Level 3: our kernels against f64, and against ggml's own matrix product, on the blocks of the file and the same
+//! activations, for every linear and the head.
+
+use formats::block::{BlockError, BlockType};
+use formats::gguf::File;
+use rayon::prelude::*;
+
+use super::report::{Check, DotFacts, Level, Limit, NotChecked};
+use super::{Progress, VerifyError};
+use crate::engine::shape::Shape;
+use crate::kernels::{Activations, Matrix, Options, Threads, exact};
+use crate::metrics;
+
+pub(super) const NUMBER: u8 = 3;
+pub(super) const NAME: &str = "dots";
+
+/// Activations a matrix is multiplied with: enough that GEMM and not GEMV runs, and that a panel is left partly empty.
+const TOKENS: usize = 5;
+
+/// What 8-bit activations may cost: the limit of ggml's own test of MUL_MAT (tests/test-backend-ops.cpp, `max_nmse_err`).
+const ACTIVATIONS: f64 = 5e-4;
+
+/// One product of the model.
+pub(super) struct Dot {
+    /// For example `blk.0.attn_q`.
+    pub name: String,
+    ty: BlockType,
+    pub facts: DotFacts,
+}
+
+/// Multiply with every linear and the head.
+pub(super) fn check(
+    file: &File,
+    threads: usize,
+    progress: &Progress,
+) -> Result<(Level, Vec<Dot>), VerifyError> {
+    let Ok(shape) = Shape::read(file) else {
+        let level = Level::not_checked(
+            NUMBER,
+            NAME,
+            "the file's tensors are not those of a llama (level 1)",
+        );
+        return Ok((level, vec![]));
+    };
+    let (options, threads) = (Options::default(), Threads::new(threads));
+    let mut dots = vec![];
+    let mut not_checked = vec![];
+    let mut kernels: Vec<String> = vec![];
+    let matrices = matrices(&shape, file);
+    for (seed, name) in matrices.iter().enumerate() {
+        progress(&format!("dots: {name}"));
+        let Some((info, bytes)) = file.tensor(&format!("{name}.weight")) else {
+            continue;
+        };
+        let (rows, columns) = (info.rows() as usize, info.columns() as usize);
+        let matrix = match Matrix::new(info.ty, rows, columns, bytes, &options) {
+            Ok(matrix) => matrix,
+            Err(error) => {
+                not_checked.push(NotChecked::new(name.clone(), error.to_string()));
+                continue;
+            }
+        };
+        let kernel = format!("{} ({})", info.ty, matrix.kernel_name());
+        if !kernels.contains(&kernel) {
+            kernels.push(kernel);
+        }
+        let x = activations(TOKENS * columns, seed as u64);
+        let exact = exact_product(info.ty, rows, columns, bytes, &x)?;
+        let ours = product(&matrix, &options, &x, &threads);
+        let ggml = ggml_product(info.ty, rows, columns, bytes, &x, threads.count())?;
+        let facts = DotFacts {
+            kernel: metrics::nmse(&exact, &ours),
+            ggml: ggml.as_ref().map(|ggml| metrics::nmse(&exact, ggml)),
+            between: ggml.as_ref().map(|ggml| metrics::nmse(ggml, &ours)),
+            largest: largest_difference(&exact, &ours),
+        };
+        dots.push(Dot {
+            name: name.clone(),
+            ty: info.ty,
+            facts,
+        });
+    }
+    if cfg!(not(feature = "llama")) {
+        not_checked.push(NotChecked::new("ggml's product", super::NO_LLAMA));
+    }
+    let checks = checks(&dots, &kernels);
+    Ok((Level::new(NUMBER, NAME, checks, not_checked), dots))
+}
+
+/// The linears layer by layer, then the head.
+fn matrices(shape: &Shape, file: &File) -> Vec<String> {
+    let head = if file.tensor("output.weight").is_some() {
+        "output"
+    } else {
+        "token_embd"
+    };
+    let linears = (0..shape.layers).flat_map(|layer| {
+        shape
+            .linears()
+            .map(|(part, ..)| format!("blk.{layer}.{part}"))
+    });
+    linears.chain([head.into()]).collect()
+}
+
+fn checks(dots: &[Dot], kernels: &[String]) -> Vec<Check> {
+    const ONE: &str = "ggml's own limit for MUL_MAT: 8-bit activations";
+    let mut found = vec![
+        worst(
+            dots,
+            "our kernels against f64",
+            kernels,
+            ACTIVATIONS,
+            ONE,
+            |dot| Some(dot.facts.kernel),
+        ),
+        worst(dots, "ggml against f64", kernels, ACTIVATIONS, ONE, |dot| {
+            dot.facts.ggml
+        }),
+    ];
+    for (types, limit, origin) in BETWEEN {
+        let name = format!("our kernels against ggml, {types}");
+        found.push(worst(dots, &name, kernels, limit, origin, |dot| {
+            dot.facts.between.filter(|_| rounding(dot.ty).0 == types)
+        }));
+    }
+    found.into_iter().flatten().collect()
+}
+
+/// How ggml rounds the activations of a matrix, the NMSE by which that may part it from our kernels, and why.
+type Rounding = (&'static str, f64, &'static str);
+
+const BETWEEN: [Rounding; 3] = [
+    (
+        "8-bit activations",
+        1e-7,
+        "both round alike; ggml's own limit for the order of a sum",
+    ),
+    (
+        "F16 activations",
+        2.4e-7,
+        "ggml rounds them to F16, we do not: 2^-22",
+    ),
+    (
+        "BF16 activations",
+        1.6e-5,
+        "ggml rounds them to BF16, we do not: 2^-16",
+    ),
+];
+
+fn rounding(ty: BlockType) -> Rounding {
+    let [eight_bits, f16, bf16] = BETWEEN;
+    match ty {
+        BlockType::F16 => f16,
+        BlockType::BF16 => bf16,
+        _ => eight_bits,
+    }
+}
+
+/// The largest of a value over all products that have it, against a limit.
+fn worst(
+    dots: &[Dot],
+    name: &str,
+    kernels: &[String],
+    limit: f64,
+    origin: &'static str,
+    value: impl Fn(&Dot) -> Option<f64>,
+) -> Option<Check> {
+    let found = dots.iter().filter_map(|dot| Some((dot, value(dot)?)));
+    let (dot, found) = found.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let check = Check::new(name, found, "NMSE", Limit::AtMost(limit), origin);
+    if check.pass {
+        return Some(check);
+    }
+    let place = format!("'{}' is the worst of {}", dot.name, dots.len());
+    Some(check.with_details([vec![place], kernels.to_vec()].concat()))
+}
+
+/// About normal numbers (sums of four uniform ones) from a seed.
+fn activations(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..count)
+        .map(|_| (0..4).map(|_| uniform()).sum())
+        .collect()
+}
+
+/// [`exact::product`], rows in parallel. (tokens, rows)
+fn exact_product(
+    ty: BlockType,
+    rows: usize,
+    columns: usize,
+    bytes: &[u8],
+    x: &[f32],
+) -> Result<Vec<f32>, BlockError> {
+    const ROWS: usize = 64;
+    let row_bytes = bytes.len() / rows;
+    let pieces = bytes
+        .par_chunks(ROWS * row_bytes)
+        .map(|bytes| exact::product(ty, bytes.len() / row_bytes, columns, bytes, x))
+        .collect::<Result<Vec<_>, _>>()?;
+    let tokens = x.len() / columns;
+    let mut y = Vec::with_capacity(tokens * rows);
+    for token in 0..tokens {
+        for piece in &pieces {
+            let rows = piece.len() / tokens;
+            y.extend(piece[token * rows..][..rows].iter().map(|&y| y as f32));
+        }
+    }
+    Ok(y)
+}
+
+/// (tokens, rows)
+fn product(matrix: &Matrix, options: &Options, x: &[f32], threads: &Threads) -> Vec<f32> {
+    let mut activations = Activations::new(options.isa);
+    activations.quantize(x, matrix.columns(), matrix.grouping(), threads);
+    let mut y = vec![f32::NAN; activations.tokens() * matrix.rows()];
+    matrix.multiply(&activations, &mut y, threads);
+    y
+}
+
+#[cfg(feature = "llama")]
+fn ggml_product(
+    ty: BlockType,
+    rows: usize,
+    columns: usize,
+    bytes: &[u8],
+    x: &[f32],
+    threads: usize,
+) -> Result<Option<Vec<f32>>, VerifyError> {
+    let y = crate::engine::llamacpp::ggml_mul_mat(ty, rows, columns, bytes, x, threads)?;
+    Ok(Some(y))
+}
+
+#[cfg(not(feature = "llama"))]
+fn ggml_product(
+    _: BlockType,
+    _: usize,
+    _: usize,
+    _: &[u8],
+    _: &[f32],
+    _: usize,
+) -> Result<Option<Vec<f32>>, VerifyError> {
+    Ok(None)
+}
+
+/// Largest |a - b| over the root mean square of `a`.
+fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
+    let power: f64 = a.iter().map(|&a| f64::from(a) * f64::from(a)).sum();
+    let rms = (power / a.len() as f64).sqrt();
+    let differences = a
+        .iter()
+        .zip(b)
+        .map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
+    let largest = differences.fold(0.0, f64::max);
+    if largest == 0.0 { 0.0 } else { largest / rms }
+}

@@ -1,0 +1,259 @@
+//! Level 2, the metadata: every key that steers llama.cpp against config.json and the tokenizer's files.
+
+use std::collections::{BTreeMap, HashMap};
+
+use formats::gguf::{Array, File, Value};
+use serde_json::Value as Json;
+
+use super::VerifyError;
+use super::report::{Check, NotChecked, SHOWN};
+use crate::model::tokenizer::{self, TokenizerFiles};
+use crate::model::{Checkpoint, Config, RopeScaling};
+
+/// The keys that shape the forward pass.
+pub(super) fn config(file: &File, config: &Config) -> Check {
+    let expected = expected(config);
+    let mut problems: Vec<_> = expected
+        .iter()
+        .filter(|(key, value)| file.get(key) != Some(value))
+        .map(|(key, value)| difference(key, file.get(key), Some(value)))
+        .collect();
+    // A key that would change the computation, where config.json asks for no change.
+    let unexpected = |key: &str| {
+        key.starts_with("llama.rope.scaling.") && expected.iter().all(|(name, _)| *name != key)
+    };
+    for (key, value) in file.metadata().iter().filter(|(key, _)| unexpected(key)) {
+        problems.push(difference(key, Some(value), None));
+    }
+    Check::no_problems(
+        "model keys",
+        problems,
+        expected.len() as u64,
+        "keys",
+        "config.json",
+    )
+}
+
+fn expected(config: &Config) -> Vec<(&'static str, Value)> {
+    let count = |n: usize| Value::U32(n.try_into().unwrap_or(u32::MAX));
+    let context = config
+        .sliding_window
+        .map_or(config.context_length, |window| {
+            window.min(config.context_length)
+        });
+    let mut keys = vec![
+        ("general.architecture", Value::String("llama".into())),
+        ("llama.vocab_size", count(config.vocab_size)),
+        ("llama.context_length", count(context)),
+        ("llama.embedding_length", count(config.hidden_size)),
+        ("llama.block_count", count(config.layers)),
+        ("llama.feed_forward_length", count(config.intermediate_size)),
+        ("llama.attention.head_count", count(config.heads)),
+        ("llama.attention.head_count_kv", count(config.kv_heads)),
+        ("llama.attention.key_length", count(config.head_dim)),
+        ("llama.attention.value_length", count(config.head_dim)),
+        (
+            "llama.attention.layer_norm_rms_epsilon",
+            Value::F32(config.rms_norm_eps),
+        ),
+        ("llama.rope.dimension_count", count(config.head_dim)),
+        ("llama.rope.freq_base", Value::F32(config.rope.theta as f32)),
+    ];
+    if let RopeScaling::Linear { factor } = config.rope.scaling {
+        keys.push(("llama.rope.scaling.type", Value::String("linear".into())));
+        keys.push(("llama.rope.scaling.factor", Value::F32(factor as f32)));
+    }
+    keys
+}
+
+fn difference(key: &str, found: Option<&Value>, expected: Option<&Value>) -> String {
+    let show = |value: Option<&Value>| match value {
+        None => "absent".into(),
+        Some(Value::Array(array)) => format!("a list of {}", array.len()),
+        Some(value) => format!("{} ({})", value.to_json(), value.type_name()),
+    };
+    let mut text = format!(
+        "key '{key}' is {}, expected {}",
+        show(found),
+        show(expected)
+    );
+    if let (Some(Value::Array(found)), Some(Value::Array(expected))) = (found, expected) {
+        text += &first_difference(found, expected);
+    }
+    text
+}
+
+/// Where two lists first part.
+fn first_difference(found: &Array, expected: &Array) -> String {
+    let (found, expected) = (found.to_json(), expected.to_json());
+    let (Some(found), Some(expected)) = (found.as_array(), expected.as_array()) else {
+        return String::new();
+    };
+    match found.iter().zip(expected).position(|(a, b)| a != b) {
+        Some(at) => format!(": at {at} {}, expected {}", found[at], expected[at]),
+        None => String::new(),
+    }
+}
+
+/// The tokenizer: its keys against the files read again, and against tokenizer.json as it stands there.
+///
+/// `pre`: llama.cpp's name of the pre-tokenizer, where the user gives it.
+pub(super) fn tokenizer(
+    file: &File,
+    checkpoint: &Checkpoint,
+    pre: Option<&str>,
+    not_checked: &mut Vec<NotChecked>,
+) -> Result<Vec<Check>, VerifyError> {
+    let files = TokenizerFiles::open(&checkpoint.source.tokenizer)?;
+    let config = &checkpoint.config;
+    let read = tokenizer::read(&files, config.vocab_size, &config.special_ids, pre)?;
+    let expected: BTreeMap<String, Value> = read.metadata().into_iter().collect();
+    let mut problems: Vec<_> = expected
+        .iter()
+        .filter(|(key, value)| file.get(key) != Some(value))
+        .map(|(key, value)| difference(key, file.get(key), Some(value)))
+        .collect();
+    for (key, value) in file.metadata() {
+        if key.starts_with("tokenizer.") && !expected.contains_key(key) {
+            problems.push(difference(key, Some(value), None));
+        }
+    }
+    let mut checks = vec![Check::no_problems(
+        "tokenizer keys",
+        problems,
+        expected.len() as u64,
+        "keys",
+        "the tokenizer's files, read again",
+    )];
+    match files
+        .tokenizer_json
+        .as_ref()
+        .map(|content| serde_json::from_slice::<Json>(&content.bytes))
+    {
+        Some(Ok(json)) => checks.extend(vocabulary(file, &json)),
+        Some(Err(error)) => return Err(VerifyError::TokenizerJson(error)),
+        None => not_checked.push(NotChecked::new(
+            "tokens and merges against tokenizer.json",
+            "the checkpoint has no tokenizer.json",
+        )),
+    }
+    Ok(checks)
+}
+
+/// Tokens, kinds and merges against tokenizer.json, taken literally.
+fn vocabulary(file: &File, json: &Json) -> Vec<Check> {
+    let strings = |key: &str| {
+        file.get(key)
+            .and_then(Value::as_strings)
+            .unwrap_or_default()
+    };
+    let stored = strings("tokenizer.ggml.tokens");
+    let mut wanted: HashMap<usize, String> = HashMap::new();
+    if let Some(vocab) = json.pointer("/model/vocab").and_then(Json::as_object) {
+        let ids = vocab
+            .iter()
+            .filter_map(|(text, id)| Some((id.as_u64()? as usize, text.clone())));
+        wanted.extend(ids);
+    }
+    let added: Vec<(usize, String, bool)> = json
+        .get("added_tokens")
+        .and_then(Json::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|token| {
+            let (id, text) = (token.get("id")?.as_u64()?, token.get("content")?.as_str()?);
+            Some((
+                id as usize,
+                text.to_owned(),
+                token.get("special")?.as_bool()?,
+            ))
+        })
+        .collect();
+    wanted.extend(added.iter().map(|(id, text, _)| (*id, text.clone())));
+
+    let mut wrong: Vec<_> = wanted
+        .iter()
+        .filter(|(id, text)| stored.get(**id) != Some(text))
+        .collect();
+    wrong.sort();
+    let details = wrong.iter().take(SHOWN + 1).map(|(id, text)| {
+        format!(
+            "token {id} is {:?}, expected {text:?}",
+            stored.get(**id).map_or("absent", |s| s)
+        )
+    });
+    let of = wanted.len() as u64;
+    let tokens = Check::none_differ(
+        "tokens",
+        wrong.len() as u64,
+        of,
+        "tokens",
+        "tokenizer.json, id by id",
+    )
+    .with_details(details.collect());
+
+    let mut checks = vec![tokens, control_tokens(file, &added)];
+    if file.get("tokenizer.ggml.model").and_then(Value::as_str) == Some("gpt2") {
+        checks.push(merges(strings("tokenizer.ggml.merges"), json));
+    }
+    checks
+}
+
+/// Special tokens steer: none of them may be spelled by a text, or printed.
+fn control_tokens(file: &File, added: &[(usize, String, bool)]) -> Check {
+    const CONTROL: i32 = 3; // LLAMA_TOKEN_TYPE_CONTROL
+    const UNKNOWN: i32 = 2;
+    let types = match file.get("tokenizer.ggml.token_type") {
+        Some(Value::Array(Array::I32(types))) => types.as_slice(),
+        _ => &[],
+    };
+    let special: Vec<_> = added.iter().filter(|(_, _, special)| *special).collect();
+    let problems = special
+        .iter()
+        .filter(|(id, _, _)| !matches!(types.get(*id), Some(&(CONTROL | UNKNOWN))))
+        .map(|(id, text, _)| {
+            format!(
+                "token {id} {text:?} is special, its type is {:?}",
+                types.get(*id)
+            )
+        })
+        .collect();
+    Check::no_problems(
+        "special tokens",
+        problems,
+        special.len() as u64,
+        "tokens",
+        "tokenizer.json: \"special\"",
+    )
+}
+
+/// The merges in their order; tokenizer.json has each as `"left right"` or `["left", "right"]`.
+fn merges(stored: &[String], json: &Json) -> Check {
+    let list = json.pointer("/model/merges").and_then(Json::as_array);
+    let empty = vec![];
+    let list = list.unwrap_or(&empty);
+    let wanted = list.iter().map(|merge| match merge {
+        Json::String(pair) => pair.clone(),
+        pair => {
+            let part = |i: usize| pair[i].as_str().unwrap_or_default().replace(' ', "\u{120}");
+            format!("{} {}", part(0), part(1))
+        }
+    });
+    let wrong: Vec<_> = wanted
+        .enumerate()
+        .filter(|(rank, merge)| stored.get(*rank) != Some(merge))
+        .map(|(rank, merge)| format!("merge {rank} is {:?}, expected {merge:?}", stored.get(rank)))
+        .collect();
+    let surplus = stored.len().saturating_sub(list.len());
+    let mut problems = wrong;
+    if surplus > 0 {
+        problems.push(format!("{surplus} merges more than tokenizer.json has"));
+    }
+    Check::no_problems(
+        "merges",
+        problems,
+        list.len() as u64,
+        "merges",
+        "tokenizer.json, in order",
+    )
+}

@@ -1,0 +1,316 @@
+//! The checkpoint as the verifier reads it: latent weights by the formula, and in which row of the file each row has to
+//! stand. It shares the formula (`tequila`) with the packer, which PyTorch's golden values witness, and nothing else.
+
+use std::borrow::Cow;
+
+use formats::safetensors::Tensor;
+use half::f16;
+use rayon::prelude::*;
+
+use super::VerifyError;
+use crate::engine::oracle;
+use crate::model::{
+    Checkpoint, Config, EMBEDDING, FINAL_NORM, HEAD, LatentLinear, Linear, Part, RopeScaling,
+    attention_norm, feed_forward_norm,
+};
+use crate::tequila::{self, Lambda};
+
+/// A linear of the checkpoint, with the scale of every group.
+pub(super) struct Latent<'a> {
+    checkpoint: &'a Checkpoint,
+    linear: Linear,
+    latent: LatentLinear<'a>,
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub columns: usize,
+    /// Weights a scale, over the flattened matrix.
+    pub group_size: usize,
+    /// The trained scale of every group of the flattened matrix.
+    pub scales: Vec<f32>,
+    /// What a file with f16 scales can hold of them: the nearest f16, or the trained one where f16 has only a poorer
+    /// subnormal number.
+    pub references: Vec<f32>,
+}
+
+/// One row by the formula.
+#[derive(Default)]
+pub(super) struct LatentRow {
+    w: Vec<f32>,
+    lambda: Vec<f32>,
+    /// (columns,)
+    pub codes: Vec<i8>,
+    /// The offline bias and the layer's own.
+    pub bias: f64,
+}
+
+impl<'a> Latent<'a> {
+    /// Take the scales of all groups.
+    ///
+    /// # Errors
+    /// A weight that is NaN or infinite.
+    pub fn new(checkpoint: &'a Checkpoint, linear: Linear) -> Result<Self, VerifyError> {
+        let (rows, columns) = linear.shape(&checkpoint.config);
+        let group_size = checkpoint.training.granularity.group_size(rows, columns);
+        let latent = checkpoint.linear(linear);
+        let scales = (0..latent.weight.len().div_ceil(group_size))
+            .into_par_iter()
+            .map(|group| scale(latent.weight, group, group_size))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|index| VerifyError::not_finite(linear, "weight", index, columns))?;
+        let references = scales.iter().map(|&scale| reference(scale)).collect();
+        Ok(Self {
+            checkpoint,
+            linear,
+            latent,
+            rows,
+            columns,
+            group_size,
+            scales,
+            references,
+        })
+    }
+
+    /// Codes and bias of row `row` of the checkpoint.
+    ///
+    /// # Errors
+    /// A lambda or a bias that is NaN or infinite.
+    pub fn read(&self, row: usize, out: &mut LatentRow) -> Result<(), VerifyError> {
+        let columns = self.columns;
+        out.w.resize(columns, 0.0);
+        out.codes.resize(columns, 0);
+        self.latent.weight.read_f32(row * columns, &mut out.w);
+        for (group, run) in tequila::runs(row, columns, self.group_size) {
+            let dtype = self.latent.weight.dtype;
+            tequila::split(
+                &out.w[run.clone()],
+                self.scales[group],
+                dtype,
+                &mut out.codes[run],
+            );
+        }
+        out.bias = self.offline_bias(row, out);
+        if let Some(own) = self.latent.bias {
+            let mut bias = [0.0];
+            own.read_f32(row, &mut bias);
+            out.bias += f64::from(bias[0]);
+        }
+        if out.bias.is_finite() {
+            return Ok(());
+        }
+        Err(VerifyError::not_finite(
+            self.linear,
+            "bias or Lambada",
+            row * columns,
+            columns,
+        ))
+    }
+
+    fn offline_bias(&self, row: usize, out: &mut LatentRow) -> f64 {
+        let Some(lambada) = self.latent.lambada else {
+            let dtype = self.latent.weight.dtype;
+            let lambda = self.checkpoint.training.lambda.fixed(dtype).unwrap_or(0.0);
+            return tequila::dead_zone_sum(&out.w, &out.codes, Lambda::Fixed(lambda));
+        };
+        // One number a weight, or one a row.
+        let width = lambada.shape[1];
+        out.lambda.resize(width, 0.0);
+        lambada.read_f32(row * width, &mut out.lambda);
+        let lambda = match out.lambda[..] {
+            [lambda] if self.columns > 1 => {
+                out.lambda = vec![lambda; self.columns];
+                &out.lambda
+            }
+            _ => &out.lambda,
+        };
+        tequila::dead_zone_sum(&out.w, &out.codes, Lambda::Learned(lambda))
+    }
+
+    /// The dense linear: A = scale * code, and the bias.
+    fn dense(&self) -> Result<oracle::Linear, VerifyError> {
+        let mut weight = vec![0.0; self.rows * self.columns];
+        let bias = weight
+            .par_chunks_exact_mut(self.columns)
+            .enumerate()
+            .map_init(LatentRow::default, |out, (row, weight)| {
+                self.read(row, out)?;
+                for (group, run) in tequila::runs(row, self.columns, self.group_size) {
+                    for (weight, &code) in weight[run.clone()].iter_mut().zip(&out.codes[run]) {
+                        *weight = self.scales[group] * f32::from(code);
+                    }
+                }
+                Ok(out.bias as f32)
+            })
+            .collect::<Result<_, VerifyError>>()?;
+        Ok(oracle::Linear {
+            weight,
+            columns: self.columns,
+            bias: Some(bias),
+        })
+    }
+}
+
+/// The mean of |w| over a group, or the index of a weight that is not finite.
+fn scale(weight: Tensor, group: usize, group_size: usize) -> Result<f32, usize> {
+    const PIECE: usize = 1024;
+    let start = group * group_size;
+    let end = weight.len().min(start + group_size);
+    let piece_sum = |from: usize| {
+        let mut piece = [0.0; PIECE];
+        let w = &mut piece[..PIECE.min(end - from)];
+        weight.read_f32(from, w);
+        match tequila::check_finite(w) {
+            Ok(()) => Ok(tequila::absolute_sum(w)),
+            Err(found) => Err(from + found.index),
+        }
+    };
+    let pieces = (end - start).div_ceil(PIECE);
+    let sum = if pieces > 1 {
+        let sums: Result<Vec<f64>, _> = (0..pieces)
+            .into_par_iter()
+            .map(|piece| piece_sum(start + piece * PIECE))
+            .collect();
+        sums?.iter().sum()
+    } else {
+        piece_sum(start)?
+    };
+    Ok(tequila::scale(sum, end - start, weight.dtype))
+}
+
+fn reference(scale: f32) -> f32 {
+    let rounded = f16::from_f32(scale);
+    if rounded.is_normal() {
+        rounded.to_f32()
+    } else {
+        scale
+    }
+}
+
+/// The checkpoint's row that has to stand in each row of the file.
+///
+/// transformers turns dimension i of a head together with i + head_dim / 2 by the angle of frequency i; llama.cpp's
+/// `llama` turns 2i together with 2i + 1 by it. So the two members of pair i move from the one place to the other.
+pub(super) fn row_order(linear: Linear, config: &Config) -> Vec<usize> {
+    let (rows, _) = linear.shape(config);
+    let mut order: Vec<usize> = (0..rows).collect();
+    if matches!(linear.part, Part::Q | Part::K) {
+        let pairs = config.head_dim / 2;
+        for head in (0..rows).step_by(config.head_dim) {
+            for pair in 0..pairs {
+                order[head + 2 * pair] = head + pair;
+                order[head + 2 * pair + 1] = head + pair + pairs;
+            }
+        }
+    }
+    order
+}
+
+/// By how much each pair of dimensions turns slower than without scaling, for Llama 3's scaling: (head_dim / 2,).
+///
+/// In terms of frequencies (transformers, `_compute_llama3_parameters`): those above `high / original` turns a token stay,
+/// those below `low / original` are divided by `factor`, and between them both are mixed evenly.
+pub(super) fn rope_factors(config: &Config) -> Option<Vec<f64>> {
+    let RopeScaling::Llama3 {
+        factor,
+        low_freq_factor: low,
+        high_freq_factor: high,
+        original_context,
+    } = config.rope.scaling
+    else {
+        return None;
+    };
+    let slower = |pair: usize| {
+        let angle = config
+            .rope
+            .theta
+            .powf(-((2 * pair) as f64) / config.head_dim as f64);
+        let turns = original_context * angle / (2.0 * std::f64::consts::PI); // over the original context
+        let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+        1.0 / (kept + (1.0 - kept) / factor)
+    };
+    Some((0..config.head_dim / 2).map(slower).collect())
+}
+
+/// The checkpoint as dense weights for the oracle, made layer by layer.
+pub(super) struct Dense<'a> {
+    checkpoint: &'a Checkpoint,
+    config: oracle::Config,
+}
+
+impl<'a> Dense<'a> {
+    pub fn new(checkpoint: &'a Checkpoint) -> Self {
+        let config = &checkpoint.config;
+        let scaling = match config.rope.scaling {
+            RopeScaling::None => oracle::RopeScaling::None,
+            RopeScaling::Linear { factor } => oracle::RopeScaling::Linear { factor },
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_context,
+            } => oracle::RopeScaling::Llama3 {
+                factor,
+                low_frequency_factor: low_freq_factor,
+                high_frequency_factor: high_freq_factor,
+                original_context,
+            },
+        };
+        let config = oracle::Config {
+            vocab: config.vocab_size,
+            hidden: config.hidden_size,
+            layers: config.layers,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            norm_epsilon: config.rms_norm_eps.into(),
+            rope: oracle::Rope {
+                theta: config.rope.theta,
+                scaling,
+            },
+        };
+        Self { checkpoint, config }
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f32> {
+        let tensor = self.checkpoint.tensors.get(name);
+        let tensor = tensor.expect("Checkpoint::open found every tensor");
+        let mut numbers = vec![0.0; tensor.len()];
+        tensor.read_f32(0, &mut numbers);
+        numbers
+    }
+}
+
+impl oracle::Weights for Dense<'_> {
+    type Error = VerifyError;
+
+    fn config(&self) -> &oracle::Config {
+        &self.config
+    }
+
+    fn embedding(&self) -> Result<Cow<'_, [f32]>, VerifyError> {
+        Ok(self.numbers(EMBEDDING).into())
+    }
+
+    fn layer(&self, layer: usize) -> Result<Cow<'_, oracle::Layer>, VerifyError> {
+        let linear = |part| Latent::new(self.checkpoint, Linear { layer, part })?.dense();
+        Ok(Cow::Owned(oracle::Layer {
+            attention_norm: self.numbers(&attention_norm(layer)),
+            q: linear(Part::Q)?,
+            k: linear(Part::K)?,
+            v: linear(Part::V)?,
+            o: linear(Part::O)?,
+            ffn_norm: self.numbers(&feed_forward_norm(layer)),
+            gate: linear(Part::Gate)?,
+            up: linear(Part::Up)?,
+            down: linear(Part::Down)?,
+        }))
+    }
+
+    fn norm(&self) -> Result<Cow<'_, [f32]>, VerifyError> {
+        Ok(self.numbers(FINAL_NORM).into())
+    }
+
+    fn head(&self) -> Result<Option<Cow<'_, [f32]>>, VerifyError> {
+        Ok((!self.checkpoint.config.tied_head).then(|| self.numbers(HEAD).into()))
+    }
+}

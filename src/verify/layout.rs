@@ -1,0 +1,417 @@
+//! Level 1: whether the file keeps to llama.cpp's rules, as three readers see it: ours, gguf-rs-lib, and ggml's own.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use formats::block::BlockType;
+use formats::gguf::{Array, File, TensorInfo, Value};
+use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue};
+use gguf_rs_lib::reader::GGUFFileReader;
+use rayon::prelude::*;
+
+use super::ollama;
+use super::report::{Check, Level, NotChecked, SHOWN};
+use crate::engine::shape::Shape;
+
+pub(super) const NUMBER: u8 = 1;
+pub(super) const NAME: &str = "layout";
+
+/// All checks of the level. `bytes`: the whole file, which `file` was read from.
+pub(super) fn check(path: &Path, bytes: &[u8], file: &File, for_ollama: bool) -> Level {
+    let mut checks = vec![readable(file), second_reader(bytes, file)];
+    let mut not_checked = vec![];
+    checks.push(shape(file));
+    checks.push(tokenizer_keys(file));
+    let finite = finite(file);
+    let sound = checks.iter().all(|check| check.pass) && finite.pass;
+    checks.push(finite);
+    ggml(path, file, sound, &mut checks, &mut not_checked);
+    if for_ollama {
+        checks.extend(ollama::checks(file));
+    }
+    Level::new(NUMBER, NAME, checks, not_checked)
+}
+
+/// The level of a file that our own reader does not accept.
+pub(super) fn unreadable(error: &formats::FormatError) -> Level {
+    let check = Check::no_problems("our reader", vec![error.to_string()], 1, "file", READER);
+    Level::new(NUMBER, NAME, vec![check], vec![])
+}
+
+const READER: &str = "llama.cpp refuses the file otherwise (gguf.cpp)";
+
+fn readable(file: &File) -> Check {
+    Check::no_problems(
+        "our reader",
+        vec![],
+        file.tensors().len() as u64,
+        "tensors",
+        READER,
+    )
+}
+
+/// gguf-rs-lib reads the file, and finds in it what we find.
+fn second_reader(bytes: &[u8], file: &File) -> Check {
+    let problems = match GGUFFileReader::new(Cursor::new(bytes)) {
+        Err(error) => vec![format!("gguf-rs-lib: {error}")],
+        Ok(mut reader) => match reader.validate_integrity() {
+            Err(error) => vec![format!("gguf-rs-lib: {error}")],
+            Ok(()) => differences(&reader, file),
+        },
+    };
+    let of = (file.tensors().len() + file.metadata().len()) as u64;
+    Check::no_problems(
+        "gguf-rs-lib agrees",
+        problems,
+        of,
+        "tensors and keys",
+        "an independent reader",
+    )
+}
+
+fn differences(reader: &GGUFFileReader<Cursor<&[u8]>>, file: &File) -> Vec<String> {
+    let mut problems = vec![];
+    let theirs = reader.tensor_infos();
+    if theirs.len() != file.tensors().len() {
+        problems.push(format!(
+            "gguf-rs-lib finds {} tensors, we find {}",
+            theirs.len(),
+            file.tensors().len()
+        ));
+    }
+    let mut end = 0;
+    for (info, theirs) in file.tensors().iter().zip(theirs) {
+        let same = theirs.name() == info.name
+            && theirs.shape().dims() == info.shape
+            && theirs.tensor_type() as u32 == info.ty.id()
+            && theirs.data_offset() == end
+            && theirs.checked_expected_data_size().ok() == info.bytes();
+        if !same {
+            problems.push(format!(
+                "tensor '{}' ({} {:?} at {end}) is '{}' ({:?} {:?} at {}) to gguf-rs-lib",
+                info.name,
+                info.ty,
+                info.shape,
+                theirs.name(),
+                theirs.tensor_type(),
+                theirs.shape().dims(),
+                theirs.data_offset()
+            ));
+        }
+        end += info.bytes().unwrap_or(0);
+        end = end.next_multiple_of(file.alignment());
+    }
+    for (key, value) in file.metadata() {
+        if !reader
+            .metadata()
+            .get(key)
+            .is_some_and(|theirs| same(value, theirs))
+        {
+            problems.push(format!(
+                "key '{key}' is read differently, or not at all, by gguf-rs-lib"
+            ));
+        }
+    }
+    problems
+}
+
+/// Whether both readers see the same value of the same type.
+fn same(ours: &Value, theirs: &MetadataValue) -> bool {
+    match (ours, theirs) {
+        (Value::U8(a), MetadataValue::U8(b)) => a == b,
+        (Value::I8(a), MetadataValue::I8(b)) => a == b,
+        (Value::U16(a), MetadataValue::U16(b)) => a == b,
+        (Value::I16(a), MetadataValue::I16(b)) => a == b,
+        (Value::U32(a), MetadataValue::U32(b)) => a == b,
+        (Value::I32(a), MetadataValue::I32(b)) => a == b,
+        (Value::F32(a), MetadataValue::F32(b)) => a.to_bits() == b.to_bits(),
+        (Value::U64(a), MetadataValue::U64(b)) => a == b,
+        (Value::I64(a), MetadataValue::I64(b)) => a == b,
+        (Value::F64(a), MetadataValue::F64(b)) => a.to_bits() == b.to_bits(),
+        (Value::Bool(a), MetadataValue::Bool(b)) => a == b,
+        (Value::String(a), MetadataValue::String(b)) => a == b,
+        (Value::Array(a), MetadataValue::Array(b)) => same_array(a, b),
+        _ => false,
+    }
+}
+
+fn same_array(ours: &Array, theirs: &MetadataArray) -> bool {
+    fn all<T>(ours: &[T], theirs: &[MetadataValue], wrap: impl Fn(&T) -> Value) -> bool {
+        ours.len() == theirs.len()
+            && ours
+                .iter()
+                .zip(theirs)
+                .all(|(ours, theirs)| same(&wrap(ours), theirs))
+    }
+    let theirs = &theirs.values;
+    match ours {
+        Array::U8(values) => all(values, theirs, |v| Value::U8(*v)),
+        Array::I8(values) => all(values, theirs, |v| Value::I8(*v)),
+        Array::U16(values) => all(values, theirs, |v| Value::U16(*v)),
+        Array::I16(values) => all(values, theirs, |v| Value::I16(*v)),
+        Array::U32(values) => all(values, theirs, |v| Value::U32(*v)),
+        Array::I32(values) => all(values, theirs, |v| Value::I32(*v)),
+        Array::F32(values) => all(values, theirs, |v| Value::F32(*v)),
+        Array::U64(values) => all(values, theirs, |v| Value::U64(*v)),
+        Array::I64(values) => all(values, theirs, |v| Value::I64(*v)),
+        Array::F64(values) => all(values, theirs, |v| Value::F64(*v)),
+        Array::Bool(values) => all(values, theirs, |v| Value::Bool(*v)),
+        Array::String(values) => all(values, theirs, |v| Value::String(v.clone())),
+    }
+}
+
+/// Every tensor that a Llama needs, none that it does not know, each of the right shape, biases and norms in F32.
+fn shape(file: &File) -> Check {
+    let problems = Shape::read(file)
+        .err()
+        .map(|error| error.to_string())
+        .into_iter()
+        .collect();
+    Check::no_problems(
+        "a llama's tensors",
+        problems,
+        file.tensors().len() as u64,
+        "tensors",
+        "llama.cpp refuses or aborts otherwise (models/llama.cpp)",
+    )
+}
+
+/// The keys of the tokenizer in the types that llama.cpp demands, and consistent with each other (llama-vocab.cpp).
+fn tokenizer_keys(file: &File) -> Check {
+    let mut keys = TokenizerKeys {
+        file,
+        problems: vec![],
+        checked: 0,
+    };
+    keys.check();
+    Check::no_problems(
+        "tokenizer keys",
+        keys.problems,
+        keys.checked,
+        "keys",
+        "llama.cpp throws otherwise (llama-vocab.cpp)",
+    )
+}
+
+struct TokenizerKeys<'a> {
+    file: &'a File<'a>,
+    problems: Vec<String>,
+    checked: u64,
+}
+
+impl<'a> TokenizerKeys<'a> {
+    fn check(&mut self) {
+        let tokens = self.required("tokens", "array of string").map(length);
+        let model = self
+            .required("model", "string")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let tokens = tokens.unwrap_or(0);
+        match model {
+            "gpt2" => {
+                self.required("merges", "array of string");
+                self.required("pre", "string");
+                self.merges();
+            }
+            "llama" => {
+                let scores = self.required("scores", "array of f32").map(length);
+                self.one_for_each_token("scores", scores, tokens);
+            }
+            other => self.problem(
+                "model",
+                format!("{other:?}, expected \"gpt2\" or \"llama\""),
+            ),
+        }
+        let types = self.required("token_type", "array of i32").map(length);
+        self.one_for_each_token("token_type", types, tokens);
+        for name in ["bos", "eos", "unknown", "padding"] {
+            let key = format!("{name}_token_id");
+            let id = self.optional(&key, "u32").and_then(Value::as_u32);
+            if let Some(id) = id.filter(|&id| id as usize >= tokens) {
+                self.problem(&key, format!("{id}, the vocabulary has {tokens} tokens"));
+            }
+        }
+        for name in ["add_bos_token", "add_eos_token", "add_space_prefix"] {
+            self.optional(name, "bool");
+        }
+    }
+
+    /// Each is two tokens with a space between them.
+    fn merges(&mut self) {
+        let merges = self.get("merges").and_then(Value::as_strings);
+        let broken = merges
+            .unwrap_or_default()
+            .iter()
+            .position(|merge| merge.split(' ').filter(|part| !part.is_empty()).count() != 2);
+        if let (Some(at), Some(merges)) = (broken, merges) {
+            let found = format!("{:?} at {at}, expected two tokens and a space", merges[at]);
+            self.problem("merges", found);
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        self.file.get(&format!("tokenizer.ggml.{name}"))
+    }
+
+    fn required(&mut self, name: &str, ty: &str) -> Option<&'a Value> {
+        if self.get(name).is_none() {
+            self.checked += 1;
+            self.problem(name, format!("absent, expected {ty}"));
+        }
+        self.optional(name, ty)
+    }
+
+    fn optional(&mut self, name: &str, ty: &str) -> Option<&'a Value> {
+        let found = self.get(name)?.type_name();
+        self.checked += 1;
+        if found == ty {
+            return self.get(name);
+        }
+        self.problem(name, format!("of type {found}, expected {ty}"));
+        None
+    }
+
+    fn one_for_each_token(&mut self, name: &str, found: Option<usize>, tokens: usize) {
+        if let Some(found) = found.filter(|&found| found != tokens) {
+            self.problem(
+                name,
+                format!("a list of {found}, the vocabulary has {tokens} tokens"),
+            );
+        }
+    }
+
+    fn problem(&mut self, name: &str, found: String) {
+        self.problems
+            .push(format!("key 'tokenizer.ggml.{name}' is {found}"));
+    }
+}
+
+fn length(value: &Value) -> usize {
+    match value {
+        Value::Array(array) => array.len(),
+        _ => 0,
+    }
+}
+
+/// No weight, scale, norm or bias is NaN or infinite.
+fn finite(file: &File) -> Check {
+    let mut problems = vec![];
+    let mut wrong = 0;
+    for info in file.tensors() {
+        match first_not_finite(file, info) {
+            Ok(None) => continue,
+            Ok(Some((row, column, value))) => problems.push(format!(
+                "tensor '{}' row {row} column {column} is {value}",
+                info.name
+            )),
+            Err(error) => problems.push(format!("tensor '{}': {error}", info.name)),
+        }
+        wrong += 1;
+        if problems.len() > SHOWN {
+            break;
+        }
+    }
+    Check::none_differ(
+        "finite numbers",
+        wrong,
+        file.tensors().len() as u64,
+        "tensors",
+        "one NaN makes every logit a NaN",
+    )
+    .with_details(problems)
+}
+
+/// (row, column, value) of the first number of a tensor that is NaN or infinite.
+fn first_not_finite(
+    file: &File,
+    info: &TensorInfo,
+) -> Result<Option<(usize, usize, f32)>, formats::block::BlockError> {
+    let Some((columns, row_bytes, bytes)) = rows(file, info) else {
+        return Ok(None);
+    };
+    bytes
+        .par_chunks_exact(row_bytes)
+        .enumerate()
+        .map_init(
+            || vec![0.0; columns],
+            |numbers, (row, bytes)| {
+                info.ty.dequantize_row(bytes, numbers)?;
+                // A sum of finite f64 stays finite here, and is much faster than a test of each.
+                let sum: f64 = numbers.iter().map(|&w| f64::from(w)).sum();
+                let column = (!sum.is_finite())
+                    .then(|| numbers.iter().position(|w| !w.is_finite()))
+                    .flatten();
+                Ok(column.map(|column| (row, column, numbers[column])))
+            },
+        )
+        .find_first(|found| !matches!(found, Ok(None)))
+        .unwrap_or(Ok(None))
+}
+
+/// Columns, bytes of a row, and all bytes; `None` for a tensor without numbers.
+fn rows<'a>(file: &File<'a>, info: &TensorInfo) -> Option<(usize, usize, &'a [u8])> {
+    let (_, bytes) = file.tensor(&info.name)?;
+    let columns = usize::try_from(info.columns()).ok()?;
+    let row_bytes = info.ty.row_bytes(columns).filter(|&bytes| bytes > 0)?;
+    Some((columns, row_bytes, bytes))
+}
+
+#[cfg(feature = "llama")]
+fn ggml(
+    path: &Path,
+    file: &File,
+    sound: bool,
+    checks: &mut Vec<Check>,
+    not_checked: &mut Vec<NotChecked>,
+) {
+    use crate::engine::llamacpp;
+    let expected = (file.tensors().len(), file.metadata().len());
+    let problems = match llamacpp::read_gguf(path) {
+        Err(error) => vec![error.to_string()],
+        Ok(found) if found == expected => vec![],
+        Ok((tensors, keys)) => vec![format!(
+            "ggml finds {tensors} tensors and {keys} keys, we find {} and {}",
+            expected.0, expected.1
+        )],
+    };
+    let of = (expected.0 + expected.1) as u64;
+    checks.push(Check::no_problems(
+        "ggml's reader",
+        problems,
+        of,
+        "tensors and keys",
+        "the reader of llama.cpp",
+    ));
+    const BLOCKS: &str = "ggml's rules for blocks";
+    if !sound {
+        // ggml names the place on stderr, which we have done in the failed check.
+        not_checked.push(NotChecked::new(
+            BLOCKS,
+            "the file does not keep to the rules above",
+        ));
+        return;
+    }
+    let accepted = |info: &&TensorInfo| {
+        file.tensor(&info.name)
+            .map_or(Ok(()), |(info, bytes)| llamacpp::check_tensor(info, bytes))
+    };
+    let problems = file
+        .tensors()
+        .iter()
+        .filter(|info| info.ty != BlockType::F64)
+        .filter_map(|info| accepted(&info).err())
+        .map(|error| error.to_string())
+        .collect();
+    checks.push(Check::no_problems(
+        BLOCKS,
+        problems,
+        file.tensors().len() as u64,
+        "tensors",
+        "llama.cpp --check-tensors (ggml-quants.c)",
+    ));
+}
+
+#[cfg(not(feature = "llama"))]
+fn ggml(_: &Path, _: &File, _: bool, _: &mut Vec<Check>, not_checked: &mut Vec<NotChecked>) {
+    not_checked.push(NotChecked::new("ggml's reader", super::NO_LLAMA));
+}

@@ -1,0 +1,123 @@
+//! Level 1 for Ollama: the rules by which `ollama create` takes a file (server/create.go, fs/ggml), which are stricter
+//! than llama.cpp's.
+
+use formats::block::BlockType;
+use formats::gguf::{Array, File, Value};
+
+use super::report::Check;
+
+/// Types that Ollama knows a size of (fs/ggml/ggml.go, `typeSize`).
+fn has_size(ty: BlockType) -> bool {
+    matches!(ty.id(), 0..=3 | 6..=8 | 10..=14 | 16..=23 | 29 | 30 | 39..=41)
+}
+
+pub(super) fn checks(file: &File) -> Vec<Check> {
+    vec![types(file), alignment(file), keys(file), names(file)]
+}
+
+fn types(file: &File) -> Check {
+    let refused = file.tensors().iter().filter(|info| !has_size(info.ty));
+    let problems = refused
+        .map(|info| {
+            format!(
+                "tensor '{}' is {}: `ollama create` fails with \"size overflow\"; \
+                 pack with --for ollama",
+                info.name, info.ty
+            )
+        })
+        .collect();
+    Check::no_problems(
+        "Ollama's types",
+        problems,
+        file.tensors().len() as u64,
+        "tensors",
+        "types that Ollama knows a size of (fs/ggml/ggml.go)",
+    )
+}
+
+fn alignment(file: &File) -> Check {
+    let found = file.alignment();
+    let problem = (found != 32).then(|| {
+        format!("key 'general.alignment' is {found}: `ollama create` copies the file with 32")
+    });
+    Check::no_problems(
+        "Ollama's alignment",
+        problem.into_iter().collect(),
+        1,
+        "key",
+        "`ollama create` pads at 32 bytes and keeps the key",
+    )
+}
+
+/// The keys that Ollama reads as u32 (any other type silently reads as 0), and the lengths that it allows.
+fn keys(file: &File) -> Check {
+    const U32: [&str; 6] = [
+        "general.file_type",
+        "llama.context_length",
+        "llama.block_count",
+        "llama.embedding_length",
+        "llama.attention.head_count",
+        "llama.attention.head_count_kv",
+    ];
+    const MAX_STRING: usize = 16 << 20;
+    const MAX_ARRAY: usize = 64 << 20;
+    let mut problems: Vec<_> = U32
+        .into_iter()
+        .filter(|key| file.get(key).and_then(Value::as_u32).is_none())
+        .map(|key| match file.get(key) {
+            None => format!("key '{key}' is absent, expected u32"),
+            Some(value) => format!("key '{key}' is of type {}, expected u32", value.type_name()),
+        })
+        .collect();
+    for (key, value) in file.metadata() {
+        let longest = match value {
+            Value::String(text) => text.len(),
+            Value::Array(Array::String(texts)) => texts.iter().map(String::len).max().unwrap_or(0),
+            _ => 0,
+        };
+        if longest > MAX_STRING {
+            problems.push(format!(
+                "key '{key}' has a text of {longest} bytes, at most {MAX_STRING} are allowed"
+            ));
+        }
+        if let Value::Array(array) = value
+            && array.len() > MAX_ARRAY
+        {
+            problems.push(format!(
+                "key '{key}' has {} values, at most {MAX_ARRAY} are allowed",
+                array.len()
+            ));
+        }
+    }
+    Check::no_problems(
+        "Ollama's keys",
+        problems,
+        (U32.len() + file.metadata().len()) as u64,
+        "keys",
+        "what Ollama reads as u32, and its limits (fs/gguf/gguf.go)",
+    )
+}
+
+/// Tensors by whose name Ollama takes the file for an adapter or a part of one (server/create.go).
+fn names(file: &File) -> Check {
+    const RESERVED: [&str; 5] = ["a.", "mm.", "mtp.", "s.", "v."];
+    let reserved = |name: &str| RESERVED.iter().any(|prefix| name.starts_with(prefix));
+    let problems = file
+        .tensors()
+        .iter()
+        .filter(|info| reserved(&info.name))
+        .map(|info| {
+            format!(
+                "tensor '{}' has a name that Ollama keeps for vision and audio",
+                info.name
+            )
+        })
+        .collect();
+    Check::no_problems(
+        "Ollama's names",
+        problems,
+        file.tensors().len() as u64,
+        "tensors",
+        "prefixes that Ollama treats otherwise (server/create.go)",
+    )
+}

@@ -1,0 +1,285 @@
+//! Level 2, everything that is not ternary: norms, embedding, head, rotary factors.
+
+use formats::block::BlockType;
+use formats::gguf::{File, TensorInfo};
+use formats::safetensors::{Dtype, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::latent::rope_factors;
+use super::report::{Check, Limit};
+use crate::model::{Checkpoint, EMBEDDING, FINAL_NORM, HEAD, attention_norm, feed_forward_norm};
+
+/// The checks, and the larger NMSE of embedding and head.
+pub(super) fn check(file: &File, checkpoint: &Checkpoint) -> (Vec<Check>, f64) {
+    let mut checks = vec![norms(file, checkpoint)];
+    let mut worst = 0f64;
+    let mut tables = vec![("embedding", "token_embd.weight", EMBEDDING)];
+    if !checkpoint.config.tied_head {
+        tables.push(("head", "output.weight", HEAD));
+    }
+    for (what, name, source) in tables {
+        let source = checkpoint.tensors.get(source);
+        let source = source.expect("Checkpoint::open found every tensor");
+        let (check, nmse) = table(file, what, name, source);
+        checks.push(check);
+        worst = worst.max(nmse);
+    }
+    if checkpoint.config.tied_head {
+        let separate = file.tensor("output.weight").is_some();
+        let problem = separate.then(|| {
+            "tensor 'output.weight' is there, config.json ties the head to the embedding".into()
+        });
+        let origin = "tie_word_embeddings of config.json";
+        checks.push(Check::no_problems(
+            "tied head",
+            problem.into_iter().collect(),
+            1,
+            "tensor",
+            origin,
+        ));
+    }
+    checks.push(rope(file, checkpoint));
+    (checks, worst)
+}
+
+/// Every norm is the checkpoint's, widened to F32, bit for bit.
+fn norms(file: &File, checkpoint: &Checkpoint) -> Check {
+    let mut names = vec![("output_norm.weight".to_owned(), FINAL_NORM.to_owned())];
+    for layer in 0..checkpoint.config.layers {
+        names.push((
+            format!("blk.{layer}.attn_norm.weight"),
+            attention_norm(layer),
+        ));
+        names.push((
+            format!("blk.{layer}.ffn_norm.weight"),
+            feed_forward_norm(layer),
+        ));
+    }
+    let (mut wrong, mut of, mut details) = (0, 0, vec![]);
+    for (name, source) in names {
+        let source = checkpoint.tensors.get(&source);
+        let source = source.expect("Checkpoint::open found every tensor");
+        let mut expected = vec![0.0; source.len()];
+        source.read_f32(0, &mut expected);
+        of += expected.len() as u64;
+        let Some(found) = floats(file, &name).filter(|found| found.len() == expected.len()) else {
+            wrong += expected.len() as u64;
+            details.push(format!(
+                "tensor '{name}' is missing, not F32, or of another shape"
+            ));
+            continue;
+        };
+        let differ = |&i: &usize| found[i].to_bits() != expected[i].to_bits();
+        let places: Vec<_> = (0..found.len()).filter(differ).collect();
+        wrong += places.len() as u64;
+        details.extend(places.first().map(|&i| {
+            format!(
+                "tensor '{name}' column {i}: {:e}, expected {:e}",
+                found[i], expected[i]
+            )
+        }));
+    }
+    Check::none_differ(
+        "norms",
+        wrong,
+        of,
+        "numbers",
+        "the checkpoint's, widened to F32",
+    )
+    .with_details(details)
+}
+
+/// A tensor of F32 numbers.
+fn floats(file: &File, name: &str) -> Option<Vec<f32>> {
+    let (info, bytes) = file.tensor(name)?;
+    let numbers = bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
+    (info.ty == BlockType::F32).then(|| numbers.collect())
+}
+
+/// What a table may lose in a type that is no copy of the checkpoint's: the step of a block is its largest weight over the
+/// number of levels on one side, a step's mean square error is step^2 / 12, and the largest weight of a block is taken to
+/// be at most 4 times the root mean square.
+fn table_limit(ty: BlockType) -> Option<f64> {
+    match ty {
+        BlockType::Q8_0 => Some(1e-4), // 127 levels: 16 / 127^2 / 12 = 8.3e-5
+        BlockType::Q6_K => Some(1.5e-3), // 32 levels: 16 / 32^2 / 12 = 1.3e-3
+        BlockType::Q4_K => Some(2.5e-2), // 7.5 levels: 16 / 7.5^2 / 12 = 2.4e-2
+        _ => None,
+    }
+}
+
+/// Embedding or head: equal where its type can hold the checkpoint's numbers or their rounding, else within a limit.
+fn table(file: &File, what: &'static str, name: &str, source: Tensor) -> (Check, f64) {
+    const ROUNDED: &str = "the checkpoint's, rounded to the type at most once";
+    let (rows, columns) = (source.shape[0], source.shape[1]);
+    let of = source.len() as u64;
+    let shaped = |info: &TensorInfo| info.columns() == columns as u64 && info.rows() == rows as u64;
+    let Some((info, bytes)) = file.tensor(name).filter(|(info, _)| shaped(info)) else {
+        let missing = vec![format!("tensor '{name}' is missing or of another shape")];
+        let check = Check::none_differ(what, of, of, "numbers", ROUNDED).with_details(missing);
+        return (check, 1.0);
+    };
+    let found = compare(info.ty, bytes, source);
+    let nmse = if found.error == 0.0 {
+        0.0
+    } else {
+        found.error / found.energy
+    };
+    let check = match table_limit(info.ty) {
+        Some(limit) => Check::new(
+            format!("{what} NMSE ({})", info.ty),
+            nmse,
+            "",
+            Limit::AtMost(limit),
+            "one step of the type, uniformly off (docs/verify.md)",
+        ),
+        None => Check::none_differ(what, found.wrong, of, "numbers", ROUNDED).with_details(
+            found
+                .first
+                .map(|place| place.describe(name))
+                .into_iter()
+                .collect(),
+        ),
+    };
+    (check, nmse)
+}
+
+/// How a table differs.
+#[derive(Default)]
+struct TableFound {
+    wrong: u64,
+    error: f64,
+    energy: f64,
+    first: Option<Place>,
+}
+
+struct Place {
+    row: usize,
+    column: usize,
+    found: f32,
+    expected: f32,
+}
+
+impl Place {
+    fn describe(&self, name: &str) -> String {
+        format!(
+            "tensor '{name}' row {} column {}: {:e}, expected {:e}",
+            self.row, self.column, self.found, self.expected
+        )
+    }
+}
+
+fn compare(ty: BlockType, bytes: &[u8], source: Tensor) -> TableFound {
+    let columns = source.shape[1];
+    let Some(row_bytes) = ty.row_bytes(columns).filter(|&bytes| bytes > 0) else {
+        return TableFound {
+            wrong: source.len() as u64,
+            ..TableFound::default()
+        };
+    };
+    let rows: Vec<TableFound> = bytes
+        .par_chunks_exact(row_bytes)
+        .enumerate()
+        .map_init(
+            || (vec![0.0; columns], vec![0.0; columns]),
+            |(expected, found), (row, bytes)| {
+                source.read_f32(row * columns, expected);
+                // A type that cannot be read leaves NaN, which differs from everything.
+                if ty.dequantize_row(bytes, found).is_err() {
+                    found.fill(f32::NAN);
+                }
+                compare_row(ty, source.dtype, row, expected, found)
+            },
+        )
+        .collect();
+    rows.into_iter()
+        .fold(TableFound::default(), |mut all, row| {
+            all.wrong += row.wrong;
+            all.error += row.error;
+            all.energy += row.energy;
+            all.first = all.first.or(row.first);
+            all
+        })
+}
+
+fn compare_row(
+    ty: BlockType,
+    dtype: Dtype,
+    row: usize,
+    expected: &[f32],
+    found: &[f32],
+) -> TableFound {
+    let kept = matches!(
+        (ty, dtype),
+        (BlockType::F32, _) | (BlockType::BF16, Dtype::BF16) | (BlockType::F16, Dtype::F16)
+    );
+    let round = |w: f32| match ty {
+        _ if kept => w,
+        BlockType::F16 => f16::from_f32(w).to_f32(),
+        BlockType::BF16 => bf16::from_f32(w).to_f32(),
+        _ => w,
+    };
+    let mut all = TableFound::default();
+    for (column, (&w, &stored)) in expected.iter().zip(found).enumerate() {
+        all.error += f64::from(w - stored).powi(2);
+        all.energy += f64::from(w).powi(2);
+        let expected = round(w);
+        if stored.to_bits() != expected.to_bits() {
+            all.wrong += 1;
+            all.first.get_or_insert(Place {
+                row,
+                column,
+                found: stored,
+                expected,
+            });
+        }
+    }
+    all
+}
+
+/// `rope_freqs.weight` is there for Llama 3's scaling, and only then, with its factors.
+fn rope(file: &File, checkpoint: &Checkpoint) -> Check {
+    const NAME: &str = "rope_freqs.weight";
+    let stored = file
+        .tensor(NAME)
+        .map(|_| floats(file, NAME).unwrap_or_default());
+    let (of, problems) = match (rope_factors(&checkpoint.config), stored) {
+        (None, None) => (0, vec![]),
+        (None, Some(found)) => (
+            found.len(),
+            vec![format!(
+                "tensor '{NAME}' is there, config.json has no scaling that needs it"
+            )],
+        ),
+        (Some(expected), None) => (expected.len(), vec![format!("tensor '{NAME}' is missing")]),
+        (Some(expected), Some(found)) => (expected.len(), rope_problems(&expected, &found)),
+    };
+    Check::no_problems(
+        "rotary factors",
+        problems,
+        of as u64,
+        "factors",
+        "rope parameters of config.json, to 2 steps of F32",
+    )
+}
+
+fn rope_problems(expected: &[f64], found: &[f32]) -> Vec<String> {
+    const STEPS: f64 = 2.0 * f32::EPSILON as f64;
+    if expected.len() != found.len() {
+        let (found, expected) = (found.len(), expected.len());
+        return vec![format!(
+            "tensor 'rope_freqs.weight' has {found} factors in F32, expected {expected}"
+        )];
+    }
+    let pairs = expected.iter().zip(found).enumerate();
+    pairs
+        .filter(|(_, (expected, found))| {
+            let distance = (f64::from(**found) - **expected).abs();
+            distance.is_nan() || distance > STEPS * expected.abs()
+        })
+        .map(|(i, (expected, found))| {
+            format!("tensor 'rope_freqs.weight' factor {i}: {found}, expected {expected}")
+        })
+        .collect()
+}
