@@ -94,6 +94,33 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// An error as one line: what happened, then each cause that the text before it does not tell already.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line += &format!(": {cause}");
+        }
+    }
+    printable(line.trim(), |_| false)
+}
+
+/// Names and texts come from somebody else's file: control characters in them, with which a terminal could be made to
+/// show something else, are written as escapes, except those that `keep` is true for.
+fn printable(text: &str, keep: impl Fn(char) -> bool) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() && !keep(char) {
+            printable.extend(char.escape_debug());
+        } else {
+            printable.push(char);
+        }
+    }
+    printable
+}
+
 /// Write `text` to stdout; that nobody reads on is no error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     match std::io::stdout().write_all(text.as_bytes()) {
@@ -114,5 +141,14 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_message_is_one_line_and_tells_each_cause_once() {
+        let cause = std::io::Error::other("no\u{1b}[2J\nroom");
+        let error = anyhow::Error::new(cause).context("x.gguf: no\u{1b}[2J\nroom");
+        assert_eq!(message(&error), "x.gguf: no\\u{1b}[2J\\nroom");
+        let error = error.context("outer");
+        assert_eq!(message(&error), "outer: x.gguf: no\\u{1b}[2J\\nroom");
     }
 }
