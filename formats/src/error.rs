@@ -155,38 +155,43 @@ pub enum FormatError {
 
 /// What a file that is not of the expected format looks like from its first bytes.
 pub(crate) fn describe_start(bytes: &[u8]) -> String {
-    const KNOWN: [(&[u8], &str); 9] = [
+    if bytes.is_empty() {
+        return "nothing: the file is empty".into();
+    }
+    match known_start(bytes) {
+        Some(name) => name.into(),
+        None => format!("bytes {:02x?}", &bytes[..bytes.len().min(4)]),
+    }
+}
+
+/// The kind of file that starts so, of those that are often taken for a model, with what to do.
+pub(crate) fn known_start(bytes: &[u8]) -> Option<&'static str> {
+    const HTML: &str = "an HTML page, not the file itself (a failed download? fetch it again)";
+    const PICKLE: &str = "a Python pickle (save the checkpoint as safetensors)";
+    const KNOWN: [(&[u8], &str); 14] = [
         (
             b"version https://git-lfs",
             "a git-lfs pointer, not the file itself (run `git lfs pull`)",
         ),
-        (
-            b"<!DOCTYPE",
-            "an HTML page, not the file itself (a failed download?)",
-        ),
-        (
-            b"<html",
-            "an HTML page, not the file itself (a failed download?)",
-        ),
+        (b"<!DOCTYPE", HTML),
+        (b"<!doctype", HTML),
+        (b"<html", HTML),
         (
             b"PK\x03\x04",
             "a zip archive (a PyTorch checkpoint? save it as safetensors)",
         ),
-        (
-            b"\x80\x02",
-            "a Python pickle (save the checkpoint as safetensors)",
-        ),
+        (b"\x80\x02", PICKLE),
+        (b"\x80\x03", PICKLE),
+        (b"\x80\x04", PICKLE),
+        (b"\x80\x05", PICKLE),
         (b"\x1f\x8b", "a gzip archive (unpack it first)"),
+        (b"\x28\xb5\x2f\xfd", "a zstd archive (unpack it first)"),
         (b"GGUF", "a GGUF file"),
         (b"FUGG", "a big-endian GGUF file"),
         (b"ggjt", "a GGML file of before GGUF"),
     ];
-    if bytes.is_empty() {
-        return "nothing: the file is empty".into();
-    }
-    if let Some((_, name)) = KNOWN.iter().find(|(start, _)| bytes.starts_with(start)) {
-        return (*name).into();
-    }
-    let start = &bytes[..bytes.len().min(4)];
-    format!("bytes {start:02x?}")
+    KNOWN
+        .iter()
+        .find(|(start, _)| bytes.starts_with(start))
+        .map(|(_, name)| *name)
 }

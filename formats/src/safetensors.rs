@@ -12,7 +12,7 @@ use serde::de::value::{Error as DtypeError, StrDeserializer};
 use serde::de::{Error, MapAccess, Visitor};
 
 use crate::FormatError;
-use crate::error::describe_start;
+use crate::error::{describe_start, known_start};
 
 /// The longest header in bytes (the format's own limit).
 const MAX_HEADER: u64 = 100_000_000;
@@ -147,6 +147,10 @@ fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N])
 /// Truncation, a header that is too long, is no JSON, or breaks a rule (names that stand twice, ranges that overlap,
 /// leave holes or do not match shape and dtype); with what the file looks like when it is something else.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormatError> {
+    // A length field can look like the start of another kind of file, but not before a header.
+    if let Some(known) = known_start(bytes).filter(|_| bytes.get(8) != Some(&b'{')) {
+        return Err(broken(format!("it is {known}")));
+    }
     let (start, length) = header_range(bytes)?;
     let data = start + length;
     let mut header = read_header(&bytes[start..data])?;

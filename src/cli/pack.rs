@@ -210,7 +210,8 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
     let options = options(args, &checkpoint, tokenizer.metadata(), hashes);
 
     let bar = render::progress_bar("planning", checkpoint.tensors.bytes(), context.progress);
-    let plan = Plan::new(&checkpoint, &options, &|bytes| bar.inc(bytes))?;
+    let plan = Plan::new(&checkpoint, &options, &|bytes| bar.inc(bytes))
+        .with_context(|| args.input.display().to_string())?;
     bar.finish_and_clear();
     if !args.dry_run {
         let bar = render::progress_bar("writing", checkpoint.tensors.bytes(), context.progress);

@@ -206,7 +206,11 @@ impl Tensors {
 
     /// Some writers count a tensor that two names share twice, so that a wrong sum is no fault.
     fn note_total_size(&mut self, index: &ShardIndex) {
-        let found: u64 = self.entries.values().map(|(_, entry)| entry.range.len() as u64).sum();
+        let found: u64 = self
+            .entries
+            .values()
+            .map(|(_, entry)| entry.range.len() as u64)
+            .sum();
         if let Some(total) = index.total_size.filter(|&total| total != found) {
             self.notes.push(format!(
                 "{}: 'metadata.total_size' is {total}, the tensors have {found} bytes",
@@ -369,13 +373,15 @@ impl Checkpoint {
     fn check_groups(&self, linear: Linear) -> Result<(), ModelError> {
         let (rows, columns) = linear.shape(&self.config);
         match self.training.granularity {
-            Granularity::Group(size) if !(rows * columns).is_multiple_of(size) => {
-                Err(self.training_error(
+            Granularity::Group(size) if !(rows * columns).is_multiple_of(size) => Err(self
+                .training_error(
                     "group_size",
                     size,
-                    format!("a divisor of the {rows} x {columns} weights of {}", linear.checkpoint_name()),
-                ))
-            }
+                    format!(
+                        "a divisor of the {rows} x {columns} weights of {}",
+                        linear.checkpoint_name()
+                    ),
+                )),
             _ => Ok(()),
         }
     }

@@ -26,7 +26,7 @@ mod tables;
 use std::path::{Path, PathBuf};
 
 use formats::block::BlockError;
-use formats::gguf::{File, Value};
+use formats::gguf::{File, TensorInfo, Value};
 
 pub use diff::{Difference, Differences, Side, diff};
 pub use report::{
@@ -347,11 +347,7 @@ fn model_facts(file: &File, bytes: u64) -> ModelFacts {
         bytes,
         tensors: file.tensors().len(),
         keys: file.metadata().len(),
-        parameters: file
-            .tensors()
-            .iter()
-            .map(|info| info.shape.iter().product::<u64>())
-            .sum(),
+        parameters: file.tensors().iter().map(TensorInfo::weights).sum(),
         types: types
             .into_iter()
             .map(|(ty, (tensors, bytes))| TypeFacts {
