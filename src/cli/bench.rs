@@ -1,17 +1,38 @@
 //! `tqconv bench`: the speed of matrix products, ours and llama.cpp's, side by side.
 
-use crate::kernels::bench::{Case, Outcome, Seconds, measure};
-use crate::kernels::{Isa, Options, Precision};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use formats::block::BlockType;
-use std::process::ExitCode;
-use std::time::Duration;
+use formats::gguf::File;
 
-/// Measure matrix products against llama.cpp's ggml and against what this machine can do at most.
+use super::render;
+use crate::kernels::bench::{Case, Outcome, Seconds, measure};
+use crate::kernels::{Isa, Options, Precision};
+use crate::mapped::Mapped;
+use crate::verify::{Rate, SpeedFacts, Workload, race};
+
+/// Measure speed, ours and llama.cpp's, in one run
+///
+/// With a GGUF file: prefill and decode of the whole model by both engines, in turn. Without: single matrix products
+/// against llama.cpp's ggml, and against what this machine can do at most.
 #[derive(Args, Debug)]
 pub struct BenchArgs {
+    /// A packed model; without one, matrix products are measured
+    model: Option<PathBuf>,
+    /// Tokens of a prefill, with a model
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    prefill: usize,
+    /// Tokens decoded after it, with a model
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    decode: usize,
+    /// Runs of each engine, with a model
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    runs: usize,
     /// Shapes of the weight matrices
     #[arg(long = "shape", value_name = "ROWSxCOLUMNS", value_delimiter = ',', value_parser = shape,
           default_values = ["2048x2048", "8192x2048", "2048x8192"])]
@@ -54,8 +75,86 @@ fn block_type(text: &str) -> Result<BlockType, String> {
     BlockType::from_name(text).ok_or_else(|| format!("no block type is called '{text}'"))
 }
 
-/// Measure, print as it goes, and say nothing about good or bad: exit code 0.
+/// Measure and print; nothing is good or bad here: exit code 0.
+///
+/// # Errors
+/// The model cannot be read, or does not load.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+    match &args.model {
+        Some(model) => bench_model(args, model),
+        None => bench_products(args),
+    }
+}
+
+fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
+    let place = || model.display().to_string();
+    let bytes = Mapped::open(model).with_context(place)?;
+    let file = File::parse(&bytes).with_context(place)?;
+    let mut outcomes = vec![];
+    for &threads in &args.thread_counts {
+        let workload = Workload {
+            prefill: args.prefill.max(1),
+            decode: args.decode.max(1),
+            runs: args.runs.max(1),
+            patience: Duration::from_secs(600),
+            ..Workload::new(threads.max(1))
+        };
+        let (facts, missing) = race(model, &file, workload, &|_| {}).with_context(place)?;
+        outcomes.push((facts, missing));
+    }
+    if args.json {
+        let facts: Vec<_> = outcomes.iter().map(|(facts, _)| facts).collect();
+        return super::print_json(&serde_json::to_value(facts)?);
+    }
+    let text = |(facts, missing): &(SpeedFacts, Option<String>)| {
+        let note = missing.as_ref().map_or(String::new(), |why| {
+            format!("llama.cpp was not measured: {why}\n")
+        });
+        speed_text(facts) + &note
+    };
+    super::print(&outcomes.iter().map(text).collect::<String>())
+}
+
+/// Both engines beside each other, the ratio of the medians last.
+pub(super) fn speed_text(speed: &SpeedFacts) -> String {
+    let mut text = format!(
+        "\nspeed with {} thread{}, medians of {} runs in turn (slowest to fastest): prefill of {} tokens, decode of {}; \
+         memory reads {:.1} GB/s\n",
+        speed.threads,
+        if speed.threads == 1 { "" } else { "s" },
+        speed.runs,
+        speed.prefill_tokens,
+        speed.decode_tokens,
+        speed.bandwidth
+    );
+    let rate = |rate: Rate| {
+        format!(
+            "{:.1} tok/s ({:.1} to {:.1})",
+            rate.median, rate.min, rate.max
+        )
+    };
+    let rows = speed.engines.iter().map(|engine| {
+        vec![
+            format!("  {}", engine.name),
+            rate(engine.prefill),
+            rate(engine.decode),
+            format!("{:.2} GB/s", engine.read_rate),
+            render::percent(engine.read_rate / speed.bandwidth),
+        ]
+    });
+    let head = ["  engine", ">prefill", ">decode", ">weights", ">of memory"];
+    text += &render::table(&head, rows.collect());
+    if let [ours, theirs] = &speed.engines[..] {
+        text += &format!(
+            "  ours to theirs: prefill {:.2}x, decode {:.2}x\n",
+            ours.prefill.median / theirs.prefill.median,
+            ours.decode.median / theirs.decode.median
+        );
+    }
+    text
+}
+
+fn bench_products(args: &BenchArgs) -> Result<ExitCode> {
     let isa = args.isa.unwrap_or(Isa::best());
     let precision = if args.fast {
         Precision::Fast

@@ -325,21 +325,7 @@ fn facts(report: &Report) -> String {
         text += &render::facts(&lines);
     }
     if let Some(speed) = &report.speed {
-        text += &format!(
-            "\nspeed with {} threads, medians of {} runs: prefill of {} tokens, decode of {}; memory reads {:.1} GB/s\n",
-            speed.threads, speed.runs, speed.prefill_tokens, speed.decode_tokens, speed.bandwidth
-        );
-        let rows = speed.engines.iter().map(|engine| {
-            vec![
-                format!("  {}", engine.name),
-                format!("{:.1} tok/s", engine.prefill),
-                format!("{:.1} tok/s", engine.decode),
-                format!("{:.2} GB/s", engine.read_rate),
-                render::percent(engine.read_rate / speed.bandwidth),
-            ]
-        });
-        let head = ["  engine", ">prefill", ">decode", ">weights", ">of memory"];
-        text += &render::table(&head, rows.collect());
+        text += &super::bench::speed_text(speed);
     }
     text
 }

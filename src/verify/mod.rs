@@ -31,8 +31,9 @@ use formats::gguf::{File, TensorInfo, Value};
 pub use diff::{Difference, Differences, Side, diff};
 pub use report::{
     Check, DotFacts, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, ModelFacts,
-    NotChecked, Report, SpeedFacts, Status, TextFacts, TypeFacts, Verdict,
+    NotChecked, Rate, Report, SpeedFacts, Status, TextFacts, TypeFacts, Verdict,
 };
+pub use speed::{Workload, race};
 
 use crate::engine::EngineError;
 use crate::mapped::Mapped;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::metrics;
+
 /// Everything that was found about one file.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -397,13 +399,35 @@ pub struct EngineSpeed {
     /// What it calls itself.
     pub name: String,
     /// Tokens a second, many at once.
-    pub prefill: f64,
+    pub prefill: Rate,
     /// Tokens a second, one after another.
-    pub decode: f64,
+    pub decode: Rate,
     /// Bytes of weights that one decoded token reads.
     pub bytes_per_token: u64,
     /// GB of weights a second while decoding.
     pub read_rate: f64,
+}
+
+/// Tokens a second over several runs.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Rate {
+    /// The median.
+    pub median: f64,
+    /// The slowest run.
+    pub min: f64,
+    /// The fastest run.
+    pub max: f64,
+}
+
+impl Rate {
+    /// Of the rates of all runs.
+    pub(super) fn new(rates: &[f64]) -> Self {
+        Self {
+            median: metrics::median(rates),
+            min: metrics::quantile(rates, 0.0),
+            max: metrics::quantile(rates, 1.0),
+        }
+    }
 }
 
 #[cfg(test)]

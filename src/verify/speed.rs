@@ -6,63 +6,112 @@ use std::time::{Duration, Instant};
 
 use formats::gguf::File;
 
-use super::report::{EngineSpeed, Level, NotChecked, SpeedFacts};
+use super::report::{EngineSpeed, Level, NotChecked, Rate, SpeedFacts};
 use super::{Options, Progress, VerifyError};
 use crate::engine::native::{self, Native};
 use crate::engine::shape::Shape;
 use crate::engine::{EngineError, Generate};
-use crate::metrics;
 
 pub(super) const NUMBER: u8 = 5;
 pub(super) const NAME: &str = "speed";
 
-const PREFILL: usize = 128;
-const DECODE: usize = 32;
-/// Runs that are timed; of an odd number the median is one of them.
-const RUNS: usize = 5;
-/// After so long no further run is begun.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What two engines are made to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    /// Threads of each engine.
+    pub threads: usize,
+    /// Tokens of a prefill.
+    pub prefill: usize,
+    /// Tokens decoded after it.
+    pub decode: usize,
+    /// Runs that are timed, after one to warm up; of an odd number the median is one of them.
+    pub runs: usize,
+    /// After so long no further run is begun.
+    pub patience: Duration,
+}
 
-/// Time both engines.
+impl Workload {
+    /// What level 5 of `verify` runs.
+    pub fn new(threads: usize) -> Self {
+        let patience = Duration::from_secs(30);
+        Self {
+            threads,
+            prefill: 128,
+            decode: 32,
+            runs: 5,
+            patience,
+        }
+    }
+
+    /// The same, within a context of so many tokens.
+    fn within(self, context: usize) -> Self {
+        if self.prefill + self.decode <= context {
+            return self;
+        }
+        let decode = context / 5;
+        Self {
+            prefill: context - decode,
+            decode,
+            ..self
+        }
+    }
+}
+
+/// Level 5.
 pub(super) fn check(
     path: &Path,
     file: &File,
     options: &Options,
     progress: &Progress,
 ) -> Result<(Level, Option<SpeedFacts>), VerifyError> {
-    let shape = match Shape::read(file) {
-        Ok(shape) => shape,
-        Err(error) => return Ok((Level::not_checked(NUMBER, NAME, error.to_string()), None)),
-    };
-    let context = (PREFILL + DECODE).min(shape.context);
-    let (prefill, decode) = (context - context / 5, context / 5);
-    let mut not_checked = vec![];
-    progress("speed: memory");
-    let bandwidth = read_bandwidth(options.threads);
-    let stored = stored_bytes(file);
-
-    let mut engines = vec![];
-    progress("speed: native");
-    let mut native = Native::load(file, native::Settings::new(context, options.threads))?;
-    let bytes = native.packed_bytes() as u64;
-    engines.push(measure(&mut native, prefill, decode, bytes)?);
-    drop(native);
-    progress("speed: llama.cpp");
-    match llama(path, file, context, options.threads, |engine| {
-        measure(engine, prefill, decode, stored)
-    }) {
-        Ok(speed) => engines.push(speed),
-        Err(why) => not_checked.push(NotChecked::new("llama.cpp", why)),
+    if let Err(error) = Shape::read(file) {
+        return Ok((Level::not_checked(NUMBER, NAME, error.to_string()), None));
     }
+    let (facts, missing) = race(path, file, Workload::new(options.threads), progress)?;
+    let not_checked = missing.map(|why| NotChecked::new("llama.cpp", why));
+    let level = Level::measured(NUMBER, NAME, not_checked.into_iter().collect());
+    Ok((level, Some(facts)))
+}
+
+/// Time our engine and llama.cpp on the same file, in turn, run by run; and why llama.cpp was not timed, if it was not.
+///
+/// # Errors
+/// Our engine does not load the file.
+pub fn race(
+    path: &Path,
+    file: &File,
+    workload: Workload,
+    progress: &Progress,
+) -> Result<(SpeedFacts, Option<String>), VerifyError> {
+    let workload = workload.within(Shape::read(file)?.context);
+    let (context, threads) = (workload.prefill + workload.decode, workload.threads);
+    progress("speed: memory");
+    let bandwidth = read_bandwidth(threads);
+    progress("speed: engines in turn");
+    let mut native = Native::load(file, native::Settings::new(context, threads))?;
+    let packed = native.packed_bytes() as u64;
+    let together = llama(path, file, context, threads, |llama| {
+        time_in_turn(
+            &mut [(&mut native, packed), (llama, stored_bytes(file))],
+            workload,
+        )
+    });
+    let (engines, missing) = match together {
+        Ok(engines) => (engines, None),
+        Err(why) => (
+            time_in_turn(&mut [(&mut native, packed)], workload)?,
+            Some(why),
+        ),
+    };
     let facts = SpeedFacts {
         bandwidth,
-        threads: options.threads,
-        prefill_tokens: prefill,
-        decode_tokens: decode,
-        runs: RUNS,
+        threads,
+        prefill_tokens: workload.prefill,
+        decode_tokens: workload.decode,
+        runs: workload.runs,
         engines,
     };
-    Ok((Level::measured(NUMBER, NAME, not_checked), Some(facts)))
+    Ok((facts, missing))
 }
 
 /// Bytes of the weights that a decoded token reads, as they are in the file: all matrices but a separate embedding.
@@ -77,43 +126,59 @@ fn stored_bytes(file: &File) -> u64 {
     matrices.filter_map(|info| info.bytes()).sum()
 }
 
-/// Medians over up to [`RUNS`] runs, after one to warm up.
-fn measure(
-    engine: &mut dyn Generate,
-    prefill: usize,
-    decode: usize,
-    bytes_per_token: u64,
-) -> Result<EngineSpeed, EngineError> {
-    let vocab = engine.vocab() as u32;
-    let tokens: Vec<u32> = (0..prefill as u32).map(|i| i * 7919 % vocab).collect();
-    let (mut prefills, mut decodes) = (vec![], vec![]);
+/// Rates of each engine over the runs; with each, the bytes of weights that it reads for a token.
+fn time_in_turn(
+    engines: &mut [(&mut dyn Generate, u64)],
+    workload: Workload,
+) -> Result<Vec<EngineSpeed>, EngineError> {
+    let mut rates = vec![(vec![], vec![]); engines.len()];
     let begin = Instant::now();
-    for run in 0..=RUNS {
-        if run > 1 && begin.elapsed() > PATIENCE {
+    for run in 0..=workload.runs {
+        if run > 1 && begin.elapsed() > workload.patience {
             break;
         }
-        engine.reset();
-        let start = Instant::now();
-        engine.feed(&tokens)?;
-        let filled = start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        for token in &tokens[..decode.min(prefill)] {
-            engine.feed(&[*token])?;
-        }
-        let decoded = start.elapsed().as_secs_f64();
-        if run > 0 {
-            prefills.push(prefill as f64 / filled);
-            decodes.push(decode.min(prefill) as f64 / decoded);
+        for ((engine, _), (prefills, decodes)) in engines.iter_mut().zip(&mut rates) {
+            let (prefill, decode) = time_once(*engine, workload)?;
+            if run > 0 {
+                prefills.push(prefill);
+                decodes.push(decode);
+            }
         }
     }
-    let decode = metrics::median(&decodes);
-    Ok(EngineSpeed {
-        name: engine.name(),
-        prefill: metrics::median(&prefills),
-        decode,
-        bytes_per_token,
-        read_rate: decode * bytes_per_token as f64 / 1e9,
-    })
+    let speeds =
+        engines
+            .iter()
+            .zip(&rates)
+            .map(|((engine, bytes_per_token), (prefills, decodes))| {
+                let (prefill, decode) = (Rate::new(prefills), Rate::new(decodes));
+                EngineSpeed {
+                    name: engine.name(),
+                    prefill,
+                    decode,
+                    bytes_per_token: *bytes_per_token,
+                    read_rate: decode.median * *bytes_per_token as f64 / 1e9,
+                }
+            });
+    Ok(speeds.collect())
+}
+
+/// Tokens a second of one prefill and the decoding after it.
+fn time_once(engine: &mut dyn Generate, workload: Workload) -> Result<(f64, f64), EngineError> {
+    let vocab = engine.vocab() as u32;
+    let token = |i: usize| (i as u32).wrapping_mul(7919) % vocab;
+    let tokens: Vec<u32> = (0..workload.prefill).map(token).collect();
+    engine.reset();
+    let start = Instant::now();
+    engine.feed(&tokens)?;
+    let prefill = workload.prefill as f64 / start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    for i in 0..workload.decode {
+        engine.feed(&[token(i)])?;
+    }
+    Ok((
+        prefill,
+        workload.decode as f64 / start.elapsed().as_secs_f64(),
+    ))
 }
 
 /// GB/s at which so many threads read memory that no cache holds: the best of a few passes.
@@ -141,8 +206,8 @@ fn llama(
     file: &File,
     context: usize,
     threads: usize,
-    measure: impl FnOnce(&mut dyn Generate) -> Result<EngineSpeed, EngineError>,
-) -> Result<EngineSpeed, String> {
+    measure: impl FnOnce(&mut dyn Generate) -> Result<Vec<EngineSpeed>, EngineError>,
+) -> Result<Vec<EngineSpeed>, String> {
     use crate::engine::llamacpp::{Model, Settings};
     let settings = Settings {
         context,
@@ -159,7 +224,7 @@ fn llama(
     _: &File,
     _: usize,
     _: usize,
-    _: impl FnOnce(&mut dyn Generate) -> Result<EngineSpeed, EngineError>,
-) -> Result<EngineSpeed, String> {
+    _: impl FnOnce(&mut dyn Generate) -> Result<Vec<EngineSpeed>, EngineError>,
+) -> Result<Vec<EngineSpeed>, String> {
     Err(super::NO_LLAMA.into())
 }

@@ -5,6 +5,13 @@ use std::path::{Path, PathBuf};
 
 use formats::safetensors::{self, Entry, Tensor};
 
+/// `name` among the fixtures.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(name)
+}
+
 /// `name` in the folder of larger data; where it is absent, says that the test is skipped.
 pub fn find(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("TQCONV_DATA").map_or_else(
