@@ -14,10 +14,10 @@ pub enum PackError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The layout of the output.
-    #[error("the output: {0}")]
+    #[error("the output cannot be laid out: {0}")]
     Format(#[from] FormatError),
     /// The output cannot be written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: cannot be written: {source}; make room, or name another output", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -130,7 +130,7 @@ pub enum PackError {
         ty: BlockType,
     },
     /// A key that cannot be set so.
-    #[error("--metadata {key}={text}: expected {expected}")]
+    #[error("--metadata {key}={text}: expected {expected}; set it so, or leave it out")]
     Metadata {
         /// The key.
         key: String,

@@ -7,5 +7,6 @@ mod data;
 #[cfg(feature = "llama")]
 mod dots;
 mod engine;
+mod hostile;
 mod pack;
 mod tokenizer;
