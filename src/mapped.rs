@@ -1,14 +1,37 @@
-//! The one memory map: a whole file as bytes.
+//! The one memory map: a whole file as bytes, and the file itself for those who read it piece by piece.
 
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
 /// A file's bytes, mapped read-only.
-pub struct Mapped(Option<Mmap>);
+pub struct Mapped {
+    file: File,
+    state: State,
+    map: Option<Mmap>,
+}
+
+/// What a file that was written to differs in.
+#[derive(PartialEq)]
+struct State {
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl State {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self {
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+        })
+    }
+}
 
 impl Mapped {
     /// Map the regular file at `path`.
@@ -16,21 +39,40 @@ impl Mapped {
     /// # Errors
     /// The file is not there, not readable, or not a regular file (a directory, a device, a pipe).
     pub fn open(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
-        if !metadata.is_file() {
+        // Asked before it is opened: opening a pipe would wait for a writer.
+        if !std::fs::metadata(path)?.is_file() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "not a regular file",
             ));
         }
-        if metadata.len() == 0 {
-            return Ok(Self(None));
-        }
         let file = File::open(path)?;
-        // SAFETY: the map is read-only and private to this value; the bytes are only ever read as numbers, for which
-        // every bit pattern is valid, so that another process writing the file can change results but not break rules.
-        let map = unsafe { Mmap::map(&file) }?;
-        Ok(Self(Some(map)))
+        let state = State::of(&file)?;
+        let map = match state.length {
+            0 => None,
+            // SAFETY: the map is read-only and private to this value; the bytes are only ever read as numbers, for
+            // which every bit pattern is valid, so that another process writing the file can change results but not
+            // break rules.
+            _ => Some(unsafe { Mmap::map(&file) }?),
+        };
+        Ok(Self { file, state, map })
+    }
+
+    /// Read the bytes from `start` on into `out`: an error where the file has become shorter, which would kill a
+    /// process that looks at the map.
+    ///
+    /// # Errors
+    /// The bytes cannot be read.
+    pub fn read_at(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, start)
+    }
+
+    /// Whether the file has its length and time of writing still.
+    ///
+    /// # Errors
+    /// They cannot be asked for.
+    pub fn is_unchanged(&self) -> io::Result<bool> {
+        Ok(State::of(&self.file)? == self.state)
     }
 }
 
@@ -38,6 +80,6 @@ impl Deref for Mapped {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or(&[])
+        self.map.as_deref().unwrap_or(&[])
     }
 }

@@ -1,5 +1,5 @@
 //! The formula: latent weights to scales, codes and offline biases (arXiv 2509.23809, as AngelSlim's
-//! `UltraQuantLinear` computes it). Plain and scalar; whatever is faster must equal it bit for bit.
+//! `UltraQuantLinear` computes it). Plain loops without a branch, which compilers turn into vector code.
 //!
 //! ```text
 //! y = A x + bias            A = scale * code
@@ -11,6 +11,9 @@
 //! Groups are runs of the flattened row-major matrix, so that they may cross rows. Scale, delta and the comparison
 //! are in the checkpoint's dtype (each rounded once); products and the sum of the bias are in f64.
 //! docs/tequila.md has the derivation.
+//!
+//! Sums run in [`LANES`] lanes: lane l adds up the numbers l, l + 16, l + 32, ..., then the lanes are added by halves.
+//! The order is part of the definition, so that a result is the same to the bit for any vector length.
 
 use formats::safetensors::Dtype;
 
@@ -43,9 +46,66 @@ pub struct NotFinite {
     pub index: usize,
 }
 
+/// Lanes of every sum: as many f64 as two of the longest vectors hold.
+const LANES: usize = 16;
+
+/// Numbers that are chosen before they are added up: in two plain loops, each of which compilers turn into vector code.
+const CHOSEN: usize = 16 * LANES;
+
+/// The most weights that [`absolute_sum`] adds up in lanes; longer groups are cut into runs of this many, whose sums
+/// are added in order.
+pub const SUM_RUN: usize = 1 << 16;
+
+/// Add term(x) to the lanes. `x`: (n,), a multiple of the lanes but for the last time.
+#[inline(always)]
+fn add(lanes: &mut [f64; LANES], x: &[f32], term: impl Fn(f32) -> f64) {
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        for l in 0..LANES {
+            lanes[l] += term(x[l]);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += term(x);
+    }
+}
+
+/// The lanes added by halves: l and l + 8, then l and l + 4, and so on.
+#[inline(always)]
+fn fold(mut lanes: [f64; LANES]) -> f64 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The sum of the `x` whose code is chosen, in lanes. `x`, `codes`: (n,).
+#[inline(always)]
+fn chosen_sum(x: &[f32], codes: &[i8], is_chosen: impl Fn(i8) -> bool) -> f64 {
+    let (mut lanes, mut chosen) = ([0.0; LANES], [0.0; CHOSEN]);
+    for (x, codes) in x.chunks(CHOSEN).zip(codes.chunks(CHOSEN)) {
+        for ((chosen, &x), &code) in chosen.iter_mut().zip(x).zip(codes) {
+            *chosen = if is_chosen(code) { x } else { 0.0 };
+        }
+        add(&mut lanes, &chosen[..x.len()], f64::from);
+    }
+    fold(lanes)
+}
+
 /// Sum of |w| in f64: exact for a group of bf16 or f16 weights of like size.
+#[inline(always)]
 pub fn absolute_sum(w: &[f32]) -> f64 {
-    w.iter().map(|&w| f64::from(w.abs())).sum()
+    let mut sum = 0.0;
+    for run in w.chunks(SUM_RUN) {
+        let mut lanes = [0.0; LANES];
+        add(&mut lanes, run, |w| f64::from(w.abs()));
+        sum += fold(lanes);
+    }
+    sum
 }
 
 /// scale = mean |w| of a group of `count` weights whose |w| add up to `sum`, rounded once to `dtype`.
@@ -57,14 +117,15 @@ pub fn scale(sum: f64, count: usize, dtype: Dtype) -> f32 {
 ///
 /// `w`, `codes`: (n,). Equality with delta is active. Where scale is zero (a group of zeros, or of weights so small
 /// that their mean rounds to zero) A is zero whatever the comparison says, so every code is 0.
+#[inline(always)]
 pub fn split(w: &[f32], scale: f32, dtype: Dtype, codes: &mut [i8]) {
-    let delta = dtype.round(f64::from(scale) / 2.0);
+    let delta = if scale == 0.0 {
+        f32::INFINITY
+    } else {
+        dtype.round(f64::from(scale) / 2.0)
+    };
     for (code, &w) in codes.iter_mut().zip(w) {
-        *code = if scale == 0.0 {
-            0
-        } else {
-            i8::from(w >= delta) - i8::from(w <= -delta)
-        };
+        *code = i8::from(w >= delta) - i8::from(w <= -delta);
     }
 }
 
@@ -77,33 +138,57 @@ pub enum Lambda<'a> {
     Learned(&'a [f32]),
 }
 
-/// sum of lambda * w over the dead zone: the offline bias of a row, or a part of it. `w`, `codes`: (n,).
+/// sum of lambda * w over the dead zone: the offline bias of a row. `w`, `codes`: (n,).
+#[inline(always)]
 pub fn dead_zone_sum(w: &[f32], codes: &[i8], lambda: Lambda) -> f64 {
-    let dead = |(&w, &code): (&f32, &i8)| if code == 0 { f64::from(w) } else { 0.0 };
     match lambda {
-        Lambda::Fixed(lambda) => w
-            .iter()
-            .zip(codes)
-            .map(|pair| f64::from(lambda) * dead(pair))
-            .sum(),
-        Lambda::Learned(lambda) => w
-            .iter()
-            .zip(codes)
-            .zip(lambda)
-            .map(|(pair, &lambda)| f64::from(lambda) * dead(pair))
-            .sum(),
+        Lambda::Fixed(lambda) => f64::from(lambda) * chosen_sum(w, codes, |code| code == 0),
+        Lambda::Learned(lambda) => {
+            let mut sum = 0.0;
+            for ((&w, &code), &lambda) in w.iter().zip(codes).zip(lambda) {
+                let dead = if code == 0 { w } else { 0.0 };
+                sum += f64::from(lambda) * f64::from(dead);
+            }
+            sum
+        }
     }
+}
+
+/// sum of importance * code^2: how much the active weights of a run count when scales are merged.
+/// `importance`, `codes`: (n,).
+#[inline(always)]
+pub fn active_sum(importance: &[f32], codes: &[i8]) -> f64 {
+    chosen_sum(importance, codes, |code| code != 0)
+}
+
+/// How many codes are not 0.
+#[inline(always)]
+pub fn active_count(codes: &[i8]) -> usize {
+    /// So many fit the byte that each lane of a vector counts in.
+    const RUN: usize = 192;
+    let mut count = 0;
+    for run in codes.chunks(RUN) {
+        let mut active = 0u8;
+        for &code in run {
+            active += u8::from(code != 0);
+        }
+        count += usize::from(active);
+    }
+    count
 }
 
 /// The first number that is NaN or infinite.
 ///
 /// # Errors
 /// Where there is one.
+#[inline(always)]
 pub fn check_finite(w: &[f32]) -> Result<(), NotFinite> {
-    match w.iter().position(|w| !w.is_finite()) {
-        Some(index) => Err(NotFinite { index }),
-        None => Ok(()),
+    // All are looked at, so that no branch keeps the loop from being vectorised.
+    if w.iter().fold(true, |finite, w| finite & w.is_finite()) {
+        return Ok(());
     }
+    let index = w.iter().position(|w| !w.is_finite()).unwrap_or(0);
+    Err(NotFinite { index })
 }
 
 /// The runs of equal scale in row `row` of a matrix with `columns` columns: (group, columns of the row it covers).
@@ -163,6 +248,81 @@ mod tests {
             dead_zone_sum(&w, &codes, Lambda::Learned(&[9.0, 1.0, 2.0, 9.0])),
             0.0
         );
+    }
+
+    /// Numbers whose sum depends on its order.
+    fn mixed(n: usize) -> Vec<f32> {
+        (0..n)
+            .map(|i| ((i * 7919) % 1009) as f32 * 10f32.powi((i % 7) as i32 - 3) - 50.0)
+            .collect()
+    }
+
+    #[test]
+    fn sums_of_any_length_are_true() {
+        for n in [0, 1, 15, 16, 17, 255, 256, 257, 1000, SUM_RUN + 3] {
+            let w = mixed(n);
+            let mut codes = vec![0; n];
+            split(&w, 100.0, Dtype::F32, &mut codes);
+            let near = |found: f64, terms: Vec<f64>| {
+                let (sum, size) = (
+                    terms.iter().sum::<f64>(),
+                    terms.iter().map(|x| x.abs()).sum::<f64>(),
+                );
+                assert!(
+                    (found - sum).abs() <= 1e-13 * size,
+                    "{n}: {found} is not {sum}"
+                );
+            };
+            near(
+                absolute_sum(&w),
+                w.iter().map(|&w| f64::from(w).abs()).collect(),
+            );
+            let dead = |&(w, code): &(f32, i8)| f64::from(w) * f64::from(u8::from(code == 0));
+            let pairs: Vec<_> = w.iter().copied().zip(codes.iter().copied()).collect();
+            near(
+                dead_zone_sum(&w, &codes, Lambda::Fixed(0.5)),
+                pairs.iter().map(|pair| dead(pair) / 2.0).collect(),
+            );
+            let lambda = mixed(n);
+            let products = pairs
+                .iter()
+                .zip(&lambda)
+                .map(|(pair, &lambda)| dead(pair) * f64::from(lambda));
+            near(
+                dead_zone_sum(&w, &codes, Lambda::Learned(&lambda)),
+                products.collect(),
+            );
+            near(
+                active_sum(&w, &codes),
+                pairs
+                    .iter()
+                    .map(|pair| f64::from(pair.0) - dead(pair))
+                    .collect(),
+            );
+            assert_eq!(
+                active_count(&codes),
+                codes.iter().filter(|&&code| code != 0).count()
+            );
+        }
+    }
+
+    #[test]
+    fn lanes_are_added_by_halves() {
+        // Lane 0 gets 1 and then 2^53, at which another 1 would be lost; lane 8 gets 1.
+        let mut w = [0.0; 32];
+        (w[0], w[16], w[8]) = (1.0, 2f32.powi(53), 1.0);
+        assert_eq!(absolute_sum(&w), 2f64.powi(53));
+        (w[0], w[8], w[24]) = (0.0, 1.0, 1.0);
+        assert_eq!(absolute_sum(&w), 2f64.powi(53) + 2.0);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found() {
+        let mut w = vec![1.0; 100];
+        assert_eq!(check_finite(&w), Ok(()));
+        w[99] = f32::NAN;
+        w[77] = f32::NEG_INFINITY;
+        assert_eq!(check_finite(&w), Err(NotFinite { index: 77 }));
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::error::{describe_start, known_start};
 /// The longest header in bytes (the format's own limit).
 const MAX_HEADER: u64 = 100_000_000;
 
+/// Bytes of the length of the header, with which the file starts.
+const LENGTH_FIELD: usize = 8;
+
 /// The longest shard index in bytes; that of a model with 90 000 tensors has 9 MB.
 const MAX_INDEX: u64 = 64 << 20;
 
@@ -147,12 +150,25 @@ fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N])
 /// Truncation, a header that is too long, is no JSON, or breaks a rule (names that stand twice, ranges that overlap,
 /// leave holes or do not match shape and dtype); with what the file looks like when it is something else.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormatError> {
+    parse_start(bytes, bytes.len() as u64)
+}
+
+/// How many bytes of the file's start [`parse_start`] needs, as the first 8 of them say.
+pub fn start_length(first: [u8; LENGTH_FIELD]) -> u64 {
+    LENGTH_FIELD as u64 + u64::from_le_bytes(first).min(MAX_HEADER)
+}
+
+/// As [`parse`], of a file of `length` bytes of which only the start is at hand.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_start(bytes: &[u8], length: u64) -> Result<Vec<Entry>, FormatError> {
     // A length field can look like the start of another kind of file, but not before a header.
     if let Some(known) = known_start(bytes).filter(|_| bytes.get(8) != Some(&b'{')) {
         return Err(broken(format!("it is {known}")));
     }
-    let (start, length) = header_range(bytes)?;
-    let data = start + length;
+    let (start, header_length) = header_range(bytes, length)?;
+    let data = start + header_length;
     let mut header = read_header(&bytes[start..data])?;
     header.sort_by_key(|(_, info)| info.data_offsets);
     let mut end = 0;
@@ -184,13 +200,13 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormatError> {
         }
         (end, previous) = (to, name);
     }
-    let found = (bytes.len() - data) as u64;
+    let found = length - data as u64;
     if end > found {
         return Err(FormatError::Truncated {
             what: format!("the data, up to the end of tensor '{previous}',"),
             at: data as u64,
             need: end,
-            end: bytes.len() as u64,
+            end: length,
         });
     }
     if end < found {
@@ -211,35 +227,32 @@ fn broken(problem: String) -> FormatError {
 
 /// Whether these bytes start like a safetensors file: used to tell what an argument is, not to accept it.
 pub fn looks_like(bytes: &[u8]) -> bool {
-    bytes.get(8) == Some(&b'{') && header_range(bytes).is_ok()
+    bytes.get(8) == Some(&b'{') && header_range(bytes, bytes.len() as u64).is_ok()
 }
 
-fn header_range(bytes: &[u8]) -> Result<(usize, usize), FormatError> {
-    const LENGTH_FIELD: usize = 8;
+/// Where the header is in a file of `file_length` bytes: its start and length.
+fn header_range(bytes: &[u8], file_length: u64) -> Result<(usize, usize), FormatError> {
     let Some(field) = bytes.first_chunk::<LENGTH_FIELD>() else {
-        return Err(FormatError::Safetensors {
-            problem: format!(
-                "{} bytes are too short for a header ({})",
-                bytes.len(),
-                describe_start(bytes)
-            ),
-        });
+        return Err(broken(format!(
+            "{} bytes are too short for a header ({})",
+            bytes.len(),
+            describe_start(bytes)
+        )));
     };
     let length = u64::from_le_bytes(*field);
     if length > MAX_HEADER {
-        return Err(FormatError::Safetensors {
-            problem: format!(
-                "the header would be {length} bytes long, at most {MAX_HEADER} are allowed; the file starts with {}",
-                describe_start(bytes)
-            ),
-        });
+        return Err(broken(format!(
+            "the header would be {length} bytes long, at most {MAX_HEADER} are allowed; the file starts with {}",
+            describe_start(bytes)
+        )));
     }
-    if length > (bytes.len() - LENGTH_FIELD) as u64 {
+    let there = (bytes.len() as u64).min(file_length) - LENGTH_FIELD as u64;
+    if length > there {
         return Err(FormatError::Truncated {
             what: "the safetensors header".into(),
             at: LENGTH_FIELD as u64,
             need: length,
-            end: bytes.len() as u64,
+            end: file_length,
         });
     }
     Ok((LENGTH_FIELD, length as usize))

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::model::tokenizer::{self, Tokenizer, TokenizerFiles};
 use crate::model::{Checkpoint, Source, TrainingOverrides};
 
-/// How the checkpoint is to be read; each as it was given to `pack`.
+/// How the checkpoint is to be read; the same for every command that reads one.
 #[derive(Args, Clone, Default)]
 pub struct CheckpointArgs {
     /// config.json, if it is not beside the weights

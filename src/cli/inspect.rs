@@ -1,6 +1,7 @@
 //! `tqconv inspect`: what a checkpoint or a GGUF file holds, and who can run it.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,6 +13,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::{print, print_json, render};
+use crate::kernels::level::Level;
 use crate::mapped::Mapped;
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Training, TrainingOverrides,
@@ -322,9 +324,13 @@ impl PackPreview {
             name: None,
             tokenizer: vec![],
             metadata: vec![],
-            hashes: vec![],
+            hash: false,
+            split_max_size: None,
+            level: Level::widest(),
         };
-        let summary = Plan::new(&checkpoint, &options, &|_| {})?.summary;
+        let summary = Plan::new(&checkpoint, &options)?
+            .run(None, &|_| ControlFlow::Continue(()))?
+            .summary;
         let linears: Vec<_> = summary
             .linears
             .iter()

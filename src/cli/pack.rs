@@ -1,7 +1,10 @@
 //! `tqconv pack`: from a checkpoint to a GGUF file.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -9,11 +12,12 @@ use clap::{Args, ValueEnum};
 use formats::block::BlockType;
 use serde_json::json;
 
+use super::checkpoint::CheckpointArgs;
 use super::{Context, print, print_json, render};
-use crate::model::tokenizer::{self, TokenizerFiles};
-use crate::model::{Checkpoint, LambdaSource, Source, Training, TrainingOverrides};
+use crate::kernels::level::Level;
+use crate::model::{Checkpoint, LambdaSource, Training};
 use crate::pack::{
-    Content, Embedding, Options, PACKABLE, Plan, Rule, Target, check_output, source_hashes,
+    Embedding, Options, Output, PACKABLE, Packed, Plan, Rule, Target, check_output, paths,
 };
 use crate::tequila::Granularity;
 
@@ -53,39 +57,18 @@ pub struct PackArgs {
     #[arg(long, value_name = "TYPE", default_value = "keep", value_parser = parse_embedding, help_heading = "Types")]
     embedding: Embedding,
 
-    /// config.json, if it is not beside the weights
-    #[arg(long, value_name = "FILE", help_heading = "Checkpoint")]
-    config: Option<PathBuf>,
-    /// tokenizer.json, tokenizer.model or their folder, if not beside the weights
-    #[arg(long, value_name = "PATH", help_heading = "Checkpoint")]
-    tokenizer: Option<PathBuf>,
-    /// llama.cpp's name of the pre-tokenizer, if it is not recognised
-    #[arg(long, value_name = "NAME", help_heading = "Checkpoint")]
-    tokenizer_pre: Option<String>,
-    /// How it was trained, over config.json: ultraquantv2 or ultraquantv3
-    #[arg(long, value_name = "METHOD", help_heading = "Checkpoint")]
-    quant_method: Option<String>,
-    /// What shares a scale, over config.json: per_group, per_channel or per_tensor
-    #[arg(long, value_name = "WHAT", help_heading = "Checkpoint")]
-    granularity: Option<String>,
-    /// Weights a scale for per_group, over config.json
-    #[arg(long, value_name = "N", help_heading = "Checkpoint")]
-    group_size: Option<usize>,
-    /// The factor of the dead zone, over `eps` of config.json
-    #[arg(
-        long,
-        visible_alias = "eps",
-        value_name = "X",
-        help_heading = "Checkpoint"
-    )]
-    lambda: Option<f64>,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
 
     /// Set a key of the output, for example general.name="My Model"; can be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair, help_heading = "Output")]
     metadata: Vec<(String, String)>,
-    /// Do not take the sha256 of the input into the output (faster where the input is cached)
+    /// Note the sha256 of each input file in the output: takes about a second per 2 GB of the largest file
     #[arg(long, help_heading = "Output")]
-    no_hash: bool,
+    hash: bool,
+    /// Write several files of at most this size, for example 2G or 500M, named as llama.cpp's gguf-split names them
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Output")]
+    split_max_size: Option<u64>,
     /// Replace the output if it is there
     #[arg(long, help_heading = "Output")]
     force: bool,
@@ -130,6 +113,18 @@ fn parse_nmse(text: &str) -> Result<f64, String> {
     }
 }
 
+/// `2G`, `500M`: units of 1000, as llama.cpp has them.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['M', 'G']) {
+        Some(digits) if text.ends_with('M') => (digits, 1_000_000),
+        Some(digits) => (digits, 1_000_000_000),
+        None => (text, 1),
+    };
+    let size = digits.parse().ok().and_then(|n: u64| n.checked_mul(unit));
+    size.filter(|&size| size > 0)
+        .ok_or_else(|| "expected a number of bytes, for example 2G or 500M".into())
+}
+
 fn parse_type(text: &str) -> Result<BlockType, String> {
     one_of(text, &PACKABLE)
 }
@@ -170,65 +165,58 @@ fn parse_tensor_type(text: &str) -> Result<(String, BlockType), String> {
 /// Pack, and tell what came of it.
 pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    let source = Source::find(
-        &args.input,
-        args.config.as_deref(),
-        args.tokenizer.as_deref(),
-    )?;
+    let checkpoint = args.checkpoint.open(&args.input)?;
     let modelfile =
         matches!(args.target, TargetArg::Ollama).then(|| args.output.with_extension("Modelfile"));
     if !args.dry_run {
-        check_output(&args.output, args.force, &[&source.weights, &source.config])?;
+        let source = &checkpoint.source;
+        if args.split_max_size.is_none() {
+            check_output(&args.output, args.force, &[&source.weights, &source.config])?;
+        }
         if let Some(modelfile) = &modelfile {
             check_output(modelfile, args.force, &[])?;
         }
     }
-    let checkpoint = Checkpoint::open(source, &overrides(args))?;
-    if !args.dry_run {
-        let inputs: Vec<_> = checkpoint.tensors.files().map(|(path, _)| path).collect();
-        check_output(&args.output, args.force, &inputs)?;
-    }
-    let files = TokenizerFiles::open(&checkpoint.source.tokenizer)?;
-    let config = &checkpoint.config;
-    let tokenizer = tokenizer::read(
-        &files,
-        config.vocab_size,
-        &config.special_ids,
-        args.tokenizer_pre.as_deref(),
-    )?;
+    let tokenizer = args.checkpoint.read_tokenizer(&checkpoint)?;
     let notes: Vec<_> = tokenizer
         .notes
         .iter()
         .cloned()
         .chain(checkpoint.notes())
         .collect();
-    let hashes = if args.no_hash || args.dry_run {
-        vec![]
-    } else {
-        hash(&checkpoint, context)?
+    let options = options(args, &checkpoint, tokenizer.metadata());
+    let input = || args.input.display().to_string();
+    let plan = Plan::new(&checkpoint, &options).with_context(input)?;
+    let output = Output {
+        path: &args.output,
+        replace: args.force,
     };
-    let options = options(args, &checkpoint, tokenizer.metadata(), hashes);
-
-    let bar = render::progress_bar("planning", checkpoint.tensors.bytes(), context.progress);
-    let plan = Plan::new(&checkpoint, &options, &|bytes| bar.inc(bytes))
-        .with_context(|| args.input.display().to_string())?;
-    bar.finish_and_clear();
-    if !args.dry_run {
-        let bar = render::progress_bar("writing", checkpoint.tensors.bytes(), context.progress);
-        plan.write(&args.output, &|bytes| bar.inc(bytes))?;
-        bar.finish_and_clear();
-        if let Some(path) = &modelfile {
-            let has_template = plan
-                .metadata
-                .iter()
-                .any(|(key, _)| key == "tokenizer.chat_template");
-            std::fs::write(path, modelfile_text(&args.output, has_template))
-                .with_context(|| path.display().to_string())?;
+    let bar = render::progress_bar("packing", checkpoint.tensors.bytes(), context.progress);
+    let stop = stop_signal()?;
+    let packed = plan.run((!args.dry_run).then_some(&output), &|bytes| {
+        bar.inc(bytes);
+        match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
+    });
+    let packed = packed.with_context(input)?;
+    bar.finish_and_clear();
+    if let Some(path) = modelfile.as_ref().filter(|_| !args.dry_run) {
+        let has_template = packed
+            .metadata
+            .iter()
+            .any(|(key, _)| key == "tokenizer.chat_template");
+        std::fs::write(
+            path,
+            modelfile_text(&paths(&args.output, packed.files)[0], has_template),
+        )
+        .with_context(|| path.display().to_string())?;
     }
     let report = Report {
         args,
-        plan: &plan,
+        packed: &packed,
+        paths: paths(&args.output, packed.files),
         notes,
         time: start.elapsed(),
         modelfile,
@@ -240,27 +228,21 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
     }
 }
 
-fn overrides(args: &PackArgs) -> TrainingOverrides {
-    TrainingOverrides {
-        method: args.quant_method.clone(),
-        granularity: args.granularity.clone(),
-        group_size: args.group_size,
-        lambda: args.lambda,
+/// Set when the user interrupts: the output is then removed. A second time ends the process at once.
+fn stop_signal() -> std::io::Result<Arc<AtomicBool>> {
+    const INTERRUPTED: i32 = 130;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
     }
-}
-
-fn hash(checkpoint: &Checkpoint, context: Context) -> anyhow::Result<Vec<(String, String)>> {
-    let bar = render::progress_bar("hashing", checkpoint.tensors.bytes(), context.progress);
-    let hashes = source_hashes(&checkpoint.tensors, &|bytes| bar.inc(bytes));
-    bar.finish_and_clear();
-    Ok(hashes)
+    Ok(stop)
 }
 
 fn options(
     args: &PackArgs,
     checkpoint: &Checkpoint,
     tokenizer: Vec<(String, formats::gguf::Value)>,
-    hashes: Vec<(String, String)>,
 ) -> Options {
     let rule = Rule {
         target: args.target.into(),
@@ -274,7 +256,9 @@ fn options(
         name: checkpoint.source.name(),
         tokenizer,
         metadata: args.metadata.clone(),
-        hashes,
+        hash: args.hash,
+        split_max_size: args.split_max_size,
+        level: Level::widest(),
     }
 }
 
@@ -292,7 +276,8 @@ fn modelfile_text(output: &Path, has_template: bool) -> String {
 /// What there is to tell of a pack.
 struct Report<'a> {
     args: &'a PackArgs,
-    plan: &'a Plan<'a>,
+    packed: &'a Packed<'a>,
+    paths: Vec<PathBuf>,
     notes: Vec<String>,
     time: Duration,
     modelfile: Option<PathBuf>,
@@ -318,8 +303,8 @@ impl Report<'_> {
 
     fn headline(&self) -> String {
         let (output, bytes) = (
-            self.args.output.display(),
-            render::bytes(self.plan.summary.bytes),
+            self.paths[0].display(),
+            render::bytes(self.packed.summary.bytes),
         );
         match self.args.dry_run {
             true => format!("\n{output} would be written: {bytes}\n"),
@@ -329,13 +314,13 @@ impl Report<'_> {
 
     fn facts(&self) -> Vec<(&'static str, String)> {
         const WORTH_A_RATE: u64 = 100_000_000; // bytes; below, starting up takes most of the time
-        let (summary, training) = (&self.plan.summary, &self.plan.checkpoint.training);
+        let (summary, training) = (&self.packed.summary, &self.packed.checkpoint.training);
         let linears: Vec<_> = summary
             .linears
             .iter()
             .map(|(ty, count)| format!("{count} x {ty}"))
             .collect();
-        let input = self.plan.checkpoint.tensors.bytes();
+        let input = self.packed.checkpoint.tensors.bytes();
         let rate = input as f64 / 1e9 / self.time.as_secs_f64();
         let mut facts = vec![
             ("training", training_text(training)),
@@ -351,7 +336,7 @@ impl Report<'_> {
             ("weight NMSE", self.loss()),
             ("dead zone", render::percent(summary.dead_share())),
             ("largest bias", render::small(summary.largest_bias)),
-            ("embedding", self.plan.items[0].info.ty.to_string()),
+            ("embedding", self.packed.items[0].info.ty.to_string()),
         ];
         if !self.args.dry_run && input >= WORTH_A_RATE {
             facts.push((
@@ -363,7 +348,7 @@ impl Report<'_> {
     }
 
     fn loss(&self) -> String {
-        let summary = &self.plan.summary;
+        let summary = &self.packed.summary;
         match &summary.worst {
             Some((name, worst)) if *worst > 0.0 => {
                 format!(
@@ -377,13 +362,8 @@ impl Report<'_> {
     }
 
     fn tensors(&self) -> String {
-        let rows = self.plan.items.iter().map(|item| {
-            let nmse = match &item.content {
-                Content::Linear { losses, .. } => {
-                    render::small(losses.iter().copied().sum::<crate::pack::Loss>().nmse())
-                }
-                _ => String::new(),
-            };
+        let rows = self.packed.items.iter().map(|item| {
+            let nmse = item.loss.map(|loss| render::small(loss.nmse()));
             let shape: Vec<_> = item.info.shape.iter().rev().map(u64::to_string).collect();
             let bytes = item.info.bytes().map_or(String::new(), render::bytes);
             vec![
@@ -391,7 +371,7 @@ impl Report<'_> {
                 item.info.ty.to_string(),
                 shape.join(" x "),
                 bytes,
-                nmse,
+                nmse.unwrap_or_default(),
             ]
         });
         render::table(
@@ -401,7 +381,7 @@ impl Report<'_> {
     }
 
     fn next(&self) -> String {
-        let output = shell_quoted(&self.args.output);
+        let output = shell_quoted(&self.paths[0]);
         match &self.modelfile {
             None => format!(
                 "run it:  llama-cli -m {output} -p \"...\"\nprove it:  tqconv verify {output} --against {}\n",
@@ -424,21 +404,15 @@ impl Report<'_> {
     }
 
     fn json(&self) -> serde_json::Value {
-        let (plan, summary) = (self.plan, &self.plan.summary);
-        let tensors: Vec<_> = plan
+        let (packed, summary) = (self.packed, &self.packed.summary);
+        let tensors: Vec<_> = packed
             .items
             .iter()
-            .zip(&plan.layout.offsets)
-            .map(|(item, offset)| {
-                let nmse = match &item.content {
-                    Content::Linear { losses, .. } => {
-                        Some(losses.iter().copied().sum::<crate::pack::Loss>().nmse())
-                    }
-                    _ => None,
-                };
+            .map(|item| {
                 json!({
                     "name": item.info.name, "type": item.info.ty.name(), "shape": item.info.shape,
-                    "offset_bytes": offset, "bytes": item.info.bytes(), "nmse": nmse,
+                    "file": item.file, "offset_bytes": item.offset, "bytes": item.info.bytes(),
+                    "nmse": item.loss.map(|loss| loss.nmse()),
                 })
             })
             .collect();
@@ -448,9 +422,9 @@ impl Report<'_> {
             .map(|(ty, count)| (ty.name().into(), json!(count)))
             .collect();
         json!({
-            "output": self.args.output, "written": !self.args.dry_run, "bytes": summary.bytes,
-            "seconds": self.time.as_secs_f64(), "input_bytes": plan.checkpoint.tensors.bytes(),
-            "training": training_json(&plan.checkpoint.training),
+            "output": self.args.output, "files": self.paths, "written": !self.args.dry_run, "bytes": summary.bytes,
+            "seconds": self.time.as_secs_f64(), "input_bytes": packed.checkpoint.tensors.bytes(),
+            "training": training_json(&packed.checkpoint.training),
             "linears": linears, "ternary_weights": summary.ternary_weights,
             "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(),
             "largest_bias": summary.largest_bias, "nmse": summary.loss.nmse(),

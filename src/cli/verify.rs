@@ -105,7 +105,7 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
     if let Some(path) = &args.report {
-        let page = report::page(&report)?;
+        let page = report::page(&report);
         std::fs::write(path, page).with_context(|| path.display().to_string())?;
     }
     if args.json {
@@ -328,4 +328,16 @@ fn facts(report: &Report) -> String {
         text += &super::bench::speed_text(speed);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_have_units() {
+        assert_eq!(quantity(0.985, "share"), "98.5 %");
+        assert_eq!(quantity(1.7e-4, "nats/token"), "1.7e-4 nats/token");
+        assert_eq!(quantity(0.25, ""), "0.25");
+    }
 }

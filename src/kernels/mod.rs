@@ -24,6 +24,7 @@
 //! | `floats` | F32, F16 and BF16 |
 //! | `exact` | the product in f64, to measure against |
 //! | `threads`, `memory`, `isa` | the pool, huge pages, what the CPU can do |
+//! | `level` | plain loops compiled for several instruction sets: ternarization, not products |
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -36,6 +37,7 @@ pub mod ggml;
 mod isa;
 mod kernel;
 mod layout;
+pub mod level;
 mod memory;
 mod scalar;
 #[cfg(test)]

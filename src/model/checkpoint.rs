@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use formats::safetensors::{Entry, ShardIndex, Tensor, looks_like, parse};
+use formats::safetensors::{Dtype, Entry, ShardIndex, Tensor, looks_like, parse_start, start_length};
 
 use super::ModelError;
 use super::config::{Config, ConfigFile, LambdaSource, Training, TrainingOverrides};
@@ -97,9 +97,65 @@ fn weights_in(folder: &Path) -> Result<PathBuf, ModelError> {
     })
 }
 
+/// The header of a safetensors file or a whole index, read and not mapped: a file that shrinks is an error.
+fn read_start(path: &Path, file: &Mapped) -> Result<Vec<u8>, ModelError> {
+    let read = |length: usize| {
+        let mut start = vec![0; length.min(file.len())];
+        match file.read_at(0, &mut start) {
+            Ok(()) => Ok(start),
+            Err(source) => Err(ModelError::io(path, source)),
+        }
+    };
+    let first = read(8)?;
+    match first.first_chunk() {
+        Some(first) => read(start_length(*first) as usize),
+        None => Ok(first),
+    }
+}
+
 struct Shard {
     path: PathBuf,
     bytes: Mapped,
+}
+
+/// A tensor in its file, to be read a piece at a time: what is read so takes no memory beyond the piece, and a file
+/// that shrinks is an error.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    /// How its numbers are stored.
+    pub dtype: Dtype,
+    /// Slowest dimension first: a matrix is `[rows, columns]`.
+    pub shape: &'a [usize],
+    /// The file.
+    pub path: &'a Path,
+    file: &'a Mapped,
+    start: usize,
+}
+
+impl Stored<'_> {
+    /// Bytes of one number.
+    pub fn number_bytes(self) -> usize {
+        self.dtype.bytes().expect("the checkpoint holds floats")
+    }
+
+    /// How many numbers.
+    pub fn len(self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no numbers.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of the numbers from `first` on, as many as `out` takes.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn read(self, first: usize, out: &mut [u8]) -> std::io::Result<()> {
+        let start = self.start + first * self.number_bytes();
+        self.file.read_at(start as u64, out)
+    }
 }
 
 /// All tensors of a checkpoint, mapped.
@@ -123,13 +179,14 @@ impl Tensors {
             notes: vec![],
         };
         let bytes = Mapped::open(weights).map_err(|source| ModelError::io(weights, source))?;
-        let is_index = bytes.trim_ascii_start().first() == Some(&b'{') && !looks_like(&bytes);
+        let start = read_start(weights, &bytes)?;
+        let is_index = start.trim_ascii_start().first() == Some(&b'{') && !looks_like(&start);
         if !is_index {
-            tensors.add(weights.into(), bytes)?;
+            tensors.add(weights.into(), bytes, &start)?;
             return Ok(tensors);
         }
         let index =
-            ShardIndex::parse(&bytes).map_err(|source| ModelError::format(weights, source))?;
+            ShardIndex::parse(&start).map_err(|source| ModelError::format(weights, source))?;
         let folder = weights.parent().unwrap_or(Path::new(""));
         for file in index.files.values().collect::<BTreeSet<_>>() {
             let path = folder.join(file);
@@ -141,15 +198,16 @@ impl Tensors {
                 });
             }
             let bytes = Mapped::open(&path).map_err(|source| ModelError::io(&path, source))?;
-            tensors.add(path, bytes)?;
+            let start = read_start(&path, &bytes)?;
+            tensors.add(path, bytes, &start)?;
         }
         tensors.check_index(&index)?;
         tensors.note_total_size(&index);
         Ok(tensors)
     }
 
-    fn add(&mut self, path: PathBuf, bytes: Mapped) -> Result<(), ModelError> {
-        let entries = parse(&bytes).map_err(|source| ModelError::format(&path, source))?;
+    fn add(&mut self, path: PathBuf, bytes: Mapped, start: &[u8]) -> Result<(), ModelError> {
+        let entries = parse_start(start, bytes.len() as u64).map_err(|source| ModelError::format(&path, source))?;
         let shard = self.shards.len();
         for entry in entries {
             let name = entry.name.clone();
@@ -250,6 +308,38 @@ impl Tensors {
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         let (shard, entry) = self.entries.get(name)?;
         Some(entry.view(&self.shards[*shard].bytes))
+    }
+
+    /// The tensor called `name`, to be read a piece at a time.
+    pub fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        let (shard, entry) = self.entries.get(name)?;
+        let shard = &self.shards[*shard];
+        Some(Stored {
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            path: &shard.path,
+            file: &shard.bytes,
+            start: entry.range.start,
+        })
+    }
+
+    /// Bytes of one of the files, from `start` on.
+    ///
+    /// # Errors
+    /// They cannot be read, or there is no such file.
+    pub fn read_file(&self, path: &Path, start: u64, out: &mut [u8]) -> std::io::Result<()> {
+        match self.shards.iter().find(|shard| shard.path == path) {
+            Some(shard) => shard.bytes.read_at(start, out),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The first file that was written to, or made longer or shorter, since it was opened.
+    pub fn changed(&self) -> Option<&Path> {
+        self.shards
+            .iter()
+            .find(|shard| !shard.bytes.is_unchanged().unwrap_or(false))
+            .map(|shard| shard.path.as_path())
     }
 
     /// The file that holds the tensor called `name`.

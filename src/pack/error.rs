@@ -1,6 +1,6 @@
 //! What can be wrong with a request to pack.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use formats::FormatError;
 use formats::block::BlockType;
@@ -139,14 +139,52 @@ pub enum PackError {
         /// What would do.
         expected: &'static str,
     },
-    /// The input changed between the two times it was read.
-    #[error("{}: tensor '{tensor}' changed while it was being packed; pack again when nothing writes it", path.display())]
+    /// The input changed while it was read.
+    #[error("{}: changed while it was being packed; pack again when nothing writes it", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
-        /// The tensor.
-        tensor: String,
     },
+    /// The disk is too small.
+    #[error(
+        "{}: the output takes {needed} bytes{}; make room, or name another folder", path.display(), free_text(*free)
+    )]
+    NoSpace {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes of the output.
+        needed: u64,
+        /// Bytes that were free, where the file system says.
+        free: Option<u64>,
+    },
+    /// More files than a split can count.
+    #[error(
+        "--split-max-size {max} would make {files} files, at most 65535 are allowed; allow larger ones with --split-max-size"
+    )]
+    Split {
+        /// The most bytes of a file.
+        max: u64,
+        /// How many files that makes.
+        files: usize,
+    },
+    /// The caller wanted no more.
+    #[error("interrupted; nothing was written, pack again")]
+    Interrupted,
+}
+
+impl PackError {
+    /// The input cannot be read; that it ends early means that it is not what was opened.
+    pub(super) fn read(path: &Path, source: std::io::Error) -> Self {
+        let path = path.into();
+        match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Changed { path },
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+fn free_text(free: Option<u64>) -> String {
+    free.map_or(String::new(), |free| format!(", {free} are free"))
 }
 
 fn names(types: &[BlockType]) -> String {

@@ -1,35 +1,56 @@
 //! What the input was, for provenance: the digest that a download page shows for each file.
 
+use std::ops::ControlFlow;
+use std::path::Path;
+
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::Progress;
+use super::{PackError, Progress};
 use crate::model::Tensors;
 
-/// The sha256 of every safetensors file, by file name. `progress` is told the bytes read.
-pub fn source_hashes(tensors: &Tensors, progress: &Progress) -> Vec<(String, String)> {
+/// Hexadecimal digits of a sha256.
+pub const DIGITS: usize = 64;
+
+/// The sha256 of every safetensors file, by file name. `progress` is asked whether to go on.
+///
+/// # Errors
+/// A file that cannot be read, or the wish to stop.
+pub fn source_hashes(
+    tensors: &Tensors,
+    progress: &Progress,
+) -> Result<Vec<(String, String)>, PackError> {
     const PIECE: usize = 1 << 20;
-    let files: Vec<_> = tensors.files().collect();
-    let digest = |bytes: &[u8]| {
-        let mut hasher = Sha256::new();
-        for piece in bytes.chunks(PIECE) {
+    let digest = |path: &Path, length: usize| {
+        let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);
+        for start in (0..length).step_by(PIECE) {
+            let piece = &mut piece[..PIECE.min(length - start)];
+            tensors
+                .read_file(path, start as u64, piece)
+                .map_err(|source| PackError::read(path, source))?;
             hasher.update(piece);
-            progress(piece.len() as u64);
+            if progress(0) == ControlFlow::Break(()) {
+                return Err(PackError::Interrupted);
+            }
         }
-        hasher
+        let digits = hasher
             .finalize()
             .iter()
             .map(|byte| format!("{byte:02x}"))
-            .collect()
+            .collect();
+        Ok((file_name(path), digits))
     };
-    let name = |path: &std::path::Path| {
-        path.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
+    let files: Vec<_> = tensors.files().collect();
     files
         .into_par_iter()
-        .map(|(path, bytes)| (name(path), digest(bytes)))
+        .map(|(path, bytes)| digest(path, bytes.len()))
         .collect()
+}
+
+/// The last part of a path.
+pub fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }

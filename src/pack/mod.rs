@@ -1,22 +1,28 @@
-//! From a checkpoint to a GGUF file: plan every byte, then write.
+//! From a checkpoint to a GGUF file: decide, then read, pack and write in one pass.
 //!
-//! [`Plan::new`] reads all weights once, decides what each tensor becomes and refuses what cannot be written as asked;
-//! [`Plan::write`] reads them once more and writes. Both are the same function of a row, [`row::encode`], so that the
-//! losses in the plan are those of the file.
+//! [`Plan::new`] decides all that the weights have no say in, and refuses what cannot be written as asked;
+//! [`Plan::run`] reads all weights once, and writes. What a linear becomes is guessed from some of its rows before the
+//! pass, and proven on all of them by it: a file takes its name only when every guess was right.
 
+mod encode;
 mod error;
 mod hash;
+mod layout;
+mod metadata;
+mod output;
+mod pass;
 mod plan;
 mod row;
 mod rule;
-mod write;
 
+use std::ops::ControlFlow;
+
+pub use encode::Loss;
 pub use error::PackError;
-pub use hash::source_hashes;
-pub use plan::{Content, Item, Options, Plan, Summary};
-pub use row::Loss;
+pub use layout::paths;
+pub use output::{Output, check_output};
+pub use plan::{Item, Options, Packed, Plan, Summary};
 pub use rule::{Embedding, PACKABLE, Rule, Target, ollama_reads};
-pub use write::check_output;
 
-/// Told how many bytes of weights have been worked through since it was last told.
-pub type Progress<'a> = dyn Fn(u64) + Sync + 'a;
+/// Told how many bytes of weights have been worked through since it was last told; says whether to go on.
+pub type Progress<'a> = dyn Fn(u64) -> ControlFlow<()> + Sync + 'a;

@@ -1,20 +1,28 @@
-//! Deciding: every name, type, size and offset, every bias and every loss, before a byte is written.
+//! Deciding: every name, shape, type, size and offset. Types that depend on the weights are guessed from some rows of
+//! each linear, and held against all rows while they are packed.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use formats::block::BlockType;
-use formats::gguf::{Layout, TensorInfo, Value};
-use formats::safetensors::{Dtype, Tensor};
+use formats::gguf::{Layout as FileLayout, TensorInfo, Value};
+use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
-use super::row::{Loss, Row, ScaleRange, Ternary, encode};
+use super::encode::Loss;
+use super::hash::{self, source_hashes};
+use super::layout::Layout;
+use super::metadata;
+use super::output::{Files, Output};
+use super::pass::Pass;
+use super::row::{Bench, Facts, Ternary, numbers};
 use super::rule::{Embedding, Rule, Target, ollama_reads};
 use super::{PackError, Progress};
+use crate::kernels::level::Level;
 use crate::model::{
-    Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, attention_norm, feed_forward_norm,
-    model_metadata,
+    Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, Stored, attention_norm,
+    feed_forward_norm,
 };
-use crate::tequila::{Granularity, NotFinite, check_finite};
 
 /// What the caller decides.
 #[derive(Clone, Debug)]
@@ -29,48 +37,41 @@ pub struct Options {
     pub tokenizer: Vec<(String, Value)>,
     /// Keys over those that are derived, as text: the type is that of the key, string for a new one.
     pub metadata: Vec<(String, String)>,
-    /// sha256 of each input file, by file name, for provenance.
-    pub hashes: Vec<(String, String)>,
+    /// Whether to note the sha256 of each input file, for provenance.
+    pub hash: bool,
+    /// The most bytes of an output file; more become several files. One tensor is never cut.
+    pub split_max_size: Option<u64>,
+    /// Which instructions to use: the output is the same with any.
+    pub level: Level,
 }
 
 /// One tensor of the output.
 pub struct Item {
     /// Its name, type and shape in the file.
     pub info: TensorInfo,
-    /// Where its weights come from.
-    pub content: Content,
+    /// What storing it lost, for a linear.
+    pub loss: Option<Loss>,
+    /// Which file it is in, from 0.
+    pub file: usize,
+    /// Where it starts in that file.
+    pub offset: u64,
 }
 
-/// Where the weights of a tensor come from.
-pub enum Content {
-    /// These numbers: norms, biases, rotary factors.
-    Numbers(Vec<f32>),
-    /// A table of the checkpoint, in its dtype or converted: embedding and head.
-    Table(&'static str),
-    /// A ternary linear.
-    Linear {
-        /// Which one.
-        linear: Linear,
-        /// The loss of each row, in the order of the file.
-        losses: Vec<Loss>,
-    },
-}
-
-/// Everything decided.
-pub struct Plan<'a> {
-    /// What is packed.
+/// What was packed, or would be.
+pub struct Packed<'a> {
+    /// From what.
     pub checkpoint: &'a Checkpoint,
-    /// Keys and values, in file order.
+    /// Keys and values of the first file, in file order.
     pub metadata: Vec<(String, Value)>,
     /// Tensors, in file order.
     pub items: Vec<Item>,
-    /// Where each goes.
-    pub layout: Layout,
+    /// How many files; [`paths`](super::paths) has their names.
+    pub files: usize,
     /// What a person wants to know of it.
     pub summary: Summary,
 }
 
-/// The figures of a plan.
+/// The figures of a pack.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// Weights of all linears.
@@ -109,96 +110,477 @@ impl Summary {
             .max_by_key(|(_, count)| **count)
             .map_or(BlockType::F32, |(ty, _)| *ty)
     }
-}
 
-/// What is found of one row while planning.
-struct RowFacts {
-    loss: Loss,
-    bias: f64,
-    dead: u64,
-}
-
-/// A linear measured in one type.
-struct Measured {
-    ty: BlockType,
-    rows: Vec<RowFacts>,
-}
-
-impl Measured {
-    fn loss(&self) -> Loss {
-        self.rows.iter().map(|row| row.loss).sum()
+    fn add(&mut self, job: &Job, facts: &Facts) {
+        let (ty, loss) = (job.ty(), facts.losses[job.chosen]);
+        let (rows, columns) = job.shape;
+        self.ternary_weights += (rows * columns) as u64;
+        self.ternary_bytes += (rows * job.row_bytes()) as u64;
+        self.dead_weights += facts.dead;
+        self.largest_bias = facts
+            .biases
+            .iter()
+            .map(|bias| bias.abs())
+            .fold(self.largest_bias, f64::max);
+        self.loss = self.loss + loss;
+        *self.linears.entry(ty).or_default() += 1;
+        if self
+            .worst
+            .as_ref()
+            .is_none_or(|(_, worst)| loss.nmse() > *worst)
+        {
+            self.worst = Some((job.name.clone(), loss.nmse()));
+        }
     }
 }
 
-/// The linears that cannot be written as asked, gathered so that all are named at once.
-#[derive(Default)]
-struct Refused {
-    no_block: Vec<(String, usize)>,
-    lossy: Vec<(String, f64)>,
-    types: Vec<BlockType>,
-    loss: Loss,
+/// A tensor of the output, and where it comes from.
+pub(super) struct Entry<'a> {
+    pub name: String,
+    /// As GGUF has it: fastest dimension first.
+    pub shape: Vec<u64>,
+    pub content: Content<'a>,
+}
+
+/// Where the numbers of a tensor come from.
+pub(super) enum Content<'a> {
+    /// These: norms, rotary factors.
+    Numbers(Vec<f32>),
+    /// A table of the checkpoint, in its dtype or converted: embedding and head.
+    Table {
+        name: &'static str,
+        stored: Stored<'a>,
+        ty: BlockType,
+    },
+    /// The weights of a job.
+    Linear(usize),
+    /// The biases of a job.
+    Bias(usize),
+}
+
+/// A linear to be packed.
+pub(super) struct Job<'a> {
+    pub linear: Linear,
+    /// As GGUF has it.
+    pub name: String,
+    /// (rows, columns)
+    pub shape: (usize, usize),
+    pub ternary: Ternary<'a>,
+    /// The types to try, in order; all of them can hold its rows.
+    pub types: Vec<BlockType>,
+    /// Which of them it becomes, for all that is known.
+    pub chosen: usize,
+    /// Whether some rows lose no more than is allowed in it.
+    pub promising: bool,
+}
+
+impl Job<'_> {
+    pub fn ty(&self) -> BlockType {
+        self.types[self.chosen]
+    }
+
+    pub fn row_bytes(&self) -> usize {
+        self.ty()
+            .row_bytes(self.shape.1)
+            .expect("only types that fit are tried")
+    }
+}
+
+/// What is to be packed, and how.
+pub struct Plan<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    options: &'a Options,
+    pub(super) entries: Vec<Entry<'a>>,
+    pub(super) jobs: Vec<Job<'a>>,
 }
 
 impl<'a> Plan<'a> {
-    /// Read all weights and decide what each tensor becomes. `progress` is told the bytes of weights read.
+    /// Decide all that can be decided without reading all weights.
     ///
     /// # Errors
-    /// Any [`PackError`] about the request or the weights; nothing has been written.
-    pub fn new(
-        checkpoint: &'a Checkpoint,
-        options: &Options,
-        progress: &Progress,
-    ) -> Result<Self, PackError> {
-        let mut plan = Planner {
+    /// Any [`PackError`] about the request; numbers that are not finite in what was read.
+    pub fn new(checkpoint: &'a Checkpoint, options: &'a Options) -> Result<Self, PackError> {
+        let mut plan = Self {
             checkpoint,
             options,
-            progress,
-            items: vec![],
-            summary: Summary::default(),
+            entries: vec![],
+            jobs: vec![],
         };
-        let mut refused = Refused::default();
-        plan.table("token_embd.weight", EMBEDDING)?;
-        if let Some(factors) = checkpoint
-            .config
-            .rope
-            .llama3_factors(checkpoint.config.head_dim)
-        {
-            plan.numbers("rope_freqs.weight", factors);
+        let config = &checkpoint.config;
+        plan.add_table("token_embd.weight", EMBEDDING)?;
+        if let Some(factors) = config.rope.llama3_factors(config.head_dim) {
+            plan.add_numbers("rope_freqs.weight", factors);
         }
-        for linear in Linear::all(&checkpoint.config) {
+        let mut no_block = vec![];
+        for linear in Linear::all(config) {
             if let Some((norm, name)) = norm_before(linear) {
-                plan.norm(&name, &norm)?;
+                plan.add_norm(&name, &norm)?;
             }
-            plan.linear(linear, &mut refused)?;
+            plan.add_linear(linear, &mut no_block)?;
         }
-        plan.norm("output_norm.weight", FINAL_NORM)?;
-        if !checkpoint.config.tied_head {
-            plan.table("output.weight", HEAD)?;
+        plan.add_norm("output_norm.weight", FINAL_NORM)?;
+        if !config.tied_head {
+            plan.add_table("output.weight", HEAD)?;
         }
-        refused.into_result(options, plan.summary.loss)?;
-        plan.finish()
-    }
-}
-
-impl Refused {
-    fn into_result(self, options: &Options, stored: Loss) -> Result<(), PackError> {
-        if !self.no_block.is_empty() {
+        if !no_block.is_empty() {
+            let types = options.rule.candidates(&no_block[0].0);
             return Err(PackError::NoBlock {
-                tensors: self.no_block,
-                types: self.types,
+                tensors: no_block,
+                types,
             });
         }
-        if !self.lossy.is_empty() {
-            let (overall, max_nmse) = ((self.loss + stored).nmse(), options.rule.max_nmse);
-            return Err(PackError::Lossy {
-                tensors: self.lossy,
-                overall,
-                max_nmse,
-                types: self.types,
+        plan.guess()?;
+        plan.layout(&Summary::default(), &plan.no_hashes())?;
+        Ok(plan)
+    }
+
+    /// Read all weights once, and write `output` if there is one. `progress` is told the bytes of weights read.
+    ///
+    /// Where a linear turns out to lose more than its sampled rows promised, all types are measured on all its rows,
+    /// and the output is begun anew with the right one.
+    ///
+    /// # Errors
+    /// Any [`PackError`]. Nothing is left behind, and what was there before is as it was.
+    pub fn run(
+        mut self,
+        output: Option<&Output>,
+        progress: &Progress,
+    ) -> Result<Packed<'a>, PackError> {
+        let (checkpoint, hash) = (self.checkpoint, self.options.hash);
+        let (hashes, settled) = rayon::join(
+            || match hash {
+                true => source_hashes(&checkpoint.tensors, progress),
+                false => Ok(vec![]),
+            },
+            || self.settle(output, progress),
+        );
+        let (facts, files) = settled?;
+        let mut summary = Summary::default();
+        for (job, facts) in self.jobs.iter().zip(&facts) {
+            summary.add(job, facts);
+        }
+        let (metadata, layout) = self.layout(&summary, &hashes?)?;
+        summary.bytes = layout.size();
+        if let Some(files) = files {
+            self.put_numbers(&files, &layout, &facts)?;
+            files.finish()?;
+        }
+        let items = self.infos().into_iter().enumerate().map(|(entry, info)| {
+            let loss = match self.entries[entry].content {
+                Content::Linear(job) => Some(facts[job].losses[self.jobs[job].chosen]),
+                _ => None,
+            };
+            let (file, offset) = layout.place(entry);
+            Item {
+                info,
+                loss,
+                file,
+                offset,
+            }
+        });
+        Ok(Packed {
+            checkpoint,
+            metadata,
+            items: items.collect(),
+            files: layout.files.len(),
+            summary,
+        })
+    }
+
+    /// Read all weights, and write them where there is an `output`, until every linear has become the first of its
+    /// types that is within the allowed error.
+    fn settle(
+        &mut self,
+        output: Option<&Output>,
+        progress: &Progress,
+    ) -> Result<(Vec<Facts>, Option<Files>), PackError> {
+        let inputs: Vec<_> = self
+            .checkpoint
+            .tensors
+            .files()
+            .map(|(path, _)| path)
+            .collect();
+        // Nothing is written where some rows show already that it would be in vain.
+        let mut writing = output.filter(|_| self.jobs.iter().all(|job| job.promising));
+        loop {
+            let (_, layout) = self.layout(&Summary::default(), &self.no_hashes())?;
+            let files = writing
+                .map(|output| output.create(&layout, &inputs))
+                .transpose()?;
+            let sink = files.as_ref().map(|files| (files, &layout));
+            let facts = Pass {
+                plan: self,
+                sink,
+                progress,
+            }
+            .run()?;
+            if let Some(path) = self.checkpoint.tensors.changed() {
+                return Err(PackError::Changed { path: path.into() });
+            }
+            if self.held(&facts)? && files.is_some() == output.is_some() {
+                return Ok((facts, files));
+            }
+            writing = output;
+        }
+    }
+
+    /// Whether each linear became what it should; else it is known afterwards what that is.
+    fn held(&mut self, facts: &[Facts]) -> Result<bool, PackError> {
+        let max_nmse = self.options.rule.max_nmse;
+        let (mut held, mut refused, mut loss) = (true, vec![], Loss::default());
+        let mut types = vec![];
+        for (job, facts) in self.jobs.iter_mut().zip(facts) {
+            let mut losses = facts.losses.clone();
+            if !losses.iter().any(|loss| loss.nmse() <= max_nmse) {
+                let untried = &job.types[losses.len()..];
+                if !untried.is_empty() {
+                    losses.extend(measure(self.checkpoint, job, 0..job.shape.0, untried)?.losses);
+                }
+            }
+            let fits = losses.iter().position(|loss| loss.nmse() <= max_nmse);
+            let least = losses
+                .iter()
+                .copied()
+                .min_by(|a, b| a.nmse().total_cmp(&b.nmse()));
+            loss = loss
+                + fits
+                    .map(|index| losses[index])
+                    .or(least)
+                    .unwrap_or_default();
+            match (fits, least) {
+                (Some(index), _) => {
+                    held &= index == job.chosen;
+                    job.chosen = index;
+                }
+                (None, least) => {
+                    refused.push((job.name.clone(), least.unwrap_or_default().nmse()));
+                    types.clone_from(&job.types);
+                }
+            }
+        }
+        if refused.is_empty() {
+            return Ok(held);
+        }
+        Err(PackError::Lossy {
+            tensors: refused,
+            overall: loss.nmse(),
+            max_nmse,
+            types,
+        })
+    }
+
+    /// Choose the first type of each linear that is within the allowed error on its first rows.
+    fn guess(&mut self) -> Result<(), PackError> {
+        let (checkpoint, max_nmse) = (self.checkpoint, self.options.rule.max_nmse);
+        self.jobs.par_iter_mut().try_for_each(|job| {
+            let rows = job.pieces(&checkpoint.config).swap_remove(0);
+            let facts = measure(checkpoint, job, rows, &job.types)?;
+            let fits = facts.losses.iter().position(|loss| loss.nmse() <= max_nmse);
+            job.promising = fits.is_some();
+            job.chosen = fits.unwrap_or(job.types.len() - 1);
+            if max_nmse == 0.0 && job.promising {
+                // What loses on some rows loses on all: it need not be looked at again.
+                job.types.drain(..job.chosen);
+                job.chosen = 0;
+            }
+            Ok(())
+        })
+    }
+
+    fn add_numbers(&mut self, name: &str, numbers: Vec<f32>) {
+        self.entries.push(Entry {
+            name: name.into(),
+            shape: vec![numbers.len() as u64],
+            content: Content::Numbers(numbers),
+        });
+    }
+
+    fn add_norm(&mut self, name: &str, source: &str) -> Result<(), PackError> {
+        let numbers = numbers(self.stored(source), source)?;
+        self.add_numbers(name, numbers);
+        Ok(())
+    }
+
+    fn add_table(&mut self, name: &str, source: &'static str) -> Result<(), PackError> {
+        let stored = self.stored(source);
+        let ty = match self.options.embedding {
+            Embedding::As(ty) => ty,
+            Embedding::Keep => stored_as(stored.dtype),
+        };
+        let (rows, columns) = (stored.shape[0], stored.shape[1]);
+        if ty.row_bytes(columns).is_none() {
+            let problem = format!("{columns} columns are no multiple of {}", ty.weights());
+            return Err(PackError::Embedding {
+                tensor: name.into(),
+                ty,
+                problem,
             });
+        }
+        self.entries.push(Entry {
+            name: name.into(),
+            shape: vec![columns as u64, rows as u64],
+            content: Content::Table {
+                name: source,
+                stored,
+                ty,
+            },
+        });
+        Ok(())
+    }
+
+    fn add_linear(
+        &mut self,
+        linear: Linear,
+        no_block: &mut Vec<(String, usize)>,
+    ) -> Result<(), PackError> {
+        let name = format!("{}.weight", linear.gguf_name());
+        let (rows, columns) = linear.shape(&self.checkpoint.config);
+        let mut types = self.options.rule.candidates(&name);
+        types.retain(|ty| ty.row_bytes(columns).is_some());
+        if types.is_empty() {
+            no_block.push((name, columns));
+            return Ok(());
+        }
+        let job = self.jobs.len();
+        let entry = |name: String, shape, content| Entry {
+            name,
+            shape,
+            content,
+        };
+        self.entries.push(entry(
+            name.clone(),
+            vec![columns as u64, rows as u64],
+            Content::Linear(job),
+        ));
+        self.entries.push(entry(
+            format!("{}.bias", linear.gguf_name()),
+            vec![rows as u64],
+            Content::Bias(job),
+        ));
+        self.jobs.push(Job {
+            linear,
+            name,
+            shape: (rows, columns),
+            ternary: Ternary::new(self.checkpoint, linear, self.options.level)?,
+            types,
+            chosen: 0,
+            promising: true,
+        });
+        Ok(())
+    }
+
+    /// The keys, and where everything goes, as the types are now.
+    fn layout(
+        &self,
+        summary: &Summary,
+        hashes: &[(String, String)],
+    ) -> Result<(Vec<(String, Value)>, Layout), PackError> {
+        let infos = self.infos();
+        if self.options.rule.target == Target::Ollama
+            && let Some(info) = infos.iter().find(|info| !ollama_reads(info.ty))
+        {
+            return Err(PackError::Ollama {
+                tensor: info.name.clone(),
+                ty: info.ty,
+            });
+        }
+        let weights = infos.iter().map(|info| info.shape.iter().product::<u64>());
+        let keys = metadata::keys(
+            self.checkpoint,
+            self.options,
+            summary,
+            weights.sum(),
+            hashes,
+        )?;
+        let layout = Layout::new(&keys, &infos, self.options.split_max_size)?;
+        Ok((keys, layout))
+    }
+
+    fn infos(&self) -> Vec<TensorInfo> {
+        let ty = |content: &Content| match content {
+            Content::Numbers(_) | Content::Bias(_) => BlockType::F32,
+            Content::Table { ty, .. } => *ty,
+            Content::Linear(job) => self.jobs[*job].ty(),
+        };
+        self.entries
+            .iter()
+            .map(|entry| TensorInfo {
+                name: entry.name.clone(),
+                ty: ty(&entry.content),
+                shape: entry.shape.clone(),
+            })
+            .collect()
+    }
+
+    /// As long as the true ones.
+    fn no_hashes(&self) -> Vec<(String, String)> {
+        let files = self
+            .checkpoint
+            .tensors
+            .files()
+            .filter(|_| self.options.hash);
+        files
+            .map(|(path, _)| (hash::file_name(path), "0".repeat(hash::DIGITS)))
+            .collect()
+    }
+
+    /// Write all but the weights: the start of each file, norms and biases.
+    fn put_numbers(
+        &self,
+        files: &Files,
+        layout: &Layout,
+        facts: &[Facts],
+    ) -> Result<(), PackError> {
+        for (file, FileLayout { header, .. }) in layout.files.iter().enumerate() {
+            files.put(file, header, 0)?;
+        }
+        for (entry, Entry { content, .. }) in self.entries.iter().enumerate() {
+            let numbers: Vec<f32> = match content {
+                Content::Numbers(numbers) => numbers.clone(),
+                Content::Bias(job) => facts[*job].biases.iter().map(|&bias| bias as f32).collect(),
+                Content::Table { .. } | Content::Linear(_) => continue,
+            };
+            let bytes: Vec<_> = numbers
+                .iter()
+                .flat_map(|number| number.to_le_bytes())
+                .collect();
+            let (file, offset) = layout.place(entry);
+            files.put(file, &bytes, offset)?;
         }
         Ok(())
     }
+
+    fn stored(&self, name: &str) -> Stored<'a> {
+        self.checkpoint
+            .tensors
+            .stored(name)
+            .expect("Checkpoint::open found every tensor")
+    }
+}
+
+/// What each of `types` loses on `rows` of a linear, in the order of the file.
+fn measure(
+    checkpoint: &Checkpoint,
+    job: &Job,
+    rows: Range<usize>,
+    types: &[BlockType],
+) -> Result<Facts, PackError> {
+    let config = &checkpoint.config;
+    let pieces: Vec<_> = job
+        .pieces(config)
+        .into_iter()
+        .filter(|piece| piece.start < rows.end && rows.start < piece.end)
+        .collect();
+    let facts = pieces
+        .into_par_iter()
+        .map_init(Bench::default, |bench, piece| {
+            let rows = piece.map(|row| job.linear.checkpoint_row(row, config));
+            job.ternary.encode(rows, types, false, bench)
+        });
+    Ok(facts
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .fold(Facts::default(), Facts::and))
 }
 
 /// The norm that a layer applies before this linear, where the linear is the first to use it: its name in the
@@ -217,450 +599,11 @@ fn norm_before(linear: Linear) -> Option<(String, String)> {
     }
 }
 
-struct Planner<'a, 'o> {
-    checkpoint: &'a Checkpoint,
-    options: &'o Options,
-    progress: &'o Progress<'o>,
-    items: Vec<Item>,
-    summary: Summary,
-}
-
-impl<'a> Planner<'a, '_> {
-    fn numbers(&mut self, name: &str, numbers: Vec<f32>) {
-        let info = TensorInfo {
-            name: name.into(),
-            ty: BlockType::F32,
-            shape: vec![numbers.len() as u64],
-        };
-        self.items.push(Item {
-            info,
-            content: Content::Numbers(numbers),
-        });
-    }
-
-    fn norm(&mut self, name: &str, source: &str) -> Result<(), PackError> {
-        let numbers = self.vector(source)?;
-        self.numbers(name, numbers);
-        Ok(())
-    }
-
-    /// A vector of the checkpoint, all finite.
-    fn vector(&self, source: &str) -> Result<Vec<f32>, PackError> {
-        let tensor = self.tensor(source);
-        let mut numbers = vec![0.0; tensor.len()];
-        tensor.read_f32(0, &mut numbers);
-        check_finite(&numbers).map_err(|found| self.not_finite(source, found))?;
-        Ok(numbers)
-    }
-
-    fn table(&mut self, name: &str, source: &'static str) -> Result<(), PackError> {
-        let tensor = self.tensor(source);
-        self.check_table(tensor, source)?;
-        let ty = match self.options.embedding {
-            Embedding::As(ty) => ty,
-            Embedding::Keep => stored_as(tensor.dtype),
-        };
-        let (rows, columns) = (tensor.shape[0] as u64, tensor.shape[1]);
-        if ty.row_bytes(columns).is_none() {
-            let problem = format!("{columns} columns are no multiple of {}", ty.weights());
-            return Err(PackError::Embedding {
-                tensor: name.into(),
-                ty,
-                problem,
-            });
-        }
-        let info = TensorInfo {
-            name: name.into(),
-            ty,
-            shape: vec![columns as u64, rows],
-        };
-        self.items.push(Item {
-            info,
-            content: Content::Table(source),
-        });
-        Ok(())
-    }
-
-    fn check_table(&self, tensor: Tensor, source: &str) -> Result<(), PackError> {
-        let columns = tensor.shape[1];
-        (0..tensor.shape[0])
-            .into_par_iter()
-            .try_for_each_init(
-                || vec![0.0; columns],
-                |numbers, row| {
-                    tensor.read_f32(row * columns, numbers);
-                    check_finite(numbers).map_err(|found| NotFinite {
-                        index: row * columns + found.index,
-                    })
-                },
-            )
-            .map_err(|found| self.not_finite(source, found))?;
-        (self.progress)(tensor.bytes.len() as u64);
-        Ok(())
-    }
-
-    fn linear(&mut self, linear: Linear, refused: &mut Refused) -> Result<(), PackError> {
-        let name = format!("{}.weight", linear.gguf_name());
-        let (rows, columns) = linear.shape(&self.checkpoint.config);
-        let candidates = self.options.rule.candidates(&name);
-        let fitting: Vec<_> = candidates
-            .iter()
-            .copied()
-            .filter(|ty| ty.row_bytes(columns).is_some())
-            .collect();
-        if fitting.is_empty() {
-            refused.no_block.push((name, columns));
-            refused.types = candidates;
-            return Ok(());
-        }
-        let Some(measured) = self.first_within(linear, &name, &fitting, refused)? else {
-            return Ok(());
-        };
-        (self.progress)(self.checkpoint.linear(linear).weight.bytes.len() as u64);
-
-        let bytes = measured
-            .ty
-            .row_bytes(columns)
-            .expect("it is among the fitting")
-            * rows;
-        self.note(&name, &measured, (rows * columns) as u64, bytes as u64);
-        let Measured { ty, rows: facts } = measured;
-        let info = TensorInfo {
-            name,
-            ty,
-            shape: vec![columns as u64, rows as u64],
-        };
-        let losses = facts.iter().map(|row| row.loss).collect();
-        self.items.push(Item {
-            info,
-            content: Content::Linear { linear, losses },
-        });
-        let biases = facts.iter().map(|row| row.bias as f32).collect();
-        self.numbers(&format!("{}.bias", linear.gguf_name()), biases);
-        Ok(())
-    }
-
-    /// The first of `types` that stores the linear within the allowed error.
-    fn first_within(
-        &self,
-        linear: Linear,
-        name: &str,
-        types: &[BlockType],
-        refused: &mut Refused,
-    ) -> Result<Option<Measured>, PackError> {
-        let ternary = Ternary::new(self.checkpoint, linear).map_err(|found| {
-            self.not_finite(&format!("{}.weight", linear.checkpoint_name()), found)
-        })?;
-        let importance = importance(self.checkpoint, linear);
-        let mut least: Option<Loss> = None;
-        for &ty in types {
-            let measured = self.measure(linear, name, &ternary, &importance, ty)?;
-            let loss = measured.loss();
-            if loss.nmse() <= self.options.rule.max_nmse {
-                return Ok(Some(measured));
-            }
-            least = Some(
-                least
-                    .filter(|least| least.nmse() <= loss.nmse())
-                    .unwrap_or(loss),
-            );
-        }
-        let least = least.expect("types is not empty");
-        refused.lossy.push((name.into(), least.nmse()));
-        refused.loss = refused.loss + least;
-        refused.types = types.into();
-        Ok(None)
-    }
-
-    fn measure(
-        &self,
-        linear: Linear,
-        name: &str,
-        ternary: &Ternary,
-        importance: &[f32],
-        ty: BlockType,
-    ) -> Result<Measured, PackError> {
-        let config = &self.checkpoint.config;
-        let (rows, columns) = linear.shape(config);
-        let row_bytes = ty
-            .row_bytes(columns)
-            .expect("the caller chose a type that fits");
-        let facts = (0..rows)
-            .into_par_iter()
-            .map_init(
-                || (Row::default(), vec![0; row_bytes]),
-                |(row, bytes), index| {
-                    let index = linear.checkpoint_row(index, config);
-                    ternary
-                        .split(index, row)
-                        .map_err(|_| self.not_finite_part(linear, index))?;
-                    let loss =
-                        encode(ty, row, importance, bytes).map_err(|ScaleRange { scale }| {
-                            PackError::ScaleRange {
-                                tensor: name.into(),
-                                row: index,
-                                scale,
-                            }
-                        })?;
-                    let dead = row.codes.iter().filter(|&&code| code == 0).count() as u64;
-                    Ok(RowFacts {
-                        loss,
-                        bias: row.bias,
-                        dead,
-                    })
-                },
-            )
-            .collect::<Result<_, PackError>>()?;
-        Ok(Measured { ty, rows: facts })
-    }
-
-    fn note(&mut self, name: &str, measured: &Measured, weights: u64, bytes: u64) {
-        let summary = &mut self.summary;
-        let loss = measured.loss();
-        summary.ternary_weights += weights;
-        summary.ternary_bytes += bytes;
-        summary.dead_weights += measured.rows.iter().map(|row| row.dead).sum::<u64>();
-        summary.largest_bias = measured
-            .rows
-            .iter()
-            .map(|row| row.bias.abs())
-            .fold(summary.largest_bias, f64::max);
-        summary.loss = summary.loss + loss;
-        *summary.linears.entry(measured.ty).or_default() += 1;
-        if summary
-            .worst
-            .as_ref()
-            .is_none_or(|(_, worst)| loss.nmse() > *worst)
-        {
-            summary.worst = Some((name.into(), loss.nmse()));
-        }
-    }
-
-    fn finish(mut self) -> Result<Plan<'a>, PackError> {
-        if self.options.rule.target == Target::Ollama
-            && let Some(item) = self.items.iter().find(|item| !ollama_reads(item.info.ty))
-        {
-            return Err(PackError::Ollama {
-                tensor: item.info.name.clone(),
-                ty: item.info.ty,
-            });
-        }
-        let metadata = self.metadata()?;
-        let infos: Vec<_> = self.items.iter().map(|item| item.info.clone()).collect();
-        let layout = Layout::new(&metadata, &infos)?;
-        self.summary.bytes = layout.size;
-        Ok(Plan {
-            checkpoint: self.checkpoint,
-            metadata,
-            items: self.items,
-            layout,
-            summary: self.summary,
-        })
-    }
-
-    fn metadata(&self) -> Result<Vec<(String, Value)>, PackError> {
-        let text = |text: &str| Value::String(text.into());
-        let weights = self
-            .items
-            .iter()
-            .map(|item| item.info.shape.iter().product::<u64>())
-            .sum();
-        let mut keys = vec![
-            ("general.architecture".into(), text("llama")),
-            ("general.type".into(), text("model")),
-            (
-                "general.size_label".into(),
-                Value::String(size_label(weights)),
-            ),
-            (
-                "general.file_type".into(),
-                Value::U32(file_type(self.summary.main_type())),
-            ),
-            ("general.quantization_version".into(), Value::U32(2)), // GGML_QNT_VERSION
-        ];
-        if let Some(name) = &self.options.name {
-            keys.insert(2, ("general.name".into(), text(name)));
-        }
-        keys.extend(model_metadata(&self.checkpoint.config));
-        keys.extend(self.options.tokenizer.iter().cloned());
-        keys.extend(self.provenance());
-        for (key, text) in &self.options.metadata {
-            set_key(&mut keys, key, text)?;
-        }
-        Ok(keys)
-    }
-
-    /// What was packed, and how: keys that engines pass over.
-    fn provenance(&self) -> Vec<(String, Value)> {
-        let training = &self.checkpoint.training;
-        let (granularity, group_size) = match training.granularity {
-            Granularity::Group(size) => ("per_group", Some(size)),
-            Granularity::Channel => ("per_channel", None),
-            Granularity::Tensor => ("per_tensor", None),
-        };
-        let mut keys = vec![
-            (
-                "tqconv.version",
-                Value::String(env!("CARGO_PKG_VERSION").into()),
-            ),
-            (
-                "tqconv.quant_method",
-                Value::String(training.lambda.method().into()),
-            ),
-            ("tqconv.granularity", Value::String(granularity.into())),
-        ];
-        if let Some(size) = group_size {
-            keys.push(("tqconv.group_size", Value::U64(size as u64)));
-        }
-        let first = Linear {
-            layer: 0,
-            part: Part::Q,
-        };
-        if let Some(lambda) = training
-            .lambda
-            .fixed(self.checkpoint.linear(first).weight.dtype)
-        {
-            keys.push(("tqconv.lambda", Value::F32(lambda)));
-        }
-        keys.push(("tqconv.weight_nmse", Value::F64(self.summary.loss.nmse())));
-        if !self.options.hashes.is_empty() {
-            let (files, hashes) = self.options.hashes.iter().cloned().unzip();
-            keys.push((
-                "tqconv.source.files",
-                Value::Array(formats::gguf::Array::String(files)),
-            ));
-            keys.push((
-                "tqconv.source.sha256",
-                Value::Array(formats::gguf::Array::String(hashes)),
-            ));
-        }
-        keys.into_iter()
-            .map(|(key, value)| (key.into(), value))
-            .collect()
-    }
-
-    fn tensor(&self, name: &str) -> Tensor<'a> {
-        self.checkpoint
-            .tensors
-            .get(name)
-            .expect("Checkpoint::open found every tensor")
-    }
-
-    /// The tensor of a linear that holds what is not finite in `row`: lambda or bias, as the weights were checked before.
-    fn not_finite_part(&self, linear: Linear, row: usize) -> PackError {
-        let latent = self.checkpoint.linear(linear);
-        let parts = [("Lambada", latent.lambada), ("bias", latent.bias)];
-        let first_in = |tensor: Tensor| {
-            let width = tensor.len() / tensor.shape[0];
-            let mut numbers = vec![0.0; width];
-            tensor.read_f32(row * width, &mut numbers);
-            check_finite(&numbers).err().map(|found| NotFinite {
-                index: row * width + found.index,
-            })
-        };
-        let found = parts
-            .iter()
-            .find_map(|(suffix, tensor)| Some((*suffix, first_in((*tensor)?)?)));
-        let (suffix, found) = found.unwrap_or(("weight", NotFinite { index: row }));
-        self.not_finite(&format!("{}.{suffix}", linear.checkpoint_name()), found)
-    }
-
-    fn not_finite(&self, name: &str, found: NotFinite) -> PackError {
-        let tensor = self.tensor(name);
-        let columns = if tensor.shape.len() == 2 {
-            tensor.shape[1]
-        } else {
-            tensor.len()
-        };
-        let mut value = [0.0];
-        tensor.read_f32(found.index, &mut value);
-        PackError::NotFinite {
-            path: self.checkpoint.tensors.file_of(name).into(),
-            tensor: name.into(),
-            row: found.index / columns,
-            column: found.index % columns,
-            value: value[0],
-        }
-    }
-}
-
-/// How much the error of each column counts when scales are merged: the square of the preceding norm's weight, where
-/// there is one. (columns,)
-pub(super) fn importance(checkpoint: &Checkpoint, linear: Linear) -> Vec<f32> {
-    let (_, columns) = linear.shape(&checkpoint.config);
-    let mut importance = vec![1.0; columns];
-    if let Some(norm) = linear
-        .preceding_norm()
-        .and_then(|norm| checkpoint.tensors.get(&norm))
-    {
-        norm.read_f32(0, &mut importance);
-        importance.iter_mut().for_each(|weight| *weight *= *weight);
-    }
-    importance
-}
-
 /// The block type that holds a dtype's numbers as they are.
-fn stored_as(dtype: Dtype) -> BlockType {
+pub(super) fn stored_as(dtype: Dtype) -> BlockType {
     match dtype {
         Dtype::F16 => BlockType::F16,
         Dtype::BF16 => BlockType::BF16,
         Dtype::F32 | Dtype::Other(_) => BlockType::F32,
-    }
-}
-
-/// Give `key` the value written as `text`, in the type that the key has; a new key is a string.
-fn set_key(keys: &mut Vec<(String, Value)>, key: &str, text: &str) -> Result<(), PackError> {
-    let wrong = |expected: &'static str| PackError::Metadata {
-        key: key.into(),
-        text: text.into(),
-        expected,
-    };
-    if key.is_empty() || matches!(key, "general.architecture" | "general.alignment") {
-        return Err(wrong("another key: this one decides how the file is read"));
-    }
-    let Some((_, value)) = keys.iter_mut().find(|(name, _)| name == key) else {
-        keys.push((key.into(), Value::String(text.into())));
-        return Ok(());
-    };
-    *value = match value {
-        Value::String(_) => Value::String(text.into()),
-        Value::U32(_) => Value::U32(text.parse().map_err(|_| wrong("a whole number"))?),
-        Value::F32(_) => Value::F32(text.parse().map_err(|_| wrong("a number"))?),
-        Value::Bool(_) => Value::Bool(text.parse().map_err(|_| wrong("true or false"))?),
-        _ => {
-            return Err(wrong(
-                "a key whose value is text, a number or true or false",
-            ));
-        }
-    };
-    Ok(())
-}
-
-/// `llama_ftype` of include/llama.h: shown to people, decides nothing.
-fn file_type(ty: BlockType) -> u32 {
-    match ty {
-        BlockType::F16 => 1,
-        BlockType::Q4_0 => 2,
-        BlockType::Q8_0 => 7,
-        BlockType::Q2_K => 10,
-        BlockType::BF16 => 32,
-        BlockType::TQ1_0 => 36,
-        BlockType::TQ2_0 => 37,
-        BlockType::Q2_0 => 41,
-        _ => 0,
-    }
-}
-
-/// The number of weights as in model names: `3.7M`, `1.2B`, `70B`.
-fn size_label(weights: u64) -> String {
-    let (value, unit) = match weights {
-        0..1_000_000 => (weights as f64 / 1e3, "K"),
-        1_000_000..1_000_000_000 => (weights as f64 / 1e6, "M"),
-        _ => (weights as f64 / 1e9, "B"),
-    };
-    if value < 10.0 {
-        format!("{value:.1}{unit}")
-    } else {
-        format!("{value:.0}{unit}")
     }
 }

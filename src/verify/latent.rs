@@ -314,3 +314,140 @@ impl oracle::Weights for Dense<'_> {
         Ok((!self.checkpoint.config.tied_head).then(|| self.numbers(HEAD).into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use formats::safetensors::{self, Entry};
+
+    use super::*;
+    use crate::engine::Engine;
+    use crate::engine::oracle::Oracle;
+    use crate::metrics;
+    use crate::model::{Source, TrainingOverrides};
+
+    fn fixtures() -> Vec<PathBuf> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let corners = std::fs::read_dir(root.join("corners")).unwrap();
+        let mut folders: Vec<_> = corners.map(|entry| entry.unwrap().path()).collect();
+        folders.push(root.join("kjv"));
+        folders
+    }
+
+    fn open(folder: &Path) -> Checkpoint {
+        let source = Source::find(folder, None, None).unwrap();
+        Checkpoint::open(source, &TrainingOverrides::default()).unwrap()
+    }
+
+    /// What PyTorch computed of a checkpoint.
+    struct Golden(Vec<u8>, Vec<Entry>);
+
+    impl Golden {
+        fn read(folder: &Path) -> Self {
+            let bytes = std::fs::read(folder.join("golden.safetensors")).unwrap();
+            let entries = safetensors::parse(&bytes).unwrap();
+            Self(bytes, entries)
+        }
+
+        fn bytes(&self, name: &str) -> Option<&[u8]> {
+            let entry = self.1.iter().find(|entry| entry.name == name)?;
+            Some(entry.view(&self.0).bytes)
+        }
+
+        fn four_bytes<T>(&self, name: &str, number: impl Fn([u8; 4]) -> T) -> Vec<T> {
+            let bytes = self.bytes(name).unwrap().as_chunks().0;
+            bytes.iter().map(|&bytes| number(bytes)).collect()
+        }
+    }
+
+    #[test]
+    fn the_oracle_on_the_latent_checkpoint_is_pytorch() {
+        for folder in fixtures() {
+            let (checkpoint, golden) = (open(&folder), Golden::read(&folder));
+            let tokens = golden.four_bytes("tokens", u32::from_le_bytes);
+            let expected = golden.four_bytes("logits", f32::from_le_bytes);
+            let found = Oracle(Dense::new(&checkpoint)).logits(&tokens).unwrap();
+            let nmse = metrics::nmse(&expected, &found);
+            println!("{}: NMSE {nmse:.1e}", folder.display());
+            assert!(nmse < 1e-8);
+        }
+    }
+
+    #[test]
+    fn codes_scales_and_biases_are_pytorch_s() {
+        for folder in fixtures() {
+            let (checkpoint, golden) = (open(&folder), Golden::read(&folder));
+            for linear in Linear::all(&checkpoint.config) {
+                let latent = Latent::new(&checkpoint, linear).unwrap();
+                let name = linear.checkpoint_name();
+                let scales = golden.four_bytes(&format!("{name}.scale"), f32::from_le_bytes);
+                let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * a.abs();
+                assert!(scales.iter().zip(&latent.scales).all(close), "{name}");
+                let codes = golden.bytes(&format!("{name}.codes"));
+                let biases = golden.bytes(&format!("{name}.bias")).unwrap().as_chunks().0;
+                let mut row = LatentRow::default();
+                for (index, &bias) in biases.iter().enumerate() {
+                    latent.read(index, &mut row).unwrap();
+                    let bias = f64::from_le_bytes(bias);
+                    assert!(
+                        (row.bias - bias).abs() <= 1e-9 * bias.abs().max(1e-3),
+                        "{name} {index}"
+                    );
+                    if let Some(codes) = codes {
+                        let codes = &codes[index * latent.columns..][..latent.columns];
+                        assert!(
+                            codes.iter().zip(&row.codes).all(|(&a, &b)| a as i8 == b),
+                            "{name} {index}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_of_the_rotation_stand_side_by_side() {
+        let checkpoint = open(fixtures().last().unwrap());
+        let order = row_order(
+            Linear {
+                layer: 0,
+                part: Part::K,
+            },
+            &checkpoint.config,
+        );
+        // Heads of 64: dimensions 0 and 32 turn together, then 1 and 33.
+        assert_eq!(order[..4], [0, 32, 1, 33]);
+        assert_eq!(order[62..66], [31, 63, 64, 96]);
+        let plain = row_order(
+            Linear {
+                layer: 0,
+                part: Part::V,
+            },
+            &checkpoint.config,
+        );
+        assert!(plain.into_iter().eq(0..128));
+    }
+
+    #[test]
+    fn rotary_factors_by_hand() {
+        let mut config = open(fixtures().last().unwrap()).config;
+        assert_eq!(rope_factors(&config), None);
+        (config.head_dim, config.rope.theta) = (4, 1e6);
+        config.rope.scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_context: 800.0,
+        };
+        // 800 / tau = 127 turns: fast, stays. 0.127 turns: slow, divided by 8.
+        assert_eq!(rope_factors(&config), Some(vec![1.0, 8.0]));
+        // 2.5 turns lie half way from 1 to 4.
+        config.rope.theta = (127.32395447351627f64 / 2.5).powi(2);
+        let found = rope_factors(&config).unwrap();
+        assert!(
+            (found[1] - 1.0 / (0.5 + 0.5 / 8.0)).abs() < 1e-12,
+            "{found:?}"
+        );
+    }
+}

@@ -10,3 +10,4 @@ mod engine;
 mod hostile;
 mod pack;
 mod tokenizer;
+mod verify;

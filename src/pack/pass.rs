@@ -1,0 +1,168 @@
+//! One reading of all weights: pieces of rows are read, made into blocks and written, each by one thread from start to
+//! end, so that reading, computing and writing of different pieces overlap.
+//!
+//! A piece and what it becomes fit the processor's cache, and are all the memory that a thread needs. Weights are read
+//! with `pread`, not through the map: nothing of the input stays resident in the process, and a file that shrinks is an
+//! error instead of a signal. The file cache is left alone, as the checkpoint may be read again.
+
+use std::ops::{ControlFlow, Range};
+
+use rayon::prelude::*;
+
+use super::layout::Layout;
+use super::output::Files;
+use super::plan::{Content, Entry, Job, Plan, stored_as};
+use super::row::{Bench, Facts, not_finite, read_numbers, widen};
+use super::{PackError, Progress};
+use crate::model::{Config, Part};
+use crate::tequila::{NotFinite, check_finite};
+
+/// Numbers in a piece.
+const PIECE: usize = 1 << 17;
+
+/// All weights read once.
+pub struct Pass<'p, 'a> {
+    /// What they become.
+    pub plan: &'p Plan<'a>,
+    /// Where to write them, if at all.
+    pub sink: Option<(&'p Files, &'p Layout)>,
+    /// Told the bytes of weights read.
+    pub progress: &'p Progress<'p>,
+}
+
+/// Rows of a tensor.
+struct Piece {
+    entry: usize,
+    rows: Range<usize>,
+}
+
+impl Job<'_> {
+    /// The rows in runs that are read at once: whole heads, where their rows are not in the checkpoint's order.
+    pub fn pieces(&self, config: &Config) -> Vec<Range<usize>> {
+        let together = match self.linear.part {
+            Part::Q | Part::K => config.head_dim,
+            _ => 1,
+        };
+        pieces(self.shape, together)
+    }
+}
+
+/// `shape`: (rows, columns).  Each piece but the last is a multiple of `together` rows.
+fn pieces(shape: (usize, usize), together: usize) -> Vec<Range<usize>> {
+    let (rows, columns) = shape;
+    let step = (PIECE / columns).max(1).next_multiple_of(together);
+    (0..rows)
+        .step_by(step)
+        .map(|start| start..(start + step).min(rows))
+        .collect()
+}
+
+impl Pass<'_, '_> {
+    /// Do it; gives what was found of each job. The same with any number of threads: pieces depend on the shapes alone,
+    /// and what is found of them is added up in their order.
+    pub fn run(&self) -> Result<Vec<Facts>, PackError> {
+        let found = self
+            .pieces()
+            .into_par_iter()
+            .map_init(Bench::default, |bench, piece| self.work(&piece, bench))
+            .collect::<Result<Vec<_>, PackError>>()?;
+        let mut facts = vec![Facts::default(); self.plan.jobs.len()];
+        for (job, found) in found.into_iter().flatten() {
+            facts[job] = std::mem::take(&mut facts[job]).and(found);
+        }
+        Ok(facts)
+    }
+
+    fn pieces(&self) -> Vec<Piece> {
+        let rows = |content: &Content| match content {
+            Content::Table { stored, .. } => pieces((stored.shape[0], stored.shape[1]), 1),
+            Content::Linear(job) => self.plan.jobs[*job].pieces(&self.plan.checkpoint.config),
+            Content::Numbers(_) | Content::Bias(_) => vec![],
+        };
+        let of_entry = |(entry, content): (usize, &Content)| {
+            rows(content)
+                .into_iter()
+                .map(move |rows| Piece { entry, rows })
+                .collect::<Vec<_>>()
+        };
+        let contents = self.plan.entries.iter().map(|entry| &entry.content);
+        contents.enumerate().flat_map(of_entry).collect()
+    }
+
+    /// Read, make and write a piece; gives what was found of a job's rows.
+    fn work(&self, piece: &Piece, bench: &mut Bench) -> Result<Option<(usize, Facts)>, PackError> {
+        let rows = piece.rows.clone();
+        let (stored, found) = match &self.plan.entries[piece.entry].content {
+            Content::Linear(index) => {
+                let job = &self.plan.jobs[*index];
+                let facts = self.linear(job, rows, bench)?;
+                (job.ternary.weight(), Some((*index, facts)))
+            }
+            Content::Table { stored, .. } => {
+                self.table(piece.entry, rows, bench)?;
+                (*stored, None)
+            }
+            Content::Numbers(_) | Content::Bias(_) => return Ok(None),
+        };
+        if let Some((files, layout)) = self.sink {
+            let (file, offset) = layout.place(piece.entry);
+            let before = bench.out.len() / piece.rows.len() * piece.rows.start;
+            files.put(file, &bench.out, offset + before as u64)?;
+        }
+        let bytes = piece.rows.len() * stored.shape[1] * stored.number_bytes();
+        match (self.progress)(bytes as u64) {
+            ControlFlow::Continue(()) => Ok(found),
+            ControlFlow::Break(()) => Err(PackError::Interrupted),
+        }
+    }
+
+    fn linear(&self, job: &Job, rows: Range<usize>, bench: &mut Bench) -> Result<Facts, PackError> {
+        let config = &self.plan.checkpoint.config;
+        let rows = rows.map(|row| job.linear.checkpoint_row(row, config));
+        let write = self.sink.is_some();
+        job.ternary
+            .encode(rows, &job.types[..=job.chosen], write, bench)
+    }
+
+    /// Rows of a table, in its dtype or converted.
+    fn table(&self, entry: usize, rows: Range<usize>, bench: &mut Bench) -> Result<(), PackError> {
+        let Entry {
+            name: tensor,
+            content: Content::Table { name, stored, ty },
+            ..
+        } = &self.plan.entries[entry]
+        else {
+            return Ok(());
+        };
+        let columns = stored.shape[1];
+        let first = rows.start * columns;
+        read_numbers(*stored, first..rows.end * columns, &mut bench.bytes)?;
+        bench.numbers.resize(rows.len() * columns, 0.0);
+        widen(&bench.bytes, stored.dtype, &mut bench.numbers);
+        check_finite(&bench.numbers).map_err(|found| {
+            not_finite(
+                *stored,
+                name,
+                NotFinite {
+                    index: first + found.index,
+                },
+            )
+        })?;
+        if *ty == stored_as(stored.dtype) {
+            std::mem::swap(&mut bench.bytes, &mut bench.out);
+            return Ok(());
+        }
+        let row_bytes = ty.row_bytes(columns).expect("the plan checked the width");
+        bench.out.resize(rows.len() * row_bytes, 0);
+        let numbers = bench.numbers.chunks_exact(columns);
+        for (numbers, out) in numbers.zip(bench.out.chunks_exact_mut(row_bytes)) {
+            ty.quantize_row(numbers, out)
+                .map_err(|problem| PackError::Embedding {
+                    tensor: tensor.clone(),
+                    ty: *ty,
+                    problem: problem.to_string(),
+                })?;
+        }
+        Ok(())
+    }
+}
