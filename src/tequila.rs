@@ -56,17 +56,18 @@ const CHOSEN: usize = 16 * LANES;
 /// are added in order.
 pub const SUM_RUN: usize = 1 << 16;
 
-/// Add term(x) to the lanes. `x`: (n,), a multiple of the lanes but for the last time.
+/// Add term(x, y) to the lanes. `x`, `y`: (n,), a multiple of the lanes but for the last time.
 #[inline(always)]
-fn add(lanes: &mut [f64; LANES], x: &[f32], term: impl Fn(f32) -> f64) {
-    let (whole, rest) = x.as_chunks::<LANES>();
-    for x in whole {
+fn add(lanes: &mut [f64; LANES], x: &[f32], y: &[f32], term: impl Fn(f32, f32) -> f64) {
+    let (whole_x, rest_x) = x.as_chunks::<LANES>();
+    let (whole_y, rest_y) = y.as_chunks::<LANES>();
+    for (x, y) in whole_x.iter().zip(whole_y) {
         for l in 0..LANES {
-            lanes[l] += term(x[l]);
+            lanes[l] += term(x[l], y[l]);
         }
     }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane += term(x);
+    for ((lane, &x), &y) in lanes.iter_mut().zip(rest_x).zip(rest_y) {
+        *lane += term(x, y);
     }
 }
 
@@ -83,15 +84,22 @@ fn fold(mut lanes: [f64; LANES]) -> f64 {
     lanes[0]
 }
 
-/// The sum of the `x` whose code is chosen, in lanes. `x`, `codes`: (n,).
+/// The sum of term(x, y) where the code is chosen, in lanes; term(0, y) is 0. `x`, `y`, `codes`: (n,).
 #[inline(always)]
-fn chosen_sum(x: &[f32], codes: &[i8], is_chosen: impl Fn(i8) -> bool) -> f64 {
+fn chosen_sum(
+    x: &[f32],
+    y: &[f32],
+    codes: &[i8],
+    is_chosen: impl Fn(i8) -> bool,
+    term: impl Fn(f32, f32) -> f64,
+) -> f64 {
     let (mut lanes, mut chosen) = ([0.0; LANES], [0.0; CHOSEN]);
-    for (x, codes) in x.chunks(CHOSEN).zip(codes.chunks(CHOSEN)) {
+    let pieces = x.chunks(CHOSEN).zip(y.chunks(CHOSEN));
+    for ((x, y), codes) in pieces.zip(codes.chunks(CHOSEN)) {
         for ((chosen, &x), &code) in chosen.iter_mut().zip(x).zip(codes) {
             *chosen = if is_chosen(code) { x } else { 0.0 };
         }
-        add(&mut lanes, &chosen[..x.len()], f64::from);
+        add(&mut lanes, &chosen[..x.len()], y, &term);
     }
     fold(lanes)
 }
@@ -102,7 +110,7 @@ pub fn absolute_sum(w: &[f32]) -> f64 {
     let mut sum = 0.0;
     for run in w.chunks(SUM_RUN) {
         let mut lanes = [0.0; LANES];
-        add(&mut lanes, run, |w| f64::from(w.abs()));
+        add(&mut lanes, run, run, |w, _| f64::from(w.abs()));
         sum += fold(lanes);
     }
     sum
@@ -141,16 +149,14 @@ pub enum Lambda<'a> {
 /// sum of lambda * w over the dead zone: the offline bias of a row. `w`, `codes`: (n,).
 #[inline(always)]
 pub fn dead_zone_sum(w: &[f32], codes: &[i8], lambda: Lambda) -> f64 {
+    let dead = |code| code == 0;
     match lambda {
-        Lambda::Fixed(lambda) => f64::from(lambda) * chosen_sum(w, codes, |code| code == 0),
-        Lambda::Learned(lambda) => {
-            let mut sum = 0.0;
-            for ((&w, &code), &lambda) in w.iter().zip(codes).zip(lambda) {
-                let dead = if code == 0 { w } else { 0.0 };
-                sum += f64::from(lambda) * f64::from(dead);
-            }
-            sum
+        Lambda::Fixed(lambda) => {
+            f64::from(lambda) * chosen_sum(w, w, codes, dead, |w, _| f64::from(w))
         }
+        Lambda::Learned(lambda) => chosen_sum(w, lambda, codes, dead, |w, lambda| {
+            f64::from(lambda) * f64::from(w)
+        }),
     }
 }
 
@@ -158,7 +164,8 @@ pub fn dead_zone_sum(w: &[f32], codes: &[i8], lambda: Lambda) -> f64 {
 /// `importance`, `codes`: (n,).
 #[inline(always)]
 pub fn active_sum(importance: &[f32], codes: &[i8]) -> f64 {
-    chosen_sum(importance, codes, |code| code != 0)
+    let active = |code| code != 0;
+    chosen_sum(importance, importance, codes, active, |h, _| f64::from(h))
 }
 
 /// How many codes are not 0.

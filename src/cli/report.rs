@@ -16,6 +16,7 @@ pub(super) fn page(report: &Report) -> String {
     let (tone, badge) = match report.verdict {
         Verdict::Agrees => ("good", "M18 33l10 10 18-21"),
         Verdict::Disagrees => ("bad", "M22 22l20 20M42 22L22 42"),
+        Verdict::NothingChecked => ("idle", "M20 32h24"),
     };
     let badge = format!(
         r#"<svg viewBox="0 0 64 64" aria-hidden="true"><circle cx="32" cy="32" r="30" fill="var(--{tone}-soft)"/><path d="{badge}" fill="none" stroke="var(--{tone})" stroke-width="5" stroke-linecap="round" stroke-linejoin="round"/></svg>"#
@@ -68,6 +69,7 @@ fn verdict(report: &Report) -> String {
     let failed = report.failures().count();
     match (report.verdict, &report.against) {
         (Verdict::Disagrees, _) => format!("{failed} of {checks} checks failed"),
+        (Verdict::NothingChecked, _) => "Nothing was checked".into(),
         (_, Some(_)) => format!("It agrees: all {checks} checks passed"),
         (_, None) => format!("Sound as far as it goes: all {checks} checks passed"),
     }
@@ -190,7 +192,7 @@ fn charts(report: &Report) -> String {
             "Share of weights whose code is 0; they live on in the biases.",
             linears,
             |linear| Some(linear.dead_share()),
-            |share| format!("{:.0} %", 100.0 * share),
+            render::percent,
         );
     }
     if let Some(scales) = &report.scales {

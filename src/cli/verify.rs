@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -100,7 +101,6 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     let bar = spinner(context.progress);
     let report = verify::verify(&args.file, against.as_ref(), &options, &|doing| {
         bar.set_message(doing.to_owned());
-        bar.tick();
     })
     .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
@@ -117,7 +117,14 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     Ok(match report.verdict {
         Verdict::Agrees => ExitCode::SUCCESS,
         Verdict::Disagrees => ExitCode::from(1),
+        Verdict::NothingChecked if measured(&report) => ExitCode::SUCCESS,
+        Verdict::NothingChecked => ExitCode::from(2),
     })
+}
+
+fn measured(report: &Report) -> bool {
+    let measured = |level: &Level| level.status == Status::Measured;
+    report.levels.iter().any(measured)
 }
 
 fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
@@ -156,8 +163,11 @@ fn spinner(wanted: bool) -> ProgressBar {
     if !wanted || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
+    const TICK: Duration = Duration::from_millis(100);
     let style = ProgressStyle::with_template("{elapsed:>4} {spinner} {msg}");
-    ProgressBar::new_spinner().with_style(style.expect("the template is sound"))
+    let bar = ProgressBar::new_spinner().with_style(style.expect("the template is sound"));
+    bar.enable_steady_tick(TICK);
+    bar
 }
 
 /// The report for a terminal.
@@ -203,6 +213,9 @@ impl Text {
                 }
             }
             return text;
+        }
+        if report.verdict == Verdict::NothingChecked {
+            return format!("{file}: {}\n", self.paint("nothing was checked", YELLOW));
         }
         let head = match &report.against {
             Some(against) => format!("{file} agrees with {against}"),

@@ -24,9 +24,9 @@ const TURN_MACS: usize = 1 << 26;
 const READ_BYTES: usize = 64 << 20;
 const READ_EVERY: usize = 16;
 /// Turns that are not counted: caches, clocks and page tables settle.
-const WARM_UP: usize = 2;
+const WARM_UP: usize = 1;
 /// Fewest turns that are counted.
-const MIN_TURNS: usize = 9;
+const MIN_TURNS: usize = 5;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]

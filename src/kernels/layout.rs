@@ -275,8 +275,8 @@ trait Source {
     /// As [`Packed::shift`]; None: the type has minimums.
     const SHIFT: Option<u32>;
 
-    /// The stored codes of a block, in order.
-    fn codes(block: &[u8], codes: &mut [u8]);
+    /// Put the codes of a block into lane `lane` of its steps.
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]);
 
     /// The factors of group `group` of a block.
     fn factors(block: &[u8], group: usize) -> Factors;
@@ -340,26 +340,28 @@ impl Survey {
     }
 
     fn of_row<S: Source + ?Sized>(row: &[u8]) -> Survey {
-        let per_block = S::BLOCK / S::GROUP;
-        let factors =
-            |i: usize| S::factors(&row[i / per_block * S::BYTES..][..S::BYTES], i % per_block);
-        let groups = row.len() / S::BYTES * per_block;
         let mut survey = Survey {
             ternary: S::SHIFT.is_none(),
             ..Survey::default()
         };
-        let mut first = Factors::plain([0; 2]);
-        for i in 0..groups {
-            let this = factors(i);
-            survey.plain &= this.as_f16().is_some();
-            survey.ternary &= this.ternary();
-            // The first of an aligned run of `merge` is what the others must equal; where one does not, the run is halved
-            // until it begins here.
-            while i * S::GROUP % survey.merge != 0 && this != first {
-                survey.merge /= 2;
-            }
-            if (i * S::GROUP).is_multiple_of(survey.merge) {
-                first = this;
+        let (mut first, mut last) = (None, None);
+        for (i, block) in row.chunks_exact(S::BYTES).enumerate() {
+            for group in 0..S::BLOCK / S::GROUP {
+                let this = Some(S::factors(block, group));
+                if this != last {
+                    survey.plain &= this.and_then(Factors::as_f16).is_some();
+                    survey.ternary &= this.is_some_and(Factors::ternary);
+                    last = this;
+                }
+                // The first of an aligned run of `merge` (a power of two) is what the others must equal; where one
+                // does not, the run is halved until it begins here.
+                let column = i * S::BLOCK + group * S::GROUP;
+                while column & (survey.merge - 1) != 0 && this != first {
+                    survey.merge /= 2;
+                }
+                if column & (survey.merge - 1) == 0 {
+                    first = this;
+                }
             }
         }
         survey.plain &= S::SHIFT.is_some() || survey.ternary;
@@ -434,19 +436,9 @@ fn take_parts<'a>(rest: &mut &'a mut [u8], count: usize, length: usize) -> Vec<&
 
 impl RowGroupMut<'_> {
     fn write_codes<S: Source + ?Sized>(&mut self, lane: usize, row: &[u8]) {
-        let mut codes = [0; MAX_GROUP];
-        let codes = &mut codes[..S::BLOCK];
         let blocks = self.codes.chunks_exact_mut(S::BLOCK / STEP * 32 * S::BITS);
         for (block, steps) in row.chunks_exact(S::BYTES).zip(blocks) {
-            S::codes(block, codes);
-            for (codes, step) in codes
-                .as_chunks()
-                .0
-                .iter()
-                .zip(steps.chunks_exact_mut(32 * S::BITS))
-            {
-                write_step::<S>(codes, lane, step);
-            }
+            S::write(block, lane, steps);
         }
     }
 
@@ -479,39 +471,87 @@ impl RowGroupMut<'_> {
     }
 }
 
-/// Put 16 codes of one row into a step.
+/// Put one row's 32-bit word into vector `vector` of a step.
 #[inline(always)]
-fn write_step<S: Source + ?Sized>(codes: &[u8; STEP], lane: usize, step: &mut [u8]) {
-    let quad = |l: usize| u32::from_le_bytes(codes.as_chunks().0[l]);
-    let pairs = |mask: u32| {
-        [
-            quad(0) & mask | (quad(1) & mask) << 4,
-            quad(2) & mask | (quad(3) & mask) << 4,
-        ]
-    };
-    let planes = |from: u32| {
-        (0..4).fold(0, |word, l| {
-            word | (quad(l) >> from & 0x0303_0303) << (2 * l)
-        })
-    };
-    let mut write = |vector: usize, word: u32| {
-        step[64 * vector + 4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
-    };
-    match S::BITS {
-        2 => write(0, planes(0)),
-        8 => (0..4).for_each(|l| write(l, quad(l))),
-        bits => {
-            let [low, high] = pairs(0x0F0F_0F0F);
-            write(0, low);
-            write(1, high);
-            if bits == 6 {
-                write(2, planes(4));
+fn write_word(step: &mut [u8], vector: usize, lane: usize, word: u32) {
+    step[64 * vector + 4 * lane..][..4].copy_from_slice(&word.to_le_bytes());
+}
+
+/// Put the codes of one row, `BITS` bits in a byte each, into its steps.
+#[inline(always)]
+fn write_steps<const BITS: usize>(codes: &[u8], lane: usize, steps: &mut [u8]) {
+    let codes = codes.as_chunks::<STEP>().0.iter();
+    for (codes, step) in codes.zip(steps.chunks_exact_mut(32 * BITS)) {
+        let quad = |l: usize| u32::from_le_bytes(codes.as_chunks().0[l]);
+        let low = |l: usize| quad(l) & 0x0F0F_0F0F;
+        let high = |l: usize| quad(l) >> 4 & 0x0303_0303;
+        match BITS {
+            2 => write_word(
+                step,
+                0,
+                lane,
+                quad(0) | quad(1) << 2 | quad(2) << 4 | quad(3) << 6,
+            ),
+            8 => (0..4).for_each(|l| write_word(step, l, lane, quad(l))),
+            _ => {
+                write_word(step, 0, lane, low(0) | low(1) << 4);
+                write_word(step, 1, lane, low(2) | low(3) << 4);
+                if BITS == 6 {
+                    let word = high(0) | high(1) << 2 | high(2) << 4 | high(3) << 6;
+                    write_word(step, 2, lane, word);
+                }
             }
         }
     }
 }
 
-/// The four 2-bit planes of 32 bytes: `codes[32 p + m] = bytes[m] >> 2p & 3` (TQ2_0, Q2_K).
+/// Exchange the bits `mask << by` of `a` with the bits `mask` of `b`.
+#[inline(always)]
+fn exchange(a: &mut u32, b: &mut u32, by: u32, mask: u32) {
+    let differ = (*a >> by ^ *b) & mask;
+    *b ^= differ;
+    *a ^= differ << by;
+}
+
+/// Steps from bytes whose plane p holds the codes of the p-th 32 columns (TQ2_0, Q2_K): in each 16 bytes, word l and
+/// plane p change places.
+#[inline(always)]
+fn write_planes(bytes: &[u8], lane: usize, steps: &mut [u8]) {
+    for (bytes, steps) in bytes
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(steps.as_chunks_mut::<512>().0)
+    {
+        for (half, bytes) in bytes.as_chunks::<16>().0.iter().enumerate() {
+            let mut words: [u32; 4] =
+                std::array::from_fn(|l| u32::from_le_bytes(bytes.as_chunks().0[l]));
+            let [a, b, c, d] = &mut words;
+            exchange(a, c, 4, 0x0F0F_0F0F);
+            exchange(b, d, 4, 0x0F0F_0F0F);
+            exchange(a, b, 2, 0x3333_3333);
+            exchange(c, d, 2, 0x3333_3333);
+            for (plane, word) in words.into_iter().enumerate() {
+                write_word(steps, 2 * plane + half, lane, word);
+            }
+        }
+    }
+}
+
+/// Steps from bytes of four consecutive codes (Q2_0): in each word, byte and place change places.
+#[inline(always)]
+fn write_bytes(bytes: &[u8], lane: usize, steps: &mut [u8]) {
+    for (i, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
+        let word = u32::from_le_bytes(*bytes);
+        let differ = (word ^ word >> 12) & 0x0000_F0F0;
+        let word = word ^ differ ^ differ << 12;
+        let differ = (word ^ word >> 6) & 0x00CC_00CC;
+        write_word(steps, i, lane, word ^ differ ^ differ << 6);
+    }
+}
+
+/// The four 2-bit planes of 32 bytes: `codes[32 p + m] = bytes[m] >> 2p & 3` (Q6_K).
+#[inline(always)]
 fn planes_of_32(bytes: &[u8], codes: &mut [u8]) {
     for (bytes, codes) in bytes
         .as_chunks::<32>()
@@ -528,6 +568,7 @@ fn planes_of_32(bytes: &[u8], codes: &mut [u8]) {
 }
 
 /// Low nibbles, then high nibbles (Q4_0).
+#[inline(always)]
 fn nibbles(bytes: &[u8], codes: &mut [u8]) {
     let (low, high) = codes.split_at_mut(bytes.len());
     for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
@@ -547,8 +588,8 @@ impl Source for Tq2_0 {
     const GROUP: usize = 256;
     const BITS: usize = 2;
     const SHIFT: Option<u32> = Some(0);
-    fn codes(block: &[u8], codes: &mut [u8]) {
-        planes_of_32(&block[..64], codes);
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
+        write_planes(&block[..64], lane, steps);
     }
     fn factors(block: &[u8], _: usize) -> Factors {
         Factors::plain(two(block, 64))
@@ -563,19 +604,21 @@ impl Source for Tq1_0 {
     const GROUP: usize = 256;
     const BITS: usize = 2;
     const SHIFT: Option<u32> = Some(0);
-    fn codes(block: &[u8], codes: &mut [u8]) {
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
+        let mut codes = [0; 256];
         let digits = |bytes: &[u8], codes: &mut [u8]| {
             let mut power = 1u8;
             for codes in codes.chunks_exact_mut(bytes.len()) {
                 for (code, byte) in codes.iter_mut().zip(bytes) {
                     *code = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
                 }
-                power *= 3;
+                power = power.wrapping_mul(3);
             }
         };
         digits(&block[..32], &mut codes[..160]);
         digits(&block[32..48], &mut codes[160..240]);
         digits(&block[48..52], &mut codes[240..]);
+        write_steps::<2>(&codes, lane, steps);
     }
     fn factors(block: &[u8], _: usize) -> Factors {
         Factors::plain(two(block, 52))
@@ -590,10 +633,8 @@ impl Source for Q2_0 {
     const GROUP: usize = 64;
     const BITS: usize = 2;
     const SHIFT: Option<u32> = Some(0);
-    fn codes(block: &[u8], codes: &mut [u8]) {
-        for (byte, codes) in block[2..].iter().zip(codes.as_chunks_mut::<4>().0) {
-            *codes = [byte & 3, byte >> 2 & 3, byte >> 4 & 3, byte >> 6];
-        }
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
+        write_bytes(&block[2..18], lane, steps);
     }
     fn factors(block: &[u8], _: usize) -> Factors {
         Factors::plain(two(block, 0))
@@ -609,8 +650,8 @@ impl Source for Q2_K {
     const GROUP: usize = 16;
     const BITS: usize = 2;
     const SHIFT: Option<u32> = None;
-    fn codes(block: &[u8], codes: &mut [u8]) {
-        planes_of_32(&block[16..80], codes);
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
+        write_planes(&block[16..80], lane, steps);
     }
     fn factors(block: &[u8], group: usize) -> Factors {
         Factors {
@@ -630,8 +671,10 @@ impl Source for Q4_0 {
     const GROUP: usize = 32;
     const BITS: usize = 4;
     const SHIFT: Option<u32> = Some(3);
-    fn codes(block: &[u8], codes: &mut [u8]) {
-        nibbles(&block[2..], codes);
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
+        let mut codes = [0; 32];
+        nibbles(&block[2..18], &mut codes);
+        write_steps::<4>(&codes, lane, steps);
     }
     fn factors(block: &[u8], _: usize) -> Factors {
         Factors::plain(two(block, 0))
@@ -657,10 +700,18 @@ impl Source for TernaryQ4_0 {
     const GROUP: usize = 32;
     const BITS: usize = 2;
     const SHIFT: Option<u32> = Some(0);
-    fn codes(block: &[u8], codes: &mut [u8]) {
-        nibbles(&block[2..], codes);
-        for code in codes {
-            *code -= 7;
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
+        let words: [u32; 4] =
+            std::array::from_fn(|l| u32::from_le_bytes(block[2..18].as_chunks().0[l]));
+        for (nibble, step) in steps.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+            // No nibble is below 7, so nothing is borrowed from a neighbour.
+            let quad = |l: usize| (words[l] >> (4 * nibble) & 0x0F0F_0F0F) - 0x0707_0707;
+            write_word(
+                step,
+                0,
+                lane,
+                quad(0) | quad(1) << 2 | quad(2) << 4 | quad(3) << 6,
+            );
         }
     }
     fn factors(block: &[u8], _: usize) -> Factors {
@@ -677,10 +728,15 @@ impl Source for Q4_K {
     const GROUP: usize = 32;
     const BITS: usize = 4;
     const SHIFT: Option<u32> = None;
-    fn codes(block: &[u8], codes: &mut [u8]) {
-        for (bytes, codes) in block[16..].chunks_exact(32).zip(codes.chunks_exact_mut(64)) {
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
+        let mut codes = [0; 256];
+        for (bytes, codes) in block[16..144]
+            .chunks_exact(32)
+            .zip(codes.chunks_exact_mut(64))
+        {
             nibbles(bytes, codes);
         }
+        write_steps::<4>(&codes, lane, steps);
     }
     fn factors(block: &[u8], j: usize) -> Factors {
         let s = &block[4..16];
@@ -710,8 +766,9 @@ impl Source for Q6_K {
     const GROUP: usize = 16;
     const BITS: usize = 6;
     const SHIFT: Option<u32> = Some(5);
-    fn codes(block: &[u8], codes: &mut [u8]) {
-        planes_of_32(&block[128..192], codes);
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
+        let mut codes = [0; 256];
+        planes_of_32(&block[128..192], &mut codes);
         for (low, codes) in block[..128]
             .chunks_exact(64)
             .zip(codes.chunks_exact_mut(128))
@@ -721,6 +778,7 @@ impl Source for Q6_K {
                 codes[64 + l] = codes[64 + l] << 4 | low >> 4;
             }
         }
+        write_steps::<6>(&codes, lane, steps);
     }
     fn factors(block: &[u8], group: usize) -> Factors {
         Factors {
@@ -738,10 +796,12 @@ impl Source for Q8_0 {
     const GROUP: usize = 32;
     const BITS: usize = 8;
     const SHIFT: Option<u32> = Some(7);
-    fn codes(block: &[u8], codes: &mut [u8]) {
-        for (code, byte) in codes.iter_mut().zip(&block[2..]) {
+    fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
+        let mut codes = [0; 32];
+        for (code, byte) in codes.iter_mut().zip(&block[2..34]) {
             *code = byte ^ 0x80;
         }
+        write_steps::<8>(&codes, lane, steps);
     }
     fn factors(block: &[u8], _: usize) -> Factors {
         Factors::plain(two(block, 0))

@@ -153,6 +153,35 @@ fn every_kernel_equals_scalar_at_every_edge() {
 }
 
 #[test]
+fn packed_weights_are_those_of_the_file() {
+    let mut random = Random(5);
+    for ty in TYPES.into_iter().filter(|&ty| FloatType::of(ty).is_none()) {
+        let (rows, columns) = (19, 512);
+        let bytes = random_blocks(&mut random, ty, rows * columns);
+        let Ok(packed) = layout::pack(ty, rows, columns, &bytes) else {
+            panic!("{ty}")
+        };
+        let mut weights = vec![0.0; columns];
+        for (row, bytes) in bytes
+            .chunks_exact(ty.row_bytes(columns).unwrap())
+            .enumerate()
+        {
+            ty.dequantize_row(bytes, &mut weights).unwrap();
+            let (group, lane) = (packed.row_group(row / ROWS), row % ROWS);
+            for (column, weight) in weights.iter().enumerate() {
+                let run = column / packed.group();
+                let code = i32::from(group.code(lane, column));
+                let found = match (packed.shift(), group.minimum(lane, run)) {
+                    (Some(shift), _) => group.scale(lane, run) * (code - (1 << shift)) as f32,
+                    (None, minimum) => group.scale(lane, run) * code as f32 - minimum.unwrap(),
+                };
+                assert_eq!(found, *weight, "{ty} row {row} column {column}");
+            }
+        }
+    }
+}
+
+#[test]
 fn merged_scales_change_nothing_but_the_bytes_read() {
     let mut random = Random(2);
     let (rows, columns, threads) = (20, 1024, Threads::new(1));

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use formats::safetensors::{Dtype, Entry, ShardIndex, Tensor, looks_like, parse_start, start_length};
+use formats::safetensors::{
+    Dtype, Entry, ShardIndex, Tensor, looks_like, parse_start, start_length,
+};
 
 use super::ModelError;
 use super::config::{Config, ConfigFile, LambdaSource, Training, TrainingOverrides};
@@ -207,7 +209,8 @@ impl Tensors {
     }
 
     fn add(&mut self, path: PathBuf, bytes: Mapped, start: &[u8]) -> Result<(), ModelError> {
-        let entries = parse_start(start, bytes.len() as u64).map_err(|source| ModelError::format(&path, source))?;
+        let entries = parse_start(start, bytes.len() as u64)
+            .map_err(|source| ModelError::format(&path, source))?;
         let shard = self.shards.len();
         for entry in entries {
             let name = entry.name.clone();

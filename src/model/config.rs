@@ -267,7 +267,7 @@ impl ConfigFile {
             kv_heads,
             head_dim,
             context_length: self.required_count("max_position_embeddings")?,
-            vocab_size: self.required_count("vocab_size")?,
+            vocab_size: self.vocab_size()?,
             rms_norm_eps: self
                 .positive("rms_norm_eps")?
                 .ok_or_else(|| self.missing("rms_norm_eps", "a number"))?
@@ -356,6 +356,19 @@ impl ConfigFile {
             found: found.into(),
             why,
         })
+    }
+
+    /// Each token takes memory whether the tokenizer has it or not.
+    fn vocab_size(&self) -> Result<usize, ModelError> {
+        const MAX: usize = 1 << 22; // 16 times the largest in use
+        match self.required_count("vocab_size")? {
+            size @ ..=MAX => Ok(size),
+            _ => Err(self.key_error(
+                "vocab_size",
+                self.value("vocab_size"),
+                format!("at most {MAX}"),
+            )),
+        }
     }
 
     fn layers(&self) -> Result<usize, ModelError> {

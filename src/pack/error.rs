@@ -16,8 +16,8 @@ pub enum PackError {
     /// The layout of the output.
     #[error("the output cannot be laid out: {0}")]
     Format(#[from] FormatError),
-    /// The output cannot be written.
-    #[error("{}: cannot be written: {source}; make room, or name another output", path.display())]
+    /// The output cannot be written, or the input cannot be read.
+    #[error("{}: {source}; check that it can be read or written, and that there is room", path.display())]
     Io {
         /// The file.
         path: PathBuf,

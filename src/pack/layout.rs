@@ -71,7 +71,7 @@ fn runs(
     max: Option<u64>,
 ) -> Result<Vec<Range<usize>>, PackError> {
     let Some(max) = max else {
-        return Ok(vec![0..tensors.len()]);
+        return Ok(std::iter::once(0..tensors.len()).collect());
     };
     let header = |keys: &Keys| FileLayout::new(keys, &[]).map(|layout| layout.size);
     let split = split_keys(0, u16::MAX, tensors.len());
@@ -139,8 +139,8 @@ mod tests {
                 let mut bytes = file.header.clone();
                 bytes.resize(file.size as usize, 0);
                 let file = File::parse(&bytes).unwrap();
-                names.extend(file.tensors.iter().map(|info| info.name.clone()));
-                assert_eq!(file.metadata.len(), if number == 0 { 4 } else { 3 });
+                names.extend(file.tensors().iter().map(|info| info.name.clone()));
+                assert_eq!(file.metadata().len(), if number == 0 { 4 } else { 3 });
             }
             assert_eq!(
                 names,

@@ -47,8 +47,10 @@ pub struct Piece {
 /// The ternary form of one row, and room to make it in.
 #[derive(Default)]
 pub struct Row {
-    w: Vec<f32>,
-    lambada: Vec<f32>,
+    /// Latent weights. (columns,)
+    pub w: Vec<f32>,
+    /// Learned lambdas, where there are any. (columns,)
+    pub lambada: Vec<f32>,
     /// (columns,)
     pub codes: Vec<i8>,
     /// Runs of columns that share a trained scale.

@@ -3,7 +3,6 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use formats::block::BlockType;
 use formats::gguf::{Array, File, TensorInfo, Value};
 use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue};
 use gguf_rs_lib::reader::GGUFFileReader;
@@ -401,7 +400,6 @@ fn ggml(
     let problems = file
         .tensors()
         .iter()
-        .filter(|info| info.ty != BlockType::F64)
         .filter_map(|info| accepted(&info).err())
         .map(|error| error.to_string())
         .collect();

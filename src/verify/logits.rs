@@ -114,7 +114,7 @@ pub(super) fn check(
     }
     let limits = Limits::new(weight_nmse, layers, text.predictions(), options.max_kld);
     let perplexity = metrics::perplexity(&surprisals);
-    let mut checks = vec![];
+    let mut checks: Vec<Check> = model.iter().map(|model| model.same_tokens(&text)).collect();
     for (engine, found) in tested.iter().zip(&found) {
         let name = short_name(engine.name());
         checks.extend(found.checks(&name, &limits, perplexity));
@@ -264,6 +264,16 @@ struct Windows {
     /// Tokens of the longest one.
     window: usize,
     vocab: usize,
+    /// What the file's tokenizer is to be compared on.
+    #[cfg_attr(not(feature = "llama"), allow(dead_code))]
+    samples: Samples,
+}
+
+/// Our tokenizer of the file, and the text.
+#[cfg_attr(not(feature = "llama"), allow(dead_code))]
+struct Samples {
+    tokenizer: Text,
+    text: String,
 }
 
 struct Window {
@@ -311,6 +321,10 @@ impl Windows {
             window: windows[0].tokens.len(),
             windows,
             vocab: text.len(),
+            samples: Samples {
+                tokenizer: text,
+                text: options.text.clone(),
+            },
         })
     }
 
@@ -323,8 +337,50 @@ impl Windows {
 #[cfg(feature = "llama")]
 struct Witness(crate::engine::llamacpp::Model);
 
+/// What tokenizers stumble over: spaces, digits, accents, scripts, contractions, line ends, symbols, code.
+#[cfg(feature = "llama")]
+const HARD: [&str; 8] = [
+    "  two  spaces,\ttabs\n\nand lines \r\n",
+    "1 12 123 1234567 3.14 1,000",
+    "don't I'LL we've Zoë naïve Ångström",
+    "Привет мир, 你好世界, مرحبا, こんにちは",
+    "a\u{301} \u{1F600}\u{200D} \u{FEFF}",
+    "<|begin_of_text|> is text here",
+    "fn main() { println!(\"{}\", x[0]); }",
+    " ",
+];
+
 #[cfg(feature = "llama")]
 impl Witness {
+    /// Whether llama.cpp splits texts into the tokens that we split them into.
+    fn same_tokens(&self, text: &Windows) -> Check {
+        let texts = || HARD.into_iter().chain([text.samples.text.as_str()]);
+        let problems: Vec<_> = texts()
+            .filter_map(|sample| {
+                let (ours, theirs) = (
+                    text.samples.tokenizer.encode(sample, false),
+                    self.0.tokenize(sample, false, false),
+                );
+                let at =
+                    (0..ours.len().max(theirs.len())).find(|&i| ours.get(i) != theirs.get(i))?;
+                let start: String = sample.chars().take(24).collect();
+                Some(format!(
+                    "token {at} of {start:?}: {:?} to us, {:?} to llama.cpp",
+                    ours.get(at),
+                    theirs.get(at)
+                ))
+            })
+            .collect();
+        const ORIGIN: &str = "our tokenizer and llama.cpp's on the same keys";
+        Check::no_problems(
+            "texts split alike",
+            problems,
+            texts().count() as u64,
+            "texts",
+            ORIGIN,
+        )
+    }
+
     fn load(path: &Path, file: &File) -> Result<Self, String> {
         let model = crate::engine::llamacpp::Model::load(path, file);
         model.map(Self).map_err(|error| error.to_string())
@@ -341,7 +397,7 @@ impl Witness {
 }
 
 #[cfg(not(feature = "llama"))]
-struct Witness;
+enum Witness {}
 
 #[cfg(not(feature = "llama"))]
 impl Witness {
@@ -349,7 +405,11 @@ impl Witness {
         Err(super::NO_LLAMA.into())
     }
 
+    fn same_tokens(&self, _: &Windows) -> Check {
+        match *self {}
+    }
+
     fn engine(&self, _: &Windows, _: usize) -> Result<Box<dyn Engine + '_>, EngineError> {
-        Err(EngineError::NoTokens)
+        match *self {}
     }
 }

@@ -216,9 +216,13 @@ pub fn verify(
             }
         }
     }
-    if report.failures().next().is_some() {
-        report.verdict = Verdict::Disagrees;
-    }
+    report.verdict = if report.failures().next().is_some() {
+        Verdict::Disagrees
+    } else if report.levels.iter().all(|level| level.checks.is_empty()) {
+        Verdict::NothingChecked
+    } else {
+        Verdict::Agrees
+    };
     Ok(report)
 }
 

@@ -39,6 +39,8 @@ pub enum Verdict {
     Agrees,
     /// A check did not pass.
     Disagrees,
+    /// There was no check that could be made.
+    NothingChecked,
 }
 
 /// One level of the verification.

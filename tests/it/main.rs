@@ -4,10 +4,12 @@
 #[cfg(feature = "llama")]
 mod conformance;
 mod data;
+mod diff;
 #[cfg(feature = "llama")]
 mod dots;
 mod engine;
 mod hostile;
 mod pack;
+mod pack_speed;
 mod tokenizer;
 mod verify;

@@ -1,12 +1,20 @@
 //! The list of malformed inputs: for each the smallest input that causes it, the error that it must end in, and what the
 //! message must say. Rows are those of docs/bad-input.md.
 
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use formats::FormatError;
 use formats::block::BlockType;
 use formats::gguf::{Array, File, Layout, TensorInfo, Value};
 use serde_json::{Value as Json, json};
+
+use tqconv::engine::text::{Text, TextError};
+use tqconv::kernels::{Isa, KernelError, Matrix};
+use tqconv::model::{Checkpoint as Opened, ModelError, Source, TrainingOverrides};
+use tqconv::pack::{Embedding, Options, Output, PackError, Plan, Rule, Target};
+use tqconv::verify::VerifyError;
 
 use super::input::{
     Checkpoint, EMBEDDING, FIRST, Gguf, INDEX, NORM, QUERY, SECOND, sparse, with_header,
@@ -384,6 +392,7 @@ fn config(cases: &mut List) {
     key(cases, 19, KEY, &["key 'head_dim' is 7, expected an even number"], "head_dim", json!(7));
     key(cases, 19, "ModelError::Shape", &["q_proj.weight' has shape [32, 32], config.json makes it [64, 32]"], "head_dim", json!(32));
     key(cases, 19, KEY, &["key 'num_hidden_layers' is 513, expected at most 512"], "num_hidden_layers", json!(513));
+    key(cases, 19, KEY, &["key 'vocab_size' is 4194305, expected at most 4194304"], "vocab_size", json!(4194305));
     key(cases, 19, KEY, &["key 'architectures' is missing, expected a list of one name"], "architectures", Json::Null);
     key(cases, 19, KEY, &["key 'hidden_act' is \"gelu\", expected \"silu\""], "hidden_act", json!("gelu"));
     key(cases, 19, KEY, &["key 'partial_rotary_factor' is 0.5, expected 1"], "partial_rotary_factor", json!(0.5));
@@ -715,19 +724,32 @@ fn process(cases: &mut List) {
             arguments
         });
     }
-    for command in ["verify", "run", "inspect"] {
-        let variant = if command == "verify" { "VerifyError::Io" } else { "" };
-        let says: &[&str] = &["not a regular file"];
-        if variant.is_empty() {
-            continue;
-        }
-        cases.command(40, variant, says, move |folder| vec![command.into(), text_of(&pipe(&folder.join("pipe.gguf")))]);
-    }
+    cases.command(40, "VerifyError::Io", &["pipe.gguf: not a regular file", "check the name"], |folder| {
+        vec!["verify".into(), text_of(&pipe(&folder.join("pipe.gguf")))]
+    });
     cases.command(40, "VerifyError::NotGguf", &["not a GGUF file: it starts with bytes [74, 65, 78, 74]", "name a GGUF file"], |folder| {
         std::fs::write(folder.join("text.gguf"), "text").unwrap();
         vec!["verify".into(), text_of(&folder.join("text.gguf"))]
     });
+    cases.command(39, "PackError::Busy", &["out.gguf.partial: another process is writing it", "wait for it"], |folder| {
+        let partial = std::fs::File::create(folder.join("out.gguf.partial")).unwrap();
+        partial.lock().unwrap();
+        std::mem::forget(partial); // locked as long as the tests run
+        pack_sound(folder, &folder.join("out.gguf"))
+    });
+    cases.command(39, "PackError::Io", &["out.gguf.partial: Is a directory", "check that it can be"], |folder| {
+        std::fs::create_dir(folder.join("out.gguf.partial")).unwrap();
+        pack_sound(folder, &folder.join("out.gguf"))
+    });
     // The checkpoint that a file is held against.
+    cases.command(40, "VerifyError::TokenizerJson", &["tokenizer.json: recursion limit exceeded", "copy the file again"], |folder| {
+        against(folder, |c| {
+            let text = c.tokenizer.to_string();
+            let text = text.trim_end_matches('}').to_owned() + "}";
+            let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+            c.file("tokenizer.json", text.replacen('{', &format!("{{\"decoder\":{deep},"), 1));
+        })
+    });
     cases.command(40, "VerifyError::NotFinite", &["q_proj.weight holds a number that is not finite in row 0 (column 1)", "take an earlier checkpoint"], |folder| {
         against(folder, |c| c.tensor(QUERY).set(1, f32::NAN))
     });
@@ -789,18 +811,81 @@ fn library(cases: &mut List) {
     cases.call("Found::Factors", &["d ", "and dmin ", "expected equal bits"], |_| unpack(BlockType::Q2_K, &q2_k([1, 2], 0x11), 16));
     cases.call("Found::Multipliers", &["scale multiplier 1 and minimum multiplier 2"], |_| unpack(BlockType::Q2_K, &q2_k([1, 1], 0x21), 16));
     fn matrix(ty: BlockType, rows: usize, columns: usize, bytes: &[u8]) -> anyhow::Error {
-        let made = tqconv::kernels::Matrix::new(ty, rows, columns, bytes);
+        let made = Matrix::new(ty, rows, columns, bytes, &tqconv::kernels::Options::default());
         anyhow::Error::new(made.err().expect("refused"))
     }
     cases.call("KernelError::Unsupported", &["no kernel multiplies Q5_0; there are kernels for F32"], |_| matrix(BlockType::Q5_0, 1, 32, &[0; 22]));
     cases.call("KernelError::PartialBlock", &["rows of 100 columns are no whole number of TQ2_0 blocks"], |_| matrix(BlockType::TQ2_0, 1, 100, &[]));
     cases.call("KernelError::Length", &["a TQ2_0 matrix of 1 rows and 256 columns has 65 bytes, expected 66"], |_| matrix(BlockType::TQ2_0, 1, 256, &[0; 65]));
+    cases.call("KernelError::Isa", &["this CPU has no ", "it has scalar"], |_| {
+        let isa = Isa::ALL.into_iter().find(|isa| !Isa::available().contains(isa)).unwrap();
+        let options = tqconv::kernels::Options { isa, ..Default::default() };
+        anyhow::Error::new(Matrix::new(BlockType::TQ2_0, 1, 256, &[0; 66], &options).err().unwrap())
+    });
+    cases.call("KernelError::Memory", &["no memory for a TQ2_0 matrix of 1 rows"], |_| {
+        let source = std::io::ErrorKind::OutOfMemory.into();
+        KernelError::Memory { ty: BlockType::TQ2_0, rows: 1, columns: 256, source }.into()
+    });
     cases.call("PackError::Format", &["the output cannot be laid out: tensor 'a' stands twice"], |_| {
         let info = TensorInfo { name: "a".into(), ty: BlockType::F32, shape: vec![1] };
-        tqconv::pack::PackError::from(Layout::new(&[], &[info.clone(), info]).unwrap_err()).into()
+        PackError::from(Layout::new(&[], &[info.clone(), info]).unwrap_err()).into()
     });
     cases.call("EngineError::NoTokens", &["no tokens to predict from", "give a longer prompt"], |_| logits(&[]));
     cases.call("EngineError::Token", &["token 16 at position 1 is outside the vocabulary of 16"], |_| logits(&[0, 16]));
+    cases.call("TextError::Duplicate", &["tokens 0 and 1 are both 'a'", "convert the model again"], |_| {
+        let texts = Value::Array(Array::String(vec!["a".into(), "a".into()]));
+        let layout = Layout::new(&[("tokenizer.ggml.tokens".into(), texts)], &[]).unwrap();
+        Text::from_gguf(&File::parse(&layout.header).unwrap()).err().unwrap().into()
+    });
+    // The tokenizers library takes whatever the checks before it let through.
+    cases.call("TextError::Build", &["make no tokenizer: a reason", "convert the model again"], |_| {
+        TextError::Build { source: "a reason".into() }.into()
+    });
+    cases.call("VerifyError::Model", &["none: "], |folder| {
+        let source = Source::find(&folder.join("none"), None, None);
+        VerifyError::from(source.unwrap_err()).into()
+    });
+    cases.call("VerifyError::Block", &["F64 rows cannot be dequantized"], |_| {
+        VerifyError::from(BlockType::F64.dequantize_row(&[0; 8], &mut [0.0]).unwrap_err()).into()
+    });
+    cases.call("VerifyError::Engine", &["no tokens to predict from"], |_| {
+        VerifyError::from(tqconv::engine::EngineError::NoTokens).into()
+    });
+    cases.call("PackError::Split", &["--split-max-size 1 would make 65536 files, at most 65535", "allow larger ones"], |_| {
+        PackError::Split { max: 1, files: 65536 }.into()
+    });
+    cases.call("PackError::Interrupted", &["interrupted; nothing was written", "pack again"], |folder| {
+        packed(folder, |plan, output| plan.run(Some(output), &|_| ControlFlow::Break(())).err().unwrap(), |_| ())
+    });
+    cases.call("PackError::Changed", &["model.safetensors: changed while it was being packed", "pack again"], |folder| {
+        packed(folder, run, |weights| weights.write_all_at(&[0; 64], 14_000).unwrap())
+    });
+    cases.call("PackError::Changed", &["model.safetensors: changed while it was being packed"], |folder| {
+        packed(folder, run, |weights| weights.set_len(3000).unwrap())
+    });
+    cases.call("PackError::NoSpace", &["the output takes ", "are free; make room, or name another folder"], |folder| {
+        // A checkpoint of half a terabyte, none of it on the disk.
+        const WIDE: usize = 0x7fff_ffe0;
+        let mut checkpoint = Checkpoint::sound();
+        checkpoint.config["intermediate_size"] = WIDE.into();
+        let input = folder.join("checkpoint");
+        checkpoint.write(&input);
+        let mut header = serde_json::Map::new();
+        let mut end = 0;
+        for tensor in &checkpoint.tensors {
+            let shape: Vec<_> = tensor.shape.iter().enumerate().map(|(i, &n)| {
+                let ffn = tensor.name.contains("mlp") && (i == 1) == tensor.name.contains("down_proj");
+                if ffn { WIDE } else { n }
+            }).collect();
+            let start = end;
+            end += 2 * shape.iter().product::<usize>();
+            header.insert(tensor.name.clone(), json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}));
+        }
+        let header = with_header(&Json::Object(header).to_string(), &[]);
+        sparse(input.join("model.safetensors"), &header, (header.len() + end) as u64);
+        let output = text_of(&folder.join("out.gguf"));
+        super::error_of(&["pack".into(), text_of(&input), output, "--type".into(), "f16".into(), "--no-hash".into()])
+    });
     cases.call("EngineError::Weights", &["the weights cannot be read: no room"], |_| {
         tqconv::engine::EngineError::Weights("no room".into()).into()
     });
@@ -810,6 +895,38 @@ fn library(cases: &mut List) {
         std::fs::write(&path, "text").unwrap();
         tqconv::engine::llamacpp::read_gguf(&path).unwrap_err().into()
     });
+}
+
+/// Open and plan the sound checkpoint, let `change` do something to its weights, then `run`.
+fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::fs::File)) -> anyhow::Error {
+    let input = folder.join("checkpoint");
+    Checkpoint::sound().write(&input);
+    // Beyond the granularity of a file's time.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let source = Source::find(&input, None, None).unwrap();
+    let checkpoint = Opened::open(source, &TrainingOverrides::default()).unwrap();
+    let rule = Rule { target: Target::Any, max_nmse: 1e-4, ty: None, tensor_types: vec![] };
+    let options = Options {
+        rule,
+        embedding: Embedding::Keep,
+        name: None,
+        tokenizer: vec![],
+        metadata: vec![],
+        hash: true,
+        split_max_size: None,
+        level: tqconv::kernels::level::Level::widest(),
+    };
+    let plan = Plan::new(&checkpoint, &options).unwrap();
+    let weights = std::fs::OpenOptions::new().write(true).open(input.join("model.safetensors")).unwrap();
+    change(&weights);
+    let path = folder.join("out.gguf");
+    let error = run(plan, &Output { path: &path, replace: false });
+    assert!(!path.exists() && !folder.join("out.gguf.partial").exists());
+    error.into()
+}
+
+fn run(plan: Plan, output: &Output) -> PackError {
+    plan.run(Some(output), &|_| ControlFlow::Continue(())).err().expect("refused")
 }
 
 /// A Q2_K block of these factors, every sub-block with the same multipliers, every code the middle one.

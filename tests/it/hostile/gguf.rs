@@ -9,7 +9,12 @@ use super::raw::{Handcrafted, Raw, handcrafted};
 fn llama_cpp_s_handcrafted_files_get_llama_cpp_s_verdict() {
     let cases = handcrafted();
     assert_eq!(cases.len(), 33);
-    for Handcrafted { name, bytes, refusal } in &cases {
+    for Handcrafted {
+        name,
+        bytes,
+        refusal,
+    } in &cases
+    {
         match (File::parse(bytes), refusal) {
             (Ok(_), None) => {}
             (Err(error), Some(text)) => {
@@ -45,7 +50,11 @@ fn a_tensor_without_weights_costs_nothing() {
         .tensor(b"none", &[0, 1 << 62, 1 << 62], BlockType::F16.id(), 0)
         .bytes();
     let file = File::parse(&bytes).unwrap();
-    assert!(file.tensors().iter().all(|info| (info.weights(), info.rows()) == (0, 0)));
+    assert!(
+        file.tensors()
+            .iter()
+            .all(|info| (info.weights(), info.rows()) == (0, 0))
+    );
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("wide.gguf");
     std::fs::write(&path, bytes).unwrap();
@@ -73,8 +82,14 @@ fn promises_are_held_against_the_length_of_the_file() {
     string_of_a_gibibyte.extend((1u64 << 30).to_le_bytes());
     let array = |ty: u32, count: u64| [&ty.to_le_bytes()[..], &count.to_le_bytes()].concat();
     let files = [
-        Raw { key_count: Some(huge), ..Raw::default() },
-        Raw { tensor_count: Some(huge), ..Raw::default() },
+        Raw {
+            key_count: Some(huge),
+            ..Raw::default()
+        },
+        Raw {
+            tensor_count: Some(huge),
+            ..Raw::default()
+        },
         Raw::default().raw_key(string_of_a_gibibyte),
         Raw::default().key("numbers", 9, &array(12, 1 << 30)),
         Raw::default().key("texts", 9, &array(8, 1 << 30)),
@@ -87,7 +102,10 @@ fn promises_are_held_against_the_length_of_the_file() {
         let bytes = file.bytes();
         assert!(bytes.len() < 200);
         let message = File::parse(&bytes).err().expect("refused").to_string();
-        assert!(message.contains("the file") && !message.contains('\n'), "{message}");
+        assert!(
+            message.contains("the file") && !message.contains('\n'),
+            "{message}"
+        );
     }
 }
 
@@ -104,7 +122,11 @@ mod ggml {
         let mut tensors = std::ptr::null_mut();
         let params = sys::gguf_init_params {
             no_alloc: false,
-            ctx: if data { &mut tensors } else { std::ptr::null_mut() },
+            ctx: if data {
+                &mut tensors
+            } else {
+                std::ptr::null_mut()
+            },
         };
         // SAFETY: the path is a C string; `ctx` is null or points to a pointer that outlives the call. What is returned
         // is freed once, and `tensors` is set only where it is not null.

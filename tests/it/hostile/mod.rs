@@ -1,6 +1,7 @@
 //! Hostile and broken input: every case ends in its own error, by exit code 2 and one line that says where, what, and
 //! what to do; in bounded time and memory; with nothing left behind. docs/bad-input.md lists the cases by kind.
 
+#[rustfmt::skip] // a table: one line a case
 mod cases;
 mod changes;
 mod gguf;
@@ -42,9 +43,8 @@ fn listing(folder: &Path) -> BTreeMap<PathBuf, u64> {
 
 /// The binary, in a shell that bounds its memory and time, and makes a file that grows too large an error.
 pub fn bounded(arguments: &[String], limits: &str) -> std::process::Output {
-    let script = format!(
-        "ulimit -v {MEMORY_KIB}; ulimit -t {SECONDS}; trap '' XFSZ; {limits} exec \"$@\""
-    );
+    let script =
+        format!("ulimit -v {MEMORY_KIB}; ulimit -t {SECONDS}; trap '' XFSZ; {limits} exec \"$@\"");
     Command::new("sh")
         .args(["-c", &script, "sh"])
         .arg(assert_cmd::cargo::cargo_bin!("tqconv"))
@@ -56,7 +56,9 @@ pub fn bounded(arguments: &[String], limits: &str) -> std::process::Output {
 
 /// The error of a run within this process.
 fn error_of(arguments: &[String]) -> anyhow::Error {
-    let all = ["tqconv"].into_iter().chain(arguments.iter().map(String::as_str));
+    let all = ["tqconv"]
+        .into_iter()
+        .chain(arguments.iter().map(String::as_str));
     let cli = tqconv::cli::Cli::try_parse_from(all).unwrap_or_else(|error| panic!("{error}"));
     match tqconv::cli::run(cli) {
         Err(error) => error,
@@ -85,15 +87,27 @@ fn check(case: &Case) -> Vec<String> {
         let folder = folder.path().to_str().unwrap();
         assert!(message.contains(folder), "{place}: no file in {message}");
     }
-    assert_eq!(listing(folder.path()), before, "{place}: left behind or lost");
+    assert_eq!(
+        listing(folder.path()),
+        before,
+        "{place}: left behind or lost"
+    );
 
     let ran = bounded(&arguments, "");
     let stderr = String::from_utf8(ran.stderr).unwrap();
     assert_eq!(ran.status.signal(), None, "{place}: {stderr}");
     assert_eq!(ran.status.code(), Some(2), "{place}: {stderr}");
-    assert_eq!(stderr.lines().last(), Some(&*format!("error: {message}")), "{place}");
+    assert_eq!(
+        stderr.lines().last(),
+        Some(&*format!("error: {message}")),
+        "{place}"
+    );
     assert_eq!(stderr.lines().count(), 1, "{place}: {stderr}");
-    assert_eq!(listing(folder.path()), before, "{place}: left behind or lost");
+    assert_eq!(
+        listing(folder.path()),
+        before,
+        "{place}: left behind or lost"
+    );
     println!("{:>2} {:<28} {message}", case.row, case.variant);
     variants::of(&error)
 }
@@ -121,10 +135,20 @@ fn every_case_ends_in_its_own_error() {
         found.extend(variants);
         *kinds.entry(case.kind()).or_default() += 1;
     }
-    println!("cases by kind: {kinds:?}, {} in all", kinds.values().sum::<usize>());
+    println!(
+        "cases by kind: {kinds:?}, {} in all",
+        kinds.values().sum::<usize>()
+    );
 
     let declared = variants::declared();
     let without: Vec<_> = declared.difference(&found).collect();
-    assert!(without.is_empty(), "error variants without a test input: {without:?}");
-    assert!(found.is_subset(&declared), "{:?}", found.difference(&declared));
+    assert!(
+        without.is_empty(),
+        "error variants without a test input: {without:?}"
+    );
+    assert!(
+        found.is_subset(&declared),
+        "{:?}",
+        found.difference(&declared)
+    );
 }

@@ -115,11 +115,19 @@ fn with_keys(mut raw: Raw, name: impl Fn(usize) -> String, over_type: Option<u32
     };
     for (ty, size) in NUMBERS {
         raw = raw.key(&next(), over_type.unwrap_or(ty), &bytes[..size]);
-        raw = raw.key(&next(), over_type.unwrap_or(ARRAY), &array(ty, 3, &bytes[..3 * size]));
+        raw = raw.key(
+            &next(),
+            over_type.unwrap_or(ARRAY),
+            &array(ty, 3, &bytes[..3 * size]),
+        );
     }
     raw = raw.key(&next(), over_type.unwrap_or(STRING), &string(b"text"));
     let texts = [string(b"a"), string(b""), string(b"text")].concat();
-    raw.key(&next(), over_type.unwrap_or(ARRAY), &array(STRING, 3, &texts))
+    raw.key(
+        &next(),
+        over_type.unwrap_or(ARRAY),
+        &array(STRING, 3, &texts),
+    )
 }
 
 /// A tensor of every type, with one to four dimensions.
@@ -161,15 +169,61 @@ pub fn handcrafted() -> Vec<Handcrafted> {
     let mut cases = vec![];
     let mut case = |name, refusal, raw: Raw| {
         let bytes = raw.bytes();
-        cases.push(Handcrafted { name, bytes, refusal });
+        cases.push(Handcrafted {
+            name,
+            bytes,
+            refusal,
+        });
     };
     let header = Raw::default;
-    case("HEADER_BAD_MAGIC", Some("a big-endian GGUF file"), Raw { magic: *b"FUGG", ..header() });
-    case("HEADER_BAD_VERSION_0", Some("GGUF version 0"), Raw { version: 0, ..header() });
-    case("HEADER_BAD_VERSION_1", Some("given up"), Raw { version: 1, ..header() });
-    case("HEADER_BAD_VERSION_FUTURE", Some("newer"), Raw { version: 4, ..header() });
-    case("HEADER_BAD_N_KV", Some("the number of keys is 18446744073709551615"), Raw { key_count: Some(u64::MAX), ..header() });
-    case("HEADER_BAD_N_TENSORS", Some("the number of tensors is 18446744073709551615"), Raw { tensor_count: Some(u64::MAX), ..header() });
+    case(
+        "HEADER_BAD_MAGIC",
+        Some("a big-endian GGUF file"),
+        Raw {
+            magic: *b"FUGG",
+            ..header()
+        },
+    );
+    case(
+        "HEADER_BAD_VERSION_0",
+        Some("GGUF version 0"),
+        Raw {
+            version: 0,
+            ..header()
+        },
+    );
+    case(
+        "HEADER_BAD_VERSION_1",
+        Some("given up"),
+        Raw {
+            version: 1,
+            ..header()
+        },
+    );
+    case(
+        "HEADER_BAD_VERSION_FUTURE",
+        Some("newer"),
+        Raw {
+            version: 4,
+            ..header()
+        },
+    );
+    case(
+        "HEADER_BAD_N_KV",
+        Some("the number of keys is 18446744073709551615"),
+        Raw {
+            key_count: Some(u64::MAX),
+            ..header()
+        },
+    );
+    case(
+        "HEADER_BAD_N_TENSORS",
+        Some("the number of tensors is 18446744073709551615"),
+        Raw {
+            tensor_count: Some(u64::MAX),
+            ..header()
+        },
+    );
     case("HEADER_EMPTY", None, header());
 
     let name = |i: usize| format!("my_key_{i}");
@@ -179,10 +233,26 @@ pub fn handcrafted() -> Vec<Handcrafted> {
         ..raw.key("general.alignment", 4, &alignment.to_le_bytes())
     };
     let endless = [&u64::MAX.to_le_bytes()[..], b"my_key"].concat();
-    case("KV_BAD_KEY_SIZE", Some("the length of the name of key 24"), keys().raw_key(endless));
-    case("KV_EMPTY_KEY", Some("is empty"), with_keys(header(), |_| String::new(), None));
-    case("KV_BAD_TYPE", Some("value type 13"), with_keys(header(), name, Some(13)));
-    case("KV_DUPLICATE_KEY", Some("'my_key_0' stands twice"), with_keys(header(), |i| name(i / 2), None));
+    case(
+        "KV_BAD_KEY_SIZE",
+        Some("the length of the name of key 24"),
+        keys().raw_key(endless),
+    );
+    case(
+        "KV_EMPTY_KEY",
+        Some("is empty"),
+        with_keys(header(), |_| String::new(), None),
+    );
+    case(
+        "KV_BAD_TYPE",
+        Some("value type 13"),
+        with_keys(header(), name, Some(13)),
+    );
+    case(
+        "KV_DUPLICATE_KEY",
+        Some("'my_key_0' stands twice"),
+        with_keys(header(), |i| name(i / 2), None),
+    );
     case("KV_BAD_ALIGN", Some("13 (u32)"), aligned(keys(), 13));
     let wrong_type = keys().key("general.alignment", 5, &32i32.to_le_bytes());
     case("KV_WRONG_TYPE_ALIGN", Some("32 (i32)"), wrong_type);
@@ -195,48 +265,134 @@ pub fn handcrafted() -> Vec<Handcrafted> {
         let mut offset = 0u64;
         for (i, (ty, shape)) in shapes().into_iter().enumerate() {
             let bytes = size(ty, &shape);
-            let mut changed = Changed { name: tensor_name(i), shape, ty: ty.id(), offset };
+            let mut changed = Changed {
+                name: tensor_name(i),
+                shape,
+                ty: ty.id(),
+                offset,
+            };
             change(i, &mut changed);
             raw = raw.tensor(&changed.name, &changed.shape, changed.ty, changed.offset);
-            offset += if changed.shape.contains(&0) { 0 } else { bytes.next_multiple_of(alignment) };
+            offset += if changed.shape.contains(&0) {
+                0
+            } else {
+                bytes.next_multiple_of(alignment)
+            };
         }
-        Raw { data: offset, ..raw }
+        Raw {
+            data: offset,
+            ..raw
+        }
     };
     let plain = |_: usize, _: &mut Changed| ();
     let infos = |change: &dyn Fn(usize, &mut Changed)| tensors(keys(), 32, change);
     let too_long = "_with_a_very_long_name_which_is_longer_than_what_is_allowed_for_ggml_tensors";
-    case("TENSORS_BAD_NAME_SIZE", Some("longer than 63 bytes"), infos(&|_, t| t.name.extend(too_long.bytes())));
-    case("TENSORS_BAD_N_DIMS", Some("the number of dimensions"), infos(&|_, t| t.shape = vec![t.shape[0], 1, 1, 1, 1]));
-    case("TENSORS_BAD_SHAPE", Some("negative"), infos(&|_, t| t.shape.fill(-1)));
-    case("TENSORS_ZERO_DIM", None, infos(&|_, t| t.shape = vec![t.shape[0], 0]));
-    case("TENSORS_NE_TOO_BIG", Some("do not fit 63 bits"), infos(&|_, t| t.shape = vec![4 * i64::from(i32::MAX); 2]));
+    case(
+        "TENSORS_BAD_NAME_SIZE",
+        Some("longer than 63 bytes"),
+        infos(&|_, t| t.name.extend(too_long.bytes())),
+    );
+    case(
+        "TENSORS_BAD_N_DIMS",
+        Some("the number of dimensions"),
+        infos(&|_, t| t.shape = vec![t.shape[0], 1, 1, 1, 1]),
+    );
+    case(
+        "TENSORS_BAD_SHAPE",
+        Some("negative"),
+        infos(&|_, t| t.shape.fill(-1)),
+    );
+    case(
+        "TENSORS_ZERO_DIM",
+        None,
+        infos(&|_, t| t.shape = vec![t.shape[0], 0]),
+    );
+    case(
+        "TENSORS_NE_TOO_BIG",
+        Some("do not fit 63 bits"),
+        infos(&|_, t| t.shape = vec![4 * i64::from(i32::MAX); 2]),
+    );
     let too_many_bytes = |_: usize, t: &mut Changed| {
         t.ty = BlockType::I64.id();
         t.shape = vec![(1.01 * (u64::MAX as f64 / 8.0).sqrt()) as i64; 2];
     };
-    case("TENSORS_NBYTES_TOO_BIG", Some("do not fit 64 bits"), infos(&too_many_bytes));
-    case("TENSORS_BAD_TYPE", Some("type id 43"), infos(&|_, t| t.ty = 43));
-    case("TENSORS_BAD_OFFSET", Some("at offset 18446744073709551615, expected 0"), infos(&|_, t| t.offset = u64::MAX));
-    case("TENSORS_DUPLICATE_NAME", Some("'my_tensor' stands twice"), infos(&|_, t| t.name = b"my_tensor".to_vec()));
-    case("TENSORS_BAD_ALIGN", Some("13 (u32)"), aligned(infos(&plain), 13));
-    case("TENSORS_INCONSISTENT_ALIGN", Some("is at offset"), tensors(keys(), 1, &plain));
+    case(
+        "TENSORS_NBYTES_TOO_BIG",
+        Some("do not fit 64 bits"),
+        infos(&too_many_bytes),
+    );
+    case(
+        "TENSORS_BAD_TYPE",
+        Some("type id 43"),
+        infos(&|_, t| t.ty = 43),
+    );
+    case(
+        "TENSORS_BAD_OFFSET",
+        Some("at offset 18446744073709551615, expected 0"),
+        infos(&|_, t| t.offset = u64::MAX),
+    );
+    case(
+        "TENSORS_DUPLICATE_NAME",
+        Some("'my_tensor' stands twice"),
+        infos(&|_, t| t.name = b"my_tensor".to_vec()),
+    );
+    case(
+        "TENSORS_BAD_ALIGN",
+        Some("13 (u32)"),
+        aligned(infos(&plain), 13),
+    );
+    case(
+        "TENSORS_INCONSISTENT_ALIGN",
+        Some("is at offset"),
+        tensors(keys(), 1, &plain),
+    );
     case("TENSORS_SUCCESS", None, infos(&plain));
-    case("TENSORS_CUSTOM_ALIGN", None, aligned(tensors(keys(), 1, &plain), 1));
+    case(
+        "TENSORS_CUSTOM_ALIGN",
+        None,
+        aligned(tensors(keys(), 1, &plain), 1),
+    );
 
     let whole = tensors(keys(), 32, &plain);
     // The last byte of the last tensor, not of the padding after it: see docs/bad-input.md.
     let (last, shape) = shapes().pop().expect("there are types");
     let padding = size(last, &shape).next_multiple_of(32) - size(last, &shape);
-    case("DATA_NOT_ENOUGH_DATA", Some("the file ends at"), Raw { data: whole.data - padding - 1, ..whole });
-    case("DATA_BAD_ALIGN", Some("13 (u32)"), aligned(tensors(keys(), 32, &plain), 13));
-    case("DATA_INCONSISTENT_ALIGN", Some("is at offset"), tensors(keys(), 1, &plain));
+    case(
+        "DATA_NOT_ENOUGH_DATA",
+        Some("the file ends at"),
+        Raw {
+            data: whole.data - padding - 1,
+            ..whole
+        },
+    );
+    case(
+        "DATA_BAD_ALIGN",
+        Some("13 (u32)"),
+        aligned(tensors(keys(), 32, &plain), 13),
+    );
+    case(
+        "DATA_INCONSISTENT_ALIGN",
+        Some("is at offset"),
+        tensors(keys(), 1, &plain),
+    );
     let huge = 0x7fff_ffff_ffff_ffc0;
     let overflowing = keys()
         .tensor(b"my_tensor_0", &[huge], BlockType::I8.id(), 0)
         .tensor(b"my_tensor_1", &[huge], BlockType::I8.id(), huge as u64);
-    case("DATA_MEM_SIZE_OVERFLOW", Some("the file ends at"), Raw { data: 32, ..overflowing });
+    case(
+        "DATA_MEM_SIZE_OVERFLOW",
+        Some("the file ends at"),
+        Raw {
+            data: 32,
+            ..overflowing
+        },
+    );
     case("DATA_SUCCESS", None, tensors(keys(), 32, &plain));
-    case("DATA_CUSTOM_ALIGN", None, aligned(tensors(keys(), 1, &plain), 1));
+    case(
+        "DATA_CUSTOM_ALIGN",
+        None,
+        aligned(tensors(keys(), 1, &plain), 1),
+    );
     cases
 }
 

@@ -26,11 +26,19 @@ pub fn declared() -> BTreeSet<String> {
         let text = std::fs::read_to_string(file).unwrap();
         for derived in text.split("thiserror::Error").skip(1) {
             // The item that the derive belongs to comes before any other.
-            let Some((_, rest)) = derived.split_once("pub ") else { continue };
-            let Some(rest) = rest.strip_prefix("enum ") else { continue };
+            let Some((_, rest)) = derived.split_once("pub ") else {
+                continue;
+            };
+            let Some(rest) = rest.strip_prefix("enum ") else {
+                continue;
+            };
             let (name, body) = rest.split_once(" {\n").unwrap();
             let (body, _) = body.split_once("\n}").unwrap();
-            declared.extend(body.lines().filter_map(variant).map(|variant| format!("{name}::{variant}")));
+            declared.extend(
+                body.lines()
+                    .filter_map(variant)
+                    .map(|variant| format!("{name}::{variant}")),
+            );
         }
     }
     assert!(declared.len() > 80, "the sources are read: {declared:?}");
@@ -40,8 +48,11 @@ pub fn declared() -> BTreeSet<String> {
 /// The name of the variant that starts on this line of an enum.
 fn variant(line: &str) -> Option<&str> {
     let name = line.strip_prefix("    ")?;
-    let end = name.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(name.len());
-    name.starts_with(|c: char| c.is_ascii_uppercase()).then(|| &name[..end])
+    let end = name
+        .find(|c: char| !c.is_ascii_alphanumeric())
+        .unwrap_or(name.len());
+    name.starts_with(|c: char| c.is_ascii_uppercase())
+        .then(|| &name[..end])
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -91,6 +102,8 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
 
 fn named(ty: &str, error: &impl Debug) -> String {
     let text = format!("{error:?}");
-    let end = text.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !c.is_ascii_alphanumeric())
+        .unwrap_or(text.len());
     format!("{ty}::{}", &text[..end])
 }
