@@ -137,6 +137,12 @@ pub enum FormatError {
         /// What a known wrong offset means, and what to do.
         remedy: &'static str,
     },
+    /// A file of another kind where safetensors are expected.
+    #[error("not a safetensors file: it is {found}")]
+    NotSafetensors {
+        /// What it is, and what to do.
+        found: &'static str,
+    },
     /// A safetensors header that breaks the format's rules.
     #[error(
         "not a sound safetensors file: {problem}; fetch it again, or save the checkpoint again"
@@ -186,8 +192,11 @@ pub(crate) fn known_start(bytes: &[u8]) -> Option<&'static str> {
         (b"\x80\x05", PICKLE),
         (b"\x1f\x8b", "a gzip archive (unpack it first)"),
         (b"\x28\xb5\x2f\xfd", "a zstd archive (unpack it first)"),
-        (b"GGUF", "a GGUF file"),
-        (b"FUGG", "a big-endian GGUF file"),
+        (b"GGUF", "a GGUF file (it is packed already)"),
+        (
+            b"FUGG",
+            "a big-endian GGUF file (convert it to little-endian)",
+        ),
         (b"ggjt", "a GGML file of before GGUF"),
     ];
     KNOWN

@@ -165,7 +165,7 @@ pub fn start_length(first: [u8; LENGTH_FIELD]) -> u64 {
 pub fn parse_start(bytes: &[u8], length: u64) -> Result<Vec<Entry>, FormatError> {
     // A length field can look like the start of another kind of file, but not before a header.
     if let Some(known) = known_start(bytes).filter(|_| bytes.get(8) != Some(&b'{')) {
-        return Err(broken(format!("it is {known}")));
+        return Err(FormatError::NotSafetensors { found: known });
     }
     let (start, header_length) = header_range(bytes, length)?;
     let data = start + header_length;

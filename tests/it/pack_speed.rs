@@ -42,7 +42,7 @@ fn options(target: Target, level: Level) -> Options {
 /// Pack with so many threads.
 fn pack<'a>(
     checkpoint: &'a Checkpoint,
-    options: &Options,
+    options: &'a Options,
     path: &Path,
     threads: usize,
 ) -> Result<Packed<'a>, PackError> {

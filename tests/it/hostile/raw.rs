@@ -14,8 +14,8 @@ pub struct Raw {
     pub alignment: u64,
     /// Bytes of data after the padding.
     pub data: u64,
-    keys: Vec<Vec<u8>>,
-    tensors: Vec<Vec<u8>>,
+    pub keys: Vec<Vec<u8>>,
+    pub tensors: Vec<Vec<u8>>,
 }
 
 impl Default for Raw {
@@ -309,7 +309,7 @@ pub fn handcrafted() -> Vec<Handcrafted> {
     );
     case(
         "TENSORS_NE_TOO_BIG",
-        Some("do not fit 63 bits"),
+        Some("does not fit 63 bits"),
         infos(&|_, t| t.shape = vec![4 * i64::from(i32::MAX); 2]),
     );
     let too_many_bytes = |_: usize, t: &mut Changed| {
