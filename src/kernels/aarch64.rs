@@ -15,7 +15,7 @@
 //! a run's sum is at most 128 * 127 * 256 < 2^23.
 
 use super::activations::Grouping;
-use super::floats::{self, FloatType};
+use super::floats::{self, FloatType, Piece};
 use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
 use super::layout::{Packed, RowGroup};
 use super::scalar::{scales_k, scales_q8_0};
@@ -84,17 +84,18 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
     fn multiply_floats(
         &self,
         ty: FloatType,
-        rows: [&[u8]; 4],
-        x: &[&[f32]],
+        weights: &[u8],
+        x: &[&[Piece]],
         out: &mut floats::Tile,
     ) {
         for (token, x) in x.iter().enumerate() {
-            for (row, out) in rows.iter().zip(out.iter_mut()) {
-                out[token] = match ty {
-                    FloatType::F32 => dot_floats::<4>(row, x),
-                    FloatType::F16 => dot_floats::<2>(row, x),
-                    FloatType::Bf16 => dot_floats::<0>(row, x),
-                };
+            let products = match ty {
+                FloatType::F32 => dot_floats::<4>(weights, x),
+                FloatType::F16 => dot_floats::<2>(weights, x),
+                FloatType::Bf16 => dot_floats::<0>(weights, x),
+            };
+            for (out, product) in out.iter_mut().zip(products) {
+                out[token] = product;
             }
         }
     }
@@ -478,43 +479,36 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
     }
 }
 
-/// One row times one token. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
-fn dot_floats<const KIND: usize>(row: &[u8], x: &[f32]) -> f32 {
-    let bytes = if KIND == 4 { 4 } else { 2 };
-    assert_eq!(row.len(), x.len() * bytes);
-    let mut lanes = [splat(0.0); 4];
-    let mut add = |row: &[u8], x: &[f32; 16]| {
+/// Four rows times one token. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+fn dot_floats<const KIND: usize>(weights: &[u8], x: &[Piece]) -> [f32; 4] {
+    let bytes = if KIND == 4 { 16 } else { 8 };
+    let mut lanes = [[splat(0.0); 4]; 4];
+    for (rows, x) in weights.chunks_exact(16 * bytes).zip(x) {
         let x = x.as_chunks::<4>().0;
-        for ((lanes, weights), x) in lanes.iter_mut().zip(row.chunks_exact(4 * bytes)).zip(x) {
-            // SAFETY: 4 weights and 4 floats are there.
-            *lanes = unsafe {
-                let weights = match KIND {
-                    4 => vreinterpretq_f32_u8(vld1q_u8(weights.as_ptr())),
-                    2 => widen_f16(&weights.as_chunks().0[0]),
-                    _ => {
-                        let halves = vreinterpret_u16_u8(vld1_u8(weights.as_ptr()));
-                        vreinterpretq_f32_u32(vshll_n_u16::<16>(halves))
-                    }
+        for r in 0..4 {
+            for q in 0..4 {
+                let weights = &rows[(4 * r + q) * bytes..][..bytes];
+                // SAFETY: 4 weights and 4 floats are there.
+                lanes[r][q] = unsafe {
+                    let weights = match KIND {
+                        4 => vreinterpretq_f32_u8(vld1q_u8(weights.as_ptr())),
+                        2 => widen_f16(&weights.as_chunks().0[0]),
+                        _ => {
+                            let halves = vreinterpret_u16_u8(vld1_u8(weights.as_ptr()));
+                            vreinterpretq_f32_u32(vshll_n_u16::<16>(halves))
+                        }
+                    };
+                    vfmaq_f32(lanes[r][q], weights, vld1q_f32(x[q].as_ptr()))
                 };
-                vfmaq_f32(*lanes, weights, vld1q_f32(x.as_ptr()))
-            };
+            }
         }
-    };
-    let (whole, rest) = x.as_chunks::<16>();
-    for (row, x) in row.chunks_exact(16 * bytes).zip(whole) {
-        add(row, x);
     }
-    if !rest.is_empty() {
-        // The rest, with zeros behind it.
-        let (mut row_rest, mut x_rest) = ([0; 64], [0.0; 16]);
-        row_rest[..rest.len() * bytes].copy_from_slice(&row[whole.len() * 16 * bytes..]);
-        x_rest[..rest.len()].copy_from_slice(rest);
-        add(&row_rest[..16 * bytes], &x_rest);
-    }
-    let mut sums = [0.0; 16];
-    for (lanes, sums) in lanes.into_iter().zip(sums.as_chunks_mut::<4>().0) {
-        // SAFETY: there is room for 4 floats.
-        unsafe { vst1q_f32(sums.as_mut_ptr(), lanes) };
-    }
-    floats::sum_of_lanes(sums)
+    lanes.map(|lanes| {
+        let mut sums = [0.0; 16];
+        for (lanes, sums) in lanes.into_iter().zip(sums.as_chunks_mut::<4>().0) {
+            // SAFETY: there is room for 4 floats.
+            unsafe { vst1q_f32(sums.as_mut_ptr(), lanes) };
+        }
+        floats::sum_of_lanes(sums)
+    })
 }

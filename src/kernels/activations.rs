@@ -13,6 +13,7 @@
 //! row length: rows at a stride of a power of two would fall into the same few cache sets.
 
 use super::Isa;
+use super::floats::{LANES, Piece};
 use super::kernel::{Kernel, MAX_WIDTH, Panel, STEP};
 use super::threads::{Threads, lock};
 use std::sync::Mutex;
@@ -47,7 +48,7 @@ pub struct Activations {
     grouping: Grouping,
     columns: usize,
     tokens: usize,
-    floats: Vec<f32>,
+    floats: Vec<Piece>,
     quads: Vec<i32>,
     scales: Vec<f32>,
     sums: Vec<i32>,
@@ -100,9 +101,10 @@ impl Activations {
         self.tokens
     }
 
-    /// The activations themselves where the grouping is [`Grouping::Float`]. (tokens, columns)
-    pub(super) fn floats(&self) -> &[f32] {
-        &self.floats
+    /// The activations of a token themselves, where the grouping is [`Grouping::Float`].
+    pub(super) fn floats(&self, token: usize) -> &[Piece] {
+        let pieces = self.columns.div_ceil(LANES);
+        &self.floats[token * pieces..][..pieces]
     }
 
     /// Take `x` (tokens, columns).
@@ -126,7 +128,15 @@ impl Activations {
         self.tokens = x.len().checked_div(columns).unwrap_or(0);
         if grouping == Grouping::Float {
             self.floats.clear();
-            self.floats.extend_from_slice(x);
+            for x in x.chunks_exact(columns.max(1)) {
+                let (whole, rest) = x.as_chunks::<LANES>();
+                self.floats.extend_from_slice(whole);
+                if !rest.is_empty() {
+                    let mut piece = [0.0; LANES];
+                    piece[..rest.len()].copy_from_slice(rest);
+                    self.floats.push(piece);
+                }
+            }
             return;
         }
         let kernel = self.isa.kernel().expect("checked when it was made");

@@ -55,12 +55,12 @@ pub(super) trait Kernel: Sync {
         None
     }
 
-    /// Four rows of floats times one or four tokens, see [`floats`]: `out[row][token]`.
+    /// A group of four rows times one or four tokens, see [`floats`]: `out[row][token]`.
     fn multiply_floats(
         &self,
         ty: FloatType,
-        rows: [&[u8]; 4],
-        x: &[&[f32]],
+        weights: &[u8],
+        x: &[&[floats::Piece]],
         out: &mut floats::Tile,
     );
 }

@@ -54,8 +54,6 @@ use floats::{FloatType, Floats};
 use formats::block::BlockType;
 use kernel::{Kernel, MAX_WIDTH, Panel, ROWS};
 use layout::{PackError, Packed};
-use memory::Region;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Bytes of activations that a core keeps in its second-level cache while the weights stream by.
@@ -192,15 +190,8 @@ impl Matrix {
             });
         }
         let weights = match FloatType::of(ty) {
-            Some(ty) => copy(bytes)
-                .map(|region| {
-                    Weights::Floats(Floats {
-                        ty,
-                        rows,
-                        columns,
-                        region,
-                    })
-                })
+            Some(ty) => Floats::pack(ty, rows, columns, bytes)
+                .map(Weights::Floats)
                 .map_err(PackError::Memory),
             None => layout::pack(ty, rows, columns, bytes).map(Weights::Packed),
         };
@@ -271,7 +262,7 @@ impl Matrix {
                     "{isa} {bits}-bit x{ROWS}, scale per {group}, activations per {activations}"
                 )
             }
-            Weights::Floats(w) => format!("{isa} {:?} rows", w.ty),
+            Weights::Floats(w) => format!("{isa} {:?} x{}", w.ty, floats::ROWS),
         }
     }
 
@@ -347,23 +338,20 @@ impl Matrix {
     }
 
     fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
-        let (rows, columns, tokens) = (weights.rows, weights.columns, x.tokens());
+        let (rows, tokens) = (weights.rows, x.tokens());
         let y = Output::new(y);
         for_chunks(rows.div_ceil(floats::ROWS), threads, |groups| {
-            for first in groups.map(|group| group * floats::ROWS) {
-                let four = weights.rows(first);
+            for group in groups {
+                let first = group * floats::ROWS;
                 for token in (0..tokens).step_by(floats::TOKENS) {
                     let count = floats::TOKENS.min(tokens - token);
-                    let x: [&[f32]; floats::TOKENS] = std::array::from_fn(|i| {
-                        &x.floats()[(token + i.min(count - 1)) * columns..][..columns]
-                    });
+                    // The last token stands in for those behind the end.
+                    let x: [_; floats::TOKENS] =
+                        std::array::from_fn(|i| x.floats(token + i.min(count - 1)));
+                    let x = if count == 1 { &x[..1] } else { &x };
                     let mut out = [[0.0; floats::TOKENS]; floats::ROWS];
-                    self.kernel.multiply_floats(
-                        weights.ty,
-                        four,
-                        if count == 1 { &x[..1] } else { &x },
-                        &mut out,
-                    );
+                    self.kernel
+                        .multiply_floats(weights.ty, weights.group(group), x, &mut out);
                     for (row, out) in (first..rows).zip(&out) {
                         for (token, out) in (token..token + count).zip(out) {
                             let at = token * rows + row;
@@ -390,15 +378,6 @@ fn grouping(ty: BlockType, columns: usize, precision: Precision) -> Grouping {
         BlockType::Q2_0 | BlockType::Q4_0 | BlockType::Q8_0 => Grouping::Q8_0,
         _ => Grouping::K(256),
     }
-}
-
-/// A copy in huge pages, made by all rayon threads.
-fn copy(bytes: &[u8]) -> std::io::Result<Region> {
-    const PIECE: usize = 1 << 20;
-    let mut region = Region::zeroed(bytes.len())?;
-    let pieces = region.par_chunks_mut(PIECE).zip(bytes.par_chunks(PIECE));
-    pieces.for_each(|(to, from)| to.copy_from_slice(from));
-    Ok(region)
 }
 
 /// `task` for every chunk of 0..count, on all threads.

@@ -1,7 +1,7 @@
 //! The kernel in plain Rust: what all others are compared with, bit for bit.
 
 use super::activations::Grouping;
-use super::floats::{self, FloatType, LANES};
+use super::floats::{self, FloatType, LANES, Piece};
 use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
 use super::layout::{Packed, RowGroup};
 use half::f16;
@@ -60,16 +60,18 @@ impl Kernel for Scalar {
     fn multiply_floats(
         &self,
         ty: FloatType,
-        rows: [&[u8]; 4],
-        x: &[&[f32]],
+        weights: &[u8],
+        x: &[&[Piece]],
         out: &mut floats::Tile,
     ) {
-        for (row, out) in rows.iter().zip(out) {
+        for (row, out) in out.iter_mut().enumerate() {
             for (x, out) in x.iter().zip(out) {
                 let mut lanes = [0.0f32; LANES];
-                for (column, x) in x.iter().enumerate() {
-                    let lane = &mut lanes[column % LANES];
-                    *lane = ty.weight(row, column).mul_add(*x, *lane);
+                for (i, x) in x.iter().enumerate() {
+                    for (lane, (sum, x)) in lanes.iter_mut().zip(x).enumerate() {
+                        let weight = ty.weight(weights, (i * floats::ROWS + row) * LANES + lane);
+                        *sum = weight.mul_add(*x, *sum);
+                    }
                 }
                 *out = floats::sum_of_lanes(lanes);
             }

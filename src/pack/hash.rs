@@ -1,24 +1,23 @@
 //! What the input was, for provenance: the digest that a download page shows for each file.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{PackError, Progress};
+use super::PackError;
 use crate::model::Tensors;
 
 /// Hexadecimal digits of a sha256.
 pub const DIGITS: usize = 64;
 
-/// The sha256 of every safetensors file, by file name. `progress` is asked whether to go on.
+/// The sha256 of every safetensors file, by file name, as long as `go_on` says so.
 ///
 /// # Errors
-/// A file that cannot be read, or the wish to stop.
+/// A file that cannot be read, or that it was not to go on.
 pub fn source_hashes(
     tensors: &Tensors,
-    progress: &Progress,
+    go_on: impl Fn() -> bool + Sync,
 ) -> Result<Vec<(String, String)>, PackError> {
     const PIECE: usize = 1 << 20;
     let digest = |path: &Path, length: usize| {
@@ -29,7 +28,7 @@ pub fn source_hashes(
                 .read_file(path, start as u64, piece)
                 .map_err(|source| PackError::read(path, source))?;
             hasher.update(piece);
-            if progress(0) == ControlFlow::Break(()) {
+            if !go_on() {
                 return Err(PackError::Interrupted);
             }
         }

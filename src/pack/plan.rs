@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use formats::block::BlockType;
 use formats::gguf::{Layout as FileLayout, TensorInfo, Value};
@@ -246,13 +247,19 @@ impl<'a> Plan<'a> {
         output: Option<&Output>,
         progress: &Progress,
     ) -> Result<Packed<'a>, PackError> {
-        let (checkpoint, hash) = (self.checkpoint, self.options.hash);
-        let (hashes, settled) = rayon::join(
+        let (tensors, hash) = (&self.checkpoint.tensors, self.options.hash);
+        let refused = AtomicBool::new(false);
+        let go_on = || !refused.load(Ordering::Relaxed) && progress(0).is_continue();
+        let (settled, hashes) = rayon::join(
+            || {
+                let settled = self.settle(output, progress);
+                refused.store(settled.is_err(), Ordering::Relaxed);
+                settled
+            },
             || match hash {
-                true => source_hashes(&checkpoint.tensors, progress),
+                true => source_hashes(tensors, go_on),
                 false => Ok(vec![]),
             },
-            || self.settle(output, progress),
         );
         let ((facts, files), hashes) = (settled?, hashes?);
         if let Some(path) = checkpoint.tensors.changed() {
@@ -282,7 +289,7 @@ impl<'a> Plan<'a> {
             }
         });
         Ok(Packed {
-            checkpoint,
+            checkpoint: self.checkpoint,
             metadata,
             items: items.collect(),
             files: layout.files.len(),

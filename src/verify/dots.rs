@@ -259,3 +259,56 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
     let largest = differences.fold(0.0, f64::max);
     if largest == 0.0 { 0.0 } else { largest / rms }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dot(name: &str, ty: BlockType, between: f64) -> Dot {
+        let facts = DotFacts {
+            kernel: 1e-5,
+            ggml: Some(1e-5),
+            between: Some(between),
+            largest: 0.0,
+        };
+        Dot {
+            name: name.into(),
+            ty,
+            facts,
+        }
+    }
+
+    #[test]
+    fn each_type_has_the_limit_of_its_activations() {
+        let dots = [
+            dot("blk.0.attn_q", BlockType::Q2_K, 1e-14),
+            dot("output", BlockType::BF16, 3e-6),
+        ];
+        let found = checks(&dots, &[]);
+        assert_eq!(found.len(), 4);
+        assert!(found.iter().all(|check| check.pass));
+        // What BF16 may cost is too much for a kernel that rounds as ggml does.
+        let dots = [
+            dot("blk.0.attn_q", BlockType::Q2_K, 3e-6),
+            dot("blk.0.attn_k", BlockType::Q2_K, 0.0),
+        ];
+        let failed: Vec<_> = checks(&dots, &[])
+            .into_iter()
+            .filter(|check| !check.pass)
+            .collect();
+        assert_eq!(failed.len(), 1);
+        assert_eq!(
+            failed[0].name,
+            "our kernels against ggml, 8-bit activations"
+        );
+        assert!(failed[0].details[0].starts_with("'blk.0.attn_q' is the worst of 2"));
+    }
+
+    #[test]
+    fn a_product_that_is_no_number_fails() {
+        let mut broken = dot("output", BlockType::Q2_K, 0.0);
+        broken.facts.kernel = f64::NAN;
+        let found = checks(&[dot("blk.0.attn_q", BlockType::Q2_K, 0.0), broken], &[]);
+        assert!(!found[0].pass, "{:?}", found[0]);
+    }
+}

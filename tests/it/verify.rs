@@ -493,6 +493,22 @@ fn wrong_keys_norms_and_tables_are_caught() {
 }
 
 #[test]
+fn what_computes_something_else_is_caught_by_its_logits() {
+    let mut packed = Packed::new("kjv", "");
+    packed.set_key("llama.rope.freq_base", Value::F32(1e6));
+    let verdict = packed.verify("--levels 4 --tokens 128");
+    let failed = verdict.failed();
+    for engine in engines() {
+        let name = format!("{engine}: mean KLD");
+        assert!(
+            failed.iter().any(|(level, n, _)| *level == 4 && *n == name),
+            "{failed:?}"
+        );
+    }
+    assert_eq!(verdict.code, 1);
+}
+
+#[test]
 fn a_truncated_file_is_caught() {
     let mut packed = Packed::new("kjv", "");
     packed.bytes.truncate(packed.bytes.len() - 100);

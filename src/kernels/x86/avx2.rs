@@ -13,7 +13,7 @@
 //!    tests can run it in its AVX-512VL encoding on CPUs that have only that.
 
 use crate::kernels::activations::Grouping;
-use crate::kernels::floats::{self, FloatType};
+use crate::kernels::floats::{self, FloatType, Piece};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
 use crate::kernels::layout::{Packed, RowGroup};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
@@ -105,17 +105,17 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
     fn multiply_floats(
         &self,
         ty: FloatType,
-        rows: [&[u8]; 4],
-        x: &[&[f32]],
+        weights: &[u8],
+        x: &[&[Piece]],
         out: &mut floats::Tile,
     ) {
         for (token, x) in x.iter().enumerate() {
             // SAFETY: as above.
             let products = unsafe {
                 match ty {
-                    FloatType::F32 => dot_floats::<4>(rows, x),
-                    FloatType::F16 => dot_floats::<2>(rows, x),
-                    FloatType::Bf16 => dot_floats::<0>(rows, x),
+                    FloatType::F32 => dot_floats::<4>(weights, x),
+                    FloatType::F16 => dot_floats::<2>(weights, x),
+                    FloatType::Bf16 => dot_floats::<0>(weights, x),
                 }
             };
             for (out, product) in out.iter_mut().zip(products) {
@@ -500,32 +500,17 @@ fn first_of_magnitude(x: &[f32], largest: f32) -> f32 {
 
 /// Four rows times one token. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_floats<const KIND: usize>(rows: [&[u8]; 4], x: &[f32]) -> [f32; 4] {
-    let bytes = if KIND == 4 { 4 } else { 2 };
-    assert!(rows.iter().all(|row| row.len() == x.len() * bytes));
+fn dot_floats<const KIND: usize>(weights: &[u8], x: &[Piece]) -> [f32; 4] {
+    let bytes = if KIND == 4 { 32 } else { 16 };
     let mut lanes = [[_mm256_setzero_ps(); 2]; 4];
-    let mut add = |rows: [*const u8; 4], x: &[f32; 16]| {
+    for (rows, x) in weights.chunks_exact(8 * bytes).zip(x) {
         let x = x.as_chunks::<8>().0;
-        for (row, lanes) in rows.into_iter().zip(&mut lanes) {
-            for (half, lanes) in lanes.iter_mut().enumerate() {
-                // SAFETY: the caller has 16 weights there.
-                let weights = unsafe { widen::<KIND>(row.add(8 * half * bytes)) };
-                *lanes = _mm256_fmadd_ps(weights, load(&x[half]), *lanes);
+        for r in 0..4 {
+            for half in 0..2 {
+                let weights = widen::<KIND>(&rows[(2 * r + half) * bytes..][..bytes]);
+                lanes[r][half] = _mm256_fmadd_ps(weights, load(&x[half]), lanes[r][half]);
             }
         }
-    };
-    let (whole, rest) = x.as_chunks::<16>();
-    for (i, x) in whole.iter().enumerate() {
-        add(rows.map(|row| row.as_ptr().wrapping_add(i * 16 * bytes)), x);
-    }
-    if !rest.is_empty() {
-        // The rest, with zeros behind it.
-        let (mut row_rests, mut x_rest) = ([[0; 64]; 4], [0.0; 16]);
-        for (row_rest, row) in row_rests.iter_mut().zip(rows) {
-            row_rest[..rest.len() * bytes].copy_from_slice(&row[whole.len() * 16 * bytes..]);
-        }
-        x_rest[..rest.len()].copy_from_slice(rest);
-        add(row_rests.each_ref().map(|row| row.as_ptr()), &x_rest);
     }
     lanes.map(|lanes| {
         let mut sums = [0.0; 16];
@@ -538,19 +523,18 @@ fn dot_floats<const KIND: usize>(rows: [&[u8]; 4], x: &[f32]) -> [f32; 4] {
 }
 
 /// 8 weights as f32.
-///
-/// # Safety
-/// 8 weights can be read at `weights`.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn widen<const KIND: usize>(weights: *const u8) -> __m256 {
-    // SAFETY: by the caller's promise.
+fn widen<const KIND: usize>(weights: &[u8]) -> __m256 {
+    assert_eq!(weights.len(), if KIND == 4 { 32 } else { 16 });
+    let at = weights.as_ptr();
+    // SAFETY: 8 weights are there.
     unsafe {
         match KIND {
-            4 => _mm256_loadu_ps(weights.cast()),
-            2 => _mm256_cvtph_ps(_mm_loadu_si128(weights.cast())),
+            4 => _mm256_loadu_ps(at.cast()),
+            2 => _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
             _ => {
-                let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(weights.cast()));
+                let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
             }
         }

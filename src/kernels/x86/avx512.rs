@@ -17,7 +17,7 @@
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
 use crate::kernels::activations::Grouping;
-use crate::kernels::floats::{self, FloatType};
+use crate::kernels::floats::{self, FloatType, Piece};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
 use crate::kernels::layout::{Packed, RowGroup};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
@@ -105,27 +105,20 @@ impl Kernel for Avx512Vnni {
     fn multiply_floats(
         &self,
         ty: FloatType,
-        rows: [&[u8]; 4],
-        x: &[&[f32]],
+        weights: &[u8],
+        x: &[&[Piece]],
         out: &mut floats::Tile,
     ) {
+        let multiply = match (ty, x.len()) {
+            (FloatType::F32, 1) => floats_tile::<4, 1>,
+            (FloatType::F32, _) => floats_tile::<4, 4>,
+            (FloatType::F16, 1) => floats_tile::<2, 1>,
+            (FloatType::F16, _) => floats_tile::<2, 4>,
+            (FloatType::Bf16, 1) => floats_tile::<0, 1>,
+            (FloatType::Bf16, _) => floats_tile::<0, 4>,
+        };
         // SAFETY: as above.
-        unsafe {
-            match (ty, x) {
-                (FloatType::F32, [x]) => floats_tile::<4, 1>(rows, [x], out),
-                (FloatType::F32, x) => {
-                    floats_tile::<4, 4>(rows, x.try_into().expect("four tokens"), out)
-                }
-                (FloatType::F16, [x]) => floats_tile::<2, 1>(rows, [x], out),
-                (FloatType::F16, x) => {
-                    floats_tile::<2, 4>(rows, x.try_into().expect("four tokens"), out)
-                }
-                (FloatType::Bf16, [x]) => floats_tile::<0, 1>(rows, [x], out),
-                (FloatType::Bf16, x) => {
-                    floats_tile::<0, 4>(rows, x.try_into().expect("four tokens"), out)
-                }
-            }
-        }
+        unsafe { multiply(weights, x, out) }
     }
 }
 
@@ -589,57 +582,26 @@ fn first_of_magnitude(x: &[[f32; 16]], largest: f32) -> f32 {
 /// Four rows times `T` tokens. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
 fn floats_tile<const KIND: usize, const T: usize>(
-    rows: [&[u8]; 4],
-    x: [&[f32]; T],
+    weights: &[u8],
+    x: &[&[Piece]],
     out: &mut floats::Tile,
 ) {
     let bytes = if KIND == 4 { 64 } else { 32 };
-    let columns = x[0].len();
-    assert!(x.iter().all(|x| x.len() == columns));
-    assert!(rows.iter().all(|row| row.len() == columns * bytes / 16));
+    let Ok(x) = <&[&[Piece]; T]>::try_from(x) else {
+        return;
+    };
     let mut lanes = [[_mm512_setzero_ps(); T]; 4];
-    let mut add = |rows: [*const u8; 4], x: [*const f32; T]| {
+    for (i, rows) in weights.chunks_exact(4 * bytes).enumerate() {
         let mut activations = [_mm512_setzero_ps(); T];
         for t in 0..T {
-            // SAFETY: the caller has 16 floats there.
-            activations[t] = unsafe { _mm512_loadu_ps(x[t]) };
+            activations[t] = load_floats(&x[t][i]);
         }
         for r in 0..4 {
-            // SAFETY: the caller has 16 weights there.
-            let weights = unsafe { widen::<KIND>(rows[r]) };
+            let weights = widen::<KIND>(&rows[r * bytes..][..bytes]);
             for t in 0..T {
                 lanes[r][t] = _mm512_fmadd_ps(weights, activations[t], lanes[r][t]);
             }
         }
-    };
-    let whole = columns / 16;
-    for i in 0..whole {
-        let mut row_at = [std::ptr::null(); 4];
-        for r in 0..4 {
-            row_at[r] = rows[r].as_ptr().wrapping_add(i * bytes);
-        }
-        let mut x_at = [std::ptr::null(); T];
-        for t in 0..T {
-            x_at[t] = x[t].as_ptr().wrapping_add(i * 16);
-        }
-        add(row_at, x_at);
-    }
-    if !columns.is_multiple_of(16) {
-        // The rest, with zeros behind it.
-        let mut row_rest = [[0u8; 64]; 4];
-        let mut x_rest = [[0.0f32; 16]; T];
-        for r in 0..4 {
-            let rest = &rows[r][whole * bytes..];
-            row_rest[r][..rest.len()].copy_from_slice(rest);
-        }
-        for t in 0..T {
-            let rest = &x[t][whole * 16..];
-            x_rest[t][..rest.len()].copy_from_slice(rest);
-        }
-        add(
-            row_rest.each_ref().map(|row| row.as_ptr()),
-            x_rest.each_ref().map(|x| x.as_ptr()),
-        );
     }
     for r in 0..4 {
         for t in 0..T {
@@ -651,19 +613,18 @@ fn floats_tile<const KIND: usize, const T: usize>(
 }
 
 /// 16 weights as f32.
-///
-/// # Safety
-/// 16 weights can be read at `weights`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-unsafe fn widen<const KIND: usize>(weights: *const u8) -> __m512 {
-    // SAFETY: by the caller's promise.
+fn widen<const KIND: usize>(weights: &[u8]) -> __m512 {
+    assert_eq!(weights.len(), if KIND == 4 { 64 } else { 32 });
+    let at = weights.as_ptr();
+    // SAFETY: 16 weights are there.
     unsafe {
         match KIND {
-            4 => _mm512_loadu_ps(weights.cast()),
-            2 => _mm512_cvtph_ps(_mm256_loadu_si256(weights.cast())),
+            4 => _mm512_loadu_ps(at.cast()),
+            2 => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
             _ => {
-                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(weights.cast()));
+                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
             }
         }
