@@ -3,6 +3,9 @@
 
 use crate::block::BlockType;
 
+/// What to do about a file that breaks its format's rules.
+pub(crate) const DAMAGED: &str = "the file is damaged, fetch or write it again";
+
 /// A file that does not hold what its format promises.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
@@ -21,21 +24,21 @@ pub enum FormatError {
         end: u64,
     },
     /// The first bytes belong to no GGUF file.
-    #[error("not a GGUF file: it starts with {found}, expected \"GGUF\"")]
+    #[error("not a GGUF file: it starts with {found}, expected \"GGUF\"; name a GGUF file")]
     Magic {
         /// What the first bytes look like.
         found: String,
     },
     /// A GGUF version that llama.cpp does not read either.
-    #[error("GGUF version {found}, expected 2 or 3{hint}")]
+    #[error("GGUF version {found}, expected 2 or 3; {remedy}")]
     Version {
         /// The version field.
         found: u32,
-        /// What a known wrong version means.
-        hint: &'static str,
+        /// What the version means, and what to do.
+        remedy: &'static str,
     },
     /// A number larger than any sound file has.
-    #[error("{what} is {found}, at most {max} is allowed")]
+    #[error("{what} is {found}, at most {max} is allowed; {}", DAMAGED)]
     Limit {
         /// What is counted.
         what: String,
@@ -45,13 +48,13 @@ pub enum FormatError {
         max: u64,
     },
     /// Text that is not UTF-8.
-    #[error("{what} is not UTF-8 text")]
+    #[error("{what} is not UTF-8 text; {}", DAMAGED)]
     Utf8 {
         /// Which text.
         what: String,
     },
     /// A name that stands twice.
-    #[error("{what} '{name}' stands twice")]
+    #[error("{what} '{name}' stands twice, expected once; {}", DAMAGED)]
     Duplicate {
         /// "key" or "tensor".
         what: &'static str,
@@ -59,7 +62,7 @@ pub enum FormatError {
         name: String,
     },
     /// A name that no file may hold.
-    #[error("{what} '{name}' {problem}")]
+    #[error("{what} '{name}' {problem}; {}", DAMAGED)]
     Name {
         /// "key" or "tensor".
         what: &'static str,
@@ -69,7 +72,10 @@ pub enum FormatError {
         problem: &'static str,
     },
     /// A metadata value of a type that GGUF does not have (or an array of arrays).
-    #[error("key '{key}' has value type {id}, expected 0 to 12{nested}")]
+    #[error(
+        "key '{key}' has value type {id}, expected 0 to 12{nested}; {}",
+        DAMAGED
+    )]
     ValueType {
         /// The key.
         key: String,
@@ -79,23 +85,28 @@ pub enum FormatError {
         nested: &'static str,
     },
     /// `general.alignment` that is no u32 power of two.
-    #[error("key 'general.alignment' is {found}, expected a u32 power of two")]
+    #[error(
+        "key 'general.alignment' is {found}, expected a u32 power of two; {}",
+        DAMAGED
+    )]
     Alignment {
         /// The value found.
         found: String,
     },
     /// A tensor type that ggml does not know, or no longer knows.
-    #[error("tensor '{tensor}' has type id {id}{hint}")]
+    #[error("tensor '{tensor}' has type id {id}, {meaning}; {remedy}")]
     TensorType {
         /// The tensor.
         tensor: String,
         /// The id found.
         id: u32,
         /// What the id is known for.
-        hint: String,
+        meaning: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// A shape that cannot be.
-    #[error("tensor '{tensor}' has shape {shape:?}: {problem}")]
+    #[error("tensor '{tensor}' has shape {shape:?}: {problem}; {}", DAMAGED)]
     Shape {
         /// The tensor.
         tensor: String,
@@ -105,7 +116,7 @@ pub enum FormatError {
         problem: &'static str,
     },
     /// Rows that do not fill whole blocks.
-    #[error("tensor '{tensor}' has {columns} columns, {block} needs a multiple of {}", block.weights())]
+    #[error("tensor '{tensor}' has {columns} columns, {block} needs a multiple of {}; {}", block.weights(), DAMAGED)]
     PartialBlock {
         /// The tensor.
         tensor: String,
@@ -115,7 +126,7 @@ pub enum FormatError {
         block: BlockType,
     },
     /// An offset other than the running sum of the padded sizes.
-    #[error("tensor '{tensor}' is at offset {found}, expected {expected}{hint}")]
+    #[error("tensor '{tensor}' is at offset {found}, expected {expected}; {remedy}")]
     Offset {
         /// The tensor.
         tensor: String,
@@ -123,17 +134,25 @@ pub enum FormatError {
         found: u64,
         /// The offset that follows from the tensors before it.
         expected: u64,
-        /// What a known wrong offset means.
-        hint: &'static str,
+        /// What a known wrong offset means, and what to do.
+        remedy: &'static str,
+    },
+    /// A file of another kind where safetensors are expected.
+    #[error("not a safetensors file: it is {found}")]
+    NotSafetensors {
+        /// What it is, and what to do.
+        found: &'static str,
     },
     /// A safetensors header that breaks the format's rules.
-    #[error("not a sound safetensors file: {problem}")]
+    #[error(
+        "not a sound safetensors file: {problem}; fetch it again, or save the checkpoint again"
+    )]
     Safetensors {
         /// Which rule, with what was found.
         problem: String,
     },
     /// A shard index that breaks its rules.
-    #[error("not a sound shard index: {problem}")]
+    #[error("not a sound shard index: {problem}; fetch it again, or save the checkpoint again")]
     ShardIndex {
         /// Which rule, with what was found.
         problem: String,
@@ -142,38 +161,46 @@ pub enum FormatError {
 
 /// What a file that is not of the expected format looks like from its first bytes.
 pub(crate) fn describe_start(bytes: &[u8]) -> String {
-    const KNOWN: [(&[u8], &str); 9] = [
+    if bytes.is_empty() {
+        return "nothing: the file is empty".into();
+    }
+    match known_start(bytes) {
+        Some(name) => name.into(),
+        None => format!("bytes {:02x?}", &bytes[..bytes.len().min(4)]),
+    }
+}
+
+/// The kind of file that starts so, of those that are often taken for a model, with what to do.
+pub(crate) fn known_start(bytes: &[u8]) -> Option<&'static str> {
+    const HTML: &str = "an HTML page, not the file itself (a failed download? fetch it again)";
+    const PICKLE: &str = "a Python pickle (save the checkpoint as safetensors)";
+    const KNOWN: [(&[u8], &str); 14] = [
         (
             b"version https://git-lfs",
             "a git-lfs pointer, not the file itself (run `git lfs pull`)",
         ),
-        (
-            b"<!DOCTYPE",
-            "an HTML page, not the file itself (a failed download?)",
-        ),
-        (
-            b"<html",
-            "an HTML page, not the file itself (a failed download?)",
-        ),
+        (b"<!DOCTYPE", HTML),
+        (b"<!doctype", HTML),
+        (b"<html", HTML),
         (
             b"PK\x03\x04",
             "a zip archive (a PyTorch checkpoint? save it as safetensors)",
         ),
-        (
-            b"\x80\x02",
-            "a Python pickle (save the checkpoint as safetensors)",
-        ),
+        (b"\x80\x02", PICKLE),
+        (b"\x80\x03", PICKLE),
+        (b"\x80\x04", PICKLE),
+        (b"\x80\x05", PICKLE),
         (b"\x1f\x8b", "a gzip archive (unpack it first)"),
-        (b"GGUF", "a GGUF file"),
-        (b"FUGG", "a big-endian GGUF file"),
+        (b"\x28\xb5\x2f\xfd", "a zstd archive (unpack it first)"),
+        (b"GGUF", "a GGUF file (it is packed already)"),
+        (
+            b"FUGG",
+            "a big-endian GGUF file (convert it to little-endian)",
+        ),
         (b"ggjt", "a GGML file of before GGUF"),
     ];
-    if bytes.is_empty() {
-        return "nothing: the file is empty".into();
-    }
-    if let Some((_, name)) = KNOWN.iter().find(|(start, _)| bytes.starts_with(start)) {
-        return (*name).into();
-    }
-    let start = &bytes[..bytes.len().min(4)];
-    format!("bytes {start:02x?}")
+    KNOWN
+        .iter()
+        .find(|(start, _)| bytes.starts_with(start))
+        .map(|(_, name)| *name)
 }

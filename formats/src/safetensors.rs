@@ -1,19 +1,27 @@
 //! safetensors: a header of names, dtypes, shapes and byte ranges, then the bytes; and the index of a sharded set.
-//! The `safetensors` crate checks that the ranges tile the file; the rules that it does not keep are kept here.
+//! Every rule of the format is kept here, those that the `safetensors` crate lets pass too (names that stand twice,
+//! unknown fields, headers that start with a space, tensors without a number), so that each fault names its tensor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
 use half::{bf16, f16};
 use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
+use serde::de::value::{Error as DtypeError, StrDeserializer};
+use serde::de::{Error, MapAccess, Visitor};
 
 use crate::FormatError;
-use crate::error::describe_start;
+use crate::error::{describe_start, known_start};
 
 /// The longest header in bytes (the format's own limit).
 const MAX_HEADER: u64 = 100_000_000;
+
+/// Bytes of the length of the header, with which the file starts.
+const LENGTH_FIELD: usize = 8;
+
+/// The longest shard index in bytes; that of a model with 90 000 tensors has 9 MB.
+const MAX_INDEX: u64 = 64 << 20;
 
 /// How numbers are stored. Only the three that a checkpoint is trained in can be read as weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,97 +144,134 @@ fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N])
     }
 }
 
-/// The tensors of one file by name, in the order of their bytes.
+/// The tensors of one file, in the order of their bytes.
 ///
 /// # Errors
-/// Truncation, a header that is too long, no JSON, or breaks a rule (names that stand twice, ranges that
-/// overlap, leave holes or do not match shape and dtype); with what the file looks like when it is something else.
+/// Truncation, a header that is too long, is no JSON, or breaks a rule (names that stand twice, ranges that overlap,
+/// leave holes or do not match shape and dtype); with what the file looks like when it is something else.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormatError> {
-    let (start, length) = header_range(bytes)?;
-    let data = start + length;
-    check_header(&bytes[start..data])?;
-    let metadata: safetensors::tensor::Metadata = serde_json::from_slice(&bytes[start..data])
-        .map_err(|error| FormatError::Safetensors {
-            problem: format!("header: {error}"),
-        })?;
-    let end = data as u64 + metadata.data_len() as u64;
-    if end != bytes.len() as u64 {
-        return Err(FormatError::Safetensors {
-            problem: format!(
-                "the header describes a file of {end} bytes, this one has {}",
-                bytes.len()
-            ),
+    parse_start(bytes, bytes.len() as u64)
+}
+
+/// How many bytes of the file's start [`parse_start`] needs, as the first 8 of them say.
+pub fn start_length(first: [u8; LENGTH_FIELD]) -> u64 {
+    LENGTH_FIELD as u64 + u64::from_le_bytes(first).min(MAX_HEADER)
+}
+
+/// As [`parse`], of a file of `length` bytes of which only the start is at hand.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_start(bytes: &[u8], length: u64) -> Result<Vec<Entry>, FormatError> {
+    // A length field can look like the start of another kind of file, but not before a header.
+    if let Some(known) = known_start(bytes).filter(|_| bytes.get(8) != Some(&b'{')) {
+        return Err(FormatError::NotSafetensors { found: known });
+    }
+    let (start, header_length) = header_range(bytes, length)?;
+    let data = start + header_length;
+    let mut header = read_header(&bytes[start..data])?;
+    header.sort_by_key(|(_, info)| info.data_offsets);
+    let mut end = 0;
+    let mut previous = "";
+    for (name, info) in &header {
+        check_name(name)?;
+        let [from, to] = info.data_offsets;
+        if from != end {
+            let problem = if from < end {
+                "overlaps"
+            } else {
+                "leaves a hole"
+            };
+            return Err(broken(format!(
+                "tensor '{name}' starts at byte {from} of the data, which {problem}: expected {end}, where {} ends",
+                if previous.is_empty() {
+                    "the header".into()
+                } else {
+                    format!("tensor '{previous}'")
+                }
+            )));
+        }
+        let size = info.bytes(name)?;
+        if to.checked_sub(from) != Some(size) {
+            return Err(broken(format!(
+                "tensor '{name}' has the bytes {from}..{to} of the data, expected {size} bytes for shape {:?} of {}",
+                info.shape, info.dtype
+            )));
+        }
+        (end, previous) = (to, name);
+    }
+    let found = length - data as u64;
+    if end > found {
+        return Err(FormatError::Truncated {
+            what: format!("the data, up to the end of tensor '{previous}',"),
+            at: data as u64,
+            need: end,
+            end: length,
         });
     }
-    let mut entries = Vec::new();
-    for name in metadata.offset_keys() {
-        check_name(&name)?;
-        let info = metadata
-            .info(&name)
-            .expect("the name came from this header");
-        let (from, to) = info.data_offsets;
-        let (dtype, shape) = (dtype(info.dtype), info.shape.clone());
-        entries.push(Entry {
-            name,
-            dtype,
-            shape,
-            range: data + from..data + to,
-        });
+    if end < found {
+        return Err(broken(format!(
+            "{} bytes follow the last tensor, expected none",
+            found - end
+        )));
     }
-    Ok(entries)
+    header
+        .into_iter()
+        .map(|(name, info)| info.entry(name, data))
+        .collect()
+}
+
+fn broken(problem: String) -> FormatError {
+    FormatError::Safetensors { problem }
 }
 
 /// Whether these bytes start like a safetensors file: used to tell what an argument is, not to accept it.
 pub fn looks_like(bytes: &[u8]) -> bool {
-    bytes.get(8) == Some(&b'{') && header_range(bytes).is_ok()
+    bytes.get(8) == Some(&b'{') && header_range(bytes, bytes.len() as u64).is_ok()
 }
 
-fn header_range(bytes: &[u8]) -> Result<(usize, usize), FormatError> {
-    const LENGTH_FIELD: usize = 8;
+/// Where the header is in a file of `file_length` bytes: its start and length.
+fn header_range(bytes: &[u8], file_length: u64) -> Result<(usize, usize), FormatError> {
     let Some(field) = bytes.first_chunk::<LENGTH_FIELD>() else {
-        return Err(FormatError::Safetensors {
-            problem: format!(
-                "{} bytes are too short for a header ({})",
-                bytes.len(),
-                describe_start(bytes)
-            ),
-        });
+        return Err(broken(format!(
+            "{} bytes are too short for a header ({})",
+            bytes.len(),
+            describe_start(bytes)
+        )));
     };
     let length = u64::from_le_bytes(*field);
     if length > MAX_HEADER {
-        return Err(FormatError::Safetensors {
-            problem: format!(
-                "the header would be {length} bytes long, at most {MAX_HEADER} are allowed; the file starts with {}",
-                describe_start(bytes)
-            ),
-        });
+        return Err(broken(format!(
+            "the header would be {length} bytes long, at most {MAX_HEADER} are allowed; the file starts with {}",
+            describe_start(bytes)
+        )));
     }
-    if length > (bytes.len() - LENGTH_FIELD) as u64 {
+    let there = (bytes.len() as u64).min(file_length) - LENGTH_FIELD as u64;
+    if length > there {
         return Err(FormatError::Truncated {
             what: "the safetensors header".into(),
             at: LENGTH_FIELD as u64,
             need: length,
-            end: bytes.len() as u64,
+            end: file_length,
         });
     }
     Ok((LENGTH_FIELD, length as usize))
 }
 
-/// What the crate lets pass: a header that starts with a space, and names that stand twice.
-fn check_header(header: &[u8]) -> Result<(), FormatError> {
+/// What the header says of each tensor, in its own order.
+fn read_header(header: &[u8]) -> Result<Vec<(String, Info)>, FormatError> {
     if header.first() != Some(&b'{') {
-        return Err(FormatError::Safetensors {
-            problem: format!(
-                "the header starts with {}, expected '{{'",
-                describe_start(header)
-            ),
-        });
+        return Err(broken(format!(
+            "the header starts with {}, expected '{{'",
+            describe_start(header)
+        )));
     }
-    serde_json::from_slice::<UniqueNames>(header)
-        .map(|_| ())
-        .map_err(|error| FormatError::Safetensors {
-            problem: format!("header: {error}"),
-        })
+    let Header(tensors) =
+        serde_json::from_slice(header).map_err(|error| broken(format!("header: {error}")))?;
+    if tensors.is_empty() {
+        return Err(broken("it holds no tensor".into()));
+    }
+    Ok(tensors)
 }
 
 fn check_name(name: &str) -> Result<(), FormatError> {
@@ -244,42 +289,101 @@ fn check_name(name: &str) -> Result<(), FormatError> {
     })
 }
 
-fn dtype(dtype: safetensors::Dtype) -> Dtype {
-    match dtype {
-        safetensors::Dtype::F32 => Dtype::F32,
-        safetensors::Dtype::F16 => Dtype::F16,
-        safetensors::Dtype::BF16 => Dtype::BF16,
-        other => Dtype::Other(other),
+/// A value of the header: all that the format allows there.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Info {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+impl Info {
+    fn dtype(&self, name: &str) -> Result<safetensors::Dtype, FormatError> {
+        let text = StrDeserializer::<DtypeError>::new(&self.dtype);
+        safetensors::Dtype::deserialize(text).map_err(|_| {
+            broken(format!(
+                "tensor '{name}' has dtype {:?}, which the format does not have",
+                self.dtype
+            ))
+        })
+    }
+
+    /// Bytes that dtype and shape ask for.
+    fn bytes(&self, name: &str) -> Result<u64, FormatError> {
+        let problem = |problem| {
+            broken(format!(
+                "tensor '{name}' has shape {:?}: {problem}",
+                self.shape
+            ))
+        };
+        if self.shape.contains(&0) {
+            return Err(problem("a dimension is zero"));
+        }
+        let bits = self.dtype(name)?.bitsize() as u64;
+        let bits = self
+            .shape
+            .iter()
+            .try_fold(bits, |bits, &n| bits.checked_mul(n))
+            .ok_or_else(|| problem("its bytes do not fit 64 bits"))?;
+        if bits.is_multiple_of(8) {
+            Ok(bits / 8)
+        } else {
+            Err(problem("its numbers fill no whole bytes"))
+        }
+    }
+
+    /// `data`: where the data starts in the file.
+    fn entry(self, name: String, data: usize) -> Result<Entry, FormatError> {
+        let dtype = match self.dtype(&name)? {
+            safetensors::Dtype::F32 => Dtype::F32,
+            safetensors::Dtype::F16 => Dtype::F16,
+            safetensors::Dtype::BF16 => Dtype::BF16,
+            other => Dtype::Other(other),
+        };
+        let [from, to] = self.data_offsets.map(|offset| data + offset as usize);
+        Ok(Entry {
+            name,
+            dtype,
+            shape: self.shape.iter().map(|&n| n as usize).collect(),
+            range: from..to,
+        })
     }
 }
 
-/// A JSON object whose keys are all different; the values are passed over.
-struct UniqueNames;
+/// The tensors of a header, each name once.
+struct Header(Vec<(String, Info)>);
 
-impl<'de> Deserialize<'de> for UniqueNames {
+impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl<'de> Visitor<'de> for Names {
-            type Value = UniqueNames;
+        struct Tensors;
+        impl<'de> Visitor<'de> for Tensors {
+            type Value = Header;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueNames, A::Error> {
-                let mut seen = std::collections::HashSet::new();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut tensors = Vec::new();
+                let mut seen = HashSet::new();
                 while let Some(name) = map.next_key::<String>()? {
-                    map.next_value::<serde::de::IgnoredAny>()?;
-                    if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format!(
-                            "tensor '{name}' stands twice"
-                        )));
+                    let fault = |error| A::Error::custom(format_args!("'{name}': {error}"));
+                    if name == "__metadata__" {
+                        map.next_value::<BTreeMap<String, String>>()
+                            .map_err(fault)?;
+                    } else {
+                        let info = map.next_value().map_err(fault)?;
+                        tensors.push((name.clone(), info));
+                    }
+                    if let Some(name) = seen.replace(name) {
+                        return Err(A::Error::custom(format_args!("'{name}' stands twice")));
                     }
                 }
-                Ok(UniqueNames)
+                Ok(Header(tensors))
             }
         }
-        deserializer.deserialize_map(Names)
+        deserializer.deserialize_map(Tensors)
     }
 }
 
@@ -292,47 +396,94 @@ pub struct ShardIndex {
     pub total_size: Option<u64>,
 }
 
+/// The index as it is written.
+#[derive(Deserialize)]
+struct RawIndex {
+    #[serde(default)]
+    metadata: Option<RawMetadata>,
+    weight_map: Files,
+}
+
+#[derive(Deserialize)]
+struct RawMetadata {
+    total_size: Option<serde_json::Number>,
+}
+
+/// File name by tensor name, each tensor once.
+struct Files(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Files {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Files;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object of tensor names to file names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Files, A::Error> {
+                let mut files = BTreeMap::new();
+                while let Some(tensor) = map.next_key::<String>()? {
+                    let fault = |error: A::Error| {
+                        A::Error::custom(format_args!("'weight_map', tensor '{tensor}': {error}"))
+                    };
+                    let file: String = map.next_value().map_err(fault)?;
+                    if file.is_empty()
+                        || file.contains(['/', '\\'])
+                        || file.contains(char::is_control)
+                        || matches!(file.as_str(), "." | "..")
+                    {
+                        return Err(fault(A::Error::custom(format_args!(
+                            "{file:?} is no name of a file beside the index"
+                        ))));
+                    }
+                    if files.contains_key(&tensor) {
+                        return Err(fault(A::Error::custom("it stands twice")));
+                    }
+                    files.insert(tensor, file);
+                }
+                Ok(Files(files))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
 impl ShardIndex {
     /// # Errors
-    /// No JSON, no `weight_map` of names to file names, or a file name that leaves the directory.
+    /// Longer than an index can be, no JSON, no `weight_map` of names to file names, a file name that leaves the
+    /// directory, or a `total_size` that is no number of bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
-        let problem = |problem: String| FormatError::ShardIndex { problem };
-        let json: serde_json::Value =
-            serde_json::from_slice(bytes).map_err(|error| problem(error.to_string()))?;
-        let map = json
-            .get("weight_map")
-            .and_then(|map| map.as_object())
-            .ok_or_else(|| {
-                problem("expected an object 'weight_map' of tensor names to file names".into())
-            })?;
-        let mut files = BTreeMap::new();
-        for (tensor, file) in map {
-            let file = file.as_str().ok_or_else(|| {
-                problem(format!(
-                    "'weight_map' gives {file} for tensor '{tensor}', expected a file name"
-                ))
-            })?;
-            if file.is_empty() || file.contains(['/', '\\', '\0']) || file == ".." || file == "." {
-                return Err(problem(format!(
-                    "'weight_map' gives {file:?} for tensor '{tensor}', expected a file beside the index"
-                )));
-            }
-            files.insert(tensor.clone(), file.to_owned());
+        if bytes.len() as u64 > MAX_INDEX {
+            return Err(FormatError::Limit {
+                what: "the length of the shard index in bytes".into(),
+                found: bytes.len() as u64,
+                max: MAX_INDEX,
+            });
         }
+        let problem = |problem: String| FormatError::ShardIndex { problem };
+        let RawIndex {
+            metadata,
+            weight_map: Files(files),
+        } = serde_json::from_slice(bytes).map_err(|error| problem(error.to_string()))?;
         if files.is_empty() {
             return Err(problem("'weight_map' is empty".into()));
         }
-        let total_size = match json.pointer("/metadata/total_size") {
+        // Some writers give a whole number as a float.
+        let whole = |size: &serde_json::Number| {
+            let float = size
+                .as_f64()
+                .filter(|size| size.fract() == 0.0 && (0.0..1e18).contains(size));
+            size.as_u64().or(float.map(|size| size as u64))
+        };
+        let total_size = match metadata.and_then(|metadata| metadata.total_size) {
             None => None,
-            Some(size) => Some(
-                size.as_u64()
-                    .or_else(|| size.as_f64().map(|size| size as u64))
-                    .ok_or_else(|| {
-                        problem(format!(
-                            "'metadata.total_size' is {size}, expected a number of bytes"
-                        ))
-                    })?,
-            ),
+            Some(size) => Some(whole(&size).ok_or_else(|| {
+                problem(format!(
+                    "'metadata.total_size' is {size}, expected a number of bytes"
+                ))
+            })?),
         };
         Ok(Self { files, total_size })
     }

@@ -38,7 +38,8 @@ pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
         Input::open(&args.b, &args.checkpoint)?,
     );
     let (a, b) = (a.parse(&args.a)?, b.parse(&args.b)?);
-    let found = diff(&a.side(), &b.side(), &|_| {})?;
+    let found = diff(&a.side(), &b.side(), &|_| {})
+        .with_context(|| format!("{} and {}", args.a.display(), args.b.display()))?;
     if args.json {
         print_json(&serde_json::to_value(&found)?)?;
     } else {

@@ -101,7 +101,7 @@ impl<'a> Gguf<'a> {
         let mut shares = BTreeMap::<_, Share>::new();
         for info in self.file.tensors() {
             let share = shares.entry(info.ty).or_default();
-            let weights: u64 = info.shape.iter().product();
+            let weights = info.weights();
             share.tensors += 1;
             share.weights += weights;
             share.bytes += info.bytes().unwrap_or(0);
@@ -117,9 +117,10 @@ impl<'a> Gguf<'a> {
     fn dead_weights(&self, info: &TensorInfo) -> Option<u64> {
         let run = info.ty.scale_run()?;
         let (_, data) = self.file.tensor(&info.name)?;
+        // Without weights a row may have any width.
         let columns = usize::try_from(info.columns())
             .ok()
-            .filter(|columns| *columns > 0)?;
+            .filter(|_| !data.is_empty())?;
         let row_bytes = info.ty.row_bytes(columns)?;
         data.par_chunks_exact(row_bytes)
             .map_init(

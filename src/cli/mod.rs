@@ -94,8 +94,51 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// An error as one line: what happened, then each cause, and nothing that another part of the line tells already.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if cause.contains(&line) {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line += &format!(": {cause}");
+        }
+    }
+    printable(line.trim(), |_, _| false)
+}
+
+/// Names and texts come from somebody else's file: control characters in them, with which a terminal could be made to
+/// show something else, are written as escapes, except those that `keep` is true for.
+fn printable(text: &str, keep: impl Fn(char, &str) -> bool) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for (at, char) in text.char_indices() {
+        if char.is_control() && !keep(char, &text[at + char.len_utf8()..]) {
+            printable.extend(char.escape_debug());
+        } else {
+            printable.push(char);
+        }
+    }
+    printable
+}
+
+/// Line ends, tabs, and the colours that reports have: `ESC [ digits ; ... m`.
+fn is_layout(char: char, rest: &str) -> bool {
+    let is_colour = || {
+        let rest = rest.strip_prefix('[')?;
+        rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';')
+            .chars()
+            .next()
+    };
+    match char {
+        '\n' | '\t' => true,
+        '\u{1b}' => is_colour() == Some('m'),
+        _ => false,
+    }
+}
+
 /// Write `text` to stdout; that nobody reads on is no error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let text = printable(text, is_layout);
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
@@ -114,5 +157,21 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_name_cannot_steer_the_terminal() {
+        let text = "\u{1b}[1;32mok\u{1b}[0m\tname\u{1b}]0;title\u{7}\u{9b}2J\r\n";
+        let shown = "\u{1b}[1;32mok\u{1b}[0m\tname\\u{1b}]0;title\\u{7}\\u{9b}2J\\r\n";
+        assert_eq!(printable(text, is_layout), shown);
+    }
+
+    #[test]
+    fn a_message_is_one_line_and_tells_each_cause_once() {
+        let cause = std::io::Error::other("no\u{1b}[2J\nroom");
+        let error = anyhow::Error::new(cause).context("x.gguf: no\u{1b}[2J\nroom");
+        assert_eq!(message(&error), "x.gguf: no\\u{1b}[2J\\nroom");
+        let error = error.context("outer");
+        assert_eq!(message(&error), "outer: x.gguf: no\\u{1b}[2J\\nroom");
     }
 }

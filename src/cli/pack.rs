@@ -185,7 +185,8 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
         .chain(checkpoint.notes())
         .collect();
     let options = options(args, &checkpoint, tokenizer.metadata());
-    let plan = Plan::new(&checkpoint, &options)?;
+    let input = || args.input.display().to_string();
+    let plan = Plan::new(&checkpoint, &options).with_context(input)?;
     let output = Output {
         path: &args.output,
         replace: args.force,
@@ -198,7 +199,8 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
-    })?;
+    });
+    let packed = packed.with_context(input)?;
     bar.finish_and_clear();
     if let Some(path) = modelfile.as_ref().filter(|_| !args.dry_run) {
         let has_template = packed

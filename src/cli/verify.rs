@@ -101,7 +101,8 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     let bar = spinner(context.progress);
     let report = verify::verify(&args.file, against.as_ref(), &options, &|doing| {
         bar.set_message(doing.to_owned());
-    })?;
+    })
+    .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
     if let Some(path) = &args.report {
         let page = report::page(&report);

@@ -483,8 +483,9 @@ unsafe fn text(pointer: *const c_char) -> String {
 }
 
 fn refusal(doing: &'static str, log: impl Into<String>) -> EngineError {
+    let log: Vec<String> = log.into().lines().map(|line| line.trim().into()).collect();
     EngineError::LlamaCpp {
         doing,
-        log: log.into(),
+        log: log.join("; "),
     }
 }

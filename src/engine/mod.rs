@@ -45,10 +45,12 @@ pub trait Generate: Engine {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// Nothing to predict from.
-    #[error("no tokens to predict from")]
+    #[error("no tokens to predict from; give a longer prompt or text")]
     NoTokens,
     /// A token that the embedding has no row for.
-    #[error("token {token} at position {position} is outside the vocabulary of {vocab}")]
+    #[error(
+        "token {token} at position {position} is outside the vocabulary of {vocab}; take text and model from one tokenizer"
+    )]
     Token {
         /// Where it stands, from 0.
         position: usize,
@@ -66,7 +68,7 @@ pub enum EngineError {
         context: usize,
     },
     /// A metadata key that is absent, of another type, or outside what the engine runs.
-    #[error("key '{key}' is {found}, expected {expected}")]
+    #[error("key '{key}' is {found}, expected {expected}; convert the model again")]
     Key {
         /// The key.
         key: String,
@@ -76,21 +78,21 @@ pub enum EngineError {
         expected: String,
     },
     /// A tensor that a Llama must have.
-    #[error("tensor '{name}' is absent or empty")]
+    #[error("tensor '{name}' is absent or empty; convert the model again")]
     MissingTensor {
         /// Its name.
         name: String,
     },
     /// A tensor that the engine would leave out of the computation.
     #[error(
-        "tensor '{name}' is no part of a Llama that this engine knows: its effect would be lost"
+        "tensor '{name}' is no part of a Llama that this engine knows: its effect would be lost; run the file with llama.cpp itself"
     )]
     UnknownTensor {
         /// Its name.
         name: String,
     },
     /// A tensor of the wrong shape, columns first.
-    #[error("tensor '{name}' has shape {found:?}, expected {expected:?}")]
+    #[error("tensor '{name}' has shape {found:?}, expected {expected:?}; convert the model again")]
     Shape {
         /// The tensor.
         name: String,
@@ -100,7 +102,7 @@ pub enum EngineError {
         expected: Vec<u64>,
     },
     /// A tensor of a type that the engine cannot use in this place.
-    #[error("tensor '{name}' has type {found}, expected {expected}")]
+    #[error("tensor '{name}' has type {found}, expected {expected}; convert the model again")]
     Type {
         /// The tensor.
         name: String,
@@ -110,7 +112,7 @@ pub enum EngineError {
         expected: &'static str,
     },
     /// A matrix that our kernels cannot take.
-    #[error("tensor '{name}'")]
+    #[error("tensor '{name}': {source}; convert the model again")]
     Kernel {
         /// The tensor.
         name: String,
@@ -118,10 +120,10 @@ pub enum EngineError {
         source: crate::kernels::KernelError,
     },
     /// The oracle's weights could not be had.
-    #[error("the weights cannot be read")]
+    #[error("the weights cannot be read: {0}")]
     Weights(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// llama.cpp refused; the text is what it logged.
-    #[error("llama.cpp cannot {doing}: {log}")]
+    #[error("llama.cpp cannot {doing}: {log}; convert the model again")]
     LlamaCpp {
         /// What it was asked for.
         doing: &'static str,

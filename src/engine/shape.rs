@@ -83,6 +83,16 @@ impl Shape {
                 ));
             }
         }
+        if keys
+            .0
+            .get("split.count")
+            .is_some_and(|count| *count != Value::U16(1))
+        {
+            return Err(keys.refuse(
+                "split.count",
+                "1: join the files with `llama-gguf-split --merge`",
+            ));
+        }
         for key in ["llama.expert_count", "llama.expert_used_count"] {
             if keys.whole_or(key, 0)? != 0 {
                 return Err(keys.refuse(key, "0: a mixture of experts is not run"));

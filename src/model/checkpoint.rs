@@ -1,14 +1,18 @@
 //! The files of a checkpoint: found, mapped, and held against what config.json promises.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use formats::safetensors::{Dtype, Entry, ShardIndex, Tensor, looks_like, parse};
+use formats::safetensors::{
+    Dtype, Entry, ShardIndex, Tensor, looks_like, parse_start, start_length,
+};
 
 use super::ModelError;
 use super::config::{Config, ConfigFile, LambdaSource, Training, TrainingOverrides};
 use super::names::{EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
 use crate::mapped::Mapped;
+use crate::tequila::Granularity;
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
@@ -39,18 +43,13 @@ impl Source {
         let (folder, weights) = if metadata.is_dir() {
             (input, weights_in(input)?)
         } else {
+            check_regular(input)?;
             (input.parent().unwrap_or(Path::new("")), input.to_owned())
         };
-        let config = config.map_or_else(|| folder.join("config.json"), Path::to_owned);
-        if !config.is_file() {
-            let path = config.parent().unwrap_or(Path::new("")).to_owned();
-            let remedy = "it says how the model is shaped and trained; name it with --config FILE";
-            return Err(ModelError::MissingFile {
-                path,
-                missing: "config.json".into(),
-                remedy,
-            });
-        }
+        let config = match config {
+            Some(config) => config.to_owned(),
+            None => config_in(folder)?,
+        };
         let tokenizer = tokenizer.unwrap_or(folder).to_owned();
         Ok(Self {
             weights,
@@ -66,6 +65,28 @@ impl Source {
     }
 }
 
+/// Asked before a file is opened: opening a pipe would wait for its writer.
+pub(super) fn check_regular(path: &Path) -> Result<(), ModelError> {
+    let metadata = std::fs::metadata(path).map_err(|source| ModelError::io(path, source))?;
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+    Err(ModelError::io(path, source))
+}
+
+fn config_in(folder: &Path) -> Result<PathBuf, ModelError> {
+    let config = folder.join("config.json");
+    if config.exists() {
+        return Ok(config);
+    }
+    Err(ModelError::MissingFile {
+        path: folder.into(),
+        missing: "config.json".into(),
+        remedy: "it says how the model is shaped and trained: name it with --config FILE",
+    })
+}
+
 fn weights_in(folder: &Path) -> Result<PathBuf, ModelError> {
     let found = [SINGLE, INDEX]
         .map(|name| folder.join(name))
@@ -76,6 +97,22 @@ fn weights_in(folder: &Path) -> Result<PathBuf, ModelError> {
         missing: format!("{SINGLE} or {INDEX}"),
         remedy: "name a folder with a checkpoint in the safetensors format, or the file itself",
     })
+}
+
+/// The header of a safetensors file or a whole index, read and not mapped: a file that shrinks is an error.
+fn read_start(path: &Path, file: &Mapped) -> Result<Vec<u8>, ModelError> {
+    let read = |length: usize| {
+        let mut start = vec![0; length.min(file.len())];
+        match file.read_at(0, &mut start) {
+            Ok(()) => Ok(start),
+            Err(source) => Err(ModelError::io(path, source)),
+        }
+    };
+    let first = read(8)?;
+    match first.first_chunk() {
+        Some(first) => read(start_length(*first) as usize),
+        None => Ok(first),
+    }
 }
 
 struct Shard {
@@ -128,6 +165,7 @@ pub struct Tensors {
     path: PathBuf,
     shards: Vec<Shard>,
     entries: BTreeMap<String, (usize, Entry)>,
+    notes: Vec<String>,
 }
 
 impl Tensors {
@@ -140,27 +178,39 @@ impl Tensors {
             path: weights.into(),
             shards: vec![],
             entries: BTreeMap::new(),
+            notes: vec![],
         };
         let bytes = Mapped::open(weights).map_err(|source| ModelError::io(weights, source))?;
-        let is_index = bytes.first() == Some(&b'{') && !looks_like(&bytes);
+        let start = read_start(weights, &bytes)?;
+        let is_index = start.trim_ascii_start().first() == Some(&b'{') && !looks_like(&start);
         if !is_index {
-            tensors.add(weights.into(), bytes)?;
+            tensors.add(weights.into(), bytes, &start)?;
             return Ok(tensors);
         }
         let index =
-            ShardIndex::parse(&bytes).map_err(|source| ModelError::format(weights, source))?;
+            ShardIndex::parse(&start).map_err(|source| ModelError::format(weights, source))?;
         let folder = weights.parent().unwrap_or(Path::new(""));
         for file in index.files.values().collect::<BTreeSet<_>>() {
             let path = folder.join(file);
+            if !path.exists() {
+                return Err(ModelError::MissingFile {
+                    path: weights.into(),
+                    missing: file.clone(),
+                    remedy: "the index lists it: fetch the missing shard",
+                });
+            }
             let bytes = Mapped::open(&path).map_err(|source| ModelError::io(&path, source))?;
-            tensors.add(path, bytes)?;
+            let start = read_start(&path, &bytes)?;
+            tensors.add(path, bytes, &start)?;
         }
         tensors.check_index(&index)?;
+        tensors.note_total_size(&index);
         Ok(tensors)
     }
 
-    fn add(&mut self, path: PathBuf, bytes: Mapped) -> Result<(), ModelError> {
-        let entries = parse(&bytes).map_err(|source| ModelError::format(&path, source))?;
+    fn add(&mut self, path: PathBuf, bytes: Mapped, start: &[u8]) -> Result<(), ModelError> {
+        let entries = parse_start(start, bytes.len() as u64)
+            .map_err(|source| ModelError::format(&path, source))?;
         let shard = self.shards.len();
         for entry in entries {
             let name = entry.name.clone();
@@ -212,6 +262,21 @@ impl Tensors {
                 ))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Some writers count a tensor that two names share twice, so that a wrong sum is no fault.
+    fn note_total_size(&mut self, index: &ShardIndex) {
+        let found: u64 = self
+            .entries
+            .values()
+            .map(|(_, entry)| entry.range.len() as u64)
+            .sum();
+        if let Some(total) = index.total_size.filter(|&total| total != found) {
+            self.notes.push(format!(
+                "{}: 'metadata.total_size' is {total}, the tensors have {found} bytes",
+                self.path.display()
+            ));
         }
     }
 
@@ -344,7 +409,10 @@ impl Checkpoint {
 
     /// What the output will do otherwise than transformers; for the user to read.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = vec![];
+        let mut notes = self.tensors.notes.clone();
+        if self.training.lambda == LambdaSource::Fixed(0.0) {
+            notes.push("eps is 0: every offline bias is 0".into());
+        }
         if let Some(window) = self
             .config
             .sliding_window
@@ -368,6 +436,10 @@ impl Checkpoint {
         for (name, shapes) in &expected {
             self.check_tensor(name, shapes)?;
         }
+        for linear in Linear::all(&self.config) {
+            self.check_groups(linear)?;
+            self.check_lambda(linear)?;
+        }
         let tied_head = |name: &str| self.config.tied_head && name == HEAD;
         let surplus: Vec<_> = self
             .tensors
@@ -388,6 +460,42 @@ impl Checkpoint {
             hint: surplus_hint(&surplus),
             tensors: surplus,
         })
+    }
+
+    /// Training reshapes a matrix into groups, which leaves no remainder.
+    fn check_groups(&self, linear: Linear) -> Result<(), ModelError> {
+        let (rows, columns) = linear.shape(&self.config);
+        match self.training.granularity {
+            Granularity::Group(size) if !(rows * columns).is_multiple_of(size) => Err(self
+                .training_error(
+                    "group_size",
+                    size,
+                    format!(
+                        "a divisor of the {rows} x {columns} weights of {}",
+                        linear.checkpoint_name()
+                    ),
+                )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_lambda(&self, linear: Linear) -> Result<(), ModelError> {
+        let dtype = self.linear(linear).weight.dtype;
+        match (self.training.lambda, self.training.lambda.fixed(dtype)) {
+            (LambdaSource::Fixed(lambda), Some(rounded)) if !rounded.is_finite() => {
+                Err(self.training_error("eps", lambda, format!("a number that fits {dtype}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn training_error(&self, key: &str, found: impl ToString, expected: String) -> ModelError {
+        ModelError::Key {
+            path: self.source.config.clone(),
+            key: key.into(),
+            found: found.to_string(),
+            expected,
+        }
     }
 
     /// Every tensor that must be there, with the shapes it may have.
@@ -456,29 +564,29 @@ impl Checkpoint {
 
 fn missing_hint(name: &str) -> &'static str {
     if name == HEAD {
-        "; where the head is the embedding, config.json must say \"tie_word_embeddings\": true"
+        "where the head is the embedding, config.json must say \"tie_word_embeddings\": true"
     } else if name.ends_with(".Lambada") {
-        "; ultraquantv3 has a learned lambda for every weight, ultraquantv2 one number"
+        "ultraquantv3 has a learned lambda for every weight, ultraquantv2 one number: --quant-method ultraquantv2"
     } else if name.ends_with(".bias") {
-        ", which config.json promises (attention_bias, mlp_bias)"
+        "config.json promises it (attention_bias, mlp_bias): mend the key, or fetch the checkpoint again"
     } else {
-        ", which config.json promises; is a shard missing?"
+        "config.json promises it: fetch the checkpoint again, or name its config.json with --config"
     }
 }
 
 fn surplus_hint(names: &[String]) -> &'static str {
     let any = |part: &str| names.iter().any(|name| name.contains(part));
     if any(".Lambada") {
-        "; a learned lambda belongs to ultraquantv3: --quant-method ultraquantv3"
+        "a learned lambda belongs to ultraquantv3: --quant-method ultraquantv3"
     } else if any("lora_") {
-        "; merge the LoRA adapter first"
+        "merge the LoRA adapter first"
     } else if any(".qweight") || any(".SCB") || any("weight_scale") {
-        "; the checkpoint is already quantized (GPTQ, AWQ, bitsandbytes, FP8 or packed BitNet)"
+        "the checkpoint is already quantized (GPTQ, AWQ, bitsandbytes, FP8 or packed BitNet): take the one it was made from"
     } else if any("weight_clip_val") {
-        "; a learned clipping range belongs to another training method (ParetoQ)"
+        "a learned clipping range belongs to another training method (ParetoQ), which cannot be packed"
     } else if any(".bias") {
-        "; does config.json lack attention_bias or mlp_bias?"
+        "config.json must say \"attention_bias\" or \"mlp_bias\": true where the layers have biases"
     } else {
-        ""
+        "name the config.json of this checkpoint with --config"
     }
 }

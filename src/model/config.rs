@@ -1,11 +1,14 @@
 //! config.json: the shape of the model, and how its weights were trained to be ternary.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use formats::safetensors::Dtype;
 use serde_json::Value;
 
 use super::ModelError;
+use super::checkpoint::check_regular;
 use super::tokenizer::SpecialIds;
 use crate::tequila::Granularity;
 
@@ -168,6 +171,9 @@ pub struct TrainingOverrides {
     pub lambda: Option<f64>,
 }
 
+/// The largest config.json that is read, in bytes; usual ones have a few KB.
+const MAX_FILE: u64 = 16 << 20;
+
 /// config.json, read key by key so that every complaint names its key.
 pub struct ConfigFile {
     path: PathBuf,
@@ -176,10 +182,30 @@ pub struct ConfigFile {
 
 impl ConfigFile {
     /// # Errors
-    /// The file cannot be read or is no JSON object.
+    /// The file cannot be read, is larger than a config.json can be, or is no JSON object.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let bytes = std::fs::read(path).map_err(|source| ModelError::io(path, source))?;
-        let json: Value = serde_json::from_slice(&bytes).map_err(|source| ModelError::Json {
+        check_regular(path)?;
+        let io = |source| ModelError::io(path, source);
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+            .map_err(io)?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(ModelError::TooLarge {
+                path: path.into(),
+                kind: "config.json",
+                limit: MAX_FILE,
+            });
+        }
+        Self::parse(path, &bytes)
+    }
+
+    /// The content of the file at `path`, which is named in errors.
+    ///
+    /// # Errors
+    /// No JSON object.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+        let json: Value = serde_json::from_slice(bytes).map_err(|source| ModelError::Json {
             path: path.into(),
             source,
         })?;
@@ -241,7 +267,7 @@ impl ConfigFile {
             kv_heads,
             head_dim,
             context_length: self.required_count("max_position_embeddings")?,
-            vocab_size: self.required_count("vocab_size")?,
+            vocab_size: self.vocab_size()?,
             rms_norm_eps: self
                 .positive("rms_norm_eps")?
                 .ok_or_else(|| self.missing("rms_norm_eps", "a number"))?
@@ -332,6 +358,19 @@ impl ConfigFile {
         })
     }
 
+    /// Each token takes memory whether the tokenizer has it or not.
+    fn vocab_size(&self) -> Result<usize, ModelError> {
+        const MAX: usize = 1 << 22; // 16 times the largest in use
+        match self.required_count("vocab_size")? {
+            size @ ..=MAX => Ok(size),
+            _ => Err(self.key_error(
+                "vocab_size",
+                self.value("vocab_size"),
+                format!("at most {MAX}"),
+            )),
+        }
+    }
+
     fn layers(&self) -> Result<usize, ModelError> {
         const MAX: usize = 512; // LLAMA_MAX_LAYERS
         let layers = self.required_count("num_hidden_layers")?;
@@ -400,8 +439,8 @@ impl ConfigFile {
             let key = format!("{section}.{name}");
             let found = part(name).and_then(Value::as_f64);
             found
-                .filter(|n| n.is_finite() && *n > 0.0)
-                .ok_or_else(|| self.key_error(&key, part(name), "a positive number".into()))
+                .filter(|n| is_positive(*n))
+                .ok_or_else(|| self.key_error(&key, part(name), POSITIVE.into()))
         };
         const DEFAULT_THETA: f64 = 10000.0; // transformers' LlamaConfig
         let theta = match part("rope_theta") {
@@ -572,8 +611,8 @@ impl ConfigFile {
 
     fn positive(&self, key: &str) -> Result<Option<f64>, ModelError> {
         match self.number(key)? {
-            Some(number) if number <= 0.0 => {
-                Err(self.key_error(key, self.value(key), "a positive number".into()))
+            Some(number) if !is_positive(number) => {
+                Err(self.key_error(key, self.value(key), POSITIVE.into()))
             }
             number => Ok(number),
         }
@@ -627,6 +666,14 @@ impl ConfigFile {
             None => self.text(key),
         }
     }
+}
+
+const POSITIVE: &str = "a positive number that an f32 can hold";
+
+/// Positive and finite as an f32, which is what a GGUF file holds.
+fn is_positive(number: f64) -> bool {
+    let stored = number as f32;
+    stored > 0.0 && stored.is_finite()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use formats::FormatError;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file that cannot be opened or read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; check the name, and that you may read it", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -33,8 +33,18 @@ pub enum ModelError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A file larger than its kind can be.
+    #[error("{}: has more than {limit} bytes, which no {kind} has; is this the right file?", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        kind: &'static str,
+        /// The most that is read, in bytes.
+        limit: u64,
+    },
     /// A file of JSON that is not JSON.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: no sound JSON: {source}; copy the file again", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -42,7 +52,7 @@ pub enum ModelError {
         source: serde_json::Error,
     },
     /// A key of config.json that is missing or does not hold what it must.
-    #[error("{}: key '{key}' is {found}, expected {expected}", path.display())]
+    #[error("{}: key '{key}' is {found}, expected {expected}; mend the key, or copy the file again", path.display())]
     Key {
         /// The file.
         path: PathBuf,
@@ -86,7 +96,7 @@ pub enum ModelError {
         why: &'static str,
     },
     /// A tensor that the model needs and the checkpoint lacks.
-    #[error("{}: tensor '{tensor}' is missing{hint}", path.display())]
+    #[error("{}: tensor '{tensor}' is missing; {hint}", path.display())]
     MissingTensor {
         /// The checkpoint.
         path: PathBuf,
@@ -96,7 +106,7 @@ pub enum ModelError {
         hint: &'static str,
     },
     /// Tensors that the model has no place for.
-    #[error("{}: {} that the model has no place for: {}{hint}", path.display(), count(tensors), list(tensors))]
+    #[error("{}: {} that the model has no place for: {}; {hint}", path.display(), count(tensors), list(tensors))]
     SurplusTensors {
         /// The checkpoint.
         path: PathBuf,
@@ -106,7 +116,10 @@ pub enum ModelError {
         hint: &'static str,
     },
     /// A tensor whose shape contradicts config.json.
-    #[error("{}: tensor '{tensor}' has shape {found:?}, config.json makes it {expected:?}", path.display())]
+    #[error(
+        "{}: tensor '{tensor}' has shape {found:?}, config.json makes it {expected:?}; \
+         name the config.json of this checkpoint with --config", path.display()
+    )]
     Shape {
         /// The file.
         path: PathBuf,
@@ -130,7 +143,10 @@ pub enum ModelError {
         expected: &'static str,
     },
     /// A tensor that stands in two files.
-    #[error("{} and {}: tensor '{tensor}' is in both", first.display(), second.display())]
+    #[error(
+        "{} and {}: tensor '{tensor}' is in both, expected in one; take all shards from one download",
+        first.display(), second.display()
+    )]
     TwoFiles {
         /// The first file.
         first: PathBuf,
@@ -140,7 +156,7 @@ pub enum ModelError {
         tensor: String,
     },
     /// An index that does not agree with the shards.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}; take index and shards from one download", path.display())]
     Index {
         /// The index.
         path: PathBuf,

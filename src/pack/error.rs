@@ -14,10 +14,10 @@ pub enum PackError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The layout of the output.
-    #[error("the output: {0}")]
+    #[error("the output cannot be laid out: {0}")]
     Format(#[from] FormatError),
-    /// The output cannot be written.
-    #[error("{}: {source}", path.display())]
+    /// The output cannot be written, or the input cannot be read.
+    #[error("{}: {source}; check that it can be read or written, and that there is room", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -130,7 +130,7 @@ pub enum PackError {
         ty: BlockType,
     },
     /// A key that cannot be set so.
-    #[error("--metadata {key}={text}: expected {expected}")]
+    #[error("--metadata {key}={text}: expected {expected}; set it so, or leave it out")]
     Metadata {
         /// The key.
         key: String,
@@ -159,7 +159,7 @@ pub enum PackError {
     },
     /// More files than a split can count.
     #[error(
-        "--split-max-size {max} would make {files} files, at most 65535 are allowed; allow larger ones"
+        "--split-max-size {max} would make {files} files, at most 65535 are allowed; allow larger ones with --split-max-size"
     )]
     Split {
         /// The most bytes of a file.
@@ -168,7 +168,7 @@ pub enum PackError {
         files: usize,
     },
     /// The caller wanted no more.
-    #[error("interrupted; nothing was written")]
+    #[error("interrupted; nothing was written, pack again")]
     Interrupted,
 }
 

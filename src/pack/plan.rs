@@ -261,12 +261,15 @@ impl<'a> Plan<'a> {
                 false => Ok(vec![]),
             },
         );
-        let (facts, files) = settled?;
+        let ((facts, files), hashes) = (settled?, hashes?);
+        if let Some(path) = checkpoint.tensors.changed() {
+            return Err(PackError::Changed { path: path.into() });
+        }
         let mut summary = Summary::default();
         for (job, facts) in self.jobs.iter().zip(&facts) {
             summary.add(job, facts);
         }
-        let (metadata, layout) = self.layout(&summary, &hashes?)?;
+        let (metadata, layout) = self.layout(&summary, &hashes)?;
         summary.bytes = layout.size();
         if let Some(files) = files {
             self.put_numbers(&files, &layout, &facts)?;
@@ -321,9 +324,6 @@ impl<'a> Plan<'a> {
                 progress,
             }
             .run()?;
-            if let Some(path) = self.checkpoint.tensors.changed() {
-                return Err(PackError::Changed { path: path.into() });
-            }
             if self.held(&facts)? && files.is_some() == output.is_some() {
                 return Ok((facts, files));
             }

@@ -349,9 +349,12 @@ fn first_not_finite(
 
 /// Columns, bytes of a row, and all bytes; `None` for a tensor without numbers.
 fn rows<'a>(file: &File<'a>, info: &TensorInfo) -> Option<(usize, usize, &'a [u8])> {
-    let (_, bytes) = file.tensor(&info.name)?;
+    // Without numbers a row may have any width.
+    let (_, bytes) = file
+        .tensor(&info.name)
+        .filter(|(_, bytes)| !bytes.is_empty())?;
     let columns = usize::try_from(info.columns()).ok()?;
-    let row_bytes = info.ty.row_bytes(columns).filter(|&bytes| bytes > 0)?;
+    let row_bytes = info.ty.row_bytes(columns)?;
     Some((columns, row_bytes, bytes))
 }
 

@@ -26,7 +26,7 @@ mod tables;
 use std::path::{Path, PathBuf};
 
 use formats::block::BlockError;
-use formats::gguf::{File, Value};
+use formats::gguf::{File, TensorInfo, Value};
 
 pub use diff::{Difference, Differences, Side, diff};
 pub use report::{
@@ -106,7 +106,7 @@ pub struct Against {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The file cannot be opened.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; check the name, and that you may read it", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -128,11 +128,11 @@ pub enum VerifyError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The checkpoint's tokenizer.json.
-    #[error("tokenizer.json: {0}")]
+    #[error("tokenizer.json: {0}; copy the file again")]
     TokenizerJson(#[source] serde_json::Error),
     /// A number of the checkpoint that is NaN or infinite.
     #[error(
-        "the checkpoint's {tensor} holds a number that is not finite in row {row} (column {column}): nothing can be held against it"
+        "the checkpoint's {tensor} holds a number that is not finite in row {row} (column {column}): nothing can be held against it, take an earlier checkpoint"
     )]
     NotFinite {
         /// Which tensor.
@@ -352,11 +352,7 @@ fn model_facts(file: &File, bytes: u64) -> ModelFacts {
         bytes,
         tensors: file.tensors().len(),
         keys: file.metadata().len(),
-        parameters: file
-            .tensors()
-            .iter()
-            .map(|info| info.shape.iter().product::<u64>())
-            .sum(),
+        parameters: file.tensors().iter().map(TensorInfo::weights).sum(),
         types: types
             .into_iter()
             .map(|(ty, (tensors, bytes))| TypeFacts {

@@ -8,6 +8,7 @@ mod diff;
 #[cfg(feature = "llama")]
 mod dots;
 mod engine;
+mod hostile;
 mod pack;
 mod pack_speed;
 mod tokenizer;

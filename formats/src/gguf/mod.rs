@@ -46,18 +46,28 @@ impl TensorInfo {
         self.shape.first().copied().unwrap_or(1)
     }
 
-    /// All weights divided by the columns; 1 for a vector.
+    /// The product of the shape; the largest `u64` where it does not fit.
+    pub fn weights(&self) -> u64 {
+        if self.shape.contains(&0) {
+            return 0;
+        }
+        self.shape
+            .iter()
+            .fold(1, |product: u64, &n| product.saturating_mul(n))
+    }
+
+    /// All weights divided by the columns; 1 for a vector, 0 where there are no weights.
     pub fn rows(&self) -> u64 {
-        self.shape.iter().skip(1).product()
+        self.weights().checked_div(self.columns()).unwrap_or(0)
     }
 
     /// Bytes of the tensor without padding; `None` where they do not fit `u64` or rows do not fill whole blocks.
     pub fn bytes(&self) -> Option<u64> {
-        let row = self.ty.row_bytes(usize::try_from(self.columns()).ok()?)? as u64;
-        self.shape
-            .iter()
-            .skip(1)
-            .try_fold(row, |bytes, &n| bytes.checked_mul(n))
+        let (weights, bytes) = (self.ty.weights() as u64, self.ty.bytes() as u64);
+        if !self.columns().is_multiple_of(weights) {
+            return None;
+        }
+        (self.weights() / weights).checked_mul(bytes)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{ALIGNMENT, MAX_NAME, TensorInfo, Value, padded};
 use crate::FormatError;
 use crate::block::{BlockType, removed_name};
 use crate::bytes::Cursor;
-use crate::error::describe_start;
+use crate::error::{DAMAGED, describe_start};
 
 /// A GGUF file over its bytes (a memory map, as a rule).
 pub struct File<'a> {
@@ -68,8 +68,11 @@ impl<'a> File<'a> {
             }
             infos.push(info);
         }
-        let data_start = padded(cursor.position() as u64, alignment)
-            .expect("a position in memory, padded, fits u64");
+        let data_start = match infos.len() {
+            0 => cursor.position() as u64,
+            _ => padded(cursor.position() as u64, alignment)
+                .expect("a position in memory, padded, fits u64"),
+        };
         let data = locate(&infos, bytes, data_start, alignment)?;
         let tensors: Vec<_> = infos.into_iter().map(|(info, _)| info).collect();
         let names = tensors
@@ -121,7 +124,7 @@ impl<'a> File<'a> {
         self.alignment
     }
 
-    /// Where the tensor data starts, bytes from the start of the file.
+    /// Where the tensor data starts, bytes from the start of the file; within it.
     pub fn data_start(&self) -> u64 {
         self.data_start
     }
@@ -142,14 +145,15 @@ fn read_version(bytes: &[u8], cursor: &mut Cursor) -> Result<u32, FormatError> {
     match cursor.u32("the version")? {
         version @ (2 | 3) => Ok(version),
         found => {
-            let hint = match found {
-                1 => ": version 1 was given up in 2023, convert the model again",
-                _ if found.trailing_zeros() >= 16 && found != 0 => {
-                    ": a big-endian file, convert it to little-endian"
+            let remedy = match found {
+                0 => DAMAGED,
+                1 => "version 1 was given up in 2023, convert the model again",
+                _ if found.trailing_zeros() >= 16 => {
+                    "the file is big-endian, convert it to little-endian"
                 }
-                _ => "",
+                _ => "it is newer than this program, or damaged",
             };
-            Err(FormatError::Version { found, hint })
+            Err(FormatError::Version { found, remedy })
         }
     }
 }
@@ -247,18 +251,22 @@ fn check_shape(name: &str, shape: &[i64]) -> Result<(), FormatError> {
 
 fn block_type(tensor: &str, id: u32) -> Result<BlockType, FormatError> {
     BlockType::from_id(id).ok_or_else(|| {
-        let hint = match (removed_name(id), id) {
-            (Some(name), _) => format!(": {name}, which ggml has removed; convert the model again"),
-            (None, 142 | 143) => {
-                ", known only to a fork (PQ2_0, PTQ1_0 of PrismML); llama.cpp has no such type"
-                    .into()
-            }
-            _ => ", which no type of ggml has".into(),
+        let (meaning, remedy) = match (removed_name(id), id) {
+            (Some(name), _) => (
+                format!("{name}, which ggml has removed"),
+                "convert the model again",
+            ),
+            (None, 142 | 143) => (
+                "which only a fork of llama.cpp knows (PQ2_0 and PTQ1_0 of PrismML)".into(),
+                "convert the model to another type",
+            ),
+            _ => ("which no type of ggml has".into(), DAMAGED),
         };
         FormatError::TensorType {
             tensor: tensor.into(),
             id,
-            hint,
+            meaning,
+            remedy,
         }
     })
 }
@@ -274,16 +282,15 @@ fn locate<'a>(
     let mut data = Vec::with_capacity(infos.len());
     for (info, found) in infos {
         if *found != expected {
-            let hint = if infos.iter().any(|(info, _)| info.ty == BlockType::Q2_0) {
-                " (a Q2_0 with 128 weights a block, from a fork of before Q2_0 was settled, has such offsets)"
-            } else {
-                ""
-            };
             return Err(FormatError::Offset {
                 tensor: info.name.clone(),
                 found: *found,
                 expected,
-                hint,
+                remedy: if has_legacy_offsets(infos, alignment) {
+                    "its Q2_0 blocks have 128 weights, as in a fork of before Q2_0 was settled, convert the model again"
+                } else {
+                    DAMAGED
+                },
             });
         }
         let size = info.bytes().expect("read_tensor_info checked the size");
@@ -309,4 +316,18 @@ fn locate<'a>(
             .ok_or_else(overflow)?;
     }
     Ok(data)
+}
+
+/// Whether the offsets are right for Q2_0 blocks of 128 weights in 34 bytes, which a fork wrote under the same id.
+fn has_legacy_offsets(infos: &[(TensorInfo, u64)], alignment: u64) -> bool {
+    let size = |info: &TensorInfo| match info.ty {
+        BlockType::Q2_0 => (info.weights() / 128).checked_mul(34),
+        _ => info.bytes(),
+    };
+    let mut expected = Some(0);
+    infos.iter().all(|(info, found)| {
+        let start = expected;
+        expected = start.and_then(|start: u64| padded(start.checked_add(size(info)?)?, alignment));
+        start == Some(*found)
+    })
 }

@@ -10,7 +10,7 @@ pub enum TextError {
         key: &'static str,
     },
     /// A key has a value of another type.
-    #[error("key '{key}': found {found}, expected {expected}")]
+    #[error("key '{key}': found {found}, expected {expected}; convert the model again")]
     Type {
         /// The key.
         key: &'static str,
@@ -20,7 +20,7 @@ pub enum TextError {
         expected: &'static str,
     },
     /// An array is not as long as the vocabulary.
-    #[error("key '{key}': found {found} values for {rows} tokens")]
+    #[error("key '{key}': found {found} values for {rows} tokens; convert the model again")]
     Length {
         /// The key.
         key: &'static str,
@@ -30,7 +30,7 @@ pub enum TextError {
         rows: usize,
     },
     /// An id outside the vocabulary.
-    #[error("key '{key}': found token {id}, the vocabulary has {rows}")]
+    #[error("key '{key}': found token {id}, the vocabulary has {rows}; convert the model again")]
     Range {
         /// The key.
         key: &'static str,
@@ -57,7 +57,7 @@ pub enum TextError {
     },
     /// A merge that is not a pair of tokens, or does not make one.
     #[error(
-        "key 'tokenizer.ggml.merges': value {index}, '{found}', is not two tokens that join to a third"
+        "key 'tokenizer.ggml.merges': value {index}, '{found}', is not two tokens that join to a third; convert the model again"
     )]
     Merge {
         /// Position in the array.
@@ -66,7 +66,9 @@ pub enum TextError {
         found: String,
     },
     /// Two tokens with the same text.
-    #[error("key 'tokenizer.ggml.tokens': tokens {first} and {second} are both '{text}'")]
+    #[error(
+        "key 'tokenizer.ggml.tokens': tokens {first} and {second} are both '{text}'; convert the model again"
+    )]
     Duplicate {
         /// The text.
         text: String,
@@ -76,19 +78,19 @@ pub enum TextError {
         second: u32,
     },
     /// A score that cannot be compared.
-    #[error("key 'tokenizer.ggml.scores': value {index} is not a number")]
+    #[error("key 'tokenizer.ggml.scores': value {index} is not a number; convert the model again")]
     Score {
         /// Position in the array.
         index: usize,
     },
     /// A byte that cannot be spelled.
-    #[error("key 'tokenizer.ggml.tokens': the token '{text}' is missing")]
+    #[error("key 'tokenizer.ggml.tokens': the token '{text}' is missing; convert the model again")]
     NoByteToken {
         /// `<0xXX>`
         text: String,
     },
     /// The tokenizer could not be built.
-    #[error("the keys 'tokenizer.*' make no tokenizer: {source}")]
+    #[error("the keys 'tokenizer.*' make no tokenizer: {source}; convert the model again")]
     Build {
         /// Why.
         source: tokenizers::Error,

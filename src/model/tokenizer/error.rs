@@ -15,7 +15,7 @@ pub enum TokenizerError {
         directory: PathBuf,
     },
     /// A file could not be read.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {source}; check the name, and that you may read it", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -23,7 +23,7 @@ pub enum TokenizerError {
         source: std::io::Error,
     },
     /// Not a regular file (a device, a socket, a directory).
-    #[error("{}: found something that is not a regular file; expected a tokenizer file", .path.display())]
+    #[error("{}: found something that is not a regular file; expected a tokenizer file; name one with --tokenizer", .path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
@@ -59,7 +59,9 @@ pub enum TokenizerError {
         what: &'static str,
     },
     /// A key that is absent or holds something else.
-    #[error("{file}: {key}: found {found}, expected {expected}")]
+    #[error(
+        "{file}: {key}: found {found}, expected {expected}; copy the file again, or mend the key"
+    )]
     Key {
         /// The file.
         file: String,
@@ -144,7 +146,7 @@ pub enum TokenizerError {
     },
     /// A merge of texts that are no tokens.
     #[error(
-        "{file}: merge {index} ({left:?} + {right:?}) needs the token {missing:?}, which the vocabulary lacks"
+        "{file}: merge {index} ({left:?} + {right:?}) needs the token {missing:?}, which the vocabulary lacks; copy the file again"
     )]
     MergeOfUnknown {
         /// The file.
@@ -159,7 +161,9 @@ pub enum TokenizerError {
         missing: String,
     },
     /// A special token that the vocabulary does not have.
-    #[error("{file}: {key} is {text:?}, which is no token of the vocabulary")]
+    #[error(
+        "{file}: {key} is {text:?}, which is no token of the vocabulary; name one that is, or copy the files again"
+    )]
     UnknownSpecial {
         /// The file.
         file: String,
@@ -169,7 +173,9 @@ pub enum TokenizerError {
         text: String,
     },
     /// A special id outside the vocabulary.
-    #[error("{file}: {key} is {id}, the vocabulary has {rows} tokens")]
+    #[error(
+        "{file}: {key} is {id}, the vocabulary has {rows} tokens; name one of them in config.json or tokenizer_config.json"
+    )]
     SpecialOutOfRange {
         /// The file.
         file: String,
@@ -192,7 +198,7 @@ pub enum TokenizerError {
     },
     /// A SentencePiece vocabulary that cannot spell every byte.
     #[error(
-        "{file}: the token {missing:?} is missing; llama.cpp needs all of <0x00> to <0xFF> to spell what has no token"
+        "{file}: the token {missing:?} is missing; llama.cpp needs all of <0x00> to <0xFF> to spell what has no token; name another tokenizer with --tokenizer"
     )]
     NoByteToken {
         /// The file.

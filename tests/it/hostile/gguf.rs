@@ -1,0 +1,186 @@
+//! llama.cpp's own list of malformed GGUF files: the same verdict as llama.cpp's list says, and as ggml itself gives.
+
+use formats::block::BlockType;
+use formats::gguf::{File, Value};
+
+use super::raw::{Handcrafted, Raw, handcrafted};
+
+#[test]
+fn llama_cpp_s_handcrafted_files_get_llama_cpp_s_verdict() {
+    let cases = handcrafted();
+    assert_eq!(cases.len(), 33);
+    for Handcrafted {
+        name,
+        bytes,
+        refusal,
+    } in &cases
+    {
+        match (File::parse(bytes), refusal) {
+            (Ok(_), None) => {}
+            (Err(error), Some(text)) => {
+                let message = error.to_string();
+                assert!(message.contains(text), "{name}: no {text:?} in {message}");
+            }
+            (Ok(_), Some(_)) => panic!("{name} is accepted"),
+            (Err(error), None) => panic!("{name} is refused: {error}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_accepted_is_read_as_written() {
+    let bytes = handcrafted().pop().unwrap().bytes;
+    let file = File::parse(&bytes).unwrap();
+    assert_eq!(file.alignment(), 1);
+    assert_eq!(file.get("my_key_8"), Some(&Value::U32(0x0403_0201)));
+    assert_eq!(file.tensors().len(), BlockType::ALL.len());
+    for (info, &ty) in file.tensors().iter().zip(BlockType::ALL) {
+        let (_, data) = file.tensor(&info.name).unwrap();
+        assert_eq!((info.ty, Some(data.len() as u64)), (ty, info.bytes()));
+    }
+}
+
+/// A width that needs no memory as long as there is no row.
+#[test]
+fn a_tensor_without_weights_costs_nothing() {
+    let wide = [1 << 40, 0, 1 << 40];
+    let bytes = Raw::default()
+        .tensor(b"wide", &wide, BlockType::F32.id(), 0)
+        .tensor(b"ternary", &wide, BlockType::TQ2_0.id(), 0)
+        .tensor(b"none", &[0, 1 << 62, 1 << 62], BlockType::F16.id(), 0)
+        .bytes();
+    let file = File::parse(&bytes).unwrap();
+    assert!(
+        file.tensors()
+            .iter()
+            .all(|info| (info.weights(), info.rows()) == (0, 0))
+    );
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("wide.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    for (arguments, code) in [
+        (vec!["inspect".into(), "--all".into(), path.clone()], 0),
+        (vec!["inspect".into(), "--json".into(), path.clone()], 0),
+        (vec!["diff".into(), path.clone(), path.clone()], 0),
+        (vec!["verify".into(), path.clone()], 1),
+        (vec!["run".into(), path.clone()], 2),
+    ] {
+        let ran = super::bounded(&arguments, "");
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(code), "{arguments:?}: {stderr}");
+    }
+}
+
+/// A small file that promises much: refused by its length, before anything is allocated.
+#[test]
+fn promises_are_held_against_the_length_of_the_file() {
+    let huge = 1u64 << 40;
+    let mut string_of_a_gibibyte = 4u64.to_le_bytes().to_vec();
+    string_of_a_gibibyte.extend(b"name");
+    string_of_a_gibibyte.extend(8u32.to_le_bytes());
+    string_of_a_gibibyte.extend((1u64 << 30).to_le_bytes());
+    let array = |ty: u32, count: u64| [&ty.to_le_bytes()[..], &count.to_le_bytes()].concat();
+    let files = [
+        Raw {
+            key_count: Some(huge),
+            ..Raw::default()
+        },
+        Raw {
+            tensor_count: Some(huge),
+            ..Raw::default()
+        },
+        Raw::default().raw_key(string_of_a_gibibyte),
+        Raw::default().key("numbers", 9, &array(12, 1 << 30)),
+        Raw::default().key("texts", 9, &array(8, 1 << 30)),
+        Raw::default().key("too many", 9, &array(0, (1 << 30) + 1)),
+        Raw::default()
+            .key("general.alignment", 4, &(1u32 << 30).to_le_bytes())
+            .tensor(b"far", &[8], 0, 0),
+    ];
+    for file in files {
+        let bytes = file.bytes();
+        assert!(bytes.len() < 200);
+        let message = File::parse(&bytes).err().expect("refused").to_string();
+        assert!(
+            message.contains("the file") && !message.contains('\n'),
+            "{message}"
+        );
+    }
+}
+
+#[cfg(feature = "llama")]
+mod ggml {
+    use super::*;
+    use llama_cpp_sys_2 as sys;
+    use std::ffi::CString;
+    use std::path::Path;
+
+    /// Whether ggml's reader accepts the file; with `data`, read into memory as well.
+    fn accepts(path: &Path, data: bool) -> bool {
+        let path = CString::new(path.to_str().unwrap()).unwrap();
+        let mut tensors = std::ptr::null_mut();
+        let params = sys::gguf_init_params {
+            no_alloc: false,
+            ctx: if data {
+                &mut tensors
+            } else {
+                std::ptr::null_mut()
+            },
+        };
+        // SAFETY: the path is a C string; `ctx` is null or points to a pointer that outlives the call. What is returned
+        // is freed once, and `tensors` is set only where it is not null.
+        unsafe {
+            let context = sys::gguf_init_from_file(path.as_ptr(), params);
+            if !context.is_null() {
+                sys::gguf_free(context);
+            }
+            if !tensors.is_null() {
+                sys::ggml_free(tensors);
+            }
+            !context.is_null()
+        }
+    }
+
+    #[test]
+    fn ggml_gives_the_same_verdict_on_every_handcrafted_file() {
+        let folder = tempfile::TempDir::new().unwrap();
+        for case in handcrafted() {
+            let path = folder.path().join(case.name);
+            std::fs::write(&path, &case.bytes).unwrap();
+            let theirs = accepts(&path, case.has_data());
+            assert_eq!(theirs, case.refusal.is_none(), "{}", case.name);
+            assert_eq!(theirs, File::parse(&case.bytes).is_ok(), "{}", case.name);
+        }
+    }
+
+    /// The first 4 KiB of a sound file with one bit flipped: wherever ggml refuses, we do; wherever we refuse what ggml
+    /// accepts, it is for text that is not UTF-8, or for data that the file does not hold, which llama.cpp's model
+    /// loader looks at later (llama-model-loader.h:47).
+    #[test]
+    fn ggml_gives_the_same_verdict_on_flipped_bits() {
+        let sound = std::fs::read(crate::data::fixture("broken/sound.gguf")).unwrap();
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("flipped.gguf");
+        let header = File::parse(&sound).unwrap().data_start() as usize;
+        let (mut same, mut stricter) = (0, 0);
+        for at in 0..header {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            let theirs = accepts(&path, false);
+            match (File::parse(&bytes), theirs) {
+                (Ok(_), false) => panic!("byte {at}: we accept what ggml refuses"),
+                (Err(error), true) => {
+                    use formats::FormatError::{Limit, Truncated, Utf8};
+                    let known = matches!(error, Utf8 { .. } | Truncated { .. } | Limit { .. });
+                    assert!(known, "byte {at}: ggml accepts, we do not: {error}");
+                    stricter += 1;
+                }
+                _ => same += 1,
+            }
+        }
+        println!("{same} verdicts equal, {stricter} files refused that ggml's reader accepts");
+        assert!(same > 10 * stricter, "{same} {stricter}");
+    }
+}

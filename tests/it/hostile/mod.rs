@@ -1,0 +1,164 @@
+//! Hostile and broken input: every case ends in its own error, by exit code 2 and one line that says where, what, and
+//! what to do; in bounded time and memory; with nothing left behind. docs/bad-input.md lists the cases by kind.
+
+#[rustfmt::skip] // a table: one line a case
+mod cases;
+mod changes;
+mod gguf;
+mod input;
+mod raw;
+mod variants;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::Parser;
+use tempfile::TempDir;
+
+use cases::{Case, Input};
+
+/// Address space of a run, in KiB: threads and libraries reserve most of it.
+const MEMORY_KIB: u64 = 2 << 20;
+/// Processor time of a run, in seconds.
+const SECONDS: u64 = 20;
+
+/// Everything in a folder, with its size, to tell whether anything was left or lost.
+fn listing(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            if metadata.is_dir() {
+                folders.push(path.clone());
+            }
+            found.insert(path, metadata.len());
+        }
+    }
+    found
+}
+
+/// The binary, in a shell that bounds its memory and time, and makes a file that grows too large an error.
+pub fn bounded(arguments: &[String], limits: &str) -> std::process::Output {
+    let script =
+        format!("ulimit -v {MEMORY_KIB}; ulimit -t {SECONDS}; trap '' XFSZ; {limits} exec \"$@\"");
+    Command::new("sh")
+        .args(["-c", &script, "sh"])
+        .arg(assert_cmd::cargo::cargo_bin!("tqconv"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// The error of a run within this process.
+fn error_of(arguments: &[String]) -> anyhow::Error {
+    let all = ["tqconv"]
+        .into_iter()
+        .chain(arguments.iter().map(String::as_str));
+    let cli = tqconv::cli::Cli::try_parse_from(all).unwrap_or_else(|error| panic!("{error}"));
+    match tqconv::cli::run(cli) {
+        Err(error) => error,
+        Ok(code) => panic!("{arguments:?} was accepted: {code:?}"),
+    }
+}
+
+/// Run one case; the variants that its error consists of, among them the expected one.
+fn check(case: &Case) -> Vec<String> {
+    let variants = run(case);
+    assert!(
+        variants.iter().any(|variant| variant == case.variant),
+        "row {}, {}: {} expected, found {variants:?}",
+        case.row,
+        case.name,
+        case.variant
+    );
+    variants
+}
+
+fn run(case: &Case) -> Vec<String> {
+    let place = format!("row {}, {}", case.row, case.name);
+    let folder = TempDir::new().unwrap();
+    let arguments = match &case.input {
+        Input::Call(call) => {
+            let error = call(folder.path());
+            let message = tqconv::cli::message(&error);
+            check_message(case, &message, &place);
+            return variants::of(&error);
+        }
+        Input::Command(make) => make(folder.path()),
+    };
+    let before = listing(folder.path());
+    let error = error_of(&arguments);
+    let message = tqconv::cli::message(&error);
+    check_message(case, &message, &place);
+    if case.names_file {
+        let folder = folder.path().to_str().unwrap();
+        assert!(message.contains(folder), "{place}: no file in {message}");
+    }
+    assert_eq!(
+        listing(folder.path()),
+        before,
+        "{place}: left behind or lost"
+    );
+
+    let ran = bounded(&arguments, "");
+    let stderr = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(ran.status.signal(), None, "{place}: {stderr}");
+    assert_eq!(ran.status.code(), Some(2), "{place}: {stderr}");
+    assert_eq!(
+        stderr.lines().last(),
+        Some(&*format!("error: {message}")),
+        "{place}"
+    );
+    assert_eq!(stderr.lines().count(), 1, "{place}: {stderr}");
+    assert_eq!(
+        listing(folder.path()),
+        before,
+        "{place}: left behind or lost"
+    );
+    println!("{:>2} {:<28} {message}", case.row, case.variant);
+    variants::of(&error)
+}
+
+fn check_message(case: &Case, message: &str, place: &str) {
+    for part in case.says {
+        assert!(message.contains(part), "{place}: no {part:?} in {message}");
+    }
+    assert!(!message.contains(char::is_control), "{place}: {message:?}");
+}
+
+#[test]
+fn every_case_ends_in_its_own_error() {
+    let mut kinds: BTreeMap<_, usize> = BTreeMap::new();
+    let mut found = BTreeSet::new();
+    let mut failed = 0;
+    for case in cases::all() {
+        // So that one run tells all that is wrong.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&case))) {
+            Ok(variants) => found.extend(variants),
+            Err(_) => failed += 1,
+        }
+        *kinds.entry(case.kind()).or_default() += 1;
+    }
+    assert_eq!(failed, 0, "cases failed, told above");
+    println!(
+        "cases by kind: {kinds:?}, {} in all",
+        kinds.values().sum::<usize>()
+    );
+
+    let declared = variants::declared();
+    let without: Vec<_> = declared.difference(&found).collect();
+    assert!(
+        without.is_empty(),
+        "error variants without a test input: {without:?}"
+    );
+    assert!(
+        found.is_subset(&declared),
+        "{:?}",
+        found.difference(&declared)
+    );
+}
