@@ -356,7 +356,7 @@ fn bad_requests_name_the_remedy_and_leave_nothing_behind() {
         (&[kjv, "/dev/null", "--force"], "a device"),
         (&[missing.to_str().unwrap(), new], "missing"),
         (&[folder.to_str().unwrap(), new], "model.safetensors"),
-        (&["/dev/zero", new], "config.json"),
+        (&["/dev/zero", new], "not a regular file"),
         (&[kjv, new, "--group-size", "100"], "--max-nmse"),
         (
             &[kjv, new, "--granularity", "per_head"],
@@ -658,13 +658,9 @@ fn a_layout_that_holds_no_sound_names_is_refused() {
         shape: vec![1],
     };
     let twice = Layout::new(&[], &[info("a"), info("a")]).unwrap_err();
-    assert_eq!(twice.to_string(), "tensor 'a' stands twice");
+    assert!(twice.to_string().starts_with("tensor 'a' stands twice"));
     let key = ("k".to_string(), Value::U32(1));
-    assert_eq!(
-        Layout::new(&[key.clone(), key], &[])
-            .unwrap_err()
-            .to_string(),
-        "key 'k' stands twice"
-    );
+    let twice = Layout::new(&[key.clone(), key], &[]).unwrap_err();
+    assert!(twice.to_string().starts_with("key 'k' stands twice"));
     assert!(Layout::new(&[], &[info(&"x".repeat(64))]).is_err());
 }
