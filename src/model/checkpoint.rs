@@ -556,8 +556,7 @@ impl Checkpoint {
         }
         if tensor.dtype.bytes().is_none() {
             let found = tensor.dtype.to_string();
-            let expected =
-                "F32, F16 or BF16 (a checkpoint that is already quantized cannot be packed)";
+            let expected = "F32, F16 or BF16; a checkpoint that is already quantized cannot be packed, take the one it was made from";
             return Err(ModelError::Dtype {
                 path,
                 tensor: name.into(),

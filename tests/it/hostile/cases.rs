@@ -696,6 +696,11 @@ fn process(cases: &mut List) {
         c.arguments("--for ollama --type q2_0 --max-nmse 1");
     });
     cases.pack(39, "PackError::Embedding", &["tensor 'token_embd.weight' cannot be stored as Q6_K: 32 columns", "--embedding keep"], |c| c.arguments("--embedding q6_k"));
+    cases.pack(12, "PackError::BiasRange", &["tensor 'blk.0.attn_q.bias' would be ", "in row 0, F32 ends at 3.4e38", "is lambda ('eps' of config.json) right?"], |c| {
+        c.config["eps"] = json!(3e38);
+        let tensor = c.tensor(QUERY);
+        (0..1024).for_each(|i| tensor.set(i, if i % 2 == 0 { 6e4 } else { 1e3 }));
+    });
     cases.pack(39, "PackError::ScaleRange", &["has a scale of 70144 in row 0, f16 ends at 65504", "=f32"], |c| {
         let tensor = c.tensor(QUERY);
         (0..1024).for_each(|i| tensor.set(i, 7e4));
