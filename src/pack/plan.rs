@@ -262,7 +262,7 @@ impl<'a> Plan<'a> {
             },
         );
         let ((facts, files), hashes) = (settled?, hashes?);
-        if let Some(path) = checkpoint.tensors.changed() {
+        if let Some(path) = tensors.changed() {
             return Err(PackError::Changed { path: path.into() });
         }
         let mut summary = Summary::default();

@@ -553,9 +553,9 @@ fn without_a_checkpoint_nothing_is_taken_for_proven() {
     assert_eq!(verdict.status(2), "not_checked");
     let level_4 = &verdict.report["levels"][3];
     assert_eq!(level_4["not_checked"][0]["what"], "the oracle");
-    // The two engines witness each other.
+    // The two engines witness each other, to within what 8-bit activations cost either of them.
     if cfg!(feature = "llama") {
-        assert!(verdict.found(4, "llama.cpp: mean KLD") < 1e-4);
+        assert!(verdict.found(4, "llama.cpp: mean KLD") < 5e-4);
     }
 }
 
