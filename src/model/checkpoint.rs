@@ -110,6 +110,10 @@ fn read_start(path: &Path, file: &Mapped) -> Result<Vec<u8>, ModelError> {
     };
     let first = read(8)?;
     match first.first_chunk() {
+        // An index has no length in front.
+        Some(first) if first.trim_ascii_start().starts_with(b"{") => {
+            read(start_length([u8::MAX; 8]) as usize)
+        }
         Some(first) => read(start_length(*first) as usize),
         None => Ok(first),
     }
@@ -482,9 +486,12 @@ impl Checkpoint {
     fn check_lambda(&self, linear: Linear) -> Result<(), ModelError> {
         let dtype = self.linear(linear).weight.dtype;
         match (self.training.lambda, self.training.lambda.fixed(dtype)) {
-            (LambdaSource::Fixed(lambda), Some(rounded)) if !rounded.is_finite() => {
-                Err(self.training_error("eps", lambda, format!("a number that fits {dtype}")))
-            }
+            (LambdaSource::Fixed(lambda), Some(rounded)) if !rounded.is_finite() => Err(self
+                .training_error(
+                    "eps",
+                    format!("{lambda:e}"),
+                    format!("a number that fits {dtype}"),
+                )),
             _ => Ok(()),
         }
     }
@@ -549,8 +556,7 @@ impl Checkpoint {
         }
         if tensor.dtype.bytes().is_none() {
             let found = tensor.dtype.to_string();
-            let expected =
-                "F32, F16 or BF16 (a checkpoint that is already quantized cannot be packed)";
+            let expected = "F32, F16 or BF16; a checkpoint that is already quantized cannot be packed, take the one it was made from";
             return Err(ModelError::Dtype {
                 path,
                 tensor: name.into(),

@@ -109,6 +109,18 @@ pub enum PackError {
         /// The scale.
         scale: f32,
     },
+    /// A bias beyond the range of F32.
+    #[error(
+        "tensor '{tensor}' would be {bias:e} in row {row}, F32 ends at 3.4e38; is lambda ('eps' of config.json) right?"
+    )]
+    BiasRange {
+        /// The GGUF name.
+        tensor: String,
+        /// Row of the checkpoint, from 0.
+        row: usize,
+        /// The bias.
+        bias: f64,
+    },
     /// An embedding that its type cannot hold.
     #[error("tensor '{tensor}' cannot be stored as {ty}: {problem}; use --embedding keep or f16")]
     Embedding {

@@ -207,8 +207,9 @@ impl<'a> Ternary<'a> {
                         scale,
                     })?;
             let bias = bias + self.bias.as_ref().map_or(0.0, |own| f64::from(own[index]));
-            if !bias.is_finite() {
-                return Err(self.not_finite_lambda(row, index));
+            // It is stored in F32.
+            if !(bias as f32).is_finite() {
+                return Err(self.bias_error(row, index, bias));
             }
             facts.biases.push(bias);
         }
@@ -290,8 +291,8 @@ impl<'a> Ternary<'a> {
         not_finite(self.weight, &name, found)
     }
 
-    /// The error of a row whose bias is not finite though its weights are.
-    fn not_finite_lambda(&self, row: &Row, index: usize) -> PackError {
+    /// The error of a row whose bias cannot be stored though its weights are finite.
+    fn bias_error(&self, row: &Row, index: usize, bias: f64) -> PackError {
         let in_lambada = tequila::check_finite(&row.lambada).err().zip(self.lambada);
         match in_lambada {
             Some((found, lambada)) => {
@@ -300,9 +301,11 @@ impl<'a> Ternary<'a> {
                 let name = format!("{}.Lambada", self.linear.checkpoint_name());
                 not_finite(lambada, &name, NotFinite { index })
             }
-            None => self.not_finite(NotFinite {
-                index: index * self.columns,
-            }),
+            None => PackError::BiasRange {
+                tensor: format!("{}.bias", self.linear.gguf_name()),
+                row: index,
+                bias,
+            },
         }
     }
 }

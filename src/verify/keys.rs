@@ -125,13 +125,16 @@ pub(super) fn tokenizer(
         "keys",
         "the tokenizer's files, read again",
     )];
-    match files
-        .tokenizer_json
-        .as_ref()
-        .map(|content| serde_json::from_slice::<Json>(&content.bytes))
-    {
-        Some(Ok(json)) => checks.extend(vocabulary(file, &json)),
-        Some(Err(error)) => return Err(VerifyError::TokenizerJson(error)),
+    match &files.tokenizer_json {
+        Some(content) => {
+            let json: Json = serde_json::from_slice(&content.bytes).map_err(|source| {
+                VerifyError::TokenizerJson {
+                    file: content.name.clone(),
+                    source,
+                }
+            })?;
+            checks.extend(vocabulary(file, &json));
+        }
         None => not_checked.push(NotChecked::new(
             "tokens and merges against tokenizer.json",
             "the checkpoint has no tokenizer.json",

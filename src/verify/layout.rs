@@ -17,7 +17,7 @@ pub(super) const NAME: &str = "layout";
 
 /// All checks of the level. `bytes`: the whole file, which `file` was read from.
 pub(super) fn check(path: &Path, bytes: &[u8], file: &File, for_ollama: bool) -> Level {
-    let mut checks = vec![readable(file), second_reader(bytes, file)];
+    let mut checks = vec![readable(bytes, file), second_reader(bytes, file)];
     let mut not_checked = vec![];
     checks.push(shape(file));
     checks.push(tokenizer_keys(file));
@@ -39,10 +39,16 @@ pub(super) fn unreadable(error: &formats::FormatError) -> Level {
 
 const READER: &str = "llama.cpp refuses the file otherwise (gguf.cpp)";
 
-fn readable(file: &File) -> Check {
+/// That it was read is known; whether anything follows what was read is not.
+fn readable(bytes: &[u8], file: &File) -> Check {
+    let end = file.tensors().iter().fold(0, |end: u64, info| {
+        (end + info.bytes().unwrap_or(0)).next_multiple_of(file.alignment())
+    });
+    let surplus = (bytes.len() as u64).saturating_sub(file.data_start() + end);
+    let problem = (surplus > 0).then(|| format!("{surplus} bytes follow the last tensor"));
     Check::no_problems(
         "our reader",
-        vec![],
+        problem.into_iter().collect(),
         file.tensors().len() as u64,
         "tensors",
         READER,

@@ -128,8 +128,13 @@ pub enum VerifyError {
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
     /// The checkpoint's tokenizer.json.
-    #[error("tokenizer.json: {0}; copy the file again")]
-    TokenizerJson(#[source] serde_json::Error),
+    #[error("{file}: {source}; copy the file again")]
+    TokenizerJson {
+        /// The file.
+        file: String,
+        /// Why not.
+        source: serde_json::Error,
+    },
     /// A number of the checkpoint that is NaN or infinite.
     #[error(
         "the checkpoint's {tensor} holds a number that is not finite in row {row} (column {column}): nothing can be held against it, take an earlier checkpoint"

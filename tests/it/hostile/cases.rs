@@ -231,7 +231,7 @@ fn safetensors(cases: &mut List) {
     header(cases, 10, &["tensor 'a' has the bytes 0..8", "expected 12 bytes for shape [3] of F32"], &shaped("F32", "[3]", 8), 8);
     header(cases, 10, &["tensor 'a' has shape [9223372036854775807, 3]", "do not fit 64 bits"], &shaped("F32", "[9223372036854775807,3]", 8), 8);
     header(cases, 10, &["tensor 'a' has shape [3]", "no whole bytes"], &shaped("F4", "[3]", 1), 1);
-    header(cases, 10, &["'a'", "invalid value"], &shaped("F32", "[18446744073709551616]", 8), 8);
+    header(cases, 10, &["'a': invalid type", "expected u64"], &shaped("F32", "[18446744073709551616]", 8), 8);
     header(cases, 11, &["tensor 'a' has dtype \"F12\""], &shaped("F12", "[4]", 4), 4);
     for dtype in ["F8_E4M3", "I8", "U8", "F64", "C64"] {
         cases.pack(11, "ModelError::Dtype", &["q_proj.weight' is ", "expected F32, F16 or BF16", "cannot be packed"], move |c| {
@@ -367,7 +367,6 @@ fn config(cases: &mut List) {
     };
     json(cases, &["config.json: no sound JSON: EOF", "copy the file again"], b"{\"hidden_size\":".to_vec());
     json(cases, &["config.json: no sound JSON: expected value"], b"{\"eps\": NaN}".to_vec());
-    json(cases, &["config.json: no sound JSON: number out of range"], b"{\"eps\": 1e999}".to_vec());
     json(cases, &["config.json: no sound JSON: recursion limit exceeded"], b"[".repeat(200_000));
     json(cases, &["config.json: no sound JSON: invalid unicode"], b"{\"\xff\": 1}".to_vec());
     cases.pack(19, KEY, &["key '(top level)' is [], expected an object"], |c| c.config = json!([]));
@@ -391,7 +390,7 @@ fn config(cases: &mut List) {
     key(cases, 19, KEY, &["key 'num_key_value_heads' is 3, expected a divisor of num_attention_heads (2)"], "num_key_value_heads", json!(3));
     key(cases, 19, KEY, &["key 'num_attention_heads' is 3, expected a divisor of hidden_size (32)"], "num_attention_heads", json!(3));
     key(cases, 19, KEY, &["key 'head_dim' is 7, expected an even number"], "head_dim", json!(7));
-    key(cases, 19, "ModelError::Shape", &["q_proj.weight' has shape [32, 32], config.json makes it [64, 32]"], "head_dim", json!(32));
+    key(cases, 19, "ModelError::Shape", &["k_proj.weight' has shape [16, 32], config.json makes it [32, 32]"], "head_dim", json!(32));
     key(cases, 19, KEY, &["key 'num_hidden_layers' is 513, expected at most 512"], "num_hidden_layers", json!(513));
     key(cases, 19, KEY, &["key 'vocab_size' is 4194305, expected at most 4194304"], "vocab_size", json!(4194305));
     key(cases, 19, KEY, &["key 'architectures' is missing, expected a list of one name"], "architectures", Json::Null);
@@ -401,7 +400,7 @@ fn config(cases: &mut List) {
     for value in [Json::Null, json!(0), json!(-1e-5), json!("1e-5"), json!(1e-300), json!(1e300)] {
         key(cases, 19, KEY, &["key 'rms_norm_eps' is", "number"], "rms_norm_eps", value);
     }
-    key(cases, 20, "ModelError::Shape", &["gate_proj.weight' has shape [32, 32], config.json makes it [64, 32]", "--config"], "intermediate_size", json!(64));
+    key(cases, 20, "ModelError::Shape", &["down_proj.weight' has shape [32, 32], config.json makes it [32, 64]", "--config"], "intermediate_size", json!(64));
     key(cases, 20, "ModelError::Shape", &["embed_tokens.weight' has shape [16, 32], config.json makes it [17, 32]"], "vocab_size", json!(17));
     key(cases, 20, "ModelError::MissingTensor", &["tensor 'model.layers.1.", "config.json promises it", "fetch the checkpoint again"], "num_hidden_layers", json!(2));
     cases.pack(20, "ModelError::SurplusTensors", &["a tensor that the model has no place for: 'model.layers.16.mlp.up_proj.weight'"], |c| {
@@ -430,7 +429,8 @@ fn config(cases: &mut List) {
         c.arguments("--type tq2_0");
     });
     key(cases, 22, "ModelError::NotTequila", &["not a Tequila checkpoint", "missing: eps", "--lambda"], "eps", Json::Null);
-    for value in [json!(-0.001), json!("0.001"), json!(1e39)] {
+    key(cases, 22, KEY, &["key 'eps' is 1e39, expected a number that fits BF16"], "eps", json!(1e39));
+    for value in [json!(-0.001), json!("0.001")] {
         key(cases, 22, KEY, &["key 'eps' is", "number"], "eps", value);
     }
     for (method, says) in [
@@ -441,8 +441,8 @@ fn config(cases: &mut List) {
         key(cases, 23, "ModelError::Method", says, "quant_method", method.into());
     }
     key(cases, 23, KEY, &["key 'w_bits' is 2, expected 0"], "w_bits", json!(2));
-    key(cases, 24, "ModelError::MissingTensor", &["q_proj.Lambada' is missing", "--quant-method ultraquantv2"], "quant_method", json!("ultraquantv3"));
-    cases.pack(24, "ModelError::Shape", &["q_proj.Lambada' has shape [1, 32], config.json makes it [32, 32]"], |c| learned(c, |_, columns| vec![1, columns]));
+    key(cases, 24, "ModelError::MissingTensor", &["down_proj.Lambada' is missing", "--quant-method ultraquantv2"], "quant_method", json!("ultraquantv3"));
+    cases.pack(24, "ModelError::Shape", &["down_proj.Lambada' has shape [1, 32], config.json makes it [32, 32]"], |c| learned(c, |_, columns| vec![1, columns]));
     key(cases, 25, "ModelError::MissingTensor", &["tensor 'lm_head.weight' is missing", "\"tie_word_embeddings\": true"], "tie_word_embeddings", json!(false));
     for (name, says) in [
         ("Qwen3ForCausalLM", &["architecture Qwen3ForCausalLM is not supported", "o_proj, gate_proj, up_proj and down_proj", "supported: Llama"][..]),
@@ -552,7 +552,7 @@ fn sentencepiece(cases: &mut List) {
     };
     const BPE: &[u8] = &[3 << 3, 2];
     const PROTOBUF: &str = "TokenizerError::Protobuf";
-    with(cases, PROTOBUF, &["byte 1: a field goes past the end of its message", "copy the file again"], vec![0x0a, 0x7f]);
+    with(cases, PROTOBUF, &["byte 2: a field goes past the end of its message", "copy the file again"], vec![0x0a, 0x7f]);
     with(cases, PROTOBUF, &["byte 0: a varint does not fit 64 bits"], vec![0xff; 11]);
     with(cases, PROTOBUF, &["a field has an unknown wire type"], vec![0x0f]);
     with(cases, PROTOBUF, &["no piece found"], vec![]);
@@ -593,7 +593,8 @@ fn gguf(cases: &mut List) {
         cases.inspect(33, "FormatError::TensorType", &["tensor 'name' has type id 14", "PQ2_0 and PTQ1_0 of PrismML", "convert the model to another type"], tensor(&[256], id));
     }
     // 2048 weights of Q2_0 take 576 bytes; as a fork had them, 128 in 34 bytes, they take 544.
-    let legacy = Raw::default().tensor(b"name", &[2048], 42, 0).tensor(b"next", &[1], 0, 544);
+    let raw = Raw { data: 2048, ..Raw::default() };
+    let legacy = raw.tensor(b"name", &[2048], 42, 0).tensor(b"next", &[1], 0, 544);
     cases.inspect(34, "FormatError::Offset", &["tensor 'next' is at offset 544, expected 576", "before Q2_0 was settled", "convert the model again"], legacy.bytes());
     let short = std::fs::read(crate::data::fixture("broken/sound.gguf")).unwrap();
     cases.inspect(36, TRUNCATED, &["tensor 'output_norm.weight' needs 128 bytes", "it is truncated, fetch"], short[..short.len() - 1].to_vec());
@@ -695,6 +696,11 @@ fn process(cases: &mut List) {
         c.arguments("--for ollama --type q2_0 --max-nmse 1");
     });
     cases.pack(39, "PackError::Embedding", &["tensor 'token_embd.weight' cannot be stored as Q6_K: 32 columns", "--embedding keep"], |c| c.arguments("--embedding q6_k"));
+    cases.pack(12, "PackError::BiasRange", &["tensor 'blk.0.attn_q.bias' would be ", "in row 0, F32 ends at 3.4e38", "is lambda ('eps' of config.json) right?"], |c| {
+        c.config["eps"] = json!(3e38);
+        let tensor = c.tensor(QUERY);
+        (0..1024).for_each(|i| tensor.set(i, if i % 2 == 0 { 6e4 } else { 1e3 }));
+    });
     cases.pack(39, "PackError::ScaleRange", &["has a scale of 70144 in row 0, f16 ends at 65504", "=f32"], |c| {
         let tensor = c.tensor(QUERY);
         (0..1024).for_each(|i| tensor.set(i, 7e4));
@@ -748,14 +754,13 @@ fn process(cases: &mut List) {
     cases.command(40, "VerifyError::TokenizerJson", &["tokenizer.json: recursion limit exceeded", "copy the file again"], |folder| {
         against(folder, |c| {
             let text = c.tokenizer.to_string();
-            let text = text.trim_end_matches('}').to_owned() + "}";
             let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
             c.file("tokenizer.json", text.replacen('{', &format!("{{\"decoder\":{deep},"), 1));
         })
     });
     cases.command(40, "VerifyError::NotFinite", &["q_proj.weight holds a number that is not finite in row 0 (column 1)", "take an earlier checkpoint"], |folder| {
         against(folder, |c| c.tensor(QUERY).set(1, f32::NAN))
-    });
+    }).names_file = false; // it says "the checkpoint's", and names the file that is verified
     cases.command(40, "VerifyError::Tokenizer", &["neither tokenizer.json nor tokenizer.model"], |folder| {
         against(folder, |c| c.files.push(("tokenizer.json", None)))
     });
@@ -887,7 +892,7 @@ fn library(cases: &mut List) {
         let header = with_header(&Json::Object(header).to_string(), &[]);
         sparse(input.join("model.safetensors"), &header, (header.len() + end) as u64);
         let output = text_of(&folder.join("out.gguf"));
-        super::error_of(&["pack".into(), text_of(&input), output, "--type".into(), "f16".into(), "--no-hash".into()])
+        super::error_of(&["pack".into(), text_of(&input), output, "--type".into(), "f16".into()])
     });
     cases.call("EngineError::Weights", &["the weights cannot be read: no room"], |_| {
         tqconv::engine::EngineError::Weights("no room".into()).into()

@@ -184,3 +184,81 @@ mod ggml {
         assert!(same > 10 * stricter, "{same} {stricter}");
     }
 }
+
+/// Files that can be read and are wrong: `verify` tells the place, and ends with exit code 1.
+#[test]
+fn verify_disagrees_with_what_is_read_and_wrong() {
+    use super::input::Gguf;
+    const QUERY: &str = "blk.0.attn_q.weight";
+    const BIAS: &str = "blk.0.attn_q.bias";
+    let broken = |change: fn(&mut Gguf)| {
+        let mut file = Gguf::sound();
+        change(&mut file);
+        file.bytes()
+    };
+    let scale = |bytes: &mut Vec<u8>, bits: u16| bytes[..2].copy_from_slice(&bits.to_le_bytes());
+    let tail = [broken(|_| ()), vec![0; 64]].concat();
+    let cases: [(&str, Vec<u8>); 8] = [
+        (
+            QUERY,
+            broken(|file| file.tensor(QUERY).1[..2].copy_from_slice(&[0, 0x7e])),
+        ),
+        (
+            QUERY,
+            broken(|file| file.tensor(QUERY).1[..2].copy_from_slice(&[0, 0xfc])),
+        ),
+        (QUERY, broken(|file| file.tensor(QUERY).1[2] ^= 0xf0)),
+        (
+            BIAS,
+            broken(|file| file.tensor(BIAS).1[..4].copy_from_slice(&f32::NAN.to_le_bytes())),
+        ),
+        (BIAS, broken(|file| file.tensor(BIAS).0.shape = vec![31])),
+        (
+            BIAS,
+            broken(|file| file.tensors.retain(|(info, _)| info.name != BIAS)),
+        ),
+        (
+            "llama.vocab_size",
+            broken(|file| file.set("llama.vocab_size", Value::U32(17))),
+        ),
+        ("64 bytes follow the last tensor", tail),
+    ];
+    let mut negative = Gguf::sound();
+    scale(&mut negative.tensor(QUERY).1, 0xa800);
+    let cases = cases.into_iter().chain([(QUERY, negative.bytes())]);
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder
+        .path()
+        .join("wrong.gguf")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let against = crate::data::fixture("tiny").to_str().unwrap().to_owned();
+    for (place, bytes) in cases {
+        std::fs::write(&path, bytes).unwrap();
+        let arguments = ["verify", &path, "--against", &against, "--levels", "1,2"];
+        let ran = super::bounded(&arguments.map(String::from), "");
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&ran.stdout),
+            String::from_utf8_lossy(&ran.stderr),
+        );
+        assert_eq!(ran.status.code(), Some(1), "{place}: {stdout}{stderr}");
+        assert!(stdout.contains(place), "{place}: {stdout}");
+    }
+}
+
+/// A file larger than is allowed to grow: an error, and nothing left behind.
+#[test]
+fn a_write_that_fails_is_an_error() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let input = crate::data::fixture("kjv").to_str().unwrap().to_owned();
+    let output = folder.path().join("out.gguf").to_str().unwrap().to_owned();
+    let ran = super::bounded(&["pack".into(), input, output], "ulimit -f 1;");
+    let stderr = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("out.gguf.partial: File too large"),
+        "{stderr}"
+    );
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+}

@@ -222,8 +222,9 @@ impl Gguf {
         let layout = Layout::new(&self.keys, &infos).unwrap();
         let mut bytes = layout.header.clone();
         bytes.resize(layout.size as usize, 0);
-        for ((_, data), &offset) in self.tensors.iter().zip(&layout.offsets) {
-            bytes[offset as usize..][..data.len()].copy_from_slice(data);
+        for ((info, data), &offset) in self.tensors.iter().zip(&layout.offsets) {
+            let end = data.len().min(info.bytes().unwrap() as usize);
+            bytes[offset as usize..][..end].copy_from_slice(&data[..end]);
         }
         bytes
     }
