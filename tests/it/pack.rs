@@ -356,11 +356,7 @@ fn bad_requests_name_the_remedy_and_leave_nothing_behind() {
         (&[kjv, "/dev/null", "--force"], "a device"),
         (&[missing.to_str().unwrap(), new], "missing"),
         (&[folder.to_str().unwrap(), new], "model.safetensors"),
-<<<<<<< HEAD
-        (&["/dev/zero", new], "/dev/zero"),
-=======
         (&["/dev/zero", new], "not a regular file"),
->>>>>>> hostile
         (&[kjv, new, "--group-size", "100"], "--max-nmse"),
         (
             &[kjv, new, "--granularity", "per_head"],
