@@ -5,14 +5,9 @@ use std::path::{Path, PathBuf};
 use formats::FormatError;
 use formats::block::BlockType;
 
-use crate::model::ModelError;
-
 /// A checkpoint that cannot be packed as asked: nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// The checkpoint.
-    #[error(transparent)]
-    Model(#[from] ModelError),
     /// The layout of the output.
     #[error("the output cannot be laid out: {0}")]
     Format(#[from] FormatError),

@@ -87,7 +87,6 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
     }
     // A transparent variant is not in the chain beside what it holds.
     match error.downcast_ref() {
-        Some(PackError::Model(error)) => add(error, found),
         Some(PackError::Format(error)) => add(error, found),
         _ => {}
     }
