@@ -86,9 +86,8 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
         found.push(named("Found", what));
     }
     // A transparent variant is not in the chain beside what it holds.
-    match error.downcast_ref() {
-        Some(PackError::Format(error)) => add(error, found),
-        _ => {}
+    if let Some(PackError::Format(error)) = error.downcast_ref() {
+        add(error, found);
     }
     match error.downcast_ref() {
         Some(VerifyError::Model(error)) => add(error, found),
