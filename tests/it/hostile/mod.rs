@@ -7,6 +7,7 @@ mod changes;
 mod gguf;
 mod input;
 mod raw;
+mod robust;
 mod variants;
 
 use std::collections::{BTreeMap, BTreeSet};
