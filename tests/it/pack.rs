@@ -357,7 +357,7 @@ fn bad_requests_name_the_remedy_and_leave_nothing_behind() {
         (&[missing.to_str().unwrap(), new], "missing"),
         (&[folder.to_str().unwrap(), new], "model.safetensors"),
         (&["/dev/zero", new], "not a regular file"),
-        (&[kjv, new, "--group-size", "100"], "--max-nmse"),
+        (&[kjv, new, "--group-size", "100"], "a divisor of"),
         (
             &[kjv, new, "--granularity", "per_head"],
             "per_group, per_channel or per_tensor",
