@@ -11,14 +11,14 @@ use crate::model::Tensors;
 /// Hexadecimal digits of a sha256.
 pub const DIGITS: usize = 64;
 
-/// The sha256 of every safetensors file, by file name, as long as `go_on` says so.
+/// The sha256 of every safetensors file, as long as `go_on` says so.
 ///
 /// # Errors
 /// A file that cannot be read, or that it was not to go on.
 pub fn source_hashes(
     tensors: &Tensors,
     go_on: impl Fn() -> bool + Sync,
-) -> Result<Vec<(String, String)>, PackError> {
+) -> Result<Vec<String>, PackError> {
     const PIECE: usize = 1 << 20;
     let digest = |path: &Path, length: usize| {
         let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);
@@ -32,24 +32,12 @@ pub fn source_hashes(
                 return Err(PackError::Interrupted);
             }
         }
-        let digits = hasher
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        Ok((file_name(path), digits))
+        let digits = hasher.finalize();
+        Ok(digits.iter().map(|byte| format!("{byte:02x}")).collect())
     };
     let files: Vec<_> = tensors.files().collect();
     files
         .into_par_iter()
         .map(|(path, bytes)| digest(path, bytes.len()))
         .collect()
-}
-
-/// The last part of a path.
-pub fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
 }

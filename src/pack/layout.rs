@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use formats::gguf::{ALIGNMENT, Layout as FileLayout, TensorInfo, Value};
 
 use super::PackError;
-
-type Keys = Vec<(String, Value)>;
+use super::metadata::Keys;
 
 /// Where everything goes.
 pub struct Layout {
@@ -32,11 +31,13 @@ impl Layout {
             files: runs.len(),
         })?;
         let file = |(number, run): (u16, &Range<usize>)| {
-            let mut own = if number == 0 { keys.clone() } else { vec![] };
-            if count > 1 {
-                own.extend(split_keys(number, count, tensors.len()));
+            let tensors_of_file = &tensors[run.clone()];
+            if count == 1 {
+                return FileLayout::new(keys, tensors_of_file);
             }
-            FileLayout::new(&own, &tensors[run.clone()])
+            let mut own = if number == 0 { keys.clone() } else { vec![] };
+            own.extend(split_keys(number, count, tensors.len()));
+            FileLayout::new(&own, tensors_of_file)
         };
         let files = (0..).zip(&runs).map(file).collect::<Result<_, _>>()?;
         Ok(Self { files, runs })

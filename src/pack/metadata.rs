@@ -4,25 +4,45 @@ use formats::block::BlockType;
 use formats::gguf::{Array, Value};
 
 use super::plan::Options;
-use super::{PackError, Summary};
+use super::{PackError, Summary, hash};
 use crate::model::{Checkpoint, Linear, Part, model_metadata};
 use crate::tequila::Granularity;
 
-type Keys = Vec<(String, Value)>;
+pub type Keys = Vec<(String, Value)>;
 
-/// All keys, in file order. How long they are together depends on `checkpoint`, `options`, `weights` and the number of
-/// hashes alone: the start of a file can be laid out before its weights are known.
+const FILE_TYPE: &str = "general.file_type";
+const WEIGHT_NMSE: &str = "tqconv.weight_nmse";
+const SOURCE_HASHES: &str = "tqconv.source.sha256";
+
+/// Set what is known when all weights have been read, but for what the user has set. `hashes`: of each input file.
+pub fn set_found(keys: &mut Keys, options: &Options, summary: &Summary, hashes: Vec<String>) {
+    let found = [
+        (FILE_TYPE, Value::U32(file_type(summary.main_type()))),
+        (WEIGHT_NMSE, Value::F64(summary.loss.nmse())),
+        (SOURCE_HASHES, Value::Array(Array::String(hashes))),
+    ];
+    let by_user = |key: &str| options.metadata.iter().any(|(name, _)| name == key);
+    for (key, value) in found {
+        if let Some((_, old)) = keys.iter_mut().find(|(name, _)| name == key)
+            && !by_user(key)
+        {
+            *old = value;
+        }
+    }
+}
+
+/// All keys, in file order. Those that depend on the weights have the length that they will have when
+/// [`set_found`] sets them, so that a file can be laid out before.
 ///
-/// `weights`: of all tensors.  `hashes`: sha256 of each input file, by file name.
+/// `weights`: of all tensors.  `files`: names of the input files, if their hashes are to be noted.
 ///
 /// # Errors
 /// A key that cannot be set as `options` has it.
 pub fn keys(
     checkpoint: &Checkpoint,
     options: &Options,
-    summary: &Summary,
     weights: u64,
-    hashes: &[(String, String)],
+    files: Option<Vec<String>>,
 ) -> Result<Keys, PackError> {
     let text = |text: &str| Value::String(text.into());
     let mut keys = vec![
@@ -32,10 +52,7 @@ pub fn keys(
             "general.size_label".into(),
             Value::String(size_label(weights)),
         ),
-        (
-            "general.file_type".into(),
-            Value::U32(file_type(summary.main_type())),
-        ),
+        (FILE_TYPE.into(), Value::U32(0)),
         ("general.quantization_version".into(), Value::U32(2)), // GGML_QNT_VERSION
     ];
     if let Some(name) = &options.name {
@@ -43,7 +60,7 @@ pub fn keys(
     }
     keys.extend(model_metadata(&checkpoint.config));
     keys.extend(options.tokenizer.iter().cloned());
-    keys.extend(provenance(checkpoint, summary, hashes));
+    keys.extend(provenance(checkpoint, files));
     for (key, text) in &options.metadata {
         set_key(&mut keys, key, text)?;
     }
@@ -51,7 +68,7 @@ pub fn keys(
 }
 
 /// What was packed, and how: keys that engines pass over.
-fn provenance(checkpoint: &Checkpoint, summary: &Summary, hashes: &[(String, String)]) -> Keys {
+fn provenance(checkpoint: &Checkpoint, files: Option<Vec<String>>) -> Keys {
     let training = &checkpoint.training;
     let (granularity, group_size) = match training.granularity {
         Granularity::Group(size) => ("per_group", Some(size)),
@@ -79,11 +96,11 @@ fn provenance(checkpoint: &Checkpoint, summary: &Summary, hashes: &[(String, Str
     if let Some(lambda) = training.lambda.fixed(checkpoint.linear(first).weight.dtype) {
         keys.push(("tqconv.lambda", Value::F32(lambda)));
     }
-    keys.push(("tqconv.weight_nmse", Value::F64(summary.loss.nmse())));
-    if !hashes.is_empty() {
-        let (files, hashes) = hashes.iter().cloned().unzip();
+    keys.push((WEIGHT_NMSE, Value::F64(0.0)));
+    if let Some(files) = files {
+        let hashes = vec!["0".repeat(hash::DIGITS); files.len()];
         keys.push(("tqconv.source.files", Value::Array(Array::String(files))));
-        keys.push(("tqconv.source.sha256", Value::Array(Array::String(hashes))));
+        keys.push((SOURCE_HASHES, Value::Array(Array::String(hashes))));
     }
     keys.into_iter()
         .map(|(key, value)| (key.into(), value))

@@ -4,12 +4,17 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
 
 use super::PackError;
 use super::layout::{Layout, paths};
+
+/// Time between two requests to the disk to take what was written.
+const SYNC_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where to write.
 #[derive(Clone, Debug)]
@@ -113,6 +118,33 @@ impl Files {
             .file
             .write_all_at(bytes, at)
             .map_err(|source| partial.failed(source))
+    }
+
+    /// Do `work`, which writes, while the disk is told again and again to take what was written: little is then left to
+    /// wait for at the end.
+    ///
+    /// # Errors
+    /// Those of `work`; the disk fails, which it tells only once.
+    pub fn sync_during<R: Send>(
+        &self,
+        work: impl FnOnce() -> Result<R, PackError>,
+    ) -> Result<R, PackError> {
+        let (done, finished) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let syncing = scope.spawn(move || {
+                while finished.recv_timeout(SYNC_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    for partial in &self.0 {
+                        let synced = partial.file.sync_data();
+                        synced.map_err(|source| partial.failed(source))?;
+                    }
+                }
+                Ok::<(), PackError>(())
+            });
+            let result = work()?;
+            drop(done);
+            syncing.join().expect("syncing does not panic")?;
+            Ok(result)
+        })
     }
 
     /// Wait for the disk, then give the files their names: the first last, as it is the one that models are opened by.

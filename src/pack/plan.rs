@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use formats::block::BlockType;
@@ -11,9 +12,9 @@ use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
 use super::encode::Loss;
-use super::hash::{self, source_hashes};
+use super::hash::source_hashes;
 use super::layout::Layout;
-use super::metadata;
+use super::metadata::{self, Keys};
 use super::output::{Files, Output};
 use super::pass::Pass;
 use super::row::{Bench, Facts, Ternary, numbers};
@@ -193,6 +194,7 @@ pub struct Plan<'a> {
     options: &'a Options,
     pub(super) entries: Vec<Entry<'a>>,
     pub(super) jobs: Vec<Job<'a>>,
+    keys: Keys,
 }
 
 impl<'a> Plan<'a> {
@@ -206,6 +208,7 @@ impl<'a> Plan<'a> {
             options,
             entries: vec![],
             jobs: vec![],
+            keys: vec![],
         };
         let config = &checkpoint.config;
         plan.add_table("token_embd.weight", EMBEDDING)?;
@@ -230,8 +233,13 @@ impl<'a> Plan<'a> {
                 types,
             });
         }
+        let weights = plan
+            .entries
+            .iter()
+            .map(|entry| entry.shape.iter().product::<u64>());
+        plan.keys = metadata::keys(checkpoint, options, weights.sum(), plan.hashed_files())?;
         plan.guess()?;
-        plan.layout(&Summary::default(), &plan.no_hashes())?;
+        plan.check_for_ollama()?;
         Ok(plan)
     }
 
@@ -269,7 +277,8 @@ impl<'a> Plan<'a> {
         for (job, facts) in self.jobs.iter().zip(&facts) {
             summary.add(job, facts);
         }
-        let (metadata, layout) = self.layout(&summary, &hashes)?;
+        metadata::set_found(&mut self.keys, self.options, &summary, hashes);
+        let layout = self.layout()?;
         summary.bytes = layout.size();
         if let Some(files) = files {
             self.put_numbers(&files, &layout, &facts)?;
@@ -290,8 +299,8 @@ impl<'a> Plan<'a> {
         });
         Ok(Packed {
             checkpoint: self.checkpoint,
-            metadata,
             items: items.collect(),
+            metadata: self.keys,
             files: layout.files.len(),
             summary,
         })
@@ -313,17 +322,21 @@ impl<'a> Plan<'a> {
         // Nothing is written where some rows show already that it would be in vain.
         let mut writing = output.filter(|_| self.jobs.iter().all(|job| job.promising));
         loop {
-            let (_, layout) = self.layout(&Summary::default(), &self.no_hashes())?;
+            self.check_for_ollama()?;
+            let layout = self.layout()?;
             let files = writing
                 .map(|output| output.create(&layout, &inputs))
                 .transpose()?;
             let sink = files.as_ref().map(|files| (files, &layout));
-            let facts = Pass {
+            let pass = Pass {
                 plan: self,
                 sink,
                 progress,
-            }
-            .run()?;
+            };
+            let facts = match &files {
+                Some(files) => files.sync_during(|| pass.run()),
+                None => pass.run(),
+            }?;
             if self.held(&facts)? && files.is_some() == output.is_some() {
                 return Ok((facts, files));
             }
@@ -476,31 +489,20 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// The keys, and where everything goes, as the types are now.
-    fn layout(
-        &self,
-        summary: &Summary,
-        hashes: &[(String, String)],
-    ) -> Result<(Vec<(String, Value)>, Layout), PackError> {
-        let infos = self.infos();
-        if self.options.rule.target == Target::Ollama
-            && let Some(info) = infos.iter().find(|info| !ollama_reads(info.ty))
-        {
-            return Err(PackError::Ollama {
-                tensor: info.name.clone(),
+    /// Where everything goes, as the types are now.
+    fn layout(&self) -> Result<Layout, PackError> {
+        Layout::new(&self.keys, &self.infos(), self.options.split_max_size)
+    }
+
+    fn check_for_ollama(&self) -> Result<(), PackError> {
+        let refused = self.infos().into_iter().find(|info| !ollama_reads(info.ty));
+        match refused.filter(|_| self.options.rule.target == Target::Ollama) {
+            None => Ok(()),
+            Some(info) => Err(PackError::Ollama {
+                tensor: info.name,
                 ty: info.ty,
-            });
+            }),
         }
-        let weights = infos.iter().map(|info| info.shape.iter().product::<u64>());
-        let keys = metadata::keys(
-            self.checkpoint,
-            self.options,
-            summary,
-            weights.sum(),
-            hashes,
-        )?;
-        let layout = Layout::new(&keys, &infos, self.options.split_max_size)?;
-        Ok((keys, layout))
     }
 
     fn infos(&self) -> Vec<TensorInfo> {
@@ -519,16 +521,16 @@ impl<'a> Plan<'a> {
             .collect()
     }
 
-    /// As long as the true ones.
-    fn no_hashes(&self) -> Vec<(String, String)> {
-        let files = self
-            .checkpoint
-            .tensors
-            .files()
-            .filter(|_| self.options.hash);
-        files
-            .map(|(path, _)| (hash::file_name(path), "0".repeat(hash::DIGITS)))
-            .collect()
+    /// The names of the input files, if their hashes are to be noted.
+    fn hashed_files(&self) -> Option<Vec<String>> {
+        let name = |path: &Path| {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
+        let files = self.checkpoint.tensors.files().map(|(path, _)| name(path));
+        self.options.hash.then(|| files.collect())
     }
 
     /// Write all but the weights: the start of each file, norms and biases.
