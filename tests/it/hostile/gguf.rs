@@ -120,10 +120,7 @@ fn a_long_list_costs_its_bytes() {
     key.resize(key.len() + VALUES, 0);
     let wrong = Raw::default().raw_key(key.clone());
     let message = File::parse(&wrong.bytes()).err().unwrap().to_string();
-    assert!(
-        message.contains("is a list of 67108864, expected"),
-        "{message}"
-    );
+    assert!(message.len() < 200 && message.contains("is a list of 67108864, expected"));
 
     key[8..25].copy_from_slice(b"general_alignment");
     let folder = tempfile::TempDir::new().unwrap();
