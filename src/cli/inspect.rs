@@ -210,7 +210,7 @@ impl<'a> Gguf<'a> {
             .file
             .metadata()
             .iter()
-            .map(|(key, value)| (key.clone(), value.to_json()))
+            .map(|(key, value)| (key.clone(), listed(value)))
             .collect();
         let tensors: Vec<_> = self
             .file
@@ -239,6 +239,15 @@ impl<'a> Gguf<'a> {
     }
 }
 
+/// A value as JSON, which takes many times its memory: of a list longer than any vocabulary only the length.
+fn listed(value: &Value) -> serde_json::Value {
+    const MAX: usize = 1 << 22;
+    match value {
+        Value::Array(array) if array.len() > MAX => value.brief().into(),
+        value => value.to_json(),
+    }
+}
+
 /// A value on one line.
 fn shown(value: &Value) -> String {
     const WIDTH: usize = 72;
@@ -247,7 +256,7 @@ fn shown(value: &Value) -> String {
             "{} of {} values: {}",
             value.type_name(),
             array.len(),
-            array.to_json()
+            array.first(WIDTH).to_json()
         ),
         Value::String(text) => text.escape_debug().to_string(),
         value => value.to_json().to_string(),

@@ -94,6 +94,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Characters: names in a file may have a gibibyte.
+const LONGEST_MESSAGE: usize = 4000;
+
 /// An error as one line: what happened, then each cause, and nothing that another part of the line tells already.
 pub fn message(error: &anyhow::Error) -> String {
     let mut line = String::new();
@@ -103,6 +106,10 @@ pub fn message(error: &anyhow::Error) -> String {
         } else if !line.contains(&cause) {
             line += &format!(": {cause}");
         }
+    }
+    if let Some((end, _)) = line.char_indices().nth(LONGEST_MESSAGE) {
+        line.truncate(end);
+        line += "...";
     }
     printable(line.trim(), |_, _| false)
 }

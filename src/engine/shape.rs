@@ -273,8 +273,7 @@ impl Keys<'_> {
     fn refuse(&self, key: &str, expected: &str) -> EngineError {
         let found = match self.0.get(key) {
             None => "absent".into(),
-            Some(Value::Array(_)) => "a list".into(),
-            Some(value) => format!("{} ({})", value.to_json(), value.type_name()),
+            Some(value) => value.brief(),
         };
         EngineError::Key {
             key: key.into(),

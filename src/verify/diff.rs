@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use formats::gguf::{File, TensorInfo, Value};
+use formats::gguf::{Array, File, TensorInfo, Value};
 use formats::safetensors::Tensor;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -134,19 +134,15 @@ fn united<'a, T>(a: &'a [T], b: &'a [T], name: impl Fn(&'a T) -> &'a String) -> 
 fn show(a: Option<&Value>, b: Option<&Value>) -> (Option<String>, Option<String>) {
     const SHOWN: usize = 60;
     if let (Some(Value::Array(a)), Some(Value::Array(b))) = (a, b) {
-        let lists = (a.to_json(), b.to_json());
-        let (Some(list_a), Some(list_b)) = (lists.0.as_array(), lists.1.as_array()) else {
-            return (None, None);
-        };
-        let shorter = list_a.len().min(list_b.len());
+        let shorter = a.len().min(b.len());
         let at = (0..shorter)
-            .find(|&i| list_a[i] != list_b[i])
+            .find(|&at| a.item(at) != b.item(at))
             .unwrap_or(shorter);
-        let item = |list: &[serde_json::Value]| match list.get(at) {
+        let item = |list: &Array| match list.item(at) {
             Some(item) => format!("list of {}, at {at} {item}", list.len()),
             None => format!("list of {}", list.len()),
         };
-        return (Some(item(list_a)), Some(item(list_b)));
+        return (Some(item(a)), Some(item(b)));
     }
     let text = |value: &Value| {
         if let Value::Array(array) = value {

@@ -67,11 +67,7 @@ fn expected(config: &Config) -> Vec<(&'static str, Value)> {
 }
 
 fn difference(key: &str, found: Option<&Value>, expected: Option<&Value>) -> String {
-    let show = |value: Option<&Value>| match value {
-        None => "absent".into(),
-        Some(Value::Array(array)) => format!("a list of {}", array.len()),
-        Some(value) => format!("{} ({})", value.to_json(), value.type_name()),
-    };
+    let show = |value: Option<&Value>| value.map_or("absent".into(), Value::brief);
     let mut text = format!(
         "key '{key}' is {}, expected {}",
         show(found),
@@ -85,13 +81,13 @@ fn difference(key: &str, found: Option<&Value>, expected: Option<&Value>) -> Str
 
 /// Where two lists first part.
 fn first_difference(found: &Array, expected: &Array) -> String {
-    let (found, expected) = (found.to_json(), expected.to_json());
-    let (Some(found), Some(expected)) = (found.as_array(), expected.as_array()) else {
-        return String::new();
-    };
-    match found.iter().zip(expected).position(|(a, b)| a != b) {
-        Some(at) => format!(": at {at} {}, expected {}", found[at], expected[at]),
-        None => String::new(),
+    let shorter = found.len().min(expected.len());
+    let mut pairs = (0..shorter).map(|at| (at, found.item(at), expected.item(at)));
+    match pairs.find(|(_, found, expected)| found != expected) {
+        Some((at, Some(found), Some(expected))) => {
+            format!(": at {at} {found}, expected {expected}")
+        }
+        _ => String::new(),
     }
 }
 

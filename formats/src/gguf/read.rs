@@ -178,7 +178,7 @@ fn alignment(value: Option<&Value>) -> Result<u64, FormatError> {
         None => Ok(ALIGNMENT),
         Some(Value::U32(alignment)) if alignment.is_power_of_two() => Ok((*alignment).into()),
         Some(value) => Err(FormatError::Alignment {
-            found: format!("{} ({})", value.to_json(), value.type_name()),
+            found: value.brief(),
         }),
     }
 }

@@ -111,7 +111,25 @@ macro_rules! value_types {
                 }
             }
 
-            /// The values as JSON, for `--json` output and listings.
+            /// The first values, `count` of them at most.
+            pub fn first(&self, count: usize) -> Array {
+                match self {
+                    $(Array::$variant(values) => Array::$variant(values.iter().take(count).copied().collect()),)*
+                    Array::Bool(values) => Array::Bool(values.iter().take(count).copied().collect()),
+                    Array::String(values) => Array::String(values.iter().take(count).cloned().collect()),
+                }
+            }
+
+            /// The value at `index` as JSON.
+            pub fn item(&self, index: usize) -> Option<serde_json::Value> {
+                match self {
+                    $(Array::$variant(values) => values.get(index).map(|&value| value.into()),)*
+                    Array::Bool(values) => values.get(index).map(|&value| value.into()),
+                    Array::String(values) => values.get(index).map(|text| text.as_str().into()),
+                }
+            }
+
+            /// The values as JSON, for `--json` output: about 60 bytes of memory each.
             pub fn to_json(&self) -> serde_json::Value {
                 match self {
                     $(Array::$variant(values) => values.as_slice().into(),)*
@@ -183,6 +201,25 @@ impl Value {
             Value::Array(Array::String(values)) => Some(values),
             _ => None,
         }
+    }
+
+    /// The value and its type on one short line, for messages: `3 (u32)`, `a list of 7`.
+    pub fn brief(&self) -> String {
+        const SHOWN: usize = 60;
+        let text = match self {
+            Value::Array(array) => return format!("a list of {}", array.len()),
+            Value::String(text) => format!("{:?}", text.chars().take(SHOWN).collect::<String>()),
+            // JSON has no such numbers.
+            Value::F32(number) if !number.is_finite() => number.to_string(),
+            Value::F64(number) if !number.is_finite() => number.to_string(),
+            value => value.to_json().to_string(),
+        };
+        let cut = matches!(self, Value::String(text) if text.chars().nth(SHOWN).is_some());
+        format!(
+            "{text}{} ({})",
+            if cut { "..." } else { "" },
+            self.type_name()
+        )
     }
 
     /// The value as JSON, for `--json` output and listings.

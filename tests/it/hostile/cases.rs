@@ -34,10 +34,13 @@ pub struct Case {
     pub input: Input,
 }
 
+/// Writes an input into a folder, and gives the arguments of the run that is to refuse it.
+type Make = dyn Fn(&Path) -> Vec<String>;
+
 /// What makes the error.
 pub enum Input {
-    /// The binary, with the arguments that this gives after it has written the input into a folder.
-    Command(Box<dyn Fn(&Path) -> Vec<String>>),
+    /// The binary.
+    Command(Box<Make>),
     /// A call of the library: an error that no file can cause, only a wrong call or a race.
     Call(fn(&Path) -> anyhow::Error),
 }
@@ -852,6 +855,10 @@ fn library(cases: &mut List) {
     cases.call("VerifyError::Model", &["none: "], |folder| {
         let source = Source::find(&folder.join("none"), None, None);
         VerifyError::from(source.unwrap_err()).into()
+    });
+    cases.call("PackError::Model", &["none: "], |folder| {
+        let source = Source::find(&folder.join("none"), None, None);
+        PackError::from(source.err().unwrap()).into()
     });
     cases.call("VerifyError::Block", &["F64 rows cannot be dequantized"], |_| {
         VerifyError::from(BlockType::F64.dequantize_row(&[0; 8], &mut [0.0]).unwrap_err()).into()

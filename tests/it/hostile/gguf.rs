@@ -109,6 +109,41 @@ fn promises_are_held_against_the_length_of_the_file() {
     }
 }
 
+/// Lists that are really there: what is shown of them does not multiply their memory.
+#[test]
+fn a_long_list_costs_its_bytes() {
+    const VALUES: usize = 64 << 20;
+    let mut key = super::raw::string(b"general.alignment");
+    key.extend(9u32.to_le_bytes());
+    key.extend(0u32.to_le_bytes());
+    key.extend((VALUES as u64).to_le_bytes());
+    key.resize(key.len() + VALUES, 0);
+    let wrong = Raw::default().raw_key(key.clone());
+    let message = File::parse(&wrong.bytes()).err().unwrap().to_string();
+    assert!(message.len() < 200 && message.contains("is a list of 67108864, expected"));
+
+    key[8..25].copy_from_slice(b"general_alignment");
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("long.gguf");
+    std::fs::write(&path, Raw::default().raw_key(key).bytes()).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    for arguments in [
+        &["inspect", "--all"][..],
+        &["inspect", "--json"],
+        &["diff", &path],
+    ] {
+        let arguments: Vec<_> = arguments
+            .iter()
+            .map(|&text| text.into())
+            .chain([path.clone()])
+            .collect();
+        let ran = super::bounded(&arguments, "ulimit -v 1000000;");
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(0), "{arguments:?}: {stderr}");
+        assert!(ran.stdout.len() < 10_000, "{arguments:?}");
+    }
+}
+
 #[cfg(feature = "llama")]
 mod ggml {
     use super::*;
