@@ -856,10 +856,6 @@ fn library(cases: &mut List) {
         let source = Source::find(&folder.join("none"), None, None);
         VerifyError::from(source.unwrap_err()).into()
     });
-    cases.call("PackError::Model", &["none: "], |folder| {
-        let source = Source::find(&folder.join("none"), None, None);
-        PackError::from(source.err().unwrap()).into()
-    });
     cases.call("VerifyError::Block", &["F64 rows cannot be dequantized"], |_| {
         VerifyError::from(BlockType::F64.dequantize_row(&[0; 8], &mut [0.0]).unwrap_err()).into()
     });
