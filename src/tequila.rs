@@ -12,7 +12,7 @@
 //! are in the checkpoint's dtype (each rounded once); products and the sum of the bias are in f64.
 //! docs/tequila.md has the derivation.
 //!
-//! Sums run in [`LANES`] lanes: lane l adds up the numbers l, l + 16, l + 32, ..., then the lanes are added by halves.
+//! Sums run in 16 lanes: lane l adds up the numbers l, l + 16, l + 32, ..., then the lanes are added by halves.
 //! The order is part of the definition, so that a result is the same to the bit for any vector length.
 
 use formats::safetensors::Dtype;

@@ -525,7 +525,8 @@ fn two_other_readers_agree_on_what_was_written() {
 }
 
 /// A copy of the file with `edit` applied to one tensor's bytes.
-pub fn edited(bytes: &[u8], tensor: &str, edit: impl FnOnce(&TensorInfo, &mut [u8])) -> Vec<u8> {
+#[cfg(feature = "llama")]
+fn edited(bytes: &[u8], tensor: &str, edit: impl FnOnce(&TensorInfo, &mut [u8])) -> Vec<u8> {
     let file = File::parse(bytes).unwrap();
     let (info, data) = file.tensor(tensor).unwrap();
     let start = data.as_ptr() as usize - bytes.as_ptr() as usize;

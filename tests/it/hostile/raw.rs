@@ -159,6 +159,7 @@ pub struct Handcrafted {
 
 impl Handcrafted {
     /// Whether llama.cpp's test reads the data, too.
+    #[cfg(feature = "llama")]
     pub fn has_data(&self) -> bool {
         self.name.starts_with("DATA")
     }
