@@ -47,6 +47,7 @@ impl Dtype {
     }
 
     /// `value` rounded once to this dtype (to nearest, ties to even), as f32.
+    #[inline]
     pub fn round(self, value: f64) -> f32 {
         match self {
             Dtype::F16 => f16::from_f32(round_to_odd(value)).to_f32(),
@@ -58,6 +59,7 @@ impl Dtype {
 
 /// `value` as f32, towards zero, with the last bit set where that is inexact: a second rounding to fewer bits then
 /// gives what one rounding of `value` would (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums").
+#[inline]
 fn round_to_odd(value: f64) -> f32 {
     let nearest = value as f32;
     if f64::from(nearest) == value || !nearest.is_finite() {
