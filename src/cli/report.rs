@@ -124,7 +124,7 @@ fn tiles(report: &Report) -> String {
             sum(|linear| linear.codes_wrong),
         );
         tile(
-            render::count(weights),
+            many(weights),
             format!("ternary weights compared, {} differ", render::count(wrong)),
         );
         let (error, energy) = report
@@ -145,11 +145,7 @@ fn tiles(report: &Report) -> String {
         for engine in &text.tested {
             tile(
                 render::small(metrics::mean(&engine.kld)),
-                format!(
-                    "nats/token from {} to {}, mean KLD",
-                    short(&text.reference.name),
-                    short(&engine.name)
-                ),
+                format!("nats/token, mean KLD of {}", short(&engine.name)),
             );
         }
     }
@@ -162,6 +158,15 @@ fn tiles(report: &Report) -> String {
         tile(render::bytes(model.bytes), types.join(", "));
     }
     tiles
+}
+
+/// A count as wide as a tile at most: `3 145 728`, `973.1 M`.
+fn many(n: u64) -> String {
+    match n {
+        0..10_000_000 => render::count(n),
+        10_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.2} G", n as f64 / 1e9),
+    }
 }
 
 /// `native` of `native (kernel, threads)`.
@@ -179,7 +184,7 @@ fn charts(report: &Report) -> String {
         return charts; // the file cannot be read, which the page says already
     }
     if linears.is_empty() {
-        charts += &empty("Codes, scales and biases", report, 2);
+        charts += &empty("Codes, scales and biases", report, 2, true);
     } else {
         let note = if !linears.iter().all(LinearFacts::is_right) {
             "NMSE against the trained weights; red: a code, scale or bias is wrong."
@@ -208,7 +213,7 @@ fn charts(report: &Report) -> String {
     if let Some(scales) = &report.scales {
         charts += &histogram(
             "Trained scales",
-            "Groups by scale, on a logarithmic axis; scales are in the unit of the weights.",
+            "Groups by scale, logarithmic; in the unit of the weights.",
             "groups",
             scales,
         );
@@ -219,9 +224,10 @@ fn charts(report: &Report) -> String {
     }
     match &report.text {
         Some(text) => charts += &kld_chart(text, report),
-        None => charts += &empty("KLD along the text", report, 4),
+        None => charts += &empty("KLD along the text", report, 4, true),
     }
-    if linears.iter().any(|linear| linear.dots.is_some()) {
+    let products = linears.iter().any(|linear| linear.dots.is_some());
+    if products {
         charts += &heatmap(
             "Products of our kernels",
             "NMSE against f64; what 8-bit activations cost.",
@@ -233,21 +239,21 @@ fn charts(report: &Report) -> String {
     }
     match &report.speed {
         Some(speed) => charts += &speed_chart(speed),
-        None => charts += &empty("Speed", report, 5),
+        None => charts += &empty("Speed", report, 5, !products),
     }
     charts
 }
 
 /// In the place of a chart: why there is none.
-fn empty(title: &str, report: &Report, number: u8) -> String {
+fn empty(title: &str, report: &Report, number: u8, wide: bool) -> String {
     let level = report.levels.iter().find(|level| level.number == number);
     let why = level.and_then(|level| level.not_checked.first());
     let why = match (why, number) {
-        (Some(missing), _) => format!("{}: {}", missing.what, missing.why),
+        (Some(missing), _) => format!("Not checked: {}.", missing.why),
         (None, 5) => "Not measured: ask for it with --speed.".into(),
         (None, _) => format!("Level {number} was not asked for."),
     };
-    card(title, &escape(&why), false, "")
+    card(title, &escape(&why), wide, "")
 }
 
 fn card(title: &str, note: &str, wide: bool, body: &str) -> String {
@@ -270,7 +276,7 @@ fn heatmap(
     right: impl Fn(&LinearFacts) -> bool,
     show: impl Fn(f64) -> String,
 ) -> String {
-    const LABEL: f64 = 84.0;
+    const LABEL: f64 = 92.0;
     const ROW: f64 = 26.0;
     /// Cells at least this wide have room for their value.
     const READABLE: f64 = 46.0;
@@ -470,11 +476,14 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
         text.tokens
     );
     let reference = short(&text.reference.name);
+    let points = match bucket(text.tokens) {
+        1 => String::new(),
+        tokens => format!("; each point is the mean of {tokens}"),
+    };
     let note = format!(
-        "How far the predictions are from those of {reference}, over {} tokens of {}; each point is the mean of {}.",
+        "KLD of the predictions from those of {reference}, over {} tokens of {}{points}.",
         render::count(text.tokens as u64),
-        escape(&text.source),
-        bucket(text.tokens)
+        escape(&text.source)
     );
     let mut legend = String::new();
     for (engine, colour) in text.tested.iter().zip(COLOURS) {
@@ -657,6 +666,12 @@ mod tests {
             _ => "z".into(),
         });
         assert_eq!(page, "a {{y}} c z");
+    }
+
+    #[test]
+    fn counts_fit_their_tile() {
+        let counts = [3_145_728, 973_078_528, 6_979_321_856];
+        assert_eq!(counts.map(many), ["3 145 728", "973.1 M", "6.98 G"]);
     }
 
     #[test]

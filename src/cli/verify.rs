@@ -217,7 +217,8 @@ impl Text {
             .map(|level| level.number.to_string())
             .collect();
         format!(
-            "{head}: all {checks} checks passed (level {})\n",
+            "{head}: all {checks} checks passed ({} {})\n",
+            if levels.len() == 1 { "level" } else { "levels" },
             levels.join(", ")
         )
     }
