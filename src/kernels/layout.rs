@@ -416,8 +416,8 @@ impl Packed {
             .into_par_iter()
             .zip(bytes.par_chunks((ROWS * row_bytes).max(1)))
             .for_each(|(mut to, bytes)| {
+                to.write_codes::<S>(bytes, row_bytes);
                 for (lane, row) in bytes.chunks_exact(row_bytes.max(1)).enumerate() {
-                    to.write_codes::<S>(lane, row);
                     to.write_factors::<S>(lane, row, group, shared);
                 }
             });
@@ -435,10 +435,13 @@ fn take_parts<'a>(rest: &mut &'a mut [u8], count: usize, length: usize) -> Vec<&
 }
 
 impl RowGroupMut<'_> {
-    fn write_codes<S: Source + ?Sized>(&mut self, lane: usize, row: &[u8]) {
+    /// Block by block, all rows of each, so that what is written stays in the first-level cache until it is whole.
+    fn write_codes<S: Source + ?Sized>(&mut self, rows: &[u8], row_bytes: usize) {
         let blocks = self.codes.chunks_exact_mut(S::BLOCK / STEP * 32 * S::BITS);
-        for (block, steps) in row.chunks_exact(S::BYTES).zip(blocks) {
-            S::write(block, lane, steps);
+        for (i, steps) in blocks.enumerate() {
+            for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+                S::write(&row[i * S::BYTES..][..S::BYTES], lane, steps);
+            }
         }
     }
 
