@@ -17,7 +17,7 @@
 use super::activations::Grouping;
 use super::floats::{self, FloatType, Piece};
 use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use super::layout::{Packed, RowGroup};
+use super::layout::{RowGroup, Strip};
 use super::scalar::{scales_k, scales_q8_0};
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -53,12 +53,12 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
-        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let (group, shift) = (weights.row_group(group), weights.shift());
             match group.bits {
@@ -128,7 +128,6 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     out: &mut [[f32; ROWS]],
 ) {
     let width = panel.width;
-    let sums = panel.sums(runs.columns);
     // Signed 8-bit codes have lost their offset already.
     let unit = if BITS == 8 {
         0
@@ -139,6 +138,13 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
     let zero = splat(0.0);
     let mut results: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
+    for (q, results) in results.iter_mut().enumerate() {
+        for (out, result) in out[first..].iter().zip(results) {
+            let from = &out.as_chunks::<4>().0[q];
+            // SAFETY: 4 floats are there.
+            *result = unsafe { vld1q_f32(from.as_ptr()) };
+        }
+    }
     let mut run = 0;
     for outer in 0..runs.outer {
         let mut partials: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
@@ -152,7 +158,7 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
             };
             for c in 0..C {
                 let at = run * width + first + c;
-                let (sum, activation_scale) = (sums[at], panel.scales.get(at));
+                let (sum, activation_scale) = (panel.sums[at], panel.scales.get(at));
                 for q in 0..QUARTERS {
                     // SAFETY: arithmetic on registers, which every AArch64 CPU has.
                     partials[q][c] = unsafe {

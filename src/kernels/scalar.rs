@@ -3,7 +3,7 @@
 use super::activations::Grouping;
 use super::floats::{self, FloatType, LANES, Piece};
 use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use super::layout::{Packed, RowGroup};
+use super::layout::{RowGroup, Strip};
 use half::f16;
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ impl Kernel for Scalar {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
@@ -26,7 +26,7 @@ impl Kernel for Scalar {
             let group = weights.row_group(group);
             for (token, out) in out.iter_mut().enumerate() {
                 for (row, out) in out.iter_mut().enumerate() {
-                    *out = product(weights, &group, row, panel, token);
+                    *out = add_product(*out, weights, &group, row, panel, token);
                 }
             }
         }
@@ -79,21 +79,20 @@ impl Kernel for Scalar {
     }
 }
 
-/// The product of one row with one token, see [`super::kernel`].
-fn product(
-    weights: &Packed,
+/// `result` and the product of one row with one token, see [`super::kernel`].
+fn add_product(
+    mut result: f32,
+    weights: &Strip<'_>,
     group: &RowGroup<'_>,
     row: usize,
     panel: &Panel<'_>,
     token: usize,
 ) -> f32 {
-    let runs = Runs::new(weights.columns(), weights.group(), panel.group);
-    let sums = panel.sums(runs.columns);
-    let mut result = 0.0f32;
+    let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
     for outer in 0..runs.outer {
         let mut partial = 0.0f32;
         for run in outer * runs.inner..(outer + 1) * runs.inner {
-            let sum = sums[run * panel.width + token];
+            let sum = panel.sums[run * panel.width + token];
             let mut dot = weights.shift().map_or(0, |shift| -(sum << shift));
             for column in run * runs.columns..(run + 1) * runs.columns {
                 let quad = panel.quads[column / 4 * panel.width + token].to_ne_bytes();

@@ -15,7 +15,7 @@
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{self, FloatType, Piece};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use crate::kernels::layout::{Packed, RowGroup};
+use crate::kernels::layout::{RowGroup, Strip};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -70,12 +70,12 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
-        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let (group, shift) = (weights.row_group(group), weights.shift());
             // SAFETY: a value of this type exists only where `detect` found the features.
@@ -159,11 +159,17 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
     out: &mut [[f32; ROWS]],
 ) {
     let width = panel.width;
-    let sums = panel.sums(runs.columns);
     let unit = shift.map_or(0, |shift| 1 << shift);
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
     let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
     let mut results = [[_mm256_setzero_ps(); C]; H];
+    for (h, results) in results.iter_mut().enumerate() {
+        for (out, result) in out[first..].iter().zip(results) {
+            let from = &out.as_chunks::<8>().0[half + h];
+            // SAFETY: 8 floats are there.
+            *result = unsafe { _mm256_loadu_ps(from.as_ptr()) };
+        }
+    }
     let mut run = 0;
     for outer in 0..runs.outer {
         let mut partials = [[_mm256_setzero_ps(); C]; H];
@@ -172,7 +178,7 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
                 return;
             };
             let dots = dots::<DOT, BITS, H, C>(codes, quads, width, half, first);
-            let sums = &sums[run * width + first..][..C];
+            let sums = &panel.sums[run * width + first..][..C];
             for h in 0..H {
                 let scale = match runs.activation_inside {
                     true => None,

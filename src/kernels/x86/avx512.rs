@@ -19,7 +19,7 @@
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{self, FloatType, Piece};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use crate::kernels::layout::{Packed, RowGroup};
+use crate::kernels::layout::{RowGroup, Strip};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -49,12 +49,12 @@ impl Kernel for Avx512Vnni {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
-        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         let product = match panel.width {
             1 if runs.activation_inside => match (weights.bits(), runs.columns / STEP) {
                 (2, 2) => one_token::<2, 2, true>,
@@ -66,6 +66,8 @@ impl Kernel for Avx512Vnni {
                 (2, 1) => one_token::<2, 1, false>,
                 (2, 2) => one_token::<2, 2, false>,
                 (2, 4) => one_token::<2, 4, false>,
+                (2, 8) => one_token::<2, 8, false>,
+                (2, 16) => one_token::<2, 16, false>,
                 (2, _) => one_token::<2, 0, false>,
                 (4, _) => one_token::<4, 0, false>,
                 (6, _) => one_token::<6, 0, false>,
@@ -196,9 +198,9 @@ fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
     let (code_bytes, quad_count) = (steps * 32 * BITS, steps * 4);
     let codes = group.codes.chunks_exact(runs.inner * code_bytes);
     let quads = panel.quads.chunks_exact(runs.inner * quad_count);
-    let sums = panel.sums(runs.columns).chunks_exact(runs.inner);
+    let sums = panel.sums.chunks_exact(runs.inner);
     let unit = shift.map_or(0, |shift| 1 << shift);
-    let mut result = _mm512_setzero_ps();
+    let mut result = load_floats(&out[0]);
     for (outer, ((codes, quads), sums)) in codes.zip(quads).zip(sums).enumerate() {
         let first = outer * runs.inner;
         let inner = codes
@@ -240,6 +242,7 @@ fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
 fn run<const BITS: usize, const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
     match (BITS, STEPS) {
         (2, 1 | 2 | 4) => dot_by_places::<STEPS>(codes, quads, start),
+        (2, 8 | 16) => dot_of_steps::<STEPS>(codes, quads, start),
         _ => dot::<BITS>(codes, quads, start),
     }
 }
@@ -296,6 +299,32 @@ fn dot_by_places<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) ->
     sum
 }
 
+/// The same for 2-bit codes and a long run: two sums for each place, taken in turn, hide the latency of `vpdpbusd`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_of_steps<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    let mut sums = [[zero; 2]; 4];
+    sums[0][0] = _mm512_set1_epi32(start);
+    let codes = codes.as_chunks::<64>().0.as_chunks::<STEPS>().0;
+    let quads = quads.as_chunks::<4>().0.as_chunks::<STEPS>().0;
+    let ([codes], [quads]) = (codes, quads) else {
+        return zero;
+    };
+    for i in 0..STEPS {
+        let planes = in_place(&codes[i]);
+        for l in 0..4 {
+            let activations = _mm512_set1_epi32(quads[i][l]);
+            sums[l][i % 2] = _mm512_dpbusd_epi32(sums[l][i % 2], planes[l], activations);
+        }
+    }
+    let [a, b, c, d] = sums.map(|[even, odd]| _mm512_add_epi32(even, odd));
+    _mm512_add_epi32(
+        _mm512_add_epi32(a, _mm512_srai_epi32(b, 2)),
+        _mm512_add_epi32(_mm512_srai_epi32(c, 4), _mm512_srai_epi32(d, 6)),
+    )
+}
+
 /// `C` tokens from token `FIRST` on, of a panel of `W`. `NESTED`: there are several inner runs in an outer one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn tokens<
@@ -321,10 +350,9 @@ fn tokens<
         .as_chunks::<W>()
         .0
         .chunks_exact(runs.columns / 4);
-    let sums = panel.sums(runs.columns).as_chunks::<W>().0;
+    let sums = panel.sums.as_chunks::<W>().0;
     let scales = panel.scales.as_chunks::<W>().0;
     let zero = _mm512_setzero_si512();
-    *out = [[0.0; ROWS]; C];
     let mut run = 0;
     for outer in 0..runs.outer {
         let mut partials = [_mm512_setzero_ps(); C];
@@ -333,18 +361,6 @@ fn tokens<
                 return;
             };
             let mut dots = [zero; C];
-            if shift.is_some() {
-                for c in 0..C {
-                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
-                    let sum = match BITS {
-                        2 => sum,
-                        4 => _mm512_slli_epi32::<3>(sum),
-                        6 => _mm512_slli_epi32::<5>(sum),
-                        _ => _mm512_slli_epi32::<7>(sum),
-                    };
-                    dots[c] = _mm512_sub_epi32(zero, sum);
-                }
-            }
             for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
                 let planes = unpack::<BITS>(step);
                 for l in 0..4 {
@@ -355,6 +371,18 @@ fn tokens<
                             _mm512_set1_epi32(quads[l][FIRST + c]),
                         );
                     }
+                }
+            }
+            if shift.is_some() {
+                for c in 0..C {
+                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
+                    let sum = match BITS {
+                        2 => sum,
+                        4 => _mm512_slli_epi32::<3>(sum),
+                        6 => _mm512_slli_epi32::<5>(sum),
+                        _ => _mm512_slli_epi32::<7>(sum),
+                    };
+                    dots[c] = _mm512_sub_epi32(dots[c], sum);
                 }
             }
             if runs.activation_inside {
