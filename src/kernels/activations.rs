@@ -13,7 +13,7 @@
 //! row length: rows at a stride of a power of two would fall into the same few cache sets.
 
 use super::Isa;
-use super::floats::{LANES, Piece};
+use super::floats::{self, FloatPanel};
 use super::kernel::{Kernel, MAX_WIDTH, Panel, STEP};
 use super::threads::{Threads, lock};
 use std::sync::Mutex;
@@ -48,7 +48,7 @@ pub struct Activations {
     grouping: Grouping,
     columns: usize,
     tokens: usize,
-    floats: Vec<Piece>,
+    floats: Vec<f32>,
     quads: Vec<i32>,
     scales: Vec<f32>,
     sums: Vec<i32>,
@@ -101,12 +101,6 @@ impl Activations {
         self.tokens
     }
 
-    /// The activations of a token themselves, where the grouping is [`Grouping::Float`].
-    pub(super) fn floats(&self, token: usize) -> &[Piece] {
-        let pieces = self.columns.div_ceil(LANES);
-        &self.floats[token * pieces..][..pieces]
-    }
-
     /// Take `x` (tokens, columns).
     ///
     /// A NaN becomes code 0, as in ggml; a group with an infinity gets a scale that makes the product NaN or infinite.
@@ -127,17 +121,7 @@ impl Activations {
         (self.grouping, self.columns) = (grouping, columns);
         self.tokens = x.len().checked_div(columns).unwrap_or(0);
         if grouping == Grouping::Float {
-            self.floats.clear();
-            for x in x.chunks_exact(columns.max(1)) {
-                let (whole, rest) = x.as_chunks::<LANES>();
-                self.floats.extend_from_slice(whole);
-                if !rest.is_empty() {
-                    let mut piece = [0.0; LANES];
-                    piece[..rest.len()].copy_from_slice(rest);
-                    self.floats.push(piece);
-                }
-            }
-            return;
+            return self.take_floats(x, threads);
         }
         let kernel = self.isa.kernel().expect("checked when it was made");
         let padded: usize = panel_widths(self.tokens).sum();
@@ -178,6 +162,37 @@ impl Activations {
             lock(&panels[i]).fill(kernel, columns, grouping, &mut rows);
             lock(&self.rows).push(rows);
         });
+    }
+
+    /// Interleave `x` as it is.
+    fn take_floats(&mut self, x: &[f32], threads: &Threads) {
+        let columns = self.columns;
+        let padded: usize = panel_widths(self.tokens).sum();
+        self.floats.clear();
+        self.floats.resize(padded * columns, 0.0);
+        let panel = (MAX_WIDTH * columns).max(1);
+        let panels: Vec<_> = self
+            .floats
+            .chunks_mut(panel)
+            .zip(x.chunks(panel))
+            .map(Mutex::new)
+            .collect();
+        threads.run(panels.len(), |i| {
+            let (to, x) = &mut *lock(&panels[i]);
+            floats::interleave(x, columns, to.len() / columns, to);
+        });
+    }
+
+    /// The panels in order of tokens, where the grouping is [`Grouping::Float`].
+    pub(super) fn float_panels(&self) -> impl ExactSizeIterator<Item = FloatPanel<'_>> {
+        (0..self.tokens.div_ceil(MAX_WIDTH)).map(move |i| {
+            let first = i * MAX_WIDTH;
+            let width = panel_width(self.tokens - first);
+            FloatPanel {
+                width,
+                x: &self.floats[first * self.columns..][..width * self.columns],
+            }
+        })
     }
 
     /// The panels in order of tokens.

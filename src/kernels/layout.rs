@@ -88,6 +88,11 @@ impl Packed {
         self.shift
     }
 
+    /// Whether a scale is an f16 per 256 columns times a multiplier; where there are minimums, it is.
+    pub fn multiplied(&self) -> bool {
+        self.multiplied
+    }
+
     /// Bytes that one product reads.
     pub fn bytes(&self) -> usize {
         self.region.len()
@@ -161,12 +166,21 @@ impl RowGroup<'_> {
         }
     }
 
+    /// The multipliers that sums of activations meet: those of the minimums, where the matrix has minimums.
+    pub fn offset_multipliers(&self) -> &[[u8; ROWS]] {
+        match self.minimums {
+            [] => self.multipliers,
+            _ => self.minimum_multipliers,
+        }
+    }
+
     /// The scale of group `group` of `row`.
     pub fn scale(&self, row: usize, group: usize) -> f32 {
         factor(self.scales, self.multipliers, self.shared, row, group)
     }
 
     /// The minimum of group `group` of `row`, where the matrix has minimums.
+    #[cfg(test)]
     pub fn minimum(&self, row: usize, group: usize) -> Option<f32> {
         (!self.minimums.is_empty()).then(|| {
             factor(

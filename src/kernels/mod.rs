@@ -50,7 +50,7 @@ pub use activations::{Activations, Grouping};
 pub use isa::Isa;
 pub use threads::Threads;
 
-use floats::{FloatType, Floats};
+use floats::{FloatPanel, FloatType, Floats};
 use formats::block::BlockType;
 use kernel::{Kernel, MAX_WIDTH, Panel, ROWS};
 use layout::{PackError, Packed};
@@ -262,7 +262,7 @@ impl Matrix {
                     "{isa} {bits}-bit x{ROWS}, scale per {group}, activations per {activations}"
                 )
             }
-            Weights::Floats(w) => format!("{isa} {:?} x{}", w.ty, floats::ROWS),
+            Weights::Floats(w) => format!("{isa} {:?} x{ROWS}", w.ty),
         }
     }
 
@@ -337,26 +337,26 @@ impl Matrix {
         });
     }
 
+    /// Floats, for any number of tokens: as [`Matrix::multiply_tokens`].
     fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
         let (rows, tokens) = (weights.rows, x.tokens());
+        let panels: Vec<FloatPanel<'_>> = x.float_panels().collect();
+        let block = (COLUMN_BLOCK / (4 * MAX_WIDTH * weights.columns.max(1))).max(1);
         let y = Output::new(y);
-        for_chunks(rows.div_ceil(floats::ROWS), threads, |groups| {
-            for group in groups {
-                let first = group * floats::ROWS;
-                for token in (0..tokens).step_by(floats::TOKENS) {
-                    let count = floats::TOKENS.min(tokens - token);
-                    // The last token stands in for those behind the end.
-                    let x: [_; floats::TOKENS] =
-                        std::array::from_fn(|i| x.floats(token + i.min(count - 1)));
-                    let x = if count == 1 { &x[..1] } else { &x };
-                    let mut out = [[0.0; floats::TOKENS]; floats::ROWS];
-                    self.kernel
-                        .multiply_floats(weights.ty, weights.group(group), x, &mut out);
-                    for (row, out) in (first..rows).zip(&out) {
-                        for (token, out) in (token..token + count).zip(out) {
-                            let at = token * rows + row;
+        for_chunks(rows.div_ceil(ROWS), threads, |groups| {
+            let mut out = [[0.0; ROWS]; MAX_WIDTH];
+            for (i, panels) in panels.chunks(block).enumerate() {
+                for group in groups.clone() {
+                    for (j, panel) in panels.iter().enumerate() {
+                        let out = &mut out[..panel.width];
+                        self.kernel
+                            .multiply_floats(weights, group..group + 1, panel, out);
+                        let rows_here = ROWS.min(rows - group * ROWS);
+                        for (token, out) in ((i * block + j) * MAX_WIDTH..tokens).zip(out) {
+                            let at = token * rows + group * ROWS;
                             // SAFETY: the rows of this group belong to this chunk alone.
-                            unsafe { y.slice(at..at + 1) }.fill(*out);
+                            unsafe { y.slice(at..at + rows_here) }
+                                .copy_from_slice(&out[..rows_here]);
                         }
                     }
                 }

@@ -17,7 +17,7 @@
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
 use crate::kernels::activations::Grouping;
-use crate::kernels::floats::{self, FloatType, Piece};
+use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
 use crate::kernels::layout::{Packed, RowGroup};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
@@ -56,6 +56,7 @@ impl Kernel for Avx512Vnni {
     ) {
         let runs = Runs::new(weights.columns(), weights.group(), panel.group);
         let product = match panel.width {
+            width if weights.multiplied() => multiplied_of(weights.bits(), width),
             1 if runs.activation_inside => match (weights.bits(), runs.columns / STEP) {
                 (2, 2) => one_token::<2, 2, true>,
                 (2, _) => one_token::<2, 0, true>,
@@ -104,21 +105,20 @@ impl Kernel for Avx512Vnni {
 
     fn multiply_floats(
         &self,
-        ty: FloatType,
-        weights: &[u8],
-        x: &[&[Piece]],
-        out: &mut floats::Tile,
+        weights: &Floats,
+        groups: Range<usize>,
+        panel: &FloatPanel<'_>,
+        out: &mut [[f32; ROWS]],
     ) {
-        let multiply = match (ty, x.len()) {
-            (FloatType::F32, 1) => floats_tile::<4, 1>,
-            (FloatType::F32, _) => floats_tile::<4, 4>,
-            (FloatType::F16, 1) => floats_tile::<2, 1>,
-            (FloatType::F16, _) => floats_tile::<2, 4>,
-            (FloatType::Bf16, 1) => floats_tile::<0, 1>,
-            (FloatType::Bf16, _) => floats_tile::<0, 4>,
+        let product = match weights.ty {
+            FloatType::F32 => floats_of::<4>(panel.width),
+            FloatType::F16 => floats_of::<2>(panel.width),
+            FloatType::Bf16 => floats_of::<0>(panel.width),
         };
-        // SAFETY: as above.
-        unsafe { multiply(weights, x, out) }
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+            // SAFETY: as above.
+            unsafe { product(weights.group(group), panel.x, out) }
+        }
     }
 }
 
@@ -394,6 +394,134 @@ fn tokens<
     }
 }
 
+/// The product for a panel of `width` tokens where scales have multipliers.
+fn multiplied_of(bits: usize, width: usize) -> Product {
+    match (bits, width) {
+        (2, _) => multiplied_of_width::<2>(width),
+        (4, _) => multiplied_of_width::<4>(width),
+        (_, _) => multiplied_of_width::<6>(width),
+    }
+}
+
+fn multiplied_of_width<const BITS: usize>(width: usize) -> Product {
+    match width {
+        1 => multiplied::<BITS, 1, 1, 0>,
+        4 => multiplied::<BITS, 4, 4, 0>,
+        8 => multiplied::<BITS, 8, 8, 0>,
+        12 => multiplied_in_two::<BITS, 12, 4>,
+        _ => multiplied_in_two::<BITS, 16, 8>,
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn multiplied_in_two<const BITS: usize, const W: usize, const B: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let (first, second) = out.split_at_mut(8);
+    multiplied::<BITS, W, 8, 0>(group, shift, runs, panel, first);
+    multiplied::<BITS, W, B, 8>(group, shift, runs, panel, second);
+}
+
+/// `C` tokens from token `FIRST` on, of a panel of `W`, where scales have multipliers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn multiplied<const BITS: usize, const W: usize, const C: usize, const FIRST: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let Ok(out) = <&mut [[f32; ROWS]; C]>::try_from(out) else {
+        return;
+    };
+    let zero = _mm512_setzero_si512();
+    let steps = runs.columns / STEP;
+    let mut codes = group.codes.chunks_exact(steps * 32 * BITS);
+    let mut quads = panel.quads.as_chunks::<W>().0.chunks_exact(steps * 4);
+    let sums = panel.sums(runs.columns).as_chunks::<W>().0;
+    let scales = panel.scales.as_chunks::<W>().0;
+    *out = [[0.0; ROWS]; C];
+    for span in 0..runs.outer {
+        let mut totals = [zero; C];
+        let span_runs = span * runs.inner..(span + 1) * runs.inner;
+        for multipliers in &group.multipliers[span_runs.clone()] {
+            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
+                return;
+            };
+            let mut dots = [zero; C];
+            for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
+                if W == 1 {
+                    fetch(step);
+                }
+                let planes = unpack::<BITS>(step);
+                for c in 0..C {
+                    for l in 0..4 {
+                        let x = _mm512_set1_epi32(quads[l][FIRST + c]);
+                        dots[c] = _mm512_dpbusd_epi32(dots[c], planes[l], x);
+                    }
+                }
+            }
+            let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
+            for c in 0..C {
+                let total = _mm512_mullo_epi32(dots[c], multipliers);
+                totals[c] = _mm512_add_epi32(totals[c], total);
+            }
+        }
+        let multipliers = &group.offset_multipliers()[span_runs.clone()];
+        let offsets = offsets::<W, C, FIRST>(multipliers, &sums[span_runs]);
+        let scale = halves(&group.scales[span]);
+        for c in 0..C {
+            let partial = if let Some(shift) = shift {
+                let offset = _mm512_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
+                let total = _mm512_sub_epi32(totals[c], offset);
+                _mm512_mul_ps(_mm512_cvtepi32_ps(total), scale)
+            } else {
+                let minimum = halves(&group.minimums[span]);
+                let partial = _mm512_mul_ps(_mm512_cvtepi32_ps(totals[c]), scale);
+                _mm512_fnmadd_ps(minimum, _mm512_cvtepi32_ps(offsets[c]), partial)
+            };
+            let scale = _mm512_set1_ps(scales[span][FIRST + c]);
+            let result = _mm512_fmadd_ps(partial, scale, load_floats(&out[c]));
+            store(&mut out[c], result);
+        }
+    }
+}
+
+/// Sums of multiplier * sum of activations over the runs of a span. Both fit 16 bits, so two runs are one `vpdpwssd`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn offsets<const W: usize, const C: usize, const FIRST: usize>(
+    multipliers: &[[u8; ROWS]],
+    sums: &[[i32; W]],
+) -> [__m512i; C] {
+    let mut offsets = [_mm512_setzero_si512(); C];
+    for (multipliers, sums) in multipliers.chunks(2).zip(sums.chunks(2)) {
+        let a = load_bytes(&multipliers[0]);
+        let b = multipliers
+            .get(1)
+            .map_or(_mm_setzero_si128(), |bytes| load_bytes(bytes));
+        let pairs = _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
+        let pairs = _mm512_cvtepi8_epi16(pairs);
+        for c in 0..C {
+            let second = sums.get(1).map_or(0, |sums| sums[FIRST + c]);
+            let sums = _mm512_set1_epi32(sums[0][FIRST + c] & 0xFFFF | second << 16);
+            offsets[c] = _mm512_dpwssd_epi32(offsets[c], pairs, sums);
+        }
+    }
+    offsets
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_bytes(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: 16 bytes are there.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
 /// The four planes of a step, each code in its byte.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -579,36 +707,63 @@ fn first_of_magnitude(x: &[[f32; 16]], largest: f32) -> f32 {
     0.0
 }
 
-/// Four rows times `T` tokens. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+/// A row group of floats times a panel.
+type FloatProduct = unsafe fn(&[u8], &[f32], &mut [[f32; ROWS]]);
+
+/// The product for a panel of `width` tokens. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+fn floats_of<const KIND: usize>(width: usize) -> FloatProduct {
+    match width {
+        1 => floats_tile::<KIND, 1, 1, 0>,
+        4 => floats_tile::<KIND, 4, 4, 0>,
+        8 => floats_tile::<KIND, 8, 8, 0>,
+        12 => floats_in_two::<KIND, 12, 4>,
+        _ => floats_in_two::<KIND, 16, 8>,
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-fn floats_tile<const KIND: usize, const T: usize>(
+fn floats_in_two<const KIND: usize, const W: usize, const B: usize>(
     weights: &[u8],
-    x: &[&[Piece]],
-    out: &mut floats::Tile,
+    x: &[f32],
+    out: &mut [[f32; ROWS]],
+) {
+    let (first, second) = out.split_at_mut(8);
+    floats_tile::<KIND, W, 8, 0>(weights, x, first);
+    floats_tile::<KIND, W, B, 8>(weights, x, second);
+}
+
+/// `C` tokens from token `FIRST` on, of a panel of `W`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+fn floats_tile<const KIND: usize, const W: usize, const C: usize, const FIRST: usize>(
+    weights: &[u8],
+    x: &[f32],
+    out: &mut [[f32; ROWS]],
 ) {
     let bytes = if KIND == 4 { 64 } else { 32 };
-    let Ok(x) = <&[&[Piece]; T]>::try_from(x) else {
-        return;
-    };
-    let mut lanes = [[_mm512_setzero_ps(); T]; 4];
-    for (i, rows) in weights.chunks_exact(4 * bytes).enumerate() {
-        let mut activations = [_mm512_setzero_ps(); T];
-        for t in 0..T {
-            activations[t] = load_floats(&x[t][i]);
+    let mut chains = [[_mm512_setzero_ps(); C]; 2];
+    let (pairs, last) = x.as_chunks::<W>().0.as_chunks::<2>();
+    let mut columns = weights.chunks_exact(2 * bytes);
+    for (x, weights) in pairs.iter().zip(&mut columns) {
+        if W == 1 {
+            fetch(weights);
         }
-        for r in 0..4 {
-            let weights = widen::<KIND>(&rows[r * bytes..][..bytes]);
-            for t in 0..T {
-                lanes[r][t] = _mm512_fmadd_ps(weights, activations[t], lanes[r][t]);
+        for chain in 0..2 {
+            let weights = widen::<KIND>(&weights[chain * bytes..][..bytes]);
+            for c in 0..C {
+                let x = _mm512_set1_ps(x[chain][FIRST + c]);
+                chains[chain][c] = _mm512_fmadd_ps(weights, x, chains[chain][c]);
             }
         }
     }
-    for r in 0..4 {
-        for t in 0..T {
-            let mut sums = [0.0; 16];
-            store(&mut sums, lanes[r][t]);
-            out[r][t] = floats::sum_of_lanes(sums);
+    if let [x] = last {
+        let weights = widen::<KIND>(columns.remainder());
+        for c in 0..C {
+            let x = _mm512_set1_ps(x[FIRST + c]);
+            chains[0][c] = _mm512_fmadd_ps(weights, x, chains[0][c]);
         }
+    }
+    for (c, out) in out.iter_mut().enumerate() {
+        store(out, _mm512_add_ps(chains[0][c], chains[1][c]));
     }
 }
 
