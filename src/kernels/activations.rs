@@ -13,7 +13,7 @@
 //! row length: rows at a stride of a power of two would fall into the same few cache sets.
 
 use super::Isa;
-use super::floats::{LANES, Piece};
+use super::floats::{self, FloatPanel};
 use super::kernel::{Kernel, MAX_WIDTH, Panel, STEP};
 use super::threads::{Threads, lock};
 use std::ops::Range;
@@ -49,7 +49,7 @@ pub struct Activations {
     grouping: Grouping,
     columns: usize,
     tokens: usize,
-    floats: Vec<Piece>,
+    floats: Vec<f32>,
     quads: Vec<i32>,
     scales: Vec<f32>,
     sums: Vec<i32>,
@@ -102,12 +102,6 @@ impl Activations {
         self.tokens
     }
 
-    /// The activations of a token themselves, where the grouping is [`Grouping::Float`].
-    pub(super) fn floats(&self, token: usize) -> &[Piece] {
-        let pieces = self.columns.div_ceil(LANES);
-        &self.floats[token * pieces..][..pieces]
-    }
-
     /// Take `x` (tokens, columns).
     ///
     /// A NaN becomes code 0, as in ggml; a group with an infinity gets a scale that makes the product NaN or infinite.
@@ -128,17 +122,7 @@ impl Activations {
         (self.grouping, self.columns) = (grouping, columns);
         self.tokens = x.len().checked_div(columns).unwrap_or(0);
         if grouping == Grouping::Float {
-            self.floats.clear();
-            for x in x.chunks_exact(columns.max(1)) {
-                let (whole, rest) = x.as_chunks::<LANES>();
-                self.floats.extend_from_slice(whole);
-                if !rest.is_empty() {
-                    let mut piece = [0.0; LANES];
-                    piece[..rest.len()].copy_from_slice(rest);
-                    self.floats.push(piece);
-                }
-            }
-            return;
+            return self.take_floats(x, threads);
         }
         let kernel = self.isa.kernel().expect("checked when it was made");
         let padded: usize = self.panels().map(|(_, width)| width).sum();
@@ -181,6 +165,25 @@ impl Activations {
         });
     }
 
+    /// Interleave `x` as it is.
+    fn take_floats(&mut self, x: &[f32], threads: &Threads) {
+        let columns = self.columns;
+        let padded: usize = self.panels().map(|(_, width)| width).sum();
+        self.floats.clear();
+        self.floats.resize(padded * columns, 0.0);
+        let panel = (MAX_WIDTH * columns).max(1);
+        let panels: Vec<_> = self
+            .floats
+            .chunks_mut(panel)
+            .zip(x.chunks(panel))
+            .map(Mutex::new)
+            .collect();
+        threads.run(panels.len(), |i| {
+            let (to, x) = &mut *lock(&panels[i]);
+            floats::interleave(x, columns, to.len() / columns, to);
+        });
+    }
+
     /// The tokens of each panel, and how many are interleaved there.
     pub(super) fn panels(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
         let tokens = self.tokens;
@@ -188,6 +191,16 @@ impl Activations {
             let width = panel_width(tokens - first);
             (first..tokens.min(first + MAX_WIDTH), width)
         })
+    }
+
+    /// Panel `index`, where the grouping is [`Grouping::Float`].
+    pub(super) fn float_panel(&self, index: usize) -> FloatPanel<'_> {
+        let first = index * MAX_WIDTH;
+        let width = panel_width(self.tokens - first);
+        FloatPanel {
+            width,
+            x: &self.floats[first * self.columns..][..width * self.columns],
+        }
     }
 
     /// Some columns of panel `index`, whole groups, with the sums of runs of `run` of them.

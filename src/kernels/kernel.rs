@@ -12,10 +12,20 @@
 //!         partial = fma(dot, scale of the inner run, partial)                                              f32
 //!     result = fma(partial, scale of the outer run, result)                                                f32
 //! ```
+//! Where scales are an f16 times multipliers (K types), those are applied to the integers. A span is the 256 columns of
+//! an f16, and of an activation scale:
+//!
+//! ```text
+//! for each span:
+//!     total  = sum over its runs of multiplier * (sum over the run of stored code * activation)            exact, i32
+//!     offset = sum over its runs of multiplier, or of the minimum's, * sum of activations                   exact, i32
+//!     partial = (total - 2^shift * offset) * scale     or     fma(-minimum, offset, total * scale)         f32
+//!     result = fma(partial, scale of the activations, result)                                              f32
+//! ```
 //! The order of the f32 operations is part of the contract, so every kernel gives the same bits, for one token or many.
 
 use super::activations::Grouping;
-use super::floats::{self, FloatType};
+use super::floats::{FloatPanel, Floats};
 use super::layout::Strip;
 use std::ops::Range;
 
@@ -57,13 +67,13 @@ pub(super) trait Kernel: Sync {
         None
     }
 
-    /// A group of four rows times one or four tokens, see [`floats`]: `out[row][token]`.
+    /// The same for a matrix of floats, see [`super::floats`].
     fn multiply_floats(
         &self,
-        ty: FloatType,
-        weights: &[u8],
-        x: &[&[floats::Piece]],
-        out: &mut floats::Tile,
+        weights: &Floats,
+        groups: Range<usize>,
+        panel: &FloatPanel<'_>,
+        out: &mut [[f32; ROWS]],
     );
 }
 

@@ -113,11 +113,6 @@ impl Packed {
         self.region.len()
     }
 
-    /// Number of row groups; the last may have fewer than 16 rows that count.
-    pub fn row_groups(&self) -> usize {
-        self.format.row_groups()
-    }
-
     /// The strips from left to right.
     pub fn strips(&self) -> impl Iterator<Item = Strip<'_>> {
         let mut rest: &[u8] = &self.region;
@@ -137,6 +132,7 @@ fn strips(columns: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl Format {
+    /// Number of row groups; the last may have fewer than 16 rows that count.
     fn row_groups(&self) -> usize {
         self.rows.div_ceil(ROWS)
     }
@@ -220,6 +216,11 @@ impl<'a> Strip<'a> {
         self.format.shift
     }
 
+    /// Whether a scale is an f16 per 256 columns times a multiplier; where there are minimums, it is.
+    pub fn multiplied(&self) -> bool {
+        self.format.multiplied
+    }
+
     /// Row group `index`.
     pub fn row_group(&self, index: usize) -> RowGroup<'a> {
         fn part<T>(all: &[T], index: usize, length: usize) -> &[T] {
@@ -256,12 +257,21 @@ impl RowGroup<'_> {
         }
     }
 
+    /// The multipliers that sums of activations meet: those of the minimums, where the matrix has minimums.
+    pub fn offset_multipliers(&self) -> &[[u8; ROWS]] {
+        match self.minimums {
+            [] => self.multipliers,
+            _ => self.minimum_multipliers,
+        }
+    }
+
     /// The scale of group `group` of `row`.
     pub fn scale(&self, row: usize, group: usize) -> f32 {
         factor(self.scales, self.multipliers, self.shared, row, group)
     }
 
     /// The minimum of group `group` of `row`, where the matrix has minimums.
+    #[cfg(test)]
     pub fn minimum(&self, row: usize, group: usize) -> Option<f32> {
         (!self.minimums.is_empty()).then(|| {
             factor(
