@@ -17,7 +17,7 @@
 use super::activations::Grouping;
 use super::floats::{FloatPanel, FloatType, Floats};
 use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use super::layout::{Packed, RowGroup};
+use super::layout::{RowGroup, Strip};
 use super::scalar::{scales_k, scales_q8_0};
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -53,12 +53,12 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
-        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let (group, shift) = (weights.row_group(group), weights.shift());
             match group.bits {
@@ -135,7 +135,6 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     out: &mut [[f32; ROWS]],
 ) {
     let width = panel.width;
-    let sums = panel.sums(runs.columns);
     // Signed 8-bit codes have lost their offset already.
     let unit = if BITS == 8 {
         0
@@ -146,6 +145,13 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
     let zero = splat(0.0);
     let mut results: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
+    for (q, results) in results.iter_mut().enumerate() {
+        for (out, result) in out[first..].iter().zip(results) {
+            let from = &out.as_chunks::<4>().0[q];
+            // SAFETY: 4 floats are there.
+            *result = unsafe { vld1q_f32(from.as_ptr()) };
+        }
+    }
     let mut run = 0;
     for outer in 0..runs.outer {
         let mut partials: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
@@ -159,7 +165,7 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
             };
             for c in 0..C {
                 let at = run * width + first + c;
-                let (sum, activation_scale) = (sums[at], panel.scales.get(at));
+                let (sum, activation_scale) = (panel.sums[at], panel.scales.get(at));
                 for q in 0..QUARTERS {
                     // SAFETY: arithmetic on registers, which every AArch64 CPU has.
                     partials[q][c] = unsafe {
@@ -211,12 +217,10 @@ fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
     out: &mut [[f32; ROWS]],
 ) {
     let width = panel.width;
-    let sums = panel.sums(runs.columns);
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
     let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
     // SAFETY: arithmetic on registers.
     let none = unsafe { vdupq_n_s32(0) };
-    let mut results: Square<float32x4_t, C> = [[splat(0.0); C]; QUARTERS];
     for span in 0..runs.outer {
         let mut totals: Square<int32x4_t, C> = [[none; C]; QUARTERS];
         let mut offsets = totals;
@@ -232,7 +236,7 @@ fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
                 let multiplier = four_multipliers(&group.multipliers[run], q);
                 let of_offset = four_multipliers(&group.offset_multipliers()[run], q);
                 for c in 0..C {
-                    let sum = sums[run * width + first + c];
+                    let sum = panel.sums[run * width + first + c];
                     // SAFETY: arithmetic on registers.
                     unsafe {
                         totals[q][c] = vmlaq_s32(totals[q][c], dots[q][c], multiplier);
@@ -246,8 +250,9 @@ fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
             let scale = factor(group.scales);
             for c in 0..C {
                 let (total, offset) = (totals[q][c], offsets[q][c]);
-                // SAFETY: arithmetic on registers.
-                results[q][c] = unsafe {
+                let result = &mut out[first + c].as_chunks_mut::<4>().0[q];
+                // SAFETY: arithmetic on registers, and 4 floats are there.
+                let sum = unsafe {
                     let partial = match shift {
                         Some(shift) => {
                             let offset = vshlq_s32(offset, vdupq_n_s32(shift as i32));
@@ -259,14 +264,10 @@ fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
                         }
                     };
                     let scale = splat(panel.scales[span * width + first + c]);
-                    vfmaq_f32(results[q][c], partial, scale)
+                    vfmaq_f32(vld1q_f32(result.as_ptr()), partial, scale)
                 };
+                store(result, sum);
             }
-        }
-    }
-    for (q, results) in results.into_iter().enumerate() {
-        for (out, result) in out[first..].iter_mut().zip(results) {
-            store(&mut out.as_chunks_mut().0[q], result);
         }
     }
 }

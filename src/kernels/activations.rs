@@ -16,6 +16,7 @@ use super::Isa;
 use super::floats::{self, FloatPanel};
 use super::kernel::{Kernel, MAX_WIDTH, Panel, STEP};
 use super::threads::{Threads, lock};
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// How activations share scales.
@@ -124,7 +125,7 @@ impl Activations {
             return self.take_floats(x, threads);
         }
         let kernel = self.isa.kernel().expect("checked when it was made");
-        let padded: usize = panel_widths(self.tokens).sum();
+        let padded: usize = self.panels().map(|(_, width)| width).sum();
         let sums = sums_per_token(columns, group);
         self.quads.resize(padded * columns / 4, 0);
         self.scales.resize(padded * columns / group, 0.0);
@@ -167,7 +168,7 @@ impl Activations {
     /// Interleave `x` as it is.
     fn take_floats(&mut self, x: &[f32], threads: &Threads) {
         let columns = self.columns;
-        let padded: usize = panel_widths(self.tokens).sum();
+        let padded: usize = self.panels().map(|(_, width)| width).sum();
         self.floats.clear();
         self.floats.resize(padded * columns, 0.0);
         let panel = (MAX_WIDTH * columns).max(1);
@@ -183,34 +184,43 @@ impl Activations {
         });
     }
 
-    /// The panels in order of tokens, where the grouping is [`Grouping::Float`].
-    pub(super) fn float_panels(&self) -> impl ExactSizeIterator<Item = FloatPanel<'_>> {
-        (0..self.tokens.div_ceil(MAX_WIDTH)).map(move |i| {
-            let first = i * MAX_WIDTH;
-            let width = panel_width(self.tokens - first);
-            FloatPanel {
-                width,
-                x: &self.floats[first * self.columns..][..width * self.columns],
-            }
+    /// The tokens of each panel, and how many are interleaved there.
+    pub(super) fn panels(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let tokens = self.tokens;
+        (0..tokens).step_by(MAX_WIDTH).map(move |first| {
+            let width = panel_width(tokens - first);
+            (first..tokens.min(first + MAX_WIDTH), width)
         })
     }
 
-    /// The panels in order of tokens.
-    pub(super) fn panels(&self) -> impl ExactSizeIterator<Item = Panel<'_>> + Clone {
-        let group = self.grouping.group();
-        let (per_quads, per_scales) = (self.columns / 4, self.columns / group);
-        let per_sums = sums_per_token(self.columns, group);
-        (0..self.tokens.div_ceil(MAX_WIDTH)).map(move |i| {
-            let first = i * MAX_WIDTH;
-            let width = panel_width(self.tokens - first);
-            Panel {
-                width,
-                group,
-                quads: &self.quads[first * per_quads..][..width * per_quads],
-                scales: &self.scales[first * per_scales..][..width * per_scales],
-                sums: &self.sums[first * per_sums..][..width * per_sums],
-            }
-        })
+    /// Panel `index`, where the grouping is [`Grouping::Float`].
+    pub(super) fn float_panel(&self, index: usize) -> FloatPanel<'_> {
+        let first = index * MAX_WIDTH;
+        let width = panel_width(self.tokens - first);
+        FloatPanel {
+            width,
+            x: &self.floats[first * self.columns..][..width * self.columns],
+        }
+    }
+
+    /// Some columns of panel `index`, whole groups, with the sums of runs of `run` of them.
+    pub(super) fn panel(&self, index: usize, columns: Range<usize>, run: usize) -> Panel<'_> {
+        let (first, group) = (index * MAX_WIDTH, self.grouping.group());
+        let width = panel_width(self.tokens - first);
+        // A number for each `each` columns, in lists of `list` numbers a token, of which the first `skip` are others.
+        let range = |each: usize, list: usize, skip: usize| {
+            let number = |column: usize| first * list + (skip + column / each) * width;
+            number(columns.start)..number(columns.end)
+        };
+        let shorter: usize = run_lengths(run).map(|run| self.columns / run).sum();
+        let skip = shorter - self.columns / run;
+        Panel {
+            width,
+            group,
+            quads: &self.quads[range(4, self.columns / 4, 0)],
+            scales: &self.scales[range(group, self.columns / group, 0)],
+            sums: &self.sums[range(run, sums_per_token(self.columns, group), skip)],
+        }
     }
 }
 
@@ -221,12 +231,6 @@ fn panel_width(tokens: usize) -> usize {
         2..=12 => tokens.next_multiple_of(4),
         _ => MAX_WIDTH,
     }
-}
-
-fn panel_widths(tokens: usize) -> impl Iterator<Item = usize> {
-    (0..tokens)
-        .step_by(MAX_WIDTH)
-        .map(move |first| panel_width(tokens - first))
 }
 
 /// Number of sums over runs of 16, 32 ... `group` columns.

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! outer run = the longer of weight group and activation group,  inner run = the shorter
-//! for each outer run:
+//! result = 0
+//! for each strip, for each outer run:
 //!     partial = 0
 //!     for each inner run in it:
 //!         dot     = sum over the inner run of stored code * activation  -  2^shift * sum of activations     exact, i32
@@ -25,7 +26,7 @@
 
 use super::activations::Grouping;
 use super::floats::{FloatPanel, Floats};
-use super::layout::Packed;
+use super::layout::Strip;
 use std::ops::Range;
 
 /// Rows that are interleaved: one 512-bit vector holds one 32-bit sum for each.
@@ -40,10 +41,11 @@ pub(super) trait Kernel: Sync {
     /// Its instruction set, as in reports.
     fn name(&self) -> &'static str;
 
-    /// The product of the row groups `groups` with a panel: `out[(g - groups.start) * panel.width + token][row]`.
+    /// Add the product of the row groups `groups` with the activations of the strip's columns:
+    /// `out[(g - groups.start) * panel.width + token][row]` is `result` above, before and after.
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
@@ -75,7 +77,7 @@ pub(super) trait Kernel: Sync {
     );
 }
 
-/// Up to 16 tokens, quantized and interleaved.
+/// Some columns of up to 16 tokens, quantized and interleaved.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'a> {
     /// Tokens interleaved: 1, 4, 8, 12 or 16. Tokens that are not there are zero.
@@ -86,27 +88,8 @@ pub(super) struct Panel<'a> {
     pub quads: &'a [i32],
     /// `scales[g * width + token]`: the scale of activation group g.
     pub scales: &'a [f32],
-    /// Sums over runs of 16, 32, 64 ... activations, see [`Panel::sums`].
+    /// `sums[r * width + token]`: the sum of the activations of inner run r.
     pub sums: &'a [i32],
-}
-
-impl<'a> Panel<'a> {
-    /// `[r * width + token]`: the sum of the activations of run r, for runs of `run` columns (16, 32, ... `group`).
-    pub fn sums(&self, run: usize) -> &'a [i32] {
-        let columns = self.quads.len() / self.width * 4;
-        let mut start = 0;
-        let mut length = STEP;
-        while length < run {
-            start += columns / length * self.width;
-            length *= 2;
-        }
-        assert!(
-            length == run && run <= self.group,
-            "sums of {run} in groups of {}",
-            self.group
-        );
-        &self.sums[start..][..columns / run * self.width]
-    }
 }
 
 /// How inner and outer runs follow from the two groups.

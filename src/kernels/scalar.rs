@@ -3,7 +3,7 @@
 use super::activations::Grouping;
 use super::floats::{FloatPanel, Floats};
 use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use super::layout::{Packed, RowGroup};
+use super::layout::{RowGroup, Strip};
 use half::f16;
 use std::ops::Range;
 
@@ -17,20 +17,20 @@ impl Kernel for Scalar {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let group = weights.row_group(group);
-            let product = match weights.multiplied() {
-                true => multiplied_product,
-                false => product,
+            let add = match weights.multiplied() {
+                true => add_multiplied_product,
+                false => add_product,
             };
             for (token, out) in out.iter_mut().enumerate() {
                 for (row, out) in out.iter_mut().enumerate() {
-                    *out = product(weights, &group, row, panel, token);
+                    *out = add(*out, weights, &group, row, panel, token);
                 }
             }
         }
@@ -85,21 +85,20 @@ impl Kernel for Scalar {
     }
 }
 
-/// The product of one row with one token, see [`super::kernel`].
-fn product(
-    weights: &Packed,
+/// `result` and the product of one row with one token, see [`super::kernel`].
+fn add_product(
+    mut result: f32,
+    weights: &Strip<'_>,
     group: &RowGroup<'_>,
     row: usize,
     panel: &Panel<'_>,
     token: usize,
 ) -> f32 {
-    let runs = Runs::new(weights.columns(), weights.group(), panel.group);
-    let sums = panel.sums(runs.columns);
-    let mut result = 0.0f32;
+    let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
     for outer in 0..runs.outer {
         let mut partial = 0.0f32;
         for run in outer * runs.inner..(outer + 1) * runs.inner {
-            let sum = sums[run * panel.width + token];
+            let sum = panel.sums[run * panel.width + token];
             let offset = weights.shift().map_or(0, |shift| sum << shift);
             let dot = dot(group, row, panel, token, run, runs) - offset;
             let inner_scale = match runs.activation_inside {
@@ -117,24 +116,24 @@ fn product(
     result
 }
 
-/// The product of one row with one token, where scales have multipliers.
-fn multiplied_product(
-    weights: &Packed,
+/// The same, where scales have multipliers.
+fn add_multiplied_product(
+    mut result: f32,
+    weights: &Strip<'_>,
     group: &RowGroup<'_>,
     row: usize,
     panel: &Panel<'_>,
     token: usize,
 ) -> f32 {
-    let runs = Runs::new(weights.columns(), weights.group(), panel.group);
-    let sums = panel.sums(runs.columns);
+    let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
     let f16 = |f16s: &[u8; 2 * ROWS]| f16::from_le_bytes(f16s.as_chunks().0[row]).to_f32();
-    let mut result = 0.0f32;
     for span in 0..runs.outer {
         let (mut total, mut offset) = (0, 0);
         for run in span * runs.inner..(span + 1) * runs.inner {
             let multiplier = |of: &[[u8; ROWS]]| i32::from(of[run][row] as i8);
             total += multiplier(group.multipliers) * dot(group, row, panel, token, run, runs);
-            offset += multiplier(group.offset_multipliers()) * sums[run * panel.width + token];
+            offset +=
+                multiplier(group.offset_multipliers()) * panel.sums[run * panel.width + token];
         }
         let scale = f16(&group.scales[span]);
         let partial = match weights.shift() {

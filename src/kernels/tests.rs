@@ -1,6 +1,7 @@
 //! One suite for every kernel: its bits are the scalar kernel's bits, and the scalar kernel is near the f64 product.
 
 use super::kernel::{Kernel, MAX_WIDTH, ROWS, STEP};
+use super::layout::STRIP;
 use super::scalar::Scalar;
 use super::*;
 
@@ -133,9 +134,10 @@ fn every_kernel_equals_scalar_at_every_edge() {
     );
     for ty in TYPES {
         for rows in [1, 15, 16, 17, 33] {
-            for blocks in 1..=5 {
+            for blocks in 1..=6 {
                 let columns = match FloatType::of(ty) {
-                    Some(_) => 21 * blocks, // ends inside a vector
+                    Some(_) => 21 * blocks,                          // ends inside a vector
+                    None if blocks == 6 => 2 * STRIP + ty.weights(), // in strips
                     None => blocks * ty.weights(),
                 };
                 let bytes = random_blocks(&mut random, ty, rows * columns);
@@ -166,7 +168,7 @@ fn every_kernel_equals_scalar_at_every_edge() {
 fn packed_weights_are_those_of_the_file() {
     let mut random = Random(5);
     for ty in TYPES.into_iter().filter(|&ty| FloatType::of(ty).is_none()) {
-        let (rows, columns) = (19, 512);
+        let (rows, columns) = (19, STRIP + 512);
         let bytes = random_blocks(&mut random, ty, rows * columns);
         let Ok(packed) = layout::pack(ty, rows, columns, &bytes) else {
             panic!("{ty}")
@@ -177,11 +179,15 @@ fn packed_weights_are_those_of_the_file() {
             .enumerate()
         {
             ty.dequantize_row(bytes, &mut weights).unwrap();
-            let (group, lane) = (packed.row_group(row / ROWS), row % ROWS);
+            let strips: Vec<_> = packed.strips().collect();
             for (column, weight) in weights.iter().enumerate() {
+                let strip = &strips[column / STRIP];
+                assert!(strip.columns().contains(&column));
+                let (group, lane) = (strip.row_group(row / ROWS), row % ROWS);
+                let column = column % STRIP;
                 let run = column / packed.group();
                 let code = i32::from(group.code(lane, column));
-                let found = match (packed.shift(), group.minimum(lane, run)) {
+                let found = match (strip.shift(), group.minimum(lane, run)) {
                     (Some(shift), _) => group.scale(lane, run) * (code - (1 << shift)) as f32,
                     (None, minimum) => group.scale(lane, run) * code as f32 - minimum.unwrap(),
                 };

@@ -19,7 +19,7 @@
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use crate::kernels::layout::{Packed, RowGroup};
+use crate::kernels::layout::{RowGroup, Strip};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -49,12 +49,12 @@ impl Kernel for Avx512Vnni {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
-        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         let product = match panel.width {
             width if weights.multiplied() => multiplied_of(weights.bits(), width),
             1 if runs.activation_inside => match (weights.bits(), runs.columns / STEP) {
@@ -67,6 +67,8 @@ impl Kernel for Avx512Vnni {
                 (2, 1) => one_token::<2, 1, false>,
                 (2, 2) => one_token::<2, 2, false>,
                 (2, 4) => one_token::<2, 4, false>,
+                (2, 8) => one_token::<2, 8, false>,
+                (2, 16) => one_token::<2, 16, false>,
                 (2, _) => one_token::<2, 0, false>,
                 (4, _) => one_token::<4, 0, false>,
                 (6, _) => one_token::<6, 0, false>,
@@ -196,9 +198,9 @@ fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
     let (code_bytes, quad_count) = (steps * 32 * BITS, steps * 4);
     let codes = group.codes.chunks_exact(runs.inner * code_bytes);
     let quads = panel.quads.chunks_exact(runs.inner * quad_count);
-    let sums = panel.sums(runs.columns).chunks_exact(runs.inner);
+    let sums = panel.sums.chunks_exact(runs.inner);
     let unit = shift.map_or(0, |shift| 1 << shift);
-    let mut result = _mm512_setzero_ps();
+    let mut result = load_floats(&out[0]);
     for (outer, ((codes, quads), sums)) in codes.zip(quads).zip(sums).enumerate() {
         let first = outer * runs.inner;
         let inner = codes
@@ -240,6 +242,7 @@ fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
 fn run<const BITS: usize, const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
     match (BITS, STEPS) {
         (2, 1 | 2 | 4) => dot_by_places::<STEPS>(codes, quads, start),
+        (2, 8 | 16) => dot_of_steps::<STEPS>(codes, quads, start),
         _ => dot::<BITS>(codes, quads, start),
     }
 }
@@ -296,6 +299,32 @@ fn dot_by_places<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) ->
     sum
 }
 
+/// The same for 2-bit codes and a long run: two sums for each place, taken in turn, hide the latency of `vpdpbusd`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_of_steps<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    let mut sums = [[zero; 2]; 4];
+    sums[0][0] = _mm512_set1_epi32(start);
+    let codes = codes.as_chunks::<64>().0.as_chunks::<STEPS>().0;
+    let quads = quads.as_chunks::<4>().0.as_chunks::<STEPS>().0;
+    let ([codes], [quads]) = (codes, quads) else {
+        return zero;
+    };
+    for i in 0..STEPS {
+        let planes = in_place(&codes[i]);
+        for l in 0..4 {
+            let activations = _mm512_set1_epi32(quads[i][l]);
+            sums[l][i % 2] = _mm512_dpbusd_epi32(sums[l][i % 2], planes[l], activations);
+        }
+    }
+    let [a, b, c, d] = sums.map(|[even, odd]| _mm512_add_epi32(even, odd));
+    _mm512_add_epi32(
+        _mm512_add_epi32(a, _mm512_srai_epi32(b, 2)),
+        _mm512_add_epi32(_mm512_srai_epi32(c, 4), _mm512_srai_epi32(d, 6)),
+    )
+}
+
 /// `C` tokens from token `FIRST` on, of a panel of `W`. `NESTED`: there are several inner runs in an outer one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn tokens<
@@ -321,10 +350,9 @@ fn tokens<
         .as_chunks::<W>()
         .0
         .chunks_exact(runs.columns / 4);
-    let sums = panel.sums(runs.columns).as_chunks::<W>().0;
+    let sums = panel.sums.as_chunks::<W>().0;
     let scales = panel.scales.as_chunks::<W>().0;
     let zero = _mm512_setzero_si512();
-    *out = [[0.0; ROWS]; C];
     let mut run = 0;
     for outer in 0..runs.outer {
         let mut partials = [_mm512_setzero_ps(); C];
@@ -333,18 +361,6 @@ fn tokens<
                 return;
             };
             let mut dots = [zero; C];
-            if shift.is_some() {
-                for c in 0..C {
-                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
-                    let sum = match BITS {
-                        2 => sum,
-                        4 => _mm512_slli_epi32::<3>(sum),
-                        6 => _mm512_slli_epi32::<5>(sum),
-                        _ => _mm512_slli_epi32::<7>(sum),
-                    };
-                    dots[c] = _mm512_sub_epi32(zero, sum);
-                }
-            }
             for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
                 let planes = unpack::<BITS>(step);
                 for l in 0..4 {
@@ -355,6 +371,18 @@ fn tokens<
                             _mm512_set1_epi32(quads[l][FIRST + c]),
                         );
                     }
+                }
+            }
+            if shift.is_some() {
+                for c in 0..C {
+                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
+                    let sum = match BITS {
+                        2 => sum,
+                        4 => _mm512_slli_epi32::<3>(sum),
+                        6 => _mm512_slli_epi32::<5>(sum),
+                        _ => _mm512_slli_epi32::<7>(sum),
+                    };
+                    dots[c] = _mm512_sub_epi32(dots[c], sum);
                 }
             }
             if runs.activation_inside {
@@ -396,85 +424,68 @@ fn tokens<
 
 /// The product for a panel of `width` tokens where scales have multipliers.
 fn multiplied_of(bits: usize, width: usize) -> Product {
-    match (bits, width) {
-        (2, _) => multiplied_of_width::<2>(width),
-        (4, _) => multiplied_of_width::<4>(width),
-        (_, _) => multiplied_of_width::<6>(width),
+    match bits {
+        2 => multiplied_of_width::<2>(width),
+        4 => multiplied_of_width::<4>(width),
+        _ => multiplied_of_width::<6>(width),
     }
 }
 
 fn multiplied_of_width<const BITS: usize>(width: usize) -> Product {
     match width {
-        1 => multiplied::<BITS, 1, 1, 0>,
-        4 => multiplied::<BITS, 4, 4, 0>,
-        8 => multiplied::<BITS, 8, 8, 0>,
-        12 => multiplied_in_two::<BITS, 12, 4>,
-        _ => multiplied_in_two::<BITS, 16, 8>,
+        1 => multiplied::<BITS, 1>,
+        4 => multiplied::<BITS, 4>,
+        8 => multiplied::<BITS, 8>,
+        12 => multiplied::<BITS, 12>,
+        _ => multiplied::<BITS, 16>,
     }
 }
 
+/// A panel of `W` tokens where scales have multipliers. They are applied to every step, also where a run has several:
+/// then only the totals have to stay in registers, and no product waits for that of another step.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn multiplied_in_two<const BITS: usize, const W: usize, const B: usize>(
+fn multiplied<const BITS: usize, const W: usize>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let (first, second) = out.split_at_mut(8);
-    multiplied::<BITS, W, 8, 0>(group, shift, runs, panel, first);
-    multiplied::<BITS, W, B, 8>(group, shift, runs, panel, second);
-}
-
-/// `C` tokens from token `FIRST` on, of a panel of `W`, where scales have multipliers.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn multiplied<const BITS: usize, const W: usize, const C: usize, const FIRST: usize>(
-    group: &RowGroup<'_>,
-    shift: Option<u32>,
-    runs: Runs,
-    panel: &Panel<'_>,
-    out: &mut [[f32; ROWS]],
-) {
-    let Ok(out) = <&mut [[f32; ROWS]; C]>::try_from(out) else {
+    let Ok(out) = <&mut [[f32; ROWS]; W]>::try_from(out) else {
         return;
     };
     let zero = _mm512_setzero_si512();
     let steps = runs.columns / STEP;
     let mut codes = group.codes.chunks_exact(steps * 32 * BITS);
     let mut quads = panel.quads.as_chunks::<W>().0.chunks_exact(steps * 4);
-    let sums = panel.sums(runs.columns).as_chunks::<W>().0;
+    let sums = panel.sums.as_chunks::<W>().0;
     let scales = panel.scales.as_chunks::<W>().0;
-    *out = [[0.0; ROWS]; C];
     for span in 0..runs.outer {
-        let mut totals = [zero; C];
+        let mut totals = [zero; W];
         let span_runs = span * runs.inner..(span + 1) * runs.inner;
         for multipliers in &group.multipliers[span_runs.clone()] {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
                 return;
             };
-            let mut dots = [zero; C];
+            let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
             for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
                 if W == 1 {
                     fetch(step);
                 }
                 let planes = unpack::<BITS>(step);
-                for c in 0..C {
+                for c in 0..W {
+                    let mut dot = zero;
                     for l in 0..4 {
-                        let x = _mm512_set1_epi32(quads[l][FIRST + c]);
-                        dots[c] = _mm512_dpbusd_epi32(dots[c], planes[l], x);
+                        dot = _mm512_dpbusd_epi32(dot, planes[l], _mm512_set1_epi32(quads[l][c]));
                     }
+                    totals[c] = _mm512_add_epi32(totals[c], _mm512_mullo_epi32(dot, multipliers));
                 }
-            }
-            let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
-            for c in 0..C {
-                let total = _mm512_mullo_epi32(dots[c], multipliers);
-                totals[c] = _mm512_add_epi32(totals[c], total);
             }
         }
         let multipliers = &group.offset_multipliers()[span_runs.clone()];
-        let offsets = offsets::<W, C, FIRST>(multipliers, &sums[span_runs]);
+        let offsets = offsets(multipliers, &sums[span_runs]);
         let scale = halves(&group.scales[span]);
-        for c in 0..C {
+        for c in 0..W {
             let partial = if let Some(shift) = shift {
                 let offset = _mm512_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
                 let total = _mm512_sub_epi32(totals[c], offset);
@@ -484,7 +495,7 @@ fn multiplied<const BITS: usize, const W: usize, const C: usize, const FIRST: us
                 let partial = _mm512_mul_ps(_mm512_cvtepi32_ps(totals[c]), scale);
                 _mm512_fnmadd_ps(minimum, _mm512_cvtepi32_ps(offsets[c]), partial)
             };
-            let scale = _mm512_set1_ps(scales[span][FIRST + c]);
+            let scale = _mm512_set1_ps(scales[span][c]);
             let result = _mm512_fmadd_ps(partial, scale, load_floats(&out[c]));
             store(&mut out[c], result);
         }
@@ -494,11 +505,8 @@ fn multiplied<const BITS: usize, const W: usize, const C: usize, const FIRST: us
 /// Sums of multiplier * sum of activations over the runs of a span. Both fit 16 bits, so two runs are one `vpdpwssd`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn offsets<const W: usize, const C: usize, const FIRST: usize>(
-    multipliers: &[[u8; ROWS]],
-    sums: &[[i32; W]],
-) -> [__m512i; C] {
-    let mut offsets = [_mm512_setzero_si512(); C];
+fn offsets<const W: usize>(multipliers: &[[u8; ROWS]], sums: &[[i32; W]]) -> [__m512i; W] {
+    let mut offsets = [_mm512_setzero_si512(); W];
     for (multipliers, sums) in multipliers.chunks(2).zip(sums.chunks(2)) {
         let a = load_bytes(&multipliers[0]);
         let b = multipliers
@@ -506,9 +514,9 @@ fn offsets<const W: usize, const C: usize, const FIRST: usize>(
             .map_or(_mm_setzero_si128(), |bytes| load_bytes(bytes));
         let pairs = _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
         let pairs = _mm512_cvtepi8_epi16(pairs);
-        for c in 0..C {
-            let second = sums.get(1).map_or(0, |sums| sums[FIRST + c]);
-            let sums = _mm512_set1_epi32(sums[0][FIRST + c] & 0xFFFF | second << 16);
+        for c in 0..W {
+            let second = sums.get(1).map_or(0, |sums| sums[c]);
+            let sums = _mm512_set1_epi32(sums[0][c] & 0xFFFF | second << 16);
             offsets[c] = _mm512_dpwssd_epi32(offsets[c], pairs, sums);
         }
     }
