@@ -26,7 +26,7 @@ impl Region {
             let huge = if tail < HUGE_PAGE / 4 {
                 length - tail
             } else {
-                length
+                length.next_multiple_of(HUGE_PAGE)
             };
             // Only a hint: without it everything works, slower.
             let _ = map.advise_range(memmap2::Advice::HugePage, start, huge);

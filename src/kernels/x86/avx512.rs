@@ -8,7 +8,7 @@
 //! 1. One token: the codes are not shifted down. `vpdpbusd` takes 1, 4, 16 or 64 times the code as it comes, into a
 //!    sum for each place, and three shifts at the end of a run put that right, exactly: a sum of multiples of 64 is a multiple of 64.
 //!    Four ANDs and four products for 256 weights: 4 cycles, which is below what memory delivers.
-//! 2. The sums begin at -(sum of activations), which turns stored codes 0, 1, 2 into -1, 0, +1 at no cost.
+//! 2. The sum of the activations is taken off a run's sum, which turns stored codes 0, 1, 2 into -1, 0, +1.
 //! 3. Many tokens: 16 sums, 4 planes and the mask stay in registers; the f32 results live in the first-level cache and
 //!    are touched once in a run.
 //! 4. Activations are broadcast by the load of `vpdpbusd` itself.
@@ -17,9 +17,9 @@
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
 use crate::kernels::activations::Grouping;
-use crate::kernels::floats::{self, FloatType, Piece};
+use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use crate::kernels::layout::{Packed, RowGroup};
+use crate::kernels::layout::{RowGroup, Strip};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -49,28 +49,20 @@ impl Kernel for Avx512Vnni {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
-        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         let product = match panel.width {
-            1 if runs.activation_inside => match (weights.bits(), runs.columns / STEP) {
-                (2, 2) => one_token::<2, 2, true>,
-                (2, _) => one_token::<2, 0, true>,
-                (4, _) => one_token::<4, 0, true>,
-                (_, _) => one_token::<8, 0, true>,
-            },
-            1 => match (weights.bits(), runs.columns / STEP) {
-                (2, 1) => one_token::<2, 1, false>,
-                (2, 2) => one_token::<2, 2, false>,
-                (2, 4) => one_token::<2, 4, false>,
-                (2, _) => one_token::<2, 0, false>,
-                (4, _) => one_token::<4, 0, false>,
-                (6, _) => one_token::<6, 0, false>,
-                (_, _) => one_token::<8, 0, false>,
-            },
+            width if weights.multiplied() => {
+                multiplied_of(weights.bits(), width, runs.columns / STEP)
+            }
+            1 if runs.activation_inside => {
+                one_token_of::<true>(weights.bits(), runs.columns / STEP)
+            }
+            1 => one_token_of::<false>(weights.bits(), runs.columns / STEP),
             12 if runs.activation_inside => in_two_of::<12, 4>(weights.bits()),
             16 if runs.activation_inside => in_two_of::<16, 8>(weights.bits()),
             4 => tokens_of::<4>(weights.bits(), runs.inner),
@@ -104,21 +96,20 @@ impl Kernel for Avx512Vnni {
 
     fn multiply_floats(
         &self,
-        ty: FloatType,
-        weights: &[u8],
-        x: &[&[Piece]],
-        out: &mut floats::Tile,
+        weights: &Floats,
+        groups: Range<usize>,
+        panel: &FloatPanel<'_>,
+        out: &mut [[f32; ROWS]],
     ) {
-        let multiply = match (ty, x.len()) {
-            (FloatType::F32, 1) => floats_tile::<4, 1>,
-            (FloatType::F32, _) => floats_tile::<4, 4>,
-            (FloatType::F16, 1) => floats_tile::<2, 1>,
-            (FloatType::F16, _) => floats_tile::<2, 4>,
-            (FloatType::Bf16, 1) => floats_tile::<0, 1>,
-            (FloatType::Bf16, _) => floats_tile::<0, 4>,
+        let product = match weights.ty {
+            FloatType::F32 => floats_of::<4>(panel.width),
+            FloatType::F16 => floats_of::<2>(panel.width),
+            FloatType::Bf16 => floats_of::<0>(panel.width),
         };
-        // SAFETY: as above.
-        unsafe { multiply(weights, x, out) }
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+            // SAFETY: as above.
+            unsafe { product(weights.group(group), panel.x, out) }
+        }
     }
 }
 
@@ -179,121 +170,158 @@ fn in_two<const BITS: usize, const W: usize, const B: usize>(
     tokens::<BITS, W, B, 8, true>(group, shift, runs, panel, second);
 }
 
-/// One token. `STEPS`: steps of an inner run, 0 for any. `INSIDE`: the inner scale is the activation's.
+/// The product for one token, codes of `bits` bits and inner runs of `steps` steps. `INSIDE`: the inner scale is the
+/// activation's.
+fn one_token_of<const INSIDE: bool>(bits: usize, steps: usize) -> Product {
+    match (bits, steps) {
+        (2, 1) => one_token_2_bits::<1, INSIDE>,
+        (2, 2) => one_token_2_bits::<2, INSIDE>,
+        (2, 4) => one_token_2_bits::<4, INSIDE>,
+        (2, 8) => one_token_2_bits::<8, INSIDE>,
+        (2, _) => one_token_2_bits::<16, INSIDE>,
+        (4, _) => one_token::<4, INSIDE>,
+        (_, _) => one_token::<8, INSIDE>,
+    }
+}
+
+/// One token, codes of 2 bits, inner runs of `STEPS` steps.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
+fn one_token_2_bits<const STEPS: usize, const INSIDE: bool>(
+    group: &RowGroup<'_>,
+    _: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let codes = group.codes.as_chunks::<64>().0.as_chunks::<STEPS>().0;
+    let quads = panel.quads.as_chunks::<4>().0.as_chunks::<STEPS>().0;
+    let mut result = load_floats(&out[0]);
+    for outer in 0..runs.outer {
+        let mut partial = _mm512_setzero_ps();
+        for run in outer * runs.inner..(outer + 1) * runs.inner {
+            let offset = _mm512_set1_epi32(panel.sums[run]);
+            let dot = _mm512_sub_epi32(dot_2_bits(&codes[run], &quads[run]), offset);
+            let scale = match INSIDE {
+                true => _mm512_set1_ps(panel.scales[run]),
+                false => halves(&group.scales[run]),
+            };
+            partial = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, partial);
+        }
+        let scale = match INSIDE {
+            true => halves(&group.scales[outer]),
+            false => _mm512_set1_ps(panel.scales[outer]),
+        };
+        result = _mm512_fmadd_ps(partial, scale, result);
+    }
+    store(&mut out[0], result);
+}
+
+/// One token, codes of 4 or 8 bits.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn one_token<const BITS: usize, const INSIDE: bool>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let steps = if STEPS == 0 {
-        runs.columns / STEP
-    } else {
-        STEPS
-    };
-    let (code_bytes, quad_count) = (steps * 32 * BITS, steps * 4);
-    let codes = group.codes.chunks_exact(runs.inner * code_bytes);
-    let quads = panel.quads.chunks_exact(runs.inner * quad_count);
-    let sums = panel.sums(runs.columns).chunks_exact(runs.inner);
+    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
+    let mut quads = panel.quads.chunks_exact(runs.columns / 4);
     let unit = shift.map_or(0, |shift| 1 << shift);
-    let mut result = _mm512_setzero_ps();
-    for (outer, ((codes, quads), sums)) in codes.zip(quads).zip(sums).enumerate() {
-        let first = outer * runs.inner;
-        let inner = codes
-            .chunks_exact(code_bytes)
-            .zip(quads.chunks_exact(quad_count))
-            .zip(sums);
+    let mut result = load_floats(&out[0]);
+    for outer in 0..runs.outer {
         let mut partial = _mm512_setzero_ps();
-        if INSIDE {
-            for (((codes, quads), sum), scale) in inner.zip(&panel.scales[first..]) {
-                let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
-                partial = _mm512_fmadd_ps(dot, _mm512_set1_ps(*scale), partial);
-            }
-            let scale = factor(group.scales, group.multipliers, group.shared, outer);
-            result = _mm512_fmadd_ps(partial, scale, result);
-        } else {
-            for (i, ((codes, quads), sum)) in inner.enumerate() {
-                let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
-                let scale = factor(group.scales, group.multipliers, group.shared, first + i);
-                partial = _mm512_fmadd_ps(dot, scale, partial);
-                if shift.is_none() {
-                    let minimum = factor(
-                        group.minimums,
-                        group.minimum_multipliers,
-                        group.shared,
-                        first + i,
-                    );
-                    partial = _mm512_fnmadd_ps(minimum, _mm512_set1_ps(*sum as f32), partial);
-                }
-            }
-            result = _mm512_fmadd_ps(partial, _mm512_set1_ps(panel.scales[outer]), result);
+        for run in outer * runs.inner..(outer + 1) * runs.inner {
+            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
+                return;
+            };
+            let offset = _mm512_set1_epi32(panel.sums[run] * unit);
+            let dot = _mm512_sub_epi32(dot::<BITS>(codes, quads), offset);
+            let scale = match INSIDE {
+                true => _mm512_set1_ps(panel.scales[run]),
+                false => halves(&group.scales[run]),
+            };
+            partial = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, partial);
         }
+        let scale = match INSIDE {
+            true => halves(&group.scales[outer]),
+            false => _mm512_set1_ps(panel.scales[outer]),
+        };
+        result = _mm512_fmadd_ps(partial, scale, result);
     }
     store(&mut out[0], result);
 }
 
-/// The dot of one run, in the faster of two ways.
+/// The sum of stored code * activation over one run, for each row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn run<const BITS: usize, const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
-    match (BITS, STEPS) {
-        (2, 1 | 2 | 4) => dot_by_places::<STEPS>(codes, quads, start),
-        _ => dot::<BITS>(codes, quads, start),
-    }
-}
-
-/// `start + sum of code * activation` over one run, for each row.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot<const BITS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
-    let zero = _mm512_setzero_si512();
-    let mut sums = [_mm512_set1_epi32(start), zero, zero, zero];
+fn dot<const BITS: usize>(codes: &[u8], quads: &[i32]) -> __m512i {
+    let mut sums = [_mm512_setzero_si512(); 4];
     for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
         fetch(step);
-        let planes = if BITS == 2 {
-            in_place(step)
-        } else {
-            unpack::<BITS>(step)
-        };
+        let planes = unpack::<BITS>(step);
         for l in 0..4 {
             sums[l] = _mm512_dpbusd_epi32(sums[l], planes[l], _mm512_set1_epi32(quads[l]));
         }
     }
-    if BITS == 2 {
-        sums[1] = _mm512_srai_epi32(sums[1], 2);
-        sums[2] = _mm512_srai_epi32(sums[2], 4);
-        sums[3] = _mm512_srai_epi32(sums[3], 6);
-    }
-    _mm512_add_epi32(
-        _mm512_add_epi32(sums[0], sums[1]),
-        _mm512_add_epi32(sums[2], sums[3]),
-    )
+    let [a, b, c, d] = sums;
+    _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d))
 }
 
-/// The same for 2-bit codes and a short run: one sum takes the 64-fold codes of all steps, is divided by 4, takes the
-/// 16-fold codes, and so on. Fewer instructions than four sums; neighbouring runs hide the longer chain.
+/// The same for codes of 2 bits, in the faster of two ways.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_by_places<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
-    let zero = _mm512_setzero_si512();
-    let mut planes = [[zero; 4]; STEPS];
-    for (planes, step) in planes.iter_mut().zip(codes.chunks_exact(64)) {
-        fetch(step);
-        *planes = in_place(step);
+fn dot_2_bits<const STEPS: usize>(codes: &[[u8; 64]; STEPS], quads: &[[i32; 4]; STEPS]) -> __m512i {
+    match STEPS {
+        1 | 2 | 4 => dot_by_places(codes, quads),
+        _ => dot_by_steps(codes, quads),
     }
-    let quads = quads.as_chunks::<4>().0;
-    let mut sum = _mm512_set1_epi32(start << 6);
+}
+
+/// For a short run: one sum takes the 64-fold codes of all steps, is divided by 4, takes the 16-fold codes, and so on.
+/// Fewer instructions than four sums; neighbouring runs hide the longer chain.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_by_places<const STEPS: usize>(
+    codes: &[[u8; 64]; STEPS],
+    quads: &[[i32; 4]; STEPS],
+) -> __m512i {
+    let mut sum = _mm512_setzero_si512();
+    let mut planes = [[sum; 4]; STEPS];
+    for i in 0..STEPS {
+        planes[i] = in_place(&codes[i]);
+    }
     for l in [3, 2, 1, 0] {
-        for step in 0..STEPS {
-            sum = _mm512_dpbusd_epi32(sum, planes[step][l], _mm512_set1_epi32(quads[step][l]));
+        for i in 0..STEPS {
+            sum = _mm512_dpbusd_epi32(sum, planes[i][l], _mm512_set1_epi32(quads[i][l]));
         }
         if l > 0 {
             sum = _mm512_srai_epi32(sum, 2);
         }
     }
     sum
+}
+
+/// For a long run: two sums for each place, taken in turn, hide the latency of `vpdpbusd`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_by_steps<const STEPS: usize>(
+    codes: &[[u8; 64]; STEPS],
+    quads: &[[i32; 4]; STEPS],
+) -> __m512i {
+    let mut sums = [[_mm512_setzero_si512(); 2]; 4];
+    for i in 0..STEPS {
+        let planes = in_place(&codes[i]);
+        for l in 0..4 {
+            let activations = _mm512_set1_epi32(quads[i][l]);
+            sums[l][i % 2] = _mm512_dpbusd_epi32(sums[l][i % 2], planes[l], activations);
+        }
+    }
+    let [a, b, c, d] = sums.map(|[even, odd]| _mm512_add_epi32(even, odd));
+    _mm512_add_epi32(
+        _mm512_add_epi32(a, _mm512_srai_epi32(b, 2)),
+        _mm512_add_epi32(_mm512_srai_epi32(c, 4), _mm512_srai_epi32(d, 6)),
+    )
 }
 
 /// `C` tokens from token `FIRST` on, of a panel of `W`. `NESTED`: there are several inner runs in an outer one.
@@ -321,10 +349,9 @@ fn tokens<
         .as_chunks::<W>()
         .0
         .chunks_exact(runs.columns / 4);
-    let sums = panel.sums(runs.columns).as_chunks::<W>().0;
+    let sums = panel.sums.as_chunks::<W>().0;
     let scales = panel.scales.as_chunks::<W>().0;
     let zero = _mm512_setzero_si512();
-    *out = [[0.0; ROWS]; C];
     let mut run = 0;
     for outer in 0..runs.outer {
         let mut partials = [_mm512_setzero_ps(); C];
@@ -333,18 +360,6 @@ fn tokens<
                 return;
             };
             let mut dots = [zero; C];
-            if shift.is_some() {
-                for c in 0..C {
-                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
-                    let sum = match BITS {
-                        2 => sum,
-                        4 => _mm512_slli_epi32::<3>(sum),
-                        6 => _mm512_slli_epi32::<5>(sum),
-                        _ => _mm512_slli_epi32::<7>(sum),
-                    };
-                    dots[c] = _mm512_sub_epi32(zero, sum);
-                }
-            }
             for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
                 let planes = unpack::<BITS>(step);
                 for l in 0..4 {
@@ -357,29 +372,33 @@ fn tokens<
                     }
                 }
             }
+            if shift.is_some() {
+                for c in 0..C {
+                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
+                    let sum = match BITS {
+                        2 => sum,
+                        4 => _mm512_slli_epi32::<3>(sum),
+                        6 => _mm512_slli_epi32::<5>(sum),
+                        _ => _mm512_slli_epi32::<7>(sum),
+                    };
+                    dots[c] = _mm512_sub_epi32(dots[c], sum);
+                }
+            }
             if runs.activation_inside {
                 for c in 0..C {
                     let scale = _mm512_set1_ps(scales[run][FIRST + c]);
                     partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
                 }
             } else {
-                let scale = factor(group.scales, group.multipliers, group.shared, run);
+                let scale = halves(&group.scales[run]);
                 for c in 0..C {
                     partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
-                }
-                if shift.is_none() {
-                    let minimum =
-                        factor(group.minimums, group.minimum_multipliers, group.shared, run);
-                    for c in 0..C {
-                        let sum = _mm512_set1_ps(sums[run][FIRST + c] as f32);
-                        partials[c] = _mm512_fnmadd_ps(minimum, sum, partials[c]);
-                    }
                 }
             }
             run += 1;
         }
         if runs.activation_inside {
-            let scale = factor(group.scales, group.multipliers, group.shared, outer);
+            let scale = halves(&group.scales[outer]);
             for c in 0..C {
                 let result = _mm512_fmadd_ps(partials[c], scale, load_floats(&out[c]));
                 store(&mut out[c], result);
@@ -392,6 +411,135 @@ fn tokens<
             }
         }
     }
+}
+
+/// The product for a panel of `width` tokens where scales have multipliers.
+fn multiplied_of(bits: usize, width: usize, steps: usize) -> Product {
+    match (bits, steps) {
+        (2, 8) => multiplied_of_width::<2, 8>(width),
+        (2, _) => multiplied_of_width::<2, 1>(width),
+        (4, _) => multiplied_of_width::<4, 1>(width),
+        (_, _) => multiplied_of_width::<6, 1>(width),
+    }
+}
+
+fn multiplied_of_width<const BITS: usize, const STEPS: usize>(width: usize) -> Product {
+    match width {
+        1 => multiplied::<BITS, STEPS, 1>,
+        4 => multiplied::<BITS, STEPS, 4>,
+        8 => multiplied::<BITS, STEPS, 8>,
+        12 => multiplied::<BITS, STEPS, 12>,
+        _ => multiplied::<BITS, STEPS, 16>,
+    }
+}
+
+/// A panel of `W` tokens where scales have multipliers, which are applied to the sums of `STEPS` steps. Those of a short
+/// run are applied to every step: then only the totals have to stay in registers, and no product waits for that of
+/// another step.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn multiplied<const BITS: usize, const STEPS: usize, const W: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let Ok(out) = <&mut [[f32; ROWS]; W]>::try_from(out) else {
+        return;
+    };
+    let zero = _mm512_setzero_si512();
+    let steps = runs.columns / STEP;
+    let codes = group.codes.chunks_exact(STEPS * 32 * BITS);
+    let quads = panel.quads.as_chunks::<W>().0.as_chunks::<4>().0;
+    let mut pieces = codes.zip(quads.as_chunks::<STEPS>().0);
+    let sums = panel.sums.as_chunks::<W>().0;
+    let scales = panel.scales.as_chunks::<W>().0;
+    for span in 0..runs.outer {
+        let mut totals = [zero; W];
+        let span_runs = span * runs.inner..(span + 1) * runs.inner;
+        for multipliers in &group.multipliers[span_runs.clone()] {
+            let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
+            for (codes, quads) in pieces.by_ref().take(steps / STEPS) {
+                if W == 1 {
+                    fetch(codes);
+                }
+                let dots = dots_of_steps::<BITS, STEPS, W>(codes, quads);
+                for c in 0..W {
+                    let total = _mm512_mullo_epi32(dots[c], multipliers);
+                    totals[c] = _mm512_add_epi32(totals[c], total);
+                }
+            }
+        }
+        let multipliers = &group.offset_multipliers()[span_runs.clone()];
+        let offsets = offsets(multipliers, &sums[span_runs]);
+        let scale = halves(&group.scales[span]);
+        for c in 0..W {
+            let partial = if let Some(shift) = shift {
+                let offset = _mm512_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
+                let total = _mm512_sub_epi32(totals[c], offset);
+                _mm512_mul_ps(_mm512_cvtepi32_ps(total), scale)
+            } else {
+                let minimum = halves(&group.minimums[span]);
+                let partial = _mm512_mul_ps(_mm512_cvtepi32_ps(totals[c]), scale);
+                _mm512_fnmadd_ps(minimum, _mm512_cvtepi32_ps(offsets[c]), partial)
+            };
+            let scale = _mm512_set1_ps(scales[span][c]);
+            let result = _mm512_fmadd_ps(partial, scale, load_floats(&out[c]));
+            store(&mut out[c], result);
+        }
+    }
+}
+
+/// The sums of stored code * activation over some steps, for each token.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dots_of_steps<const BITS: usize, const STEPS: usize, const W: usize>(
+    codes: &[u8],
+    quads: &[[[i32; W]; 4]; STEPS],
+) -> [__m512i; W] {
+    let mut dots = [_mm512_setzero_si512(); W];
+    if let (1, 2, [steps]) = (W, BITS, codes.as_chunks().0.as_chunks().0) {
+        dots[0] = dot_2_bits(steps, &quads.map(|quads| quads.map(|quads| quads[0])));
+        return dots;
+    }
+    for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads) {
+        let planes = unpack::<BITS>(step);
+        for c in 0..W {
+            for l in 0..4 {
+                let x = _mm512_set1_epi32(quads[l][c]);
+                dots[c] = _mm512_dpbusd_epi32(dots[c], planes[l], x);
+            }
+        }
+    }
+    dots
+}
+
+/// Sums of multiplier * sum of activations over the runs of a span. Both fit 16 bits, so two runs are one `vpdpwssd`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn offsets<const W: usize>(multipliers: &[[u8; ROWS]], sums: &[[i32; W]]) -> [__m512i; W] {
+    let mut offsets = [_mm512_setzero_si512(); W];
+    for (multipliers, sums) in multipliers.chunks(2).zip(sums.chunks(2)) {
+        let a = load_bytes(&multipliers[0]);
+        let b = multipliers
+            .get(1)
+            .map_or(_mm_setzero_si128(), |bytes| load_bytes(bytes));
+        let pairs = _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
+        let pairs = _mm512_cvtepi8_epi16(pairs);
+        for c in 0..W {
+            let second = sums.get(1).map_or(0, |sums| sums[c]);
+            let sums = _mm512_set1_epi32(sums[0][c] & 0xFFFF | second << 16);
+            offsets[c] = _mm512_dpwssd_epi32(offsets[c], pairs, sums);
+        }
+    }
+    offsets
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_bytes(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: 16 bytes are there.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
 /// The four planes of a step, each code in its byte.
@@ -454,25 +602,7 @@ fn in_place(step: &[u8]) -> [__m512i; 4] {
     ]
 }
 
-/// 16 scales or minimums of group `group`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-fn factor(
-    f16s: &[[u8; 2 * ROWS]],
-    multipliers: &[[u8; ROWS]],
-    shared: usize,
-    group: usize,
-) -> __m512 {
-    if multipliers.is_empty() {
-        return halves(&f16s[group]);
-    }
-    let multiplier = &multipliers[group];
-    // SAFETY: 16 bytes are there.
-    let multiplier = unsafe { _mm_loadu_si128(multiplier.as_ptr().cast()) };
-    let multiplier = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(multiplier));
-    _mm512_mul_ps(halves(&f16s[group >> shared.trailing_zeros()]), multiplier)
-}
-
+/// 16 f16 as f32.
 #[inline]
 #[target_feature(enable = "avx512f,f16c")]
 fn halves(bytes: &[u8; 32]) -> __m512 {
@@ -579,36 +709,63 @@ fn first_of_magnitude(x: &[[f32; 16]], largest: f32) -> f32 {
     0.0
 }
 
-/// Four rows times `T` tokens. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+/// A row group of floats times a panel.
+type FloatProduct = unsafe fn(&[u8], &[f32], &mut [[f32; ROWS]]);
+
+/// The product for a panel of `width` tokens. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+fn floats_of<const KIND: usize>(width: usize) -> FloatProduct {
+    match width {
+        1 => floats_tile::<KIND, 1, 1, 0>,
+        4 => floats_tile::<KIND, 4, 4, 0>,
+        8 => floats_tile::<KIND, 8, 8, 0>,
+        12 => floats_in_two::<KIND, 12, 4>,
+        _ => floats_in_two::<KIND, 16, 8>,
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-fn floats_tile<const KIND: usize, const T: usize>(
+fn floats_in_two<const KIND: usize, const W: usize, const B: usize>(
     weights: &[u8],
-    x: &[&[Piece]],
-    out: &mut floats::Tile,
+    x: &[f32],
+    out: &mut [[f32; ROWS]],
+) {
+    let (first, second) = out.split_at_mut(8);
+    floats_tile::<KIND, W, 8, 0>(weights, x, first);
+    floats_tile::<KIND, W, B, 8>(weights, x, second);
+}
+
+/// `C` tokens from token `FIRST` on, of a panel of `W`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+fn floats_tile<const KIND: usize, const W: usize, const C: usize, const FIRST: usize>(
+    weights: &[u8],
+    x: &[f32],
+    out: &mut [[f32; ROWS]],
 ) {
     let bytes = if KIND == 4 { 64 } else { 32 };
-    let Ok(x) = <&[&[Piece]; T]>::try_from(x) else {
-        return;
-    };
-    let mut lanes = [[_mm512_setzero_ps(); T]; 4];
-    for (i, rows) in weights.chunks_exact(4 * bytes).enumerate() {
-        let mut activations = [_mm512_setzero_ps(); T];
-        for t in 0..T {
-            activations[t] = load_floats(&x[t][i]);
+    let mut chains = [[_mm512_setzero_ps(); C]; 2];
+    let (pairs, last) = x.as_chunks::<W>().0.as_chunks::<2>();
+    let mut columns = weights.chunks_exact(2 * bytes);
+    for (x, weights) in pairs.iter().zip(&mut columns) {
+        if W == 1 {
+            fetch(weights);
         }
-        for r in 0..4 {
-            let weights = widen::<KIND>(&rows[r * bytes..][..bytes]);
-            for t in 0..T {
-                lanes[r][t] = _mm512_fmadd_ps(weights, activations[t], lanes[r][t]);
+        for chain in 0..2 {
+            let weights = widen::<KIND>(&weights[chain * bytes..][..bytes]);
+            for c in 0..C {
+                let x = _mm512_set1_ps(x[chain][FIRST + c]);
+                chains[chain][c] = _mm512_fmadd_ps(weights, x, chains[chain][c]);
             }
         }
     }
-    for r in 0..4 {
-        for t in 0..T {
-            let mut sums = [0.0; 16];
-            store(&mut sums, lanes[r][t]);
-            out[r][t] = floats::sum_of_lanes(sums);
+    if let [x] = last {
+        let weights = widen::<KIND>(columns.remainder());
+        for c in 0..C {
+            let x = _mm512_set1_ps(x[FIRST + c]);
+            chains[0][c] = _mm512_fmadd_ps(weights, x, chains[0][c]);
         }
+    }
+    for (c, out) in out.iter_mut().enumerate() {
+        store(out, _mm512_add_ps(chains[0][c], chains[1][c]));
     }
 }
 
