@@ -498,8 +498,14 @@ fn dots_of_steps<const BITS: usize, const STEPS: usize, const W: usize>(
     quads: &[[[i32; W]; 4]; STEPS],
 ) -> [__m512i; W] {
     let mut dots = [_mm512_setzero_si512(); W];
-    if let (1, 2, [steps]) = (W, BITS, codes.as_chunks().0.as_chunks().0) {
-        dots[0] = dot_2_bits(steps, &quads.map(|quads| quads.map(|quads| quads[0])));
+    let words = quads.as_flattened().as_flattened().as_chunks().0;
+    if let (1, 2, [codes], [words]) = (
+        W,
+        BITS,
+        codes.as_chunks().0.as_chunks::<STEPS>().0,
+        words.as_chunks::<STEPS>().0,
+    ) {
+        dots[0] = dot_2_bits(codes, words);
         return dots;
     }
     for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads) {
