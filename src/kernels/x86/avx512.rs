@@ -460,8 +460,9 @@ fn multiplied<const BITS: usize, const STEPS: usize, const W: usize>(
         for multipliers in &group.multipliers[span_runs.clone()] {
             let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
             for (codes, quads) in pieces.by_ref().take(steps / STEPS) {
-                if W == 1 {
-                    fetch(codes);
+                if W == 1 && STEPS == 1 {
+                    // So much work lies between two steps that the loads of few of them are under way at a time.
+                    fetch_ahead(codes, 32 * codes.len());
                 }
                 let dots = dots_of_steps::<BITS, STEPS, W>(codes, quads);
                 for c in 0..W {
@@ -642,8 +643,15 @@ fn store(floats: &mut [f32; 16], vector: __m512) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn fetch(step: &[u8]) {
+    fetch_ahead(step, AHEAD);
+}
+
+/// Fetch as many bytes as `step` has, `ahead` bytes behind its start.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fetch_ahead(step: &[u8], ahead: usize) {
     for line in (0..step.len()).step_by(64) {
-        let ahead = step.as_ptr().wrapping_add(AHEAD + line);
+        let ahead = step.as_ptr().wrapping_add(ahead + line);
         #[allow(unused_unsafe, reason = "the intrinsic is unsafe in older compilers")]
         // SAFETY: a prefetch reads nothing and may name any address.
         unsafe {
