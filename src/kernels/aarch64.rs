@@ -172,17 +172,9 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
                         let dot = vcvtq_f32_s32(vsubq_s32(dots[q][c], vdupq_n_s32(sum * unit)));
                         let scale = match (runs.activation_inside, activation_scale) {
                             (true, Some(scale)) => splat(*scale),
-                            _ => factor(group.scales, group.multipliers, group.shared, run, q),
+                            _ => widen_f16(&group.scales[run].as_chunks().0[q]),
                         };
-                        let partial = vfmaq_f32(partials[q][c], dot, scale);
-                        match shift {
-                            Some(_) => partial,
-                            None => {
-                                let minimums = (group.minimums, group.minimum_multipliers);
-                                let minimum = factor(minimums.0, minimums.1, group.shared, run, q);
-                                vfmsq_f32(partial, minimum, splat(sum as f32))
-                            }
-                        }
+                        vfmaq_f32(partials[q][c], dot, scale)
                     };
                 }
             }
@@ -191,7 +183,7 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
         for c in 0..C {
             for q in 0..QUARTERS {
                 let scale = match runs.activation_inside {
-                    true => factor(group.scales, group.multipliers, group.shared, outer, q),
+                    true => widen_f16(&group.scales[outer].as_chunks().0[q]),
                     false => splat(panel.scales[outer * width + first + c]),
                 };
                 // SAFETY: as above.
@@ -476,29 +468,6 @@ fn splat(x: f32) -> float32x4_t {
 fn store(floats: &mut [f32; 4], vector: float32x4_t) {
     // SAFETY: there is room for 4 floats.
     unsafe { vst1q_f32(floats.as_mut_ptr(), vector) }
-}
-
-/// Scales or minimums of group `group` for four rows.
-#[inline]
-fn factor(
-    f16s: &[[u8; 2 * ROWS]],
-    multipliers: &[[u8; ROWS]],
-    shared: usize,
-    group: usize,
-    quarter: usize,
-) -> float32x4_t {
-    let halves = |bytes: &[u8; 2 * ROWS]| widen_f16(&bytes.as_chunks::<8>().0[quarter]);
-    if multipliers.is_empty() {
-        return halves(&f16s[group]);
-    }
-    let multiplier = multipliers[group].as_chunks::<4>().0[quarter].map(|m| f32::from(m as i8));
-    // SAFETY: 4 floats are there.
-    unsafe {
-        vmulq_f32(
-            halves(&f16s[group >> shared.trailing_zeros()]),
-            vld1q_f32(multiplier.as_ptr()),
-        )
-    }
 }
 
 /// Four f16 as f32.

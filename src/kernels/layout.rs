@@ -211,14 +211,14 @@ impl<'a> Strip<'a> {
         self.format.group
     }
 
-    /// Whether a scale is an f16 per 256 columns times a multiplier; where there are minimums, it is.
-    pub fn multiplied(&self) -> bool {
-        self.format.multiplied
-    }
-
     /// A stored code of 2^shift means 0. None where there are minimums instead.
     pub fn shift(&self) -> Option<u32> {
         self.format.shift
+    }
+
+    /// Whether a scale is an f16 per 256 columns times a multiplier; where there are minimums, it is.
+    pub fn multiplied(&self) -> bool {
+        self.format.multiplied
     }
 
     /// Row group `index`.

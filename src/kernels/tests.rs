@@ -134,7 +134,7 @@ fn every_kernel_equals_scalar_at_every_edge() {
     );
     for ty in TYPES {
         for rows in [1, 15, 16, 17, 33] {
-            for blocks in 1..=6 {
+            for blocks in 1..=if rows == 17 { 6 } else { 5 } {
                 let columns = match FloatType::of(ty) {
                     Some(_) => 21 * blocks,                          // ends inside a vector
                     None if blocks == 6 => 2 * STRIP + ty.weights(), // in strips
@@ -144,7 +144,9 @@ fn every_kernel_equals_scalar_at_every_edge() {
                 for precision in [Precision::Exact, Precision::Fast] {
                     let options = options(Isa::Scalar, precision);
                     let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
-                    for tokens in [1, 2, 3, 4, 5, 8, 9, 13, 16, 17, 33] {
+                    let all = [1, 2, 3, 4, 5, 8, 9, 13, 16, 17, 33];
+                    let some = [1, 16, 17];
+                    for &tokens in if blocks < 6 { &all[..] } else { &some } {
                         let x = random.floats(tokens * columns);
                         matrix.kernel = &Scalar;
                         let scalar = bits(&product(&matrix, &x, &threads[0]));

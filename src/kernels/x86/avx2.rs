@@ -170,9 +170,7 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
     let mut results = [[_mm256_setzero_ps(); C]; H];
     for (h, results) in results.iter_mut().enumerate() {
         for (out, result) in out[first..].iter().zip(results) {
-            let from = &out.as_chunks::<8>().0[half + h];
-            // SAFETY: 8 floats are there.
-            *result = unsafe { _mm256_loadu_ps(from.as_ptr()) };
+            *result = load(&out.as_chunks().0[half + h]);
         }
     }
     let mut run = 0;
@@ -187,13 +185,7 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
             for h in 0..H {
                 let scale = match runs.activation_inside {
                     true => None,
-                    false => Some(factor(
-                        group.scales,
-                        group.multipliers,
-                        group.shared,
-                        run,
-                        half + h,
-                    )),
+                    false => Some(halves(&group.scales[run], half + h)),
                 };
                 for c in 0..C {
                     let dot = _mm256_sub_epi32(dots[h][c], _mm256_set1_epi32(sums[c] * unit));
@@ -204,31 +196,12 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
                     partials[h][c] =
                         _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, partials[h][c]);
                 }
-                if shift.is_none() {
-                    let minimum = factor(
-                        group.minimums,
-                        group.minimum_multipliers,
-                        group.shared,
-                        run,
-                        half + h,
-                    );
-                    for c in 0..C {
-                        let sum = _mm256_set1_ps(sums[c] as f32);
-                        partials[h][c] = _mm256_fnmadd_ps(minimum, sum, partials[h][c]);
-                    }
-                }
             }
             run += 1;
         }
         for h in 0..H {
             let scale = match runs.activation_inside {
-                true => Some(factor(
-                    group.scales,
-                    group.multipliers,
-                    group.shared,
-                    outer,
-                    half + h,
-                )),
+                true => Some(halves(&group.scales[outer], half + h)),
                 false => None,
             };
             for c in 0..C {
@@ -522,31 +495,6 @@ fn planes<const DOT: usize, const BITS: usize>(
             (codes, zero)
         }
     }
-}
-
-/// Scales or minimums of group `group` for eight rows.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn factor(
-    f16s: &[[u8; 2 * ROWS]],
-    multipliers: &[[u8; ROWS]],
-    shared: usize,
-    group: usize,
-    half: usize,
-) -> __m256 {
-    let halves = |bytes: &[u8; 2 * ROWS]| {
-        let bytes = &bytes.as_chunks::<16>().0[half];
-        // SAFETY: 16 bytes are there.
-        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
-    };
-    if multipliers.is_empty() {
-        return halves(&f16s[group]);
-    }
-    let multiplier = &multipliers[group].as_chunks::<8>().0[half];
-    // SAFETY: 8 bytes are there.
-    let multiplier = unsafe { _mm_loadl_epi64(multiplier.as_ptr().cast()) };
-    let multiplier = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(multiplier));
-    _mm256_mul_ps(halves(&f16s[group >> shared.trailing_zeros()]), multiplier)
 }
 
 #[inline]
