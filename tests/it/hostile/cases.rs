@@ -396,6 +396,9 @@ fn config(cases: &mut List) {
     key(cases, 19, "ModelError::Shape", &["k_proj.weight' has shape [16, 32], config.json makes it [32, 32]"], "head_dim", json!(32));
     key(cases, 19, KEY, &["key 'num_hidden_layers' is 513, expected at most 512"], "num_hidden_layers", json!(513));
     key(cases, 19, KEY, &["key 'vocab_size' is 4194305, expected at most 4194304"], "vocab_size", json!(4194305));
+    key(cases, 19, KEY, &["key 'hidden_size' is 1048577, expected at most 1048576"], "hidden_size", json!((1 << 20) + 1));
+    key(cases, 19, KEY, &["key 'intermediate_size' is 1048577, expected at most 1048576"], "intermediate_size", json!((1 << 20) + 1));
+    key(cases, 19, KEY, &["key 'head_dim' is 524290, expected at most 524288: the 2 heads together"], "head_dim", json!((1 << 19) + 2));
     key(cases, 19, KEY, &["key 'architectures' is missing, expected a list of one name"], "architectures", Json::Null);
     key(cases, 19, KEY, &["key 'hidden_act' is \"gelu\", expected \"silu\""], "hidden_act", json!("gelu"));
     key(cases, 19, KEY, &["key 'partial_rotary_factor' is 0.5, expected 1"], "partial_rotary_factor", json!(0.5));
@@ -875,19 +878,25 @@ fn library(cases: &mut List) {
         packed(folder, run, |weights| weights.set_len(3000).unwrap())
     });
     cases.call("PackError::NoSpace", &["the output takes ", "are free; make room, or name another folder"], |folder| {
-        // A checkpoint of half a terabyte, none of it on the disk.
-        const WIDE: usize = 0x7fff_ffe0;
+        // A checkpoint of 1.6 TB, none of it on the disk.
+        const HIDDEN: usize = 1 << 18;
+        const FFN: usize = 1 << 20;
         let mut checkpoint = Checkpoint::sound();
-        checkpoint.config["intermediate_size"] = WIDE.into();
+        checkpoint.config["hidden_size"] = HIDDEN.into();
+        checkpoint.config["intermediate_size"] = FFN.into();
+        checkpoint.config["head_dim"] = 16.into();
         let input = folder.join("checkpoint");
         checkpoint.write(&input);
         let mut header = serde_json::Map::new();
         let mut end = 0;
         for tensor in &checkpoint.tensors {
-            let shape: Vec<_> = tensor.shape.iter().enumerate().map(|(i, &n)| {
-                let ffn = tensor.name.contains("mlp") && (i == 1) == tensor.name.contains("down_proj");
-                if ffn { WIDE } else { n }
-            }).collect();
+            let mut shape = tensor.shape.clone();
+            match tensor.name.rsplit('.').nth(1) {
+                Some("gate_proj" | "up_proj") => shape = vec![FFN, HIDDEN],
+                Some("down_proj") => shape = vec![HIDDEN, FFN],
+                Some("o_proj") => shape[0] = HIDDEN,
+                _ => *shape.last_mut().unwrap() = HIDDEN,
+            }
             let start = end;
             end += 2 * shape.iter().product::<usize>();
             header.insert(tensor.name.clone(), json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}));
