@@ -15,9 +15,9 @@
 //! a run's sum is at most 128 * 127 * 256 < 2^23.
 
 use super::activations::Grouping;
-use super::floats::{self, FloatType, Piece};
+use super::floats::{FloatPanel, FloatType, Floats};
 use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use super::layout::{Packed, RowGroup};
+use super::layout::{RowGroup, Strip};
 use super::scalar::{scales_k, scales_q8_0};
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -53,12 +53,12 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
-        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let (group, shift) = (weights.row_group(group), weights.shift());
             match group.bits {
@@ -83,20 +83,18 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
 
     fn multiply_floats(
         &self,
-        ty: FloatType,
-        weights: &[u8],
-        x: &[&[Piece]],
-        out: &mut floats::Tile,
+        weights: &Floats,
+        groups: Range<usize>,
+        panel: &FloatPanel<'_>,
+        out: &mut [[f32; ROWS]],
     ) {
-        for (token, x) in x.iter().enumerate() {
-            let products = match ty {
-                FloatType::F32 => dot_floats::<4>(weights, x),
-                FloatType::F16 => dot_floats::<2>(weights, x),
-                FloatType::Bf16 => dot_floats::<0>(weights, x),
-            };
-            for (out, product) in out.iter_mut().zip(products) {
-                out[token] = product;
-            }
+        let product = match weights.ty {
+            FloatType::F32 => floats_product::<4>,
+            FloatType::F16 => floats_product::<2>,
+            FloatType::Bf16 => floats_product::<0>,
+        };
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+            product(weights.group(group), panel, out);
         }
     }
 }
@@ -109,6 +107,15 @@ fn panel_product<const BITS: usize, const I8MM: bool>(
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
+    if !group.multipliers.is_empty() {
+        if panel.width == 1 {
+            return multiplied_piece::<BITS, false, 1>(group, shift, runs, panel, 0, out);
+        }
+        for first in (0..panel.width).step_by(4) {
+            multiplied_piece::<BITS, I8MM, 4>(group, shift, runs, panel, first, out);
+        }
+        return;
+    }
     if panel.width == 1 {
         return piece::<BITS, false, 1>(group, shift, runs, panel, 0, out);
     }
@@ -128,7 +135,6 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     out: &mut [[f32; ROWS]],
 ) {
     let width = panel.width;
-    let sums = panel.sums(runs.columns);
     // Signed 8-bit codes have lost their offset already.
     let unit = if BITS == 8 {
         0
@@ -139,6 +145,11 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
     let zero = splat(0.0);
     let mut results: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
+    for (q, results) in results.iter_mut().enumerate() {
+        for (out, result) in out[first..].iter().zip(results) {
+            *result = load_floats(&out.as_chunks().0[q]);
+        }
+    }
     let mut run = 0;
     for outer in 0..runs.outer {
         let mut partials: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
@@ -152,24 +163,16 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
             };
             for c in 0..C {
                 let at = run * width + first + c;
-                let (sum, activation_scale) = (sums[at], panel.scales.get(at));
+                let (sum, activation_scale) = (panel.sums[at], panel.scales.get(at));
                 for q in 0..QUARTERS {
                     // SAFETY: arithmetic on registers, which every AArch64 CPU has.
                     partials[q][c] = unsafe {
                         let dot = vcvtq_f32_s32(vsubq_s32(dots[q][c], vdupq_n_s32(sum * unit)));
                         let scale = match (runs.activation_inside, activation_scale) {
                             (true, Some(scale)) => splat(*scale),
-                            _ => factor(group.scales, group.multipliers, group.shared, run, q),
+                            _ => widen_f16(&group.scales[run].as_chunks().0[q]),
                         };
-                        let partial = vfmaq_f32(partials[q][c], dot, scale);
-                        match shift {
-                            Some(_) => partial,
-                            None => {
-                                let minimums = (group.minimums, group.minimum_multipliers);
-                                let minimum = factor(minimums.0, minimums.1, group.shared, run, q);
-                                vfmsq_f32(partial, minimum, splat(sum as f32))
-                            }
-                        }
+                        vfmaq_f32(partials[q][c], dot, scale)
                     };
                 }
             }
@@ -178,7 +181,7 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
         for c in 0..C {
             for q in 0..QUARTERS {
                 let scale = match runs.activation_inside {
-                    true => factor(group.scales, group.multipliers, group.shared, outer, q),
+                    true => widen_f16(&group.scales[outer].as_chunks().0[q]),
                     false => splat(panel.scales[outer * width + first + c]),
                 };
                 // SAFETY: as above.
@@ -188,11 +191,92 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     }
     for (q, results) in results.into_iter().enumerate() {
         for (out, result) in out[first..].iter_mut().zip(results) {
-            let to = &mut out.as_chunks_mut::<4>().0[q];
-            // SAFETY: there is room for 4 floats.
-            unsafe { vst1q_f32(to.as_mut_ptr(), result) };
+            store(&mut out.as_chunks_mut().0[q], result);
         }
     }
+}
+
+/// As [`piece`], where scales have multipliers.
+#[inline]
+fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    first: usize,
+    out: &mut [[f32; ROWS]],
+) {
+    let width = panel.width;
+    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
+    let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
+    // SAFETY: arithmetic on registers.
+    let none = unsafe { vdupq_n_s32(0) };
+    let mut results: Square<float32x4_t, C> = [[splat(0.0); C]; QUARTERS];
+    for (q, results) in results.iter_mut().enumerate() {
+        for (out, result) in out[first..].iter().zip(results) {
+            *result = load_floats(&out.as_chunks().0[q]);
+        }
+    }
+    for span in 0..runs.outer {
+        let mut totals: Square<int32x4_t, C> = [[none; C]; QUARTERS];
+        let mut offsets = totals;
+        for run in span * runs.inner..(span + 1) * runs.inner {
+            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
+                return;
+            };
+            let dots = match I8MM {
+                true => squares::<BITS, C>(codes, quads, width, first),
+                false => dots::<BITS, C>(codes, quads, width, first),
+            };
+            for q in 0..QUARTERS {
+                let multiplier = four_multipliers(&group.multipliers[run], q);
+                let of_offset = four_multipliers(&group.offset_multipliers()[run], q);
+                for c in 0..C {
+                    let sum = panel.sums[run * width + first + c];
+                    // SAFETY: arithmetic on registers.
+                    unsafe {
+                        totals[q][c] = vmlaq_s32(totals[q][c], dots[q][c], multiplier);
+                        offsets[q][c] = vmlaq_n_s32(offsets[q][c], of_offset, sum);
+                    }
+                }
+            }
+        }
+        for q in 0..QUARTERS {
+            let factor = |f16s: &[[u8; 2 * ROWS]]| widen_f16(&f16s[span].as_chunks::<8>().0[q]);
+            let scale = factor(group.scales);
+            for c in 0..C {
+                let (total, offset) = (totals[q][c], offsets[q][c]);
+                // SAFETY: arithmetic on registers.
+                results[q][c] = unsafe {
+                    let partial = match shift {
+                        Some(shift) => {
+                            let offset = vshlq_s32(offset, vdupq_n_s32(shift as i32));
+                            vmulq_f32(vcvtq_f32_s32(vsubq_s32(total, offset)), scale)
+                        }
+                        None => {
+                            let partial = vmulq_f32(vcvtq_f32_s32(total), scale);
+                            vfmsq_f32(partial, factor(group.minimums), vcvtq_f32_s32(offset))
+                        }
+                    };
+                    let scale = splat(panel.scales[span * width + first + c]);
+                    vfmaq_f32(results[q][c], partial, scale)
+                };
+            }
+        }
+    }
+    for (q, results) in results.into_iter().enumerate() {
+        for (out, result) in out[first..].iter_mut().zip(results) {
+            store(&mut out.as_chunks_mut().0[q], result);
+        }
+    }
+}
+
+/// The multipliers of four rows.
+#[inline]
+fn four_multipliers(multipliers: &[u8; ROWS], quarter: usize) -> int32x4_t {
+    let four =
+        multipliers.as_chunks::<4>().0[quarter].map(|multiplier| i32::from(multiplier as i8));
+    load_quads(&four)
 }
 
 /// The sums of code * activation over one run, by `sdot`.
@@ -387,27 +471,16 @@ fn splat(x: f32) -> float32x4_t {
     unsafe { vdupq_n_f32(x) }
 }
 
-/// Scales or minimums of group `group` for four rows.
 #[inline]
-fn factor(
-    f16s: &[[u8; 2 * ROWS]],
-    multipliers: &[[u8; ROWS]],
-    shared: usize,
-    group: usize,
-    quarter: usize,
-) -> float32x4_t {
-    let halves = |bytes: &[u8; 2 * ROWS]| widen_f16(&bytes.as_chunks::<8>().0[quarter]);
-    if multipliers.is_empty() {
-        return halves(&f16s[group]);
-    }
-    let multiplier = multipliers[group].as_chunks::<4>().0[quarter].map(|m| f32::from(m as i8));
+fn load_floats(floats: &[f32; 4]) -> float32x4_t {
     // SAFETY: 4 floats are there.
-    unsafe {
-        vmulq_f32(
-            halves(&f16s[group >> shared.trailing_zeros()]),
-            vld1q_f32(multiplier.as_ptr()),
-        )
-    }
+    unsafe { vld1q_f32(floats.as_ptr()) }
+}
+
+#[inline]
+fn store(floats: &mut [f32; 4], vector: float32x4_t) {
+    // SAFETY: there is room for 4 floats.
+    unsafe { vst1q_f32(floats.as_mut_ptr(), vector) }
 }
 
 /// Four f16 as f32.
@@ -479,36 +552,66 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
     }
 }
 
-/// Four rows times one token. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
-fn dot_floats<const KIND: usize>(weights: &[u8], x: &[Piece]) -> [f32; 4] {
-    let bytes = if KIND == 4 { 16 } else { 8 };
-    let mut lanes = [[splat(0.0); 4]; 4];
-    for (rows, x) in weights.chunks_exact(16 * bytes).zip(x) {
-        let x = x.as_chunks::<4>().0;
-        for r in 0..4 {
-            for q in 0..4 {
-                let weights = &rows[(4 * r + q) * bytes..][..bytes];
-                // SAFETY: 4 weights and 4 floats are there.
-                lanes[r][q] = unsafe {
-                    let weights = match KIND {
-                        4 => vreinterpretq_f32_u8(vld1q_u8(weights.as_ptr())),
-                        2 => widen_f16(&weights.as_chunks().0[0]),
-                        _ => {
-                            let halves = vreinterpret_u16_u8(vld1_u8(weights.as_ptr()));
-                            vreinterpretq_f32_u32(vshll_n_u16::<16>(halves))
-                        }
-                    };
-                    vfmaq_f32(lanes[r][q], weights, vld1q_f32(x[q].as_ptr()))
-                };
+/// A row group of floats times a panel. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+fn floats_product<const KIND: usize>(
+    weights: &[u8],
+    panel: &FloatPanel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    if panel.width == 1 {
+        return floats_piece::<KIND, 1>(weights, panel, out, 0);
+    }
+    for first in (0..panel.width).step_by(2) {
+        floats_piece::<KIND, 2>(weights, panel, out, first);
+    }
+}
+
+/// `C` tokens from `first` on.
+#[inline]
+fn floats_piece<const KIND: usize, const C: usize>(
+    weights: &[u8],
+    panel: &FloatPanel<'_>,
+    out: &mut [[f32; ROWS]],
+    first: usize,
+) {
+    let bytes = if KIND == 4 { 64 } else { 32 };
+    let mut chains: [Square<float32x4_t, C>; 2] = [[[splat(0.0); C]; QUARTERS]; 2];
+    let columns = weights.chunks(2 * bytes);
+    for (x, weights) in panel.x.chunks(2 * panel.width).zip(columns) {
+        let x = x.chunks_exact(panel.width);
+        for ((x, weights), chain) in x.zip(weights.chunks_exact(bytes)).zip(&mut chains) {
+            let x = &x[first..][..C];
+            for (chain, weights) in chain.iter_mut().zip(weights.chunks_exact(bytes / 4)) {
+                let weights = widen::<KIND>(weights);
+                for c in 0..C {
+                    // SAFETY: arithmetic on registers.
+                    chain[c] = unsafe { vfmaq_n_f32(chain[c], weights, x[c]) };
+                }
             }
         }
     }
-    lanes.map(|lanes| {
-        let mut sums = [0.0; 16];
-        for (lanes, sums) in lanes.into_iter().zip(sums.as_chunks_mut::<4>().0) {
-            // SAFETY: there is room for 4 floats.
-            unsafe { vst1q_f32(sums.as_mut_ptr(), lanes) };
+    for q in 0..QUARTERS {
+        for c in 0..C {
+            // SAFETY: arithmetic on registers.
+            let sum = unsafe { vaddq_f32(chains[0][q][c], chains[1][q][c]) };
+            store(&mut out[first + c].as_chunks_mut().0[q], sum);
         }
-        floats::sum_of_lanes(sums)
-    })
+    }
+}
+
+/// Four weights as f32.
+#[inline]
+fn widen<const KIND: usize>(weights: &[u8]) -> float32x4_t {
+    let weights = &weights[..if KIND == 4 { 16 } else { 8 }];
+    // SAFETY: four weights are there.
+    unsafe {
+        match KIND {
+            4 => vreinterpretq_f32_u8(vld1q_u8(weights.as_ptr())),
+            2 => widen_f16(&weights.as_chunks().0[0]),
+            _ => {
+                let halves = vreinterpret_u16_u8(vld1_u8(weights.as_ptr()));
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(halves))
+            }
+        }
+    }
 }

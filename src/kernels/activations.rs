@@ -13,9 +13,10 @@
 //! row length: rows at a stride of a power of two would fall into the same few cache sets.
 
 use super::Isa;
-use super::floats::{LANES, Piece};
+use super::floats::{self, FloatPanel};
 use super::kernel::{Kernel, MAX_WIDTH, Panel, STEP};
 use super::threads::{Threads, lock};
+use std::ops::Range;
 use std::sync::Mutex;
 
 /// How activations share scales.
@@ -48,7 +49,7 @@ pub struct Activations {
     grouping: Grouping,
     columns: usize,
     tokens: usize,
-    floats: Vec<Piece>,
+    floats: Vec<f32>,
     quads: Vec<i32>,
     scales: Vec<f32>,
     sums: Vec<i32>,
@@ -101,12 +102,6 @@ impl Activations {
         self.tokens
     }
 
-    /// The activations of a token themselves, where the grouping is [`Grouping::Float`].
-    pub(super) fn floats(&self, token: usize) -> &[Piece] {
-        let pieces = self.columns.div_ceil(LANES);
-        &self.floats[token * pieces..][..pieces]
-    }
-
     /// Take `x` (tokens, columns).
     ///
     /// A NaN becomes code 0, as in ggml; a group with an infinity gets a scale that makes the product NaN or infinite.
@@ -127,20 +122,10 @@ impl Activations {
         (self.grouping, self.columns) = (grouping, columns);
         self.tokens = x.len().checked_div(columns).unwrap_or(0);
         if grouping == Grouping::Float {
-            self.floats.clear();
-            for x in x.chunks_exact(columns.max(1)) {
-                let (whole, rest) = x.as_chunks::<LANES>();
-                self.floats.extend_from_slice(whole);
-                if !rest.is_empty() {
-                    let mut piece = [0.0; LANES];
-                    piece[..rest.len()].copy_from_slice(rest);
-                    self.floats.push(piece);
-                }
-            }
-            return;
+            return self.take_floats(x, threads);
         }
         let kernel = self.isa.kernel().expect("checked when it was made");
-        let padded: usize = panel_widths(self.tokens).sum();
+        let padded: usize = self.panels().map(|(_, width)| width).sum();
         let sums = sums_per_token(columns, group);
         self.quads.resize(padded * columns / 4, 0);
         self.scales.resize(padded * columns / group, 0.0);
@@ -180,22 +165,62 @@ impl Activations {
         });
     }
 
-    /// The panels in order of tokens.
-    pub(super) fn panels(&self) -> impl ExactSizeIterator<Item = Panel<'_>> + Clone {
-        let group = self.grouping.group();
-        let (per_quads, per_scales) = (self.columns / 4, self.columns / group);
-        let per_sums = sums_per_token(self.columns, group);
-        (0..self.tokens.div_ceil(MAX_WIDTH)).map(move |i| {
-            let first = i * MAX_WIDTH;
-            let width = panel_width(self.tokens - first);
-            Panel {
-                width,
-                group,
-                quads: &self.quads[first * per_quads..][..width * per_quads],
-                scales: &self.scales[first * per_scales..][..width * per_scales],
-                sums: &self.sums[first * per_sums..][..width * per_sums],
-            }
+    /// Interleave `x` as it is.
+    fn take_floats(&mut self, x: &[f32], threads: &Threads) {
+        let columns = self.columns;
+        let padded: usize = self.panels().map(|(_, width)| width).sum();
+        self.floats.clear();
+        self.floats.resize(padded * columns, 0.0);
+        let panel = (MAX_WIDTH * columns).max(1);
+        let panels: Vec<_> = self
+            .floats
+            .chunks_mut(panel)
+            .zip(x.chunks(panel))
+            .map(Mutex::new)
+            .collect();
+        threads.run(panels.len(), |i| {
+            let (to, x) = &mut *lock(&panels[i]);
+            floats::interleave(x, columns, to.len() / columns, to);
+        });
+    }
+
+    /// The tokens of each panel, and how many are interleaved there.
+    pub(super) fn panels(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let tokens = self.tokens;
+        (0..tokens).step_by(MAX_WIDTH).map(move |first| {
+            let width = panel_width(tokens - first);
+            (first..tokens.min(first + MAX_WIDTH), width)
         })
+    }
+
+    /// Panel `index`, where the grouping is [`Grouping::Float`].
+    pub(super) fn float_panel(&self, index: usize) -> FloatPanel<'_> {
+        let first = index * MAX_WIDTH;
+        let width = panel_width(self.tokens - first);
+        FloatPanel {
+            width,
+            x: &self.floats[first * self.columns..][..width * self.columns],
+        }
+    }
+
+    /// Some columns of panel `index`, whole groups, with the sums of runs of `run` of them.
+    pub(super) fn panel(&self, index: usize, columns: Range<usize>, run: usize) -> Panel<'_> {
+        let (first, group) = (index * MAX_WIDTH, self.grouping.group());
+        let width = panel_width(self.tokens - first);
+        // A number for each `each` columns, in lists of `list` numbers a token, of which the first `skip` are others.
+        let range = |each: usize, list: usize, skip: usize| {
+            let number = |column: usize| first * list + (skip + column / each) * width;
+            number(columns.start)..number(columns.end)
+        };
+        let shorter: usize = run_lengths(run).map(|run| self.columns / run).sum();
+        let skip = shorter - self.columns / run;
+        Panel {
+            width,
+            group,
+            quads: &self.quads[range(4, self.columns / 4, 0)],
+            scales: &self.scales[range(group, self.columns / group, 0)],
+            sums: &self.sums[range(run, sums_per_token(self.columns, group), skip)],
+        }
     }
 }
 
@@ -206,12 +231,6 @@ fn panel_width(tokens: usize) -> usize {
         2..=12 => tokens.next_multiple_of(4),
         _ => MAX_WIDTH,
     }
-}
-
-fn panel_widths(tokens: usize) -> impl Iterator<Item = usize> {
-    (0..tokens)
-        .step_by(MAX_WIDTH)
-        .map(move |first| panel_width(tokens - first))
 }
 
 /// Number of sums over runs of 16, 32 ... `group` columns.

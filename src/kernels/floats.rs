@@ -1,28 +1,20 @@
 //! F32, F16 and BF16 matrices times f32 activations.
 //!
-//! Four rows are multiplied at a time, by one token or by four, and lie so in memory that they are one stream:
-//! 16 weights of each row, then the next 16 of each. (Four rows read side by side come from memory at half the speed.)
+//! 16 rows are interleaved column by column, so that a vector lane is a row, no sum is taken across lanes, and one
+//! token reads one stream:
 //! ```text
-//! for each 16 columns:  for each row:  widen the weights to f32;  for each token:  lanes = fma(weights, activations, lanes)
-//! result = lanes added up by halves: i and i + 8, then i and i + 4, i and i + 2, i and i + 1
+//! weights [row / 16][column][row % 16]
+//! for each column c:  chains[c % 2] = fma(weight, activation, chains[c % 2])
+//! result = chains[0] + chains[1]
 //! ```
-//! 16 lanes are both the speed and better rounding than one long sum. The order is part of the contract, so every
-//! kernel gives the same bits. Rows and activations end in zeros up to a multiple of 16.
+//! Two chains let one token keep up with memory, and leave room for several tokens in the registers. The order is part
+//! of the contract, so every kernel gives the same bits.
 
+use super::kernel::ROWS;
 use super::memory::Region;
 use formats::block::BlockType;
 use half::{bf16, f16};
 use rayon::prelude::*;
-
-/// Rows in a tile.
-pub(super) const ROWS: usize = 4;
-/// Tokens in a tile; one token is done alone.
-pub(super) const TOKENS: usize = 4;
-/// Sums that run side by side.
-pub(super) const LANES: usize = 16;
-
-/// `[row][token]`
-pub(super) type Tile = [[f32; TOKENS]; ROWS];
 
 /// The types of this file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +52,16 @@ impl FloatType {
     }
 }
 
-/// 16 activations, or as many as are left and zeros.
-pub(super) type Piece = [f32; LANES];
+/// Up to 16 tokens, interleaved.
+#[derive(Clone, Copy)]
+pub(super) struct FloatPanel<'a> {
+    /// Tokens interleaved: 1, 4, 8, 12 or 16. Tokens that are not there are zero.
+    pub width: usize,
+    /// `x[c * width + token]`: activation c.
+    pub x: &'a [f32],
+}
 
-/// A matrix of floats, four rows in one stream.
+/// A matrix of floats, 16 rows interleaved.
 pub(super) struct Floats {
     pub ty: FloatType,
     pub rows: usize,
@@ -79,17 +77,19 @@ impl Floats {
         columns: usize,
         bytes: &[u8],
     ) -> std::io::Result<Floats> {
-        let length = group_bytes(ty, columns);
+        let length = columns * ROWS * ty.bytes();
         let mut region = Region::zeroed(rows.div_ceil(ROWS) * length)?;
-        let (row_bytes, piece) = (columns * ty.bytes(), LANES * ty.bytes());
         let groups = region
             .par_chunks_mut(length.max(1))
-            .zip(bytes.par_chunks((ROWS * row_bytes).max(1)));
-        groups.for_each(|(to, rows)| {
-            for (row, from) in rows.chunks_exact(row_bytes).enumerate() {
-                for (to, from) in to.chunks_exact_mut(ROWS * piece).zip(from.chunks(piece)) {
-                    to[row * piece..][..from.len()].copy_from_slice(from);
-                }
+            .zip(bytes.par_chunks(length.max(1)));
+        groups.for_each(|(to, rows)| match ty {
+            FloatType::F32 => {
+                let to = to.as_chunks_mut::<4>().0;
+                interleave(rows.as_chunks::<4>().0, columns, ROWS, to);
+            }
+            FloatType::F16 | FloatType::Bf16 => {
+                let to = to.as_chunks_mut::<2>().0;
+                interleave(rows.as_chunks::<2>().0, columns, ROWS, to);
             }
         });
         Ok(Floats {
@@ -100,24 +100,24 @@ impl Floats {
         })
     }
 
-    /// Four rows: for each piece of 16 columns the weights of one row, then those of the next.
+    /// The weights of row group `index`.
     pub fn group(&self, index: usize) -> &[u8] {
-        let length = group_bytes(self.ty, self.columns);
+        let length = self.columns * ROWS * self.ty.bytes();
         &self.region[index * length..][..length]
     }
 }
 
-fn group_bytes(ty: FloatType, columns: usize) -> usize {
-    columns.div_ceil(LANES) * ROWS * LANES * ty.bytes()
-}
-
-/// Adds the lanes up by halves.
-#[inline]
-pub(super) fn sum_of_lanes(mut lanes: [f32; LANES]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
+/// `to[column * width + row] = rows[row * columns + column]`, where `to` has room for `width` rows.
+pub(super) fn interleave<T: Copy>(rows: &[T], columns: usize, width: usize, to: &mut [T]) {
+    /// Columns at a time: what they fill stays in the first-level cache until every row has been there.
+    const RUN: usize = 64;
+    for first in (0..columns).step_by(RUN) {
+        let run = first..columns.min(first + RUN);
+        for (lane, row) in rows.chunks_exact(columns).enumerate() {
+            let to = to[first * width + lane..].iter_mut().step_by(width);
+            for (to, from) in to.zip(&row[run.clone()]) {
+                *to = *from;
+            }
         }
     }
-    lanes[0]
 }

@@ -4,18 +4,29 @@
 //!
 //! ```text
 //! outer run = the longer of weight group and activation group,  inner run = the shorter
-//! for each outer run:
+//! result = 0
+//! for each strip, for each outer run:
 //!     partial = 0
 //!     for each inner run in it:
 //!         dot     = sum over the inner run of stored code * activation  -  2^shift * sum of activations     exact, i32
 //!         partial = fma(dot, scale of the inner run, partial)                                              f32
 //!     result = fma(partial, scale of the outer run, result)                                                f32
 //! ```
+//! Where scales are an f16 times multipliers (K types), those are applied to the integers. A span is the 256 columns of
+//! an f16, and of an activation scale:
+//!
+//! ```text
+//! for each span:
+//!     total  = sum over its runs of multiplier * (sum over the run of stored code * activation)            exact, i32
+//!     offset = sum over its runs of multiplier, or of the minimum's, * sum of activations                   exact, i32
+//!     partial = (total - 2^shift * offset) * scale     or     fma(-minimum, offset, total * scale)         f32
+//!     result = fma(partial, scale of the activations, result)                                              f32
+//! ```
 //! The order of the f32 operations is part of the contract, so every kernel gives the same bits, for one token or many.
 
 use super::activations::Grouping;
-use super::floats::{self, FloatType};
-use super::layout::Packed;
+use super::floats::{FloatPanel, Floats};
+use super::layout::Strip;
 use std::ops::Range;
 
 /// Rows that are interleaved: one 512-bit vector holds one 32-bit sum for each.
@@ -30,10 +41,11 @@ pub(super) trait Kernel: Sync {
     /// Its instruction set, as in reports.
     fn name(&self) -> &'static str;
 
-    /// The product of the row groups `groups` with a panel: `out[(g - groups.start) * panel.width + token][row]`.
+    /// Add the product of the row groups `groups` with the activations of the strip's columns:
+    /// `out[(g - groups.start) * panel.width + token][row]` is `result` above, before and after.
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
@@ -55,17 +67,17 @@ pub(super) trait Kernel: Sync {
         None
     }
 
-    /// A group of four rows times one or four tokens, see [`floats`]: `out[row][token]`.
+    /// The same for a matrix of floats, see [`super::floats`].
     fn multiply_floats(
         &self,
-        ty: FloatType,
-        weights: &[u8],
-        x: &[&[floats::Piece]],
-        out: &mut floats::Tile,
+        weights: &Floats,
+        groups: Range<usize>,
+        panel: &FloatPanel<'_>,
+        out: &mut [[f32; ROWS]],
     );
 }
 
-/// Up to 16 tokens, quantized and interleaved.
+/// Some columns of up to 16 tokens, quantized and interleaved.
 #[derive(Clone, Copy)]
 pub(super) struct Panel<'a> {
     /// Tokens interleaved: 1, 4, 8, 12 or 16. Tokens that are not there are zero.
@@ -76,27 +88,8 @@ pub(super) struct Panel<'a> {
     pub quads: &'a [i32],
     /// `scales[g * width + token]`: the scale of activation group g.
     pub scales: &'a [f32],
-    /// Sums over runs of 16, 32, 64 ... activations, see [`Panel::sums`].
+    /// `sums[r * width + token]`: the sum of the activations of inner run r.
     pub sums: &'a [i32],
-}
-
-impl<'a> Panel<'a> {
-    /// `[r * width + token]`: the sum of the activations of run r, for runs of `run` columns (16, 32, ... `group`).
-    pub fn sums(&self, run: usize) -> &'a [i32] {
-        let columns = self.quads.len() / self.width * 4;
-        let mut start = 0;
-        let mut length = STEP;
-        while length < run {
-            start += columns / length * self.width;
-            length *= 2;
-        }
-        assert!(
-            length == run && run <= self.group,
-            "sums of {run} in groups of {}",
-            self.group
-        );
-        &self.sums[start..][..columns / run * self.width]
-    }
 }
 
 /// How inner and outer runs follow from the two groups.

@@ -52,12 +52,12 @@ pub use threads::Threads;
 
 use floats::{FloatType, Floats};
 use formats::block::BlockType;
-use kernel::{Kernel, MAX_WIDTH, Panel, ROWS};
+use kernel::{Kernel, MAX_WIDTH, ROWS};
 use layout::{PackError, Packed};
 use std::ops::Range;
 
-/// Bytes of activations that a core keeps in its second-level cache while the weights stream by.
-const COLUMN_BLOCK: usize = 384 << 10;
+/// Row groups of a tile: with 16 tokens 32 KiB of products.
+const GROUPS_AT_ONCE: usize = 32;
 /// Pieces of work for each thread: enough that a delayed thread holds up little.
 const CHUNKS_PER_THREAD: usize = 4;
 
@@ -262,7 +262,7 @@ impl Matrix {
                     "{isa} {bits}-bit x{ROWS}, scale per {group}, activations per {activations}"
                 )
             }
-            Weights::Floats(w) => format!("{isa} {:?} x{}", w.ty, floats::ROWS),
+            Weights::Floats(w) => format!("{isa} {:?} x{ROWS}", w.ty),
         }
     }
 
@@ -276,93 +276,61 @@ impl Matrix {
         assert_eq!(y.len(), x.tokens() * self.rows(), "length of the product");
         match &self.weights {
             Weights::Floats(weights) => self.multiply_floats(weights, x, y, threads),
-            Weights::Packed(weights) => match x.tokens() {
-                1 => self.multiply_token(weights, x, y, threads),
-                _ => self.multiply_tokens(weights, x, y, threads),
-            },
+            Weights::Packed(weights) => self.multiply_packed(weights, x, y, threads),
         }
     }
 
-    /// One token: the rows of `y` are contiguous, a chunk of them for each task.
-    fn multiply_token(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
-        let Some(panel) = x.panels().next() else {
-            return;
-        };
-        let y = Output::new(y);
-        for_chunks(weights.row_groups(), threads, |groups| {
-            let rows = groups.start * ROWS..weights.rows().min(groups.end * ROWS);
-            // SAFETY: chunks of row groups do not overlap.
-            let y = unsafe { y.slice(rows) };
-            let (whole, rest) = y.as_chunks_mut::<ROWS>();
-            let last = groups.start + whole.len();
-            self.kernel
-                .multiply(weights, groups.start..last, &panel, whole);
-            if !rest.is_empty() {
-                let mut out = [[0.0; ROWS]];
-                self.kernel
-                    .multiply(weights, last..last + 1, &panel, &mut out);
-                rest.copy_from_slice(&out[0][..rest.len()]);
-            }
-        });
-    }
-
-    /// Many tokens: as many of them as stay in the cache, all row groups of a chunk inside, panels innermost.
-    fn multiply_tokens(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
-        let panels: Vec<Panel<'_>> = x.panels().collect();
-        let block = (COLUMN_BLOCK / (MAX_WIDTH * weights.columns().max(1))).max(1);
-        let rows = weights.rows();
-        let y = Output::new(y);
-        for_chunks(weights.row_groups(), threads, |groups| {
-            let mut out = [[0.0; ROWS]; MAX_WIDTH];
-            for (i, panels) in panels.chunks(block).enumerate() {
-                for group in groups.clone() {
-                    for (j, panel) in panels.iter().enumerate() {
-                        self.kernel.multiply(
-                            weights,
-                            group..group + 1,
-                            panel,
-                            &mut out[..panel.width],
-                        );
-                        let first = (i * block + j) * MAX_WIDTH;
-                        let rows_here = ROWS.min(rows - group * ROWS);
-                        for (token, out) in (first..x.tokens()).zip(&out[..panel.width]) {
-                            let at = token * rows + group * ROWS;
-                            // SAFETY: the rows of this group belong to this chunk alone.
-                            unsafe { y.slice(at..at + rows_here) }
-                                .copy_from_slice(&out[..rows_here]);
-                        }
-                    }
-                }
+    fn multiply_packed(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
+        let run = weights.group().min(self.grouping.group());
+        for_tiles(weights.rows(), x, y, threads, |groups, panel, out| {
+            out.fill([0.0; ROWS]);
+            for strip in weights.strips() {
+                let panel = x.panel(panel, strip.columns(), run);
+                self.kernel.multiply(&strip, groups.clone(), &panel, out);
             }
         });
     }
 
     fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
-        let (rows, tokens) = (weights.rows, x.tokens());
-        let y = Output::new(y);
-        for_chunks(rows.div_ceil(floats::ROWS), threads, |groups| {
-            for group in groups {
-                let first = group * floats::ROWS;
-                for token in (0..tokens).step_by(floats::TOKENS) {
-                    let count = floats::TOKENS.min(tokens - token);
-                    // The last token stands in for those behind the end.
-                    let x: [_; floats::TOKENS] =
-                        std::array::from_fn(|i| x.floats(token + i.min(count - 1)));
-                    let x = if count == 1 { &x[..1] } else { &x };
-                    let mut out = [[0.0; floats::TOKENS]; floats::ROWS];
-                    self.kernel
-                        .multiply_floats(weights.ty, weights.group(group), x, &mut out);
-                    for (row, out) in (first..rows).zip(&out) {
-                        for (token, out) in (token..token + count).zip(out) {
-                            let at = token * rows + row;
-                            // SAFETY: the rows of this group belong to this chunk alone.
-                            unsafe { y.slice(at..at + 1) }.fill(*out);
-                        }
+        for_tiles(weights.rows, x, y, threads, |groups, panel, out| {
+            let panel = x.float_panel(panel);
+            self.kernel.multiply_floats(weights, groups, &panel, out);
+        });
+    }
+}
+
+/// Compute `y` tile by tile: `product(row groups, panel, out)` is to put the product of the row groups with a panel
+/// into `out[group * width + token][row]`.
+///
+/// A tile has few enough row groups that its weights and its products stay in the cache from panel to panel and from
+/// strip to strip.
+fn for_tiles(
+    rows: usize,
+    x: &Activations,
+    y: &mut [f32],
+    threads: &Threads,
+    product: impl Fn(Range<usize>, usize, &mut [[f32; ROWS]]) + Sync,
+) {
+    let y = Output::new(y);
+    for_chunks(rows.div_ceil(ROWS), threads, |chunk| {
+        let mut out = [[0.0; ROWS]; GROUPS_AT_ONCE * MAX_WIDTH];
+        for first in chunk.clone().step_by(GROUPS_AT_ONCE) {
+            let groups = first..chunk.end.min(first + GROUPS_AT_ONCE);
+            let here = first * ROWS..rows.min(groups.end * ROWS);
+            for (panel, (tokens, width)) in x.panels().enumerate() {
+                let out = &mut out[..groups.len() * width];
+                product(groups.clone(), panel, out);
+                for (i, token) in tokens.enumerate() {
+                    let start = token * rows;
+                    // SAFETY: the rows of these groups belong to this chunk alone.
+                    let y = unsafe { y.slice(start + here.start..start + here.end) };
+                    for (y, out) in y.chunks_mut(ROWS).zip(out[i..].iter().step_by(width)) {
+                        y.copy_from_slice(&out[..y.len()]);
                     }
                 }
             }
-        });
-    }
+        }
+    });
 }
 
 /// The activations that llama.cpp's CPU backend uses with a type (ggml-cpu.c:216-394), or larger groups of them.

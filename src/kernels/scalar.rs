@@ -1,9 +1,9 @@
 //! The kernel in plain Rust: what all others are compared with, bit for bit.
 
 use super::activations::Grouping;
-use super::floats::{self, FloatType, LANES, Piece};
+use super::floats::{FloatPanel, Floats};
 use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use super::layout::{Packed, RowGroup};
+use super::layout::{RowGroup, Strip};
 use half::f16;
 use std::ops::Range;
 
@@ -17,16 +17,20 @@ impl Kernel for Scalar {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let group = weights.row_group(group);
+            let product = match weights.multiplied() {
+                true => add_multiplied_product,
+                false => add_product,
+            };
             for (token, out) in out.iter_mut().enumerate() {
                 for (row, out) in out.iter_mut().enumerate() {
-                    *out = product(weights, &group, row, panel, token);
+                    *out = product(*out, weights, &group, row, panel, token);
                 }
             }
         }
@@ -59,54 +63,49 @@ impl Kernel for Scalar {
 
     fn multiply_floats(
         &self,
-        ty: FloatType,
-        weights: &[u8],
-        x: &[&[Piece]],
-        out: &mut floats::Tile,
+        weights: &Floats,
+        groups: Range<usize>,
+        panel: &FloatPanel<'_>,
+        out: &mut [[f32; ROWS]],
     ) {
-        for (row, out) in out.iter_mut().enumerate() {
-            for (x, out) in x.iter().zip(out) {
-                let mut lanes = [0.0f32; LANES];
-                for (i, x) in x.iter().enumerate() {
-                    for (lane, (sum, x)) in lanes.iter_mut().zip(x).enumerate() {
-                        let weight = ty.weight(weights, (i * floats::ROWS + row) * LANES + lane);
-                        *sum = weight.mul_add(*x, *sum);
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+            let group = weights.group(group);
+            for (token, out) in out.iter_mut().enumerate() {
+                for (row, out) in out.iter_mut().enumerate() {
+                    let mut chains = [0.0f32; 2];
+                    for (column, x) in panel.x.chunks_exact(panel.width).enumerate() {
+                        let weight = weights.ty.weight(group, column * ROWS + row);
+                        let chain = &mut chains[column % 2];
+                        *chain = weight.mul_add(x[token], *chain);
                     }
+                    *out = chains[0] + chains[1];
                 }
-                *out = floats::sum_of_lanes(lanes);
             }
         }
     }
 }
 
-/// The product of one row with one token, see [`super::kernel`].
-fn product(
-    weights: &Packed,
+/// `result` and the product of one row with one token, see [`super::kernel`].
+fn add_product(
+    mut result: f32,
+    weights: &Strip<'_>,
     group: &RowGroup<'_>,
     row: usize,
     panel: &Panel<'_>,
     token: usize,
 ) -> f32 {
-    let runs = Runs::new(weights.columns(), weights.group(), panel.group);
-    let sums = panel.sums(runs.columns);
-    let mut result = 0.0f32;
+    let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
     for outer in 0..runs.outer {
         let mut partial = 0.0f32;
         for run in outer * runs.inner..(outer + 1) * runs.inner {
-            let sum = sums[run * panel.width + token];
-            let mut dot = weights.shift().map_or(0, |shift| -(sum << shift));
-            for column in run * runs.columns..(run + 1) * runs.columns {
-                let quad = panel.quads[column / 4 * panel.width + token].to_ne_bytes();
-                dot += i32::from(group.code(row, column)) * i32::from(quad[column % 4] as i8);
-            }
+            let sum = panel.sums[run * panel.width + token];
+            let offset = weights.shift().map_or(0, |shift| sum << shift);
+            let dot = dot(group, row, panel, token, run, runs) - offset;
             let inner_scale = match runs.activation_inside {
                 true => panel.scales[run * panel.width + token],
                 false => group.scale(row, run),
             };
             partial = (dot as f32).mul_add(inner_scale, partial);
-            if let Some(minimum) = group.minimum(row, run) {
-                partial = (-minimum).mul_add(sum as f32, partial);
-            }
         }
         let outer_scale = match runs.activation_inside {
             true => group.scale(row, outer),
@@ -115,6 +114,53 @@ fn product(
         result = partial.mul_add(outer_scale, result);
     }
     result
+}
+
+/// The same where scales have multipliers.
+fn add_multiplied_product(
+    mut result: f32,
+    weights: &Strip<'_>,
+    group: &RowGroup<'_>,
+    row: usize,
+    panel: &Panel<'_>,
+    token: usize,
+) -> f32 {
+    let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
+    let f16 = |f16s: &[u8; 2 * ROWS]| f16::from_le_bytes(f16s.as_chunks().0[row]).to_f32();
+    for span in 0..runs.outer {
+        let (mut total, mut offset) = (0, 0);
+        for run in span * runs.inner..(span + 1) * runs.inner {
+            let multiplier = |of: &[[u8; ROWS]]| i32::from(of[run][row] as i8);
+            total += multiplier(group.multipliers) * dot(group, row, panel, token, run, runs);
+            offset +=
+                multiplier(group.offset_multipliers()) * panel.sums[run * panel.width + token];
+        }
+        let scale = f16(&group.scales[span]);
+        let partial = match weights.shift() {
+            Some(shift) => (total - (offset << shift)) as f32 * scale,
+            None => (-f16(&group.minimums[span])).mul_add(offset as f32, total as f32 * scale),
+        };
+        result = partial.mul_add(panel.scales[span * panel.width + token], result);
+    }
+    result
+}
+
+/// The sum of stored code * activation over inner run `run`.
+fn dot(
+    group: &RowGroup<'_>,
+    row: usize,
+    panel: &Panel<'_>,
+    token: usize,
+    run: usize,
+    runs: Runs,
+) -> i32 {
+    let product = |column: usize| {
+        let quad = panel.quads[column / 4 * panel.width + token].to_ne_bytes();
+        i32::from(group.code(row, column)) * i32::from(quad[column % 4] as i8)
+    };
+    (run * runs.columns..(run + 1) * runs.columns)
+        .map(product)
+        .sum()
 }
 
 /// ggml's Q8_K rule (ggml-quants.c:2769-2806): the first activation of the largest magnitude becomes -127.

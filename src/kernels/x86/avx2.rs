@@ -13,9 +13,9 @@
 //!    tests can run it in its AVX-512VL encoding on CPUs that have only that.
 
 use crate::kernels::activations::Grouping;
-use crate::kernels::floats::{self, FloatType, Piece};
+use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use crate::kernels::layout::{Packed, RowGroup};
+use crate::kernels::layout::{RowGroup, Strip};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -70,17 +70,26 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
-        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let (group, shift) = (weights.row_group(group), weights.shift());
             // SAFETY: a value of this type exists only where `detect` found the features.
             unsafe {
                 match group.bits {
+                    2 if weights.multiplied() => {
+                        multiplied_product::<2>(&group, shift, runs, panel, out)
+                    }
+                    4 if weights.multiplied() => {
+                        multiplied_product::<4>(&group, shift, runs, panel, out)
+                    }
+                    6 if weights.multiplied() => {
+                        multiplied_product::<6>(&group, shift, runs, panel, out)
+                    }
                     2 => panel_product::<DOT, 2>(&group, shift, runs, panel, out),
                     4 => panel_product::<DOT, 4>(&group, shift, runs, panel, out),
                     6 => panel_product::<DOT, 6>(&group, shift, runs, panel, out),
@@ -104,23 +113,19 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
 
     fn multiply_floats(
         &self,
-        ty: FloatType,
-        weights: &[u8],
-        x: &[&[Piece]],
-        out: &mut floats::Tile,
+        weights: &Floats,
+        groups: Range<usize>,
+        panel: &FloatPanel<'_>,
+        out: &mut [[f32; ROWS]],
     ) {
-        for (token, x) in x.iter().enumerate() {
+        let product = match weights.ty {
+            FloatType::F32 => floats_product::<4>,
+            FloatType::F16 => floats_product::<2>,
+            FloatType::Bf16 => floats_product::<0>,
+        };
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             // SAFETY: as above.
-            let products = unsafe {
-                match ty {
-                    FloatType::F32 => dot_floats::<4>(weights, x),
-                    FloatType::F16 => dot_floats::<2>(weights, x),
-                    FloatType::Bf16 => dot_floats::<0>(weights, x),
-                }
-            };
-            for (out, product) in out.iter_mut().zip(products) {
-                out[token] = product;
-            }
+            unsafe { product(weights.group(group), panel, out) }
         }
     }
 }
@@ -159,11 +164,15 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
     out: &mut [[f32; ROWS]],
 ) {
     let width = panel.width;
-    let sums = panel.sums(runs.columns);
     let unit = shift.map_or(0, |shift| 1 << shift);
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
     let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
     let mut results = [[_mm256_setzero_ps(); C]; H];
+    for (h, results) in results.iter_mut().enumerate() {
+        for (out, result) in out[first..].iter().zip(results) {
+            *result = load(&out.as_chunks().0[half + h]);
+        }
+    }
     let mut run = 0;
     for outer in 0..runs.outer {
         let mut partials = [[_mm256_setzero_ps(); C]; H];
@@ -172,17 +181,11 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
                 return;
             };
             let dots = dots::<DOT, BITS, H, C>(codes, quads, width, half, first);
-            let sums = &sums[run * width + first..][..C];
+            let sums = &panel.sums[run * width + first..][..C];
             for h in 0..H {
                 let scale = match runs.activation_inside {
                     true => None,
-                    false => Some(factor(
-                        group.scales,
-                        group.multipliers,
-                        group.shared,
-                        run,
-                        half + h,
-                    )),
+                    false => Some(halves(&group.scales[run], half + h)),
                 };
                 for c in 0..C {
                     let dot = _mm256_sub_epi32(dots[h][c], _mm256_set1_epi32(sums[c] * unit));
@@ -193,31 +196,12 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
                     partials[h][c] =
                         _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, partials[h][c]);
                 }
-                if shift.is_none() {
-                    let minimum = factor(
-                        group.minimums,
-                        group.minimum_multipliers,
-                        group.shared,
-                        run,
-                        half + h,
-                    );
-                    for c in 0..C {
-                        let sum = _mm256_set1_ps(sums[c] as f32);
-                        partials[h][c] = _mm256_fnmadd_ps(minimum, sum, partials[h][c]);
-                    }
-                }
             }
             run += 1;
         }
         for h in 0..H {
             let scale = match runs.activation_inside {
-                true => Some(factor(
-                    group.scales,
-                    group.multipliers,
-                    group.shared,
-                    outer,
-                    half + h,
-                )),
+                true => Some(halves(&group.scales[outer], half + h)),
                 false => None,
             };
             for c in 0..C {
@@ -231,10 +215,119 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
     }
     for (h, results) in results.into_iter().enumerate() {
         for (out, result) in out[first..].iter_mut().zip(results) {
-            let to = &mut out.as_chunks_mut::<8>().0[half + h];
-            // SAFETY: there is room for 8 floats.
-            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), result) };
+            store(&mut out.as_chunks_mut().0[half + h], result);
         }
+    }
+}
+
+/// As [`panel_product`], where scales have multipliers.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiplied_product<const BITS: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    for half in 0..2 {
+        if panel.width == 1 {
+            multiplied::<BITS, 1>(group, shift, runs, panel, (half, 0), out);
+            continue;
+        }
+        for first in (0..panel.width).step_by(4) {
+            multiplied::<BITS, 4>(group, shift, runs, panel, (half, first), out);
+        }
+    }
+}
+
+/// Eight rows times `C` tokens from `first` on, where scales have multipliers. `vpmaddubsw` is all it needs: pairs of
+/// products that were added in 16 bits meet the multipliers in `vpmaddwd`, which widens them too.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn multiplied<const BITS: usize, const C: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    (half, first): (usize, usize),
+    out: &mut [[f32; ROWS]],
+) {
+    let (width, zero) = (panel.width, _mm256_setzero_si256());
+    let steps = runs.columns / STEP;
+    let mut codes = group.codes.chunks_exact(steps * 32 * BITS);
+    let mut quads = panel.quads.chunks_exact(steps * 4 * width);
+    let multipliers = |bytes: &[u8; ROWS]| {
+        let bytes = &bytes.as_chunks::<8>().0[half];
+        // SAFETY: 8 bytes are there.
+        unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) }
+    };
+    // Two bytes of each row as a pair of 16-bit numbers.
+    let pairs = |a: __m128i, b: __m128i| _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b));
+    let mut results = [_mm256_setzero_ps(); C];
+    for (out, result) in out[first..].iter().zip(&mut results) {
+        *result = load(&out.as_chunks().0[half]);
+    }
+    for span in 0..runs.outer {
+        let span_runs = span * runs.inner..(span + 1) * runs.inner;
+        let mut totals = [zero; C];
+        for run in span_runs.clone() {
+            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
+                return;
+            };
+            let multiplier = multipliers(&group.multipliers[run]);
+            let multiplier = pairs(multiplier, multiplier);
+            let steps = codes.chunks_exact(32 * BITS);
+            for (step, quads) in steps.zip(quads.chunks_exact(4 * width)) {
+                // Codes of 6 bits: 2 * 63 * 127 = 16,002 a product, and two of them 32,004 < 32,767.
+                let planes = planes::<VNNI, BITS>(step, half).0;
+                for c in 0..C {
+                    let dot = |l: usize| {
+                        let x = _mm256_set1_epi32(quads[l * width + first + c]);
+                        _mm256_maddubs_epi16(planes[l], x)
+                    };
+                    let a = _mm256_add_epi16(dot(0), dot(1));
+                    let b = _mm256_add_epi16(dot(2), dot(3));
+                    let total = match BITS {
+                        6 => _mm256_add_epi32(
+                            _mm256_madd_epi16(a, multiplier),
+                            _mm256_madd_epi16(b, multiplier),
+                        ),
+                        _ => _mm256_madd_epi16(_mm256_add_epi16(a, b), multiplier),
+                    };
+                    totals[c] = _mm256_add_epi32(totals[c], total);
+                }
+            }
+        }
+        let mut offsets = [zero; C];
+        let offset_multipliers = group.offset_multipliers()[span_runs.clone()].chunks(2);
+        let sums = panel.sums[span_runs.start * width..span_runs.end * width].chunks(2 * width);
+        for (two, sums) in offset_multipliers.zip(sums) {
+            let second = two.get(1).map_or(_mm_setzero_si128(), multipliers);
+            let multiplier = pairs(multipliers(&two[0]), second);
+            for c in 0..C {
+                // Sums of up to 256 activations fit 16 bits.
+                let second = sums.get(width + first + c).copied().unwrap_or(0);
+                let sums = _mm256_set1_epi32(sums[first + c] & 0xFFFF | second << 16);
+                offsets[c] = _mm256_add_epi32(offsets[c], _mm256_madd_epi16(multiplier, sums));
+            }
+        }
+        let scale = halves(&group.scales[span], half);
+        for c in 0..C {
+            let partial = if let Some(shift) = shift {
+                let offset = _mm256_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
+                let total = _mm256_sub_epi32(totals[c], offset);
+                _mm256_mul_ps(_mm256_cvtepi32_ps(total), scale)
+            } else {
+                let minimum = halves(&group.minimums[span], half);
+                let partial = _mm256_mul_ps(_mm256_cvtepi32_ps(totals[c]), scale);
+                _mm256_fnmadd_ps(minimum, _mm256_cvtepi32_ps(offsets[c]), partial)
+            };
+            let scale = _mm256_set1_ps(panel.scales[span * width + first + c]);
+            results[c] = _mm256_fmadd_ps(partial, scale, results[c]);
+        }
+    }
+    for (out, result) in out[first..].iter_mut().zip(results) {
+        store(&mut out.as_chunks_mut().0[half], result);
     }
 }
 
@@ -376,29 +469,13 @@ fn planes<const DOT: usize, const BITS: usize>(
     }
 }
 
-/// Scales or minimums of group `group` for eight rows.
+/// Eight of 16 f16, as f32.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn factor(
-    f16s: &[[u8; 2 * ROWS]],
-    multipliers: &[[u8; ROWS]],
-    shared: usize,
-    group: usize,
-    half: usize,
-) -> __m256 {
-    let halves = |bytes: &[u8; 2 * ROWS]| {
-        let bytes = &bytes.as_chunks::<16>().0[half];
-        // SAFETY: 16 bytes are there.
-        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
-    };
-    if multipliers.is_empty() {
-        return halves(&f16s[group]);
-    }
-    let multiplier = &multipliers[group].as_chunks::<8>().0[half];
-    // SAFETY: 8 bytes are there.
-    let multiplier = unsafe { _mm_loadl_epi64(multiplier.as_ptr().cast()) };
-    let multiplier = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(multiplier));
-    _mm256_mul_ps(halves(&f16s[group >> shared.trailing_zeros()]), multiplier)
+fn halves(f16s: &[u8; 2 * ROWS], half: usize) -> __m256 {
+    let bytes = &f16s.as_chunks::<16>().0[half];
+    // SAFETY: 16 bytes are there.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
 #[inline]
@@ -406,6 +483,13 @@ fn factor(
 fn load(floats: &[f32; 8]) -> __m256 {
     // SAFETY: 8 floats are there.
     unsafe { _mm256_loadu_ps(floats.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(floats: &mut [f32; 8], vector: __m256) {
+    // SAFETY: there is room for 8 floats.
+    unsafe { _mm256_storeu_ps(floats.as_mut_ptr(), vector) }
 }
 
 #[inline]
@@ -498,28 +582,52 @@ fn first_of_magnitude(x: &[f32], largest: f32) -> f32 {
     0.0
 }
 
-/// Four rows times one token. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+/// A row group of floats times a panel. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_floats<const KIND: usize>(weights: &[u8], x: &[Piece]) -> [f32; 4] {
-    let bytes = if KIND == 4 { 32 } else { 16 };
-    let mut lanes = [[_mm256_setzero_ps(); 2]; 4];
-    for (rows, x) in weights.chunks_exact(8 * bytes).zip(x) {
-        let x = x.as_chunks::<8>().0;
-        for r in 0..4 {
-            for half in 0..2 {
-                let weights = widen::<KIND>(&rows[(2 * r + half) * bytes..][..bytes]);
-                lanes[r][half] = _mm256_fmadd_ps(weights, load(&x[half]), lanes[r][half]);
+fn floats_product<const KIND: usize>(
+    weights: &[u8],
+    panel: &FloatPanel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    if panel.width == 1 {
+        return floats_piece::<KIND, 1>(weights, panel, out, 0);
+    }
+    for first in (0..panel.width).step_by(2) {
+        floats_piece::<KIND, 2>(weights, panel, out, first);
+    }
+}
+
+/// `C` tokens from `first` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn floats_piece<const KIND: usize, const C: usize>(
+    weights: &[u8],
+    panel: &FloatPanel<'_>,
+    out: &mut [[f32; ROWS]],
+    first: usize,
+) {
+    let bytes = if KIND == 4 { 64 } else { 32 };
+    // [chain][half of the rows][token]
+    let mut chains = [[[_mm256_setzero_ps(); C]; 2]; 2];
+    let columns = weights.chunks(2 * bytes);
+    for (x, weights) in panel.x.chunks(2 * panel.width).zip(columns) {
+        let x = x.chunks_exact(panel.width);
+        for ((x, weights), chain) in x.zip(weights.chunks_exact(bytes)).zip(&mut chains) {
+            let x = &x[first..][..C];
+            for (chain, weights) in chain.iter_mut().zip(weights.chunks_exact(bytes / 2)) {
+                let weights = widen::<KIND>(weights);
+                for c in 0..C {
+                    chain[c] = _mm256_fmadd_ps(weights, _mm256_set1_ps(x[c]), chain[c]);
+                }
             }
         }
     }
-    lanes.map(|lanes| {
-        let mut sums = [0.0; 16];
-        for (lanes, sums) in lanes.into_iter().zip(sums.as_chunks_mut::<8>().0) {
-            // SAFETY: there is room for 8 floats.
-            unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), lanes) };
+    for half in 0..2 {
+        for c in 0..C {
+            let sum = _mm256_add_ps(chains[0][half][c], chains[1][half][c]);
+            store(&mut out[first + c].as_chunks_mut().0[half], sum);
         }
-        floats::sum_of_lanes(sums)
-    })
+    }
 }
 
 /// 8 weights as f32.

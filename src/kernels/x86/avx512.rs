@@ -17,9 +17,9 @@
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
 use crate::kernels::activations::Grouping;
-use crate::kernels::floats::{self, FloatType, Piece};
+use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use crate::kernels::layout::{Packed, RowGroup};
+use crate::kernels::layout::{RowGroup, Strip};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -49,13 +49,14 @@ impl Kernel for Avx512Vnni {
 
     fn multiply(
         &self,
-        weights: &Packed,
+        weights: &Strip<'_>,
         groups: Range<usize>,
         panel: &Panel<'_>,
         out: &mut [[f32; ROWS]],
     ) {
-        let runs = Runs::new(weights.columns(), weights.group(), panel.group);
+        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         let product = match panel.width {
+            width if weights.multiplied() => multiplied_of(weights.bits(), width),
             1 if runs.activation_inside => match (weights.bits(), runs.columns / STEP) {
                 (2, 2) => one_token::<2, 2, true>,
                 (2, _) => one_token::<2, 0, true>,
@@ -66,6 +67,8 @@ impl Kernel for Avx512Vnni {
                 (2, 1) => one_token::<2, 1, false>,
                 (2, 2) => one_token::<2, 2, false>,
                 (2, 4) => one_token::<2, 4, false>,
+                (2, 8) => one_token::<2, 8, false>,
+                (2, 16) => one_token::<2, 16, false>,
                 (2, _) => one_token::<2, 0, false>,
                 (4, _) => one_token::<4, 0, false>,
                 (6, _) => one_token::<6, 0, false>,
@@ -104,21 +107,20 @@ impl Kernel for Avx512Vnni {
 
     fn multiply_floats(
         &self,
-        ty: FloatType,
-        weights: &[u8],
-        x: &[&[Piece]],
-        out: &mut floats::Tile,
+        weights: &Floats,
+        groups: Range<usize>,
+        panel: &FloatPanel<'_>,
+        out: &mut [[f32; ROWS]],
     ) {
-        let multiply = match (ty, x.len()) {
-            (FloatType::F32, 1) => floats_tile::<4, 1>,
-            (FloatType::F32, _) => floats_tile::<4, 4>,
-            (FloatType::F16, 1) => floats_tile::<2, 1>,
-            (FloatType::F16, _) => floats_tile::<2, 4>,
-            (FloatType::Bf16, 1) => floats_tile::<0, 1>,
-            (FloatType::Bf16, _) => floats_tile::<0, 4>,
+        let product = match weights.ty {
+            FloatType::F32 => floats_of::<4>(panel.width),
+            FloatType::F16 => floats_of::<2>(panel.width),
+            FloatType::Bf16 => floats_of::<0>(panel.width),
         };
-        // SAFETY: as above.
-        unsafe { multiply(weights, x, out) }
+        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+            // SAFETY: as above.
+            unsafe { product(weights.group(group), panel.x, out) }
+        }
     }
 }
 
@@ -196,40 +198,26 @@ fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
     let (code_bytes, quad_count) = (steps * 32 * BITS, steps * 4);
     let codes = group.codes.chunks_exact(runs.inner * code_bytes);
     let quads = panel.quads.chunks_exact(runs.inner * quad_count);
-    let sums = panel.sums(runs.columns).chunks_exact(runs.inner);
+    let sums = panel.sums.chunks_exact(runs.inner);
     let unit = shift.map_or(0, |shift| 1 << shift);
-    let mut result = _mm512_setzero_ps();
+    let mut result = load_floats(&out[0]);
     for (outer, ((codes, quads), sums)) in codes.zip(quads).zip(sums).enumerate() {
-        let first = outer * runs.inner;
-        let inner = codes
-            .chunks_exact(code_bytes)
-            .zip(quads.chunks_exact(quad_count))
-            .zip(sums);
+        let codes = codes.chunks_exact(code_bytes);
+        let quads = quads.chunks_exact(quad_count);
         let mut partial = _mm512_setzero_ps();
-        if INSIDE {
-            for (((codes, quads), sum), scale) in inner.zip(&panel.scales[first..]) {
-                let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
-                partial = _mm512_fmadd_ps(dot, _mm512_set1_ps(*scale), partial);
-            }
-            let scale = factor(group.scales, group.multipliers, group.shared, outer);
-            result = _mm512_fmadd_ps(partial, scale, result);
-        } else {
-            for (i, ((codes, quads), sum)) in inner.enumerate() {
-                let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
-                let scale = factor(group.scales, group.multipliers, group.shared, first + i);
-                partial = _mm512_fmadd_ps(dot, scale, partial);
-                if shift.is_none() {
-                    let minimum = factor(
-                        group.minimums,
-                        group.minimum_multipliers,
-                        group.shared,
-                        first + i,
-                    );
-                    partial = _mm512_fnmadd_ps(minimum, _mm512_set1_ps(*sum as f32), partial);
-                }
-            }
-            result = _mm512_fmadd_ps(partial, _mm512_set1_ps(panel.scales[outer]), result);
+        for (i, ((codes, quads), sum)) in codes.zip(quads).zip(sums).enumerate() {
+            let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
+            let scale = match INSIDE {
+                true => _mm512_set1_ps(panel.scales[outer * runs.inner + i]),
+                false => halves(&group.scales[outer * runs.inner + i]),
+            };
+            partial = _mm512_fmadd_ps(dot, scale, partial);
         }
+        let scale = match INSIDE {
+            true => halves(&group.scales[outer]),
+            false => _mm512_set1_ps(panel.scales[outer]),
+        };
+        result = _mm512_fmadd_ps(partial, scale, result);
     }
     store(&mut out[0], result);
 }
@@ -240,6 +228,7 @@ fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
 fn run<const BITS: usize, const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
     match (BITS, STEPS) {
         (2, 1 | 2 | 4) => dot_by_places::<STEPS>(codes, quads, start),
+        (2, 8 | 16) => dot_of_steps::<STEPS>(codes, quads, start),
         _ => dot::<BITS>(codes, quads, start),
     }
 }
@@ -296,6 +285,32 @@ fn dot_by_places<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) ->
     sum
 }
 
+/// The same for 2-bit codes and a long run: two sums for each place, taken in turn, hide the latency of `vpdpbusd`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_of_steps<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
+    let zero = _mm512_setzero_si512();
+    let mut sums = [[zero; 2]; 4];
+    sums[0][0] = _mm512_set1_epi32(start);
+    let codes = codes.as_chunks::<64>().0.as_chunks::<STEPS>().0;
+    let quads = quads.as_chunks::<4>().0.as_chunks::<STEPS>().0;
+    let ([codes], [quads]) = (codes, quads) else {
+        return zero;
+    };
+    for i in 0..STEPS {
+        let planes = in_place(&codes[i]);
+        for l in 0..4 {
+            let activations = _mm512_set1_epi32(quads[i][l]);
+            sums[l][i % 2] = _mm512_dpbusd_epi32(sums[l][i % 2], planes[l], activations);
+        }
+    }
+    let [a, b, c, d] = sums.map(|[even, odd]| _mm512_add_epi32(even, odd));
+    _mm512_add_epi32(
+        _mm512_add_epi32(a, _mm512_srai_epi32(b, 2)),
+        _mm512_add_epi32(_mm512_srai_epi32(c, 4), _mm512_srai_epi32(d, 6)),
+    )
+}
+
 /// `C` tokens from token `FIRST` on, of a panel of `W`. `NESTED`: there are several inner runs in an outer one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn tokens<
@@ -321,10 +336,9 @@ fn tokens<
         .as_chunks::<W>()
         .0
         .chunks_exact(runs.columns / 4);
-    let sums = panel.sums(runs.columns).as_chunks::<W>().0;
+    let sums = panel.sums.as_chunks::<W>().0;
     let scales = panel.scales.as_chunks::<W>().0;
     let zero = _mm512_setzero_si512();
-    *out = [[0.0; ROWS]; C];
     let mut run = 0;
     for outer in 0..runs.outer {
         let mut partials = [_mm512_setzero_ps(); C];
@@ -333,18 +347,6 @@ fn tokens<
                 return;
             };
             let mut dots = [zero; C];
-            if shift.is_some() {
-                for c in 0..C {
-                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
-                    let sum = match BITS {
-                        2 => sum,
-                        4 => _mm512_slli_epi32::<3>(sum),
-                        6 => _mm512_slli_epi32::<5>(sum),
-                        _ => _mm512_slli_epi32::<7>(sum),
-                    };
-                    dots[c] = _mm512_sub_epi32(zero, sum);
-                }
-            }
             for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
                 let planes = unpack::<BITS>(step);
                 for l in 0..4 {
@@ -357,29 +359,33 @@ fn tokens<
                     }
                 }
             }
+            if shift.is_some() {
+                for c in 0..C {
+                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
+                    let sum = match BITS {
+                        2 => sum,
+                        4 => _mm512_slli_epi32::<3>(sum),
+                        6 => _mm512_slli_epi32::<5>(sum),
+                        _ => _mm512_slli_epi32::<7>(sum),
+                    };
+                    dots[c] = _mm512_sub_epi32(dots[c], sum);
+                }
+            }
             if runs.activation_inside {
                 for c in 0..C {
                     let scale = _mm512_set1_ps(scales[run][FIRST + c]);
                     partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
                 }
             } else {
-                let scale = factor(group.scales, group.multipliers, group.shared, run);
+                let scale = halves(&group.scales[run]);
                 for c in 0..C {
                     partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
-                }
-                if shift.is_none() {
-                    let minimum =
-                        factor(group.minimums, group.minimum_multipliers, group.shared, run);
-                    for c in 0..C {
-                        let sum = _mm512_set1_ps(sums[run][FIRST + c] as f32);
-                        partials[c] = _mm512_fnmadd_ps(minimum, sum, partials[c]);
-                    }
                 }
             }
             run += 1;
         }
         if runs.activation_inside {
-            let scale = factor(group.scales, group.multipliers, group.shared, outer);
+            let scale = halves(&group.scales[outer]);
             for c in 0..C {
                 let result = _mm512_fmadd_ps(partials[c], scale, load_floats(&out[c]));
                 store(&mut out[c], result);
@@ -392,6 +398,140 @@ fn tokens<
             }
         }
     }
+}
+
+/// The product for a panel of `width` tokens where scales have multipliers.
+fn multiplied_of(bits: usize, width: usize) -> Product {
+    match (bits, width) {
+        (2, _) => multiplied_of_width::<2>(width),
+        (4, _) => multiplied_of_width::<4>(width),
+        (_, _) => multiplied_of_width::<6>(width),
+    }
+}
+
+fn multiplied_of_width<const BITS: usize>(width: usize) -> Product {
+    match width {
+        1 => multiplied::<BITS, 1, 1, 0>,
+        4 => multiplied::<BITS, 4, 4, 0>,
+        8 => multiplied::<BITS, 8, 8, 0>,
+        12 => multiplied_in_two::<BITS, 12, 4>,
+        // With codes of 2 bits runs are long enough that the totals may leave the registers.
+        _ if BITS == 2 => multiplied::<BITS, 16, 16, 0>,
+        _ => multiplied_in_two::<BITS, 16, 8>,
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn multiplied_in_two<const BITS: usize, const W: usize, const B: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let (first, second) = out.split_at_mut(8);
+    multiplied::<BITS, W, 8, 0>(group, shift, runs, panel, first);
+    multiplied::<BITS, W, B, 8>(group, shift, runs, panel, second);
+}
+
+/// `C` tokens from token `FIRST` on, of a panel of `W`, where scales have multipliers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn multiplied<const BITS: usize, const W: usize, const C: usize, const FIRST: usize>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let Ok(out) = <&mut [[f32; ROWS]; C]>::try_from(out) else {
+        return;
+    };
+    let zero = _mm512_setzero_si512();
+    let steps = runs.columns / STEP;
+    let mut codes = group.codes.chunks_exact(steps * 32 * BITS);
+    let mut quads = panel.quads.as_chunks::<W>().0.chunks_exact(steps * 4);
+    let sums = panel.sums.as_chunks::<W>().0;
+    let scales = panel.scales.as_chunks::<W>().0;
+    for span in 0..runs.outer {
+        let mut totals = [zero; C];
+        let span_runs = span * runs.inner..(span + 1) * runs.inner;
+        for multipliers in &group.multipliers[span_runs.clone()] {
+            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
+                return;
+            };
+            let mut dots = [zero; C];
+            if W == 1 {
+                let quads = quads.as_flattened();
+                dots[0] = match (BITS, steps) {
+                    (2, 8) => dot_of_steps::<8>(codes, quads, 0),
+                    _ => dot::<BITS>(codes, quads, 0),
+                };
+            } else {
+                for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
+                    let planes = unpack::<BITS>(step);
+                    for c in 0..C {
+                        for l in 0..4 {
+                            let x = _mm512_set1_epi32(quads[l][FIRST + c]);
+                            dots[c] = _mm512_dpbusd_epi32(dots[c], planes[l], x);
+                        }
+                    }
+                }
+            }
+            let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
+            for c in 0..C {
+                let total = _mm512_mullo_epi32(dots[c], multipliers);
+                totals[c] = _mm512_add_epi32(totals[c], total);
+            }
+        }
+        let multipliers = &group.offset_multipliers()[span_runs.clone()];
+        let offsets = offsets::<W, C, FIRST>(multipliers, &sums[span_runs]);
+        let scale = halves(&group.scales[span]);
+        for c in 0..C {
+            let partial = if let Some(shift) = shift {
+                let offset = _mm512_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
+                let total = _mm512_sub_epi32(totals[c], offset);
+                _mm512_mul_ps(_mm512_cvtepi32_ps(total), scale)
+            } else {
+                let minimum = halves(&group.minimums[span]);
+                let partial = _mm512_mul_ps(_mm512_cvtepi32_ps(totals[c]), scale);
+                _mm512_fnmadd_ps(minimum, _mm512_cvtepi32_ps(offsets[c]), partial)
+            };
+            let scale = _mm512_set1_ps(scales[span][FIRST + c]);
+            let result = _mm512_fmadd_ps(partial, scale, load_floats(&out[c]));
+            store(&mut out[c], result);
+        }
+    }
+}
+
+/// Sums of multiplier * sum of activations over the runs of a span. Both fit 16 bits, so two runs are one `vpdpwssd`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn offsets<const W: usize, const C: usize, const FIRST: usize>(
+    multipliers: &[[u8; ROWS]],
+    sums: &[[i32; W]],
+) -> [__m512i; C] {
+    let mut offsets = [_mm512_setzero_si512(); C];
+    for (multipliers, sums) in multipliers.chunks(2).zip(sums.chunks(2)) {
+        let a = load_bytes(&multipliers[0]);
+        let b = multipliers
+            .get(1)
+            .map_or(_mm_setzero_si128(), |bytes| load_bytes(bytes));
+        let pairs = _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
+        let pairs = _mm512_cvtepi8_epi16(pairs);
+        for c in 0..C {
+            let second = sums.get(1).map_or(0, |sums| sums[FIRST + c]);
+            let sums = _mm512_set1_epi32(sums[0][FIRST + c] & 0xFFFF | second << 16);
+            offsets[c] = _mm512_dpwssd_epi32(offsets[c], pairs, sums);
+        }
+    }
+    offsets
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_bytes(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: 16 bytes are there.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
 /// The four planes of a step, each code in its byte.
@@ -454,25 +594,7 @@ fn in_place(step: &[u8]) -> [__m512i; 4] {
     ]
 }
 
-/// 16 scales or minimums of group `group`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-fn factor(
-    f16s: &[[u8; 2 * ROWS]],
-    multipliers: &[[u8; ROWS]],
-    shared: usize,
-    group: usize,
-) -> __m512 {
-    if multipliers.is_empty() {
-        return halves(&f16s[group]);
-    }
-    let multiplier = &multipliers[group];
-    // SAFETY: 16 bytes are there.
-    let multiplier = unsafe { _mm_loadu_si128(multiplier.as_ptr().cast()) };
-    let multiplier = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(multiplier));
-    _mm512_mul_ps(halves(&f16s[group >> shared.trailing_zeros()]), multiplier)
-}
-
+/// 16 f16 as f32.
 #[inline]
 #[target_feature(enable = "avx512f,f16c")]
 fn halves(bytes: &[u8; 32]) -> __m512 {
@@ -579,36 +701,63 @@ fn first_of_magnitude(x: &[[f32; 16]], largest: f32) -> f32 {
     0.0
 }
 
-/// Four rows times `T` tokens. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+/// A row group of floats times a panel.
+type FloatProduct = unsafe fn(&[u8], &[f32], &mut [[f32; ROWS]]);
+
+/// The product for a panel of `width` tokens. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+fn floats_of<const KIND: usize>(width: usize) -> FloatProduct {
+    match width {
+        1 => floats_tile::<KIND, 1, 1, 0>,
+        4 => floats_tile::<KIND, 4, 4, 0>,
+        8 => floats_tile::<KIND, 8, 8, 0>,
+        12 => floats_in_two::<KIND, 12, 4>,
+        _ => floats_in_two::<KIND, 16, 8>,
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-fn floats_tile<const KIND: usize, const T: usize>(
+fn floats_in_two<const KIND: usize, const W: usize, const B: usize>(
     weights: &[u8],
-    x: &[&[Piece]],
-    out: &mut floats::Tile,
+    x: &[f32],
+    out: &mut [[f32; ROWS]],
+) {
+    let (first, second) = out.split_at_mut(8);
+    floats_tile::<KIND, W, 8, 0>(weights, x, first);
+    floats_tile::<KIND, W, B, 8>(weights, x, second);
+}
+
+/// `C` tokens from token `FIRST` on, of a panel of `W`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+fn floats_tile<const KIND: usize, const W: usize, const C: usize, const FIRST: usize>(
+    weights: &[u8],
+    x: &[f32],
+    out: &mut [[f32; ROWS]],
 ) {
     let bytes = if KIND == 4 { 64 } else { 32 };
-    let Ok(x) = <&[&[Piece]; T]>::try_from(x) else {
-        return;
-    };
-    let mut lanes = [[_mm512_setzero_ps(); T]; 4];
-    for (i, rows) in weights.chunks_exact(4 * bytes).enumerate() {
-        let mut activations = [_mm512_setzero_ps(); T];
-        for t in 0..T {
-            activations[t] = load_floats(&x[t][i]);
+    let mut chains = [[_mm512_setzero_ps(); C]; 2];
+    let (pairs, last) = x.as_chunks::<W>().0.as_chunks::<2>();
+    let mut columns = weights.chunks_exact(2 * bytes);
+    for (x, weights) in pairs.iter().zip(&mut columns) {
+        if W == 1 {
+            fetch(weights);
         }
-        for r in 0..4 {
-            let weights = widen::<KIND>(&rows[r * bytes..][..bytes]);
-            for t in 0..T {
-                lanes[r][t] = _mm512_fmadd_ps(weights, activations[t], lanes[r][t]);
+        for chain in 0..2 {
+            let weights = widen::<KIND>(&weights[chain * bytes..][..bytes]);
+            for c in 0..C {
+                let x = _mm512_set1_ps(x[chain][FIRST + c]);
+                chains[chain][c] = _mm512_fmadd_ps(weights, x, chains[chain][c]);
             }
         }
     }
-    for r in 0..4 {
-        for t in 0..T {
-            let mut sums = [0.0; 16];
-            store(&mut sums, lanes[r][t]);
-            out[r][t] = floats::sum_of_lanes(sums);
+    if let [x] = last {
+        let weights = widen::<KIND>(columns.remainder());
+        for c in 0..C {
+            let x = _mm512_set1_ps(x[FIRST + c]);
+            chains[0][c] = _mm512_fmadd_ps(weights, x, chains[0][c]);
         }
+    }
+    for (c, out) in out.iter_mut().enumerate() {
+        store(out, _mm512_add_ps(chains[0][c], chains[1][c]));
     }
 }
 
