@@ -108,6 +108,11 @@ pub fn perplexity(surprisals: &[f64]) -> f64 {
     mean(surprisals).exp()
 }
 
+/// The item with the largest value, and that value. A NaN of either sign is larger than every number.
+pub fn worst<T>(items: impl Iterator<Item = (T, f64)>) -> Option<(T, f64)> {
+    items.max_by(|(_, a), (_, b)| a.is_nan().cmp(&b.is_nan()).then(a.total_cmp(b)))
+}
+
 /// The arithmetic mean.
 ///
 /// # Panics
@@ -230,6 +235,16 @@ mod tests {
         // One certain and one 1/4 guess: exp((0 + ln 4) / 2) = 2.
         let nats = surprisals(&[1e4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[0, 2], 4);
         close(perplexity(&nats), 2.0);
+    }
+
+    #[test]
+    fn nothing_is_worse_than_a_nan() {
+        let worst_of = |values: [f64; 3]| worst(values.into_iter().enumerate()).unwrap();
+        assert_eq!(worst_of([1.0, 3.0, 2.0]), (1, 3.0));
+        // What x86 makes of inf - inf has its sign bit set.
+        let (at, value) = worst_of([f64::INFINITY, -f64::NAN, 2.0]);
+        assert!(at == 1 && value.is_nan());
+        assert_eq!(worst([(); 0].into_iter().map(|()| ((), 0.0))), None);
     }
 
     #[test]

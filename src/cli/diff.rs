@@ -8,7 +8,7 @@ use clap::Args;
 use formats::gguf::File;
 
 use super::checkpoint::CheckpointArgs;
-use super::{print, print_json, render};
+use super::{Context, print, print_json, render};
 use crate::mapped::Mapped;
 use crate::model::Checkpoint;
 use crate::model::tokenizer::Tokenizer;
@@ -32,14 +32,18 @@ pub struct DiffArgs {
     json: bool,
 }
 
-pub(super) fn run(args: &DiffArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &DiffArgs, context: Context) -> anyhow::Result<ExitCode> {
     let (a, b) = (
         Input::open(&args.a, &args.checkpoint)?,
         Input::open(&args.b, &args.checkpoint)?,
     );
     let (a, b) = (a.parse(&args.a)?, b.parse(&args.b)?);
-    let found = diff(&a.side(), &b.side(), &|_| {})
-        .with_context(|| format!("{} and {}", args.a.display(), args.b.display()))?;
+    let bar = render::spinner(context.progress);
+    let found = diff(&a.side(), &b.side(), &|doing| {
+        bar.set_message(doing.to_owned());
+    })
+    .with_context(|| format!("{} and {}", args.a.display(), args.b.display()))?;
+    bar.finish_and_clear();
     if args.json {
         print_json(&serde_json::to_value(&found)?)?;
     } else {

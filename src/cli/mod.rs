@@ -84,7 +84,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(&args, context),
         Command::Run(args) => run::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Diff(args) => diff::run(&args),
+        Command::Diff(args) => diff::run(&args, context),
         Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             let mut script = vec![];

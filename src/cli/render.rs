@@ -1,7 +1,9 @@
 //! How numbers, tables and progress look: every number with its unit.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
+use console::{Alignment, Term, measure_text_width, pad_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Bytes with a decimal unit: `1.7 MB` (1 MB = 1e6 B).
@@ -33,6 +35,15 @@ pub fn small(value: f64) -> String {
         "0".into()
     } else {
         format!("{value:.1e}")
+    }
+}
+
+/// Something a second: `9.3`, `18 896`.
+pub fn rate(value: f64) -> String {
+    if value < 1000.0 {
+        format!("{value:.1}")
+    } else {
+        count(value.round() as u64)
     }
 }
 
@@ -68,6 +79,18 @@ pub fn progress_bar(what: &'static str, total: u64, wanted: bool) -> ProgressBar
         .with_prefix(what)
 }
 
+/// What is being done, on stderr, where that is a terminal and progress is wanted.
+pub fn spinner(wanted: bool) -> ProgressBar {
+    if !wanted || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    const TICK: Duration = Duration::from_millis(100);
+    let style = ProgressStyle::with_template("{elapsed:>4} {spinner} {msg}");
+    let bar = ProgressBar::new_spinner().with_style(style.expect("the template is sound"));
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
 /// `name  value` lines, names padded to one width.
 pub fn facts(lines: &[(&str, String)]) -> String {
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -77,34 +100,96 @@ pub fn facts(lines: &[(&str, String)]) -> String {
         .collect()
 }
 
-/// A table with a head line; columns whose head starts with `>` are set to the right.
+/// A table with a head line; columns whose head starts with `>` are set to the right. On a terminal that is too narrow
+/// for it, the last cell of each line stands below the others.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    use comfy_table::{CellAlignment, Table, presets};
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(head.iter().map(|name| name.trim_start_matches('>')));
-    for (index, name) in head.iter().enumerate() {
-        let alignment = if name.starts_with('>') {
-            CellAlignment::Right
-        } else {
-            CellAlignment::Left
-        };
-        if let Some(column) = table.column_mut(index) {
-            column.set_cell_alignment(alignment);
+    let terminal = Term::stdout();
+    let room = terminal.is_term().then(|| usize::from(terminal.size().1));
+    table_within(room.unwrap_or(usize::MAX), head, rows)
+}
+
+/// [`table`] for a terminal of `room` columns: where a line would be longer, its last cell stands below the others.
+fn table_within(room: usize, head: &[&str], mut rows: Vec<Vec<String>>) -> String {
+    rows.insert(
+        0,
+        head.iter()
+            .map(|name| name.trim_start_matches('>').to_owned())
+            .collect(),
+    );
+    // A name of several lines would tear the table apart.
+    rows.iter_mut()
+        .flatten()
+        .filter(|cell| cell.contains('\n'))
+        .for_each(|cell| *cell = cell.replace('\n', "\\n"));
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| measure_text_width(&row[column]))
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let whole = widths.iter().sum::<usize>() + GAP.len() * (head.len() - 1);
+    let beside = if whole > room {
+        head.len() - 1
+    } else {
+        head.len()
+    };
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .zip(head)
+            .take(beside)
+            .map(|((cell, width), head)| {
+                let alignment = if head.starts_with('>') {
+                    Alignment::Right
+                } else {
+                    Alignment::Left
+                };
+                pad_str(cell, *width, alignment, None)
+            });
+        text += cells.collect::<Vec<_>>().join(GAP).trim_end();
+        text.push('\n');
+        for below in row.iter().skip(beside).filter(|cell| !cell.is_empty()) {
+            text += &format!("{BELOW}{below}\n");
         }
     }
-    table.add_rows(rows);
-    let lines: Vec<_> = table
-        .to_string()
-        .lines()
-        .map(|line| line.trim_end().to_owned() + "\n")
-        .collect();
-    lines.concat()
+    text
 }
+
+const GAP: &str = "  ";
+const BELOW: &str = "        ";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_line_up_whatever_is_painted_and_fit_their_terminal() {
+        let rows = || {
+            vec![vec![
+                "\u{1b}[32mok\u{1b}[0m".into(),
+                "7 B".into(),
+                "first\nsecond".into(),
+            ]]
+        };
+        let wide = table_within(80, &["", ">size", "from"], rows());
+        assert_eq!(
+            wide,
+            "    size  from\n\u{1b}[32mok\u{1b}[0m   7 B  first\\nsecond\n"
+        );
+        let narrow = table_within(20, &["", ">size", "from"], rows());
+        let below = "        ";
+        let expected = [
+            "    size\n",
+            below,
+            "from\n\u{1b}[32mok\u{1b}[0m   7 B\n",
+            below,
+            "first\\nsecond\n",
+        ];
+        assert_eq!(narrow, expected.concat());
+    }
 
     #[test]
     fn numbers_have_units() {
@@ -118,5 +203,6 @@ mod tests {
         );
         assert_eq!([0.0, 5.23e-5].map(small), ["0", "5.2e-5"]);
         assert_eq!(percent(0.31459), "31.5 %");
+        assert_eq!([9.26, 18895.7].map(rate), ["9.3", "18 896"]);
     }
 }

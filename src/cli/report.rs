@@ -4,17 +4,20 @@ use std::fmt::Write;
 
 use super::render;
 use super::verify::{found, limit};
+use crate::metrics;
 use crate::verify::{
     Check, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, Rate, Report,
     SpeedFacts, Status, TextFacts, Verdict,
 };
 
 const TEMPLATE: &str = include_str!("report.html");
+const TICK: &str = "M18 33l10 10 18-21";
 
 /// The page as HTML.
 pub(super) fn page(report: &Report) -> String {
     let (tone, badge) = match report.verdict {
-        Verdict::Agrees => ("good", "M18 33l10 10 18-21"),
+        Verdict::Agrees => ("good", TICK),
+        Verdict::Sound => ("idle", TICK),
         Verdict::Disagrees => ("bad", "M22 22l20 20M42 22L22 42"),
         Verdict::NothingChecked => ("idle", "M20 32h24"),
     };
@@ -67,11 +70,11 @@ fn escape(text: &str) -> String {
 fn verdict(report: &Report) -> String {
     let checks: usize = report.levels.iter().map(|level| level.checks.len()).sum();
     let failed = report.failures().count();
-    match (report.verdict, &report.against) {
-        (Verdict::Disagrees, _) => format!("{failed} of {checks} checks failed"),
-        (Verdict::NothingChecked, _) => "Nothing was checked".into(),
-        (_, Some(_)) => format!("It agrees: all {checks} checks passed"),
-        (_, None) => format!("Sound as far as it goes: all {checks} checks passed"),
+    match report.verdict {
+        Verdict::Agrees => format!("It agrees: all {checks} checks passed"),
+        Verdict::Sound => format!("Sound, but not proven: all {checks} checks passed"),
+        Verdict::Disagrees => format!("{failed} of {checks} checks failed"),
+        Verdict::NothingChecked => "Nothing was checked".into(),
     }
 }
 
@@ -82,7 +85,7 @@ fn subject(report: &Report) -> String {
         .as_ref()
         .and_then(|model| model.name.as_deref());
     let name = name.map_or(String::new(), |name| format!("{} &middot; ", escape(name)));
-    match &report.against {
+    match report.held_against() {
         Some(against) => format!("{name}{file} held against {}", escape(against)),
         None => format!("{name}{file}, not held against a checkpoint"),
     }
@@ -121,7 +124,7 @@ fn tiles(report: &Report) -> String {
             sum(|linear| linear.codes_wrong),
         );
         tile(
-            render::count(weights),
+            many(weights),
             format!("ternary weights compared, {} differ", render::count(wrong)),
         );
         let (error, energy) = report
@@ -140,14 +143,9 @@ fn tiles(report: &Report) -> String {
     }
     if let Some(text) = &report.text {
         for engine in &text.tested {
-            let mean = engine.kld.iter().sum::<f64>() / engine.kld.len() as f64;
             tile(
-                render::small(mean),
-                format!(
-                    "nats a token from {} to {}",
-                    short(&text.reference.name),
-                    short(&engine.name)
-                ),
+                render::small(metrics::mean(&engine.kld)),
+                format!("nats/token, mean KLD of {}", short(&engine.name)),
             );
         }
     }
@@ -162,6 +160,15 @@ fn tiles(report: &Report) -> String {
     tiles
 }
 
+/// A count as wide as a tile at most: `3 145 728`, `973.1 M`.
+fn many(n: u64) -> String {
+    match n {
+        0..10_000_000 => render::count(n),
+        10_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.2} G", n as f64 / 1e9),
+    }
+}
+
 /// `native` of `native (kernel, threads)`.
 fn short(name: &str) -> &str {
     name.split(" (").next().unwrap_or(name)
@@ -173,9 +180,15 @@ const WIDTH: f64 = 440.0;
 fn charts(report: &Report) -> String {
     let mut charts = String::new();
     let linears = &report.linears;
-    if !linears.is_empty() {
-        let exact = linears.iter().all(|linear| linear.error == 0.0);
-        let note = if exact {
+    if report.model.is_none() {
+        return charts; // the file cannot be read, which the page says already
+    }
+    if linears.is_empty() {
+        charts += &empty("Codes, scales and biases", report, 2, true);
+    } else {
+        let note = if !linears.iter().all(LinearFacts::is_right) {
+            "NMSE against the trained weights; red: a code, scale or bias is wrong."
+        } else if linears.iter().all(|linear| linear.error == 0.0) {
             "Every weight is stored exactly."
         } else {
             "NMSE against the trained weights."
@@ -185,6 +198,7 @@ fn charts(report: &Report) -> String {
             note,
             linears,
             |linear| Some(linear.nmse()),
+            LinearFacts::is_right,
             render::small,
         );
         charts += &heatmap(
@@ -192,35 +206,54 @@ fn charts(report: &Report) -> String {
             "Share of weights whose code is 0; they live on in the biases.",
             linears,
             |linear| Some(linear.dead_share()),
+            |_| true,
             render::percent,
         );
     }
     if let Some(scales) = &report.scales {
         charts += &histogram(
             "Trained scales",
-            "Number of groups by scale, logarithmic.",
+            "Groups by scale, logarithmic; in the unit of the weights.",
+            "groups",
             scales,
         );
     }
     if let Some(biases) = &report.biases {
-        charts += &histogram("Biases", "Number of rows by bias.", biases);
+        let note = "Rows by bias, in the unit of what the linear puts out.";
+        charts += &histogram("Biases", note, "rows", biases);
     }
-    if let Some(text) = &report.text {
-        charts += &kld_chart(text, report);
+    match &report.text {
+        Some(text) => charts += &kld_chart(text, report),
+        None => charts += &empty("KLD along the text", report, 4, true),
     }
-    if linears.iter().any(|linear| linear.dots.is_some()) {
+    let products = linears.iter().any(|linear| linear.dots.is_some());
+    if products {
         charts += &heatmap(
             "Products of our kernels",
             "NMSE against f64; what 8-bit activations cost.",
             linears,
             |linear| Some(linear.dots?.kernel),
+            |_| true,
             render::small,
         );
     }
-    if let Some(speed) = &report.speed {
-        charts += &speed_chart(speed);
+    match &report.speed {
+        Some(speed) => charts += &speed_chart(speed),
+        None => charts += &empty("Speed", report, 5, !products),
     }
     charts
+}
+
+/// In the place of a chart: why there is none.
+fn empty(title: &str, report: &Report, number: u8, wide: bool) -> String {
+    let level = report.levels.iter().find(|level| level.number == number);
+    let why = level.and_then(|level| level.not_checked.first());
+    let why = match (why, number) {
+        (Some(missing), _) => format!("Not checked: {}.", missing.why),
+        (None, 5) => "Not measured: ask for it with --speed.".into(),
+        (None, _) => format!("Level {number} was not asked for."),
+    };
+    card(title, &escape(&why), wide, "")
 }
 
 fn card(title: &str, note: &str, wide: bool, body: &str) -> String {
@@ -240,9 +273,10 @@ fn heatmap(
     note: &str,
     linears: &[LinearFacts],
     value: impl Fn(&LinearFacts) -> Option<f64>,
+    right: impl Fn(&LinearFacts) -> bool,
     show: impl Fn(f64) -> String,
 ) -> String {
-    const LABEL: f64 = 84.0;
+    const LABEL: f64 = 92.0;
     const ROW: f64 = 26.0;
     /// Cells at least this wide have room for their value.
     const READABLE: f64 = 46.0;
@@ -281,9 +315,10 @@ fn heatmap(
         };
         let _ = write!(
             body,
-            r#"<g><title>{}: {}</title><rect class="one" x="{x:.1}" y="{y:.1}" width="{:.1}" height="{:.1}" rx="3" fill-opacity="{:.2}"/>"#,
+            r#"<g><title>{}: {}</title><rect class="{}" x="{x:.1}" y="{y:.1}" width="{:.1}" height="{:.1}" rx="3" fill-opacity="{:.2}"/>"#,
             escape(&linear.name),
             show(v),
+            if right(linear) { "one" } else { "wrong" },
             (width - 2.0).max(1.0),
             ROW - 2.0,
             0.10 + 0.55 * share
@@ -318,8 +353,11 @@ fn heatmap(
     card(title, note, false, &svg(title, WIDTH, height, &body))
 }
 
-fn histogram(title: &str, note: &str, histogram: &Histogram) -> String {
-    const HEIGHT: f64 = 150.0;
+/// Bars, with a line at the height of the highest that says how many of `what` it holds.
+fn histogram(title: &str, note: &str, what: &str, histogram: &Histogram) -> String {
+    const TOP: f64 = 18.0;
+    const HEIGHT: f64 = 140.0;
+    const BOTTOM: f64 = TOP + HEIGHT;
     let most = histogram.counts.iter().copied().max().unwrap_or(1).max(1) as f64;
     let width = WIDTH / histogram.counts.len() as f64;
     let edge = |i: usize| {
@@ -342,7 +380,7 @@ fn histogram(title: &str, note: &str, histogram: &Histogram) -> String {
             body,
             r#"<rect class="one" x="{:.1}" y="{:.1}" width="{:.1}" height="{height:.1}" rx="1.5" fill-opacity="0.75"><title>{} to {}: {}</title></rect>"#,
             i as f64 * width,
-            HEIGHT - height,
+            BOTTOM - height,
             (width - 1.0).max(0.8),
             render::small(edge(i)),
             render::small(edge(i + 1)),
@@ -355,15 +393,26 @@ fn histogram(title: &str, note: &str, histogram: &Histogram) -> String {
     } else {
         "0".into()
     };
-    let y = HEIGHT + 16.0;
+    let y = BOTTOM + 16.0;
     let _ = write!(
         body,
-        r#"<line class="axis" x1="0" x2="{WIDTH}" y1="{HEIGHT}" y2="{HEIGHT}"/><text x="0" y="{y}">{}</text><text x="{}" y="{y}" text-anchor="middle">{middle}</text><text x="{WIDTH}" y="{y}" text-anchor="end">{}</text>"#,
+        r#"<text x="0" y="12">{}</text>"#,
+        escape(&format!("{} {what}", render::count(most as u64)))
+    );
+    for line in [TOP, BOTTOM] {
+        let _ = write!(
+            body,
+            r#"<line class="axis" x1="0" x2="{WIDTH}" y1="{line}" y2="{line}"/>"#
+        );
+    }
+    let _ = write!(
+        body,
+        r#"<text x="0" y="{y}">{}</text><text x="{}" y="{y}" text-anchor="middle">{middle}</text><text x="{WIDTH}" y="{y}" text-anchor="end">{}</text>"#,
         render::small(histogram.from),
         WIDTH / 2.0,
         render::small(histogram.to)
     );
-    card(title, note, false, &svg(title, WIDTH, HEIGHT + 22.0, &body))
+    card(title, note, false, &svg(title, WIDTH, BOTTOM + 22.0, &body))
 }
 
 const COLOURS: [&str; 3] = ["one", "two", "three"];
@@ -373,7 +422,7 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
     const WIDE: f64 = 920.0;
     const HEIGHT: f64 = 190.0;
     const LEFT: f64 = 44.0;
-    const TOP: f64 = 8.0;
+    const TOP: f64 = 22.0;
     const FLOOR: f64 = 1e-8;
     let limit = report
         .levels
@@ -394,7 +443,7 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
     let top = all().fold(FLOOR, f64::max).log10().ceil();
     let bottom = all().fold(1.0, f64::min).log10().floor().min(top - 1.0);
     let y = |kld: f64| TOP + HEIGHT * (top - kld.log10()) / (top - bottom);
-    let mut body = String::new();
+    let mut body = r#"<text x="0" y="10">nats/token</text>"#.to_owned();
     for exponent in bottom as i32..=top as i32 {
         let at = y(10f64.powi(exponent));
         let _ = write!(
@@ -427,8 +476,12 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
         text.tokens
     );
     let reference = short(&text.reference.name);
+    let points = match bucket(text.tokens) {
+        1 => String::new(),
+        tokens => format!("; each point is the mean of {tokens}"),
+    };
     let note = format!(
-        "Nats by which the prediction of each token is off, against {reference}, over {} tokens of {}.",
+        "KLD of the predictions from those of {reference}, over {} tokens of {}{points}.",
         render::count(text.tokens as u64),
         escape(&text.source)
     );
@@ -436,14 +489,16 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
     for (engine, colour) in text.tested.iter().zip(COLOURS) {
         let _ = write!(
             legend,
-            r#"<span><i class="{colour}"></i>{}, perplexity {:.3}</span>"#,
+            r#"<span><i class="{colour}"></i>{}: mean {}, perplexity {:.3}</span>"#,
             escape(short(&engine.name)),
+            render::small(metrics::mean(&engine.kld)),
             engine.perplexity
         );
     }
     let _ = write!(
         legend,
-        r#"<span><i class="mark"></i>limit of the mean</span><span>{reference}: perplexity {:.3}</span>"#,
+        r#"<span><i class="mark"></i>limit of the mean: {}</span><span>{reference}: perplexity {:.3}</span>"#,
+        render::small(limit),
         text.reference.perplexity
     );
     let chart = svg("KLD along the text", WIDE, TOP + HEIGHT + 28.0, &body);
@@ -455,15 +510,18 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
     )
 }
 
-/// At most so many means of neighbouring tokens, none below `floor`.
+/// How many tokens share a point, so that there are few enough points to be told apart.
+fn bucket(tokens: usize) -> usize {
+    const POINTS: usize = 256;
+    tokens.div_ceil(POINTS).max(1)
+}
+
+/// Means of neighbouring tokens, none below `floor`.
 fn buckets(engine: &EngineFacts, floor: f64) -> Vec<f64> {
-    const BUCKETS: usize = 256;
-    let size = engine.kld.len().div_ceil(BUCKETS).max(1);
-    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     engine
         .kld
-        .chunks(size)
-        .map(|part| mean(part).max(floor))
+        .chunks(bucket(engine.kld.len()))
+        .map(|part| metrics::mean(part).max(floor))
         .collect()
 }
 
@@ -471,7 +529,7 @@ fn buckets(engine: &EngineFacts, floor: f64) -> Vec<f64> {
 fn speed_chart(speed: &SpeedFacts) -> String {
     const BAR: f64 = 22.0;
     const LABEL: f64 = 84.0;
-    const VALUE: f64 = 96.0;
+    const VALUE: f64 = 110.0;
     let mut body = String::new();
     let mut y = 0.0;
     let medians = |rate: fn(&EngineSpeed) -> Rate| {
@@ -497,12 +555,12 @@ fn speed_chart(speed: &SpeedFacts) -> String {
             let width = (WIDTH - LABEL - VALUE) * rate / most;
             let _ = write!(
                 body,
-                r#"<text x="0" y="{0:.1}">{1}</text><rect class="{colour}" x="{LABEL}" y="{y:.1}" width="{width:.1}" height="{2}" rx="3" fill-opacity="0.85"/><text class="value" x="{3:.1}" y="{0:.1}">{4:.1} tok/s</text>"#,
+                r#"<text x="0" y="{0:.1}">{1}</text><rect class="{colour}" x="{LABEL}" y="{y:.1}" width="{width:.1}" height="{2}" rx="3" fill-opacity="0.85"/><text class="value" x="{3:.1}" y="{0:.1}">{4} tok/s</text>"#,
                 y + 15.5,
                 escape(short(&engine.name)),
                 BAR - 3.0,
                 LABEL + width + 8.0,
-                rate,
+                render::rate(rate),
             );
             y += BAR;
         }
@@ -557,13 +615,17 @@ fn level(level: &Level) -> String {
             )
         })
         .collect();
-    let open = if level.status == Status::Failed {
-        " open"
-    } else {
-        ""
+    let open = match level.status {
+        Status::Failed | Status::NotChecked => " open",
+        Status::Passed | Status::Measured => "",
+    };
+    let passed = level.checks.iter().filter(|check| check.pass).count();
+    let counts = match level.checks.len() {
+        0 => String::new(),
+        checks => format!(", {passed} of {checks} checks"),
     };
     format!(
-        r#"<details class="card"{open}><summary>Level {}: {} <span class="{tone}">{status}</span></summary>{table}{missing}</details>"#,
+        r#"<details class="card"{open}><summary>Level {}: {} <span class="{tone}">{status}{counts}</span></summary>{table}{missing}</details>"#,
         level.number, level.name
     )
 }
@@ -607,6 +669,12 @@ mod tests {
     }
 
     #[test]
+    fn counts_fit_their_tile() {
+        let counts = [3_145_728, 973_078_528, 6_979_321_856];
+        assert_eq!(counts.map(many), ["3 145 728", "973.1 M", "6.98 G"]);
+    }
+
+    #[test]
     fn text_cannot_become_markup() {
         assert_eq!(escape("<a b=\"c\">&"), "&lt;a b=&quot;c&quot;&gt;&amp;");
     }
@@ -619,7 +687,8 @@ mod tests {
             kld: vec![2.0; 1000],
         };
         let points = buckets(&engine, 1e-8);
-        assert!(points.len() <= 256 && points.iter().all(|&point| point == 2.0));
+        assert_eq!(bucket(1000), 4);
+        assert!(points.len() == 250 && points.iter().all(|&point| point == 2.0));
         let engine = EngineFacts {
             kld: vec![0.0, 1.0],
             ..engine

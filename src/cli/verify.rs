@@ -3,12 +3,10 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use clap::builder::styling::{AnsiColor, Style};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::checkpoint::CheckpointArgs;
 use super::{Context, print, print_json, render, report};
@@ -98,24 +96,24 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
         }),
     };
     let options = options(args)?;
-    let bar = spinner(context.progress);
+    let bar = render::spinner(context.progress);
     let report = verify::verify(&args.file, against.as_ref(), &options, &|doing| {
         bar.set_message(doing.to_owned());
     })
     .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
-    if let Some(path) = &args.report {
-        let page = report::page(&report);
-        std::fs::write(path, page).with_context(|| path.display().to_string())?;
-    }
     if args.json {
         print_json(&serde_json::to_value(&report)?)?;
     } else {
         let style = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         print(&Text { colour: style }.report(&report))?;
     }
+    if let Some(path) = &args.report {
+        let page = report::page(&report);
+        std::fs::write(path, page).with_context(|| path.display().to_string())?;
+    }
     Ok(match report.verdict {
-        Verdict::Agrees => ExitCode::SUCCESS,
+        Verdict::Agrees | Verdict::Sound => ExitCode::SUCCESS,
         Verdict::Disagrees => ExitCode::from(1),
         Verdict::NothingChecked if measured(&report) => ExitCode::SUCCESS,
         Verdict::NothingChecked => ExitCode::from(2),
@@ -158,18 +156,6 @@ fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
     })
 }
 
-/// What is being done, on stderr where that is a terminal.
-fn spinner(wanted: bool) -> ProgressBar {
-    if !wanted || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    const TICK: Duration = Duration::from_millis(100);
-    let style = ProgressStyle::with_template("{elapsed:>4} {spinner} {msg}");
-    let bar = ProgressBar::new_spinner().with_style(style.expect("the template is sound"));
-    bar.enable_steady_tick(TICK);
-    bar
-}
-
 /// The report for a terminal.
 struct Text {
     colour: bool,
@@ -197,7 +183,7 @@ impl Text {
         let failed: Vec<_> = report.failures().collect();
         let file = &report.file;
         if report.verdict == Verdict::Disagrees {
-            let head = match &report.against {
+            let head = match report.held_against() {
                 Some(against) => format!("{file} disagrees with {against}"),
                 None => format!("{file} is not sound"),
             };
@@ -217,9 +203,12 @@ impl Text {
         if report.verdict == Verdict::NothingChecked {
             return format!("{file}: {}\n", self.paint("nothing was checked", YELLOW));
         }
-        let head = match &report.against {
-            Some(against) => format!("{file} agrees with {against}"),
-            None => format!("{file} is sound as far as it goes without --against"),
+        let head = match report.held_against() {
+            Some(against) => self.paint(&format!("{file} agrees with {against}"), GREEN),
+            None => self.paint(
+                &format!("{file} is sound, but was not held against a checkpoint"),
+                YELLOW,
+            ),
         };
         let levels: Vec<_> = report
             .levels
@@ -228,8 +217,8 @@ impl Text {
             .map(|level| level.number.to_string())
             .collect();
         format!(
-            "{}: all {checks} checks passed (levels {})\n",
-            self.paint(&head, GREEN),
+            "{head}: all {checks} checks passed ({} {})\n",
+            if levels.len() == 1 { "level" } else { "levels" },
             levels.join(", ")
         )
     }
@@ -285,11 +274,11 @@ const RED: Style = AnsiColor::Red.on_default().bold();
 const GREEN: Style = AnsiColor::Green.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default();
 
-/// What was found, with its unit: `0 of 3 145 728 codes`, `1.7e-4 nats/token`.
+/// What was found, with its unit: `0 wrong of 3 145 728 codes`, `1.7e-4 nats/token`.
 pub(super) fn found(check: &Check) -> String {
     match check.of {
         Some(of) => format!(
-            "{} of {} {}",
+            "{} wrong of {} {}",
             render::count(check.found as u64),
             render::count(of),
             check.unit
@@ -298,15 +287,12 @@ pub(super) fn found(check: &Check) -> String {
     }
 }
 
-/// The limit: `<= 5.0e-4`, `none`.
+/// The limit, with the unit of what was found: `<= 5.0e-4 nats`, `none`.
 pub(super) fn limit(check: &Check) -> String {
     match (check.of, check.limit) {
         (Some(_), _) => "none".into(),
-        (None, Limit::AtMost(limit)) => format!("<= {}", quantity(limit, "")),
-        (None, Limit::AtLeast(limit)) if check.unit == "share" => {
-            format!(">= {}", render::percent(limit))
-        }
-        (None, Limit::AtLeast(limit)) => format!(">= {}", quantity(limit, "")),
+        (None, Limit::AtMost(limit)) => format!("<= {}", quantity(limit, check.unit)),
+        (None, Limit::AtLeast(limit)) => format!(">= {}", quantity(limit, check.unit)),
     }
 }
 
@@ -326,7 +312,7 @@ fn facts(report: &Report) -> String {
     let mut text = String::new();
     if let Some(facts) = &report.text {
         text += &format!(
-            "\nperplexity over {} predictions of {}, windows of {}\n",
+            "\nperplexity over {} predictions of {}, windows of {} tokens\n",
             render::count(facts.tokens as u64),
             facts.source,
             facts.window

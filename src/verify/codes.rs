@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use super::latent::{Latent, LatentRow, row_order};
 use super::report::{Check, Histogram, Limit, LinearFacts, SHOWN};
 use super::{Progress, VerifyError};
+use crate::metrics;
 use crate::model::{Checkpoint, Linear};
 use crate::tequila;
 
@@ -94,19 +95,19 @@ impl All {
                 FORMULA,
             )
             .with_details(self.codes),
-            Check::none_differ(
-                "scales",
-                sum(|f| f.scales_wrong),
-                sum(|f| f.scales),
-                "scales",
-                NEAREST,
-            )
-            .with_details(self.scales),
         ];
-        if ours && sum(|f| f.merged) > 0 {
-            let (wrong, of) = (sum(|f| f.merged_wrong), sum(|f| f.merged));
+        let (single, merged) = (sum(|f| f.scales), sum(|f| f.merged));
+        if single > 0 || merged == 0 {
+            let wrong = sum(|f| f.scales_wrong);
             checks.push(
-                Check::none_differ("merged scales", wrong, of, "scales", LEAST_SQUARES)
+                Check::none_differ("scales", wrong, single, "scales", NEAREST)
+                    .with_details(self.scales),
+            );
+        }
+        if ours && merged > 0 {
+            let wrong = sum(|f| f.merged_wrong);
+            checks.push(
+                Check::none_differ("merged scales", wrong, merged, "scales", LEAST_SQUARES)
                     .with_details(self.merged),
             );
         }
@@ -140,15 +141,11 @@ const LEAST_SQUARES: &str = "the least-squares fit, to half a step of f16";
 const BIAS: &str = "sum of lambda * w over the dead zone, in F32 bit for bit";
 
 fn worst_nmse(facts: &[LinearFacts], max_nmse: f64) -> Check {
-    let worst = facts
-        .iter()
-        .max_by(|a, b| a.nmse().total_cmp(&b.nmse()))
-        .filter(|worst| worst.nmse() != 0.0);
-    let name = match worst {
-        Some(worst) => format!("weight NMSE ({})", worst.name),
-        None => "weight NMSE".into(),
+    let worst = metrics::worst(facts.iter().map(|facts| (facts, facts.nmse())));
+    let (name, found) = match worst {
+        Some((worst, nmse)) if nmse != 0.0 => (format!("weight NMSE ({})", worst.name), nmse),
+        _ => ("weight NMSE".into(), 0.0),
     };
-    let found = worst.map_or(0.0, LinearFacts::nmse);
     Check::new(
         name,
         found,
@@ -216,7 +213,7 @@ fn compare(file: &File, checkpoint: &Checkpoint, linear: Linear) -> Result<Compa
             latent.read(from, &mut buffers.latent)?;
             let mut found = match &stored {
                 Some(stored) => stored.compare(row, from, buffers),
-                None => RowFound::missing(latent.columns),
+                None => RowFound::missing(&latent, from, &buffers.latent),
             };
             found.bias = buffers.latent.bias;
             found.dead = dead(&buffers.latent.codes);
@@ -250,9 +247,18 @@ fn dead(codes: &[i8]) -> u64 {
 }
 
 impl RowFound {
-    fn missing(columns: usize) -> Self {
+    /// Row `from` of the checkpoint, of which the file has nothing that can be read: all of it is lost.
+    fn missing(latent: &Latent, from: usize, row: &LatentRow) -> Self {
+        let energy = tequila::runs(from, latent.columns, latent.group_size)
+            .map(|(group, run)| {
+                let active = run.len() as f64 - dead(&row.codes[run]) as f64;
+                active * f64::from(latent.references[group]).powi(2)
+            })
+            .sum();
         Self {
-            codes_wrong: columns as u64,
+            codes_wrong: latent.columns as u64,
+            error: energy,
+            energy,
             ..Self::default()
         }
     }
@@ -382,7 +388,7 @@ impl<'a> Stored<'a> {
             .ty
             .unpack_ternary_row(self.row(row), codes, scales)
         {
-            return self.not_ternary(row, &error);
+            return self.not_ternary(row, from, latent, &error);
         }
         let mut found = RowFound::default();
         self.compare_codes(row, &latent.codes, codes, &mut found);
@@ -394,11 +400,17 @@ impl<'a> Stored<'a> {
         found
     }
 
-    fn not_ternary(&self, row: usize, error: &BlockError) -> RowFound {
+    fn not_ternary(
+        &self,
+        row: usize,
+        from: usize,
+        expected: &LatentRow,
+        error: &BlockError,
+    ) -> RowFound {
         let place = format!("tensor '{}' row {row}: {error}", self.info.name);
         RowFound {
             code: Some(place),
-            ..RowFound::missing(self.latent.columns)
+            ..RowFound::missing(self.latent, from, expected)
         }
     }
 
@@ -554,7 +566,7 @@ impl<'a> Stored<'a> {
         } = buffers;
         weights.resize(self.latent.columns, 0.0);
         if let Err(error) = self.info.ty.dequantize_row(self.row(row), weights) {
-            return self.not_ternary(row, &error);
+            return self.not_ternary(row, from, latent, &error);
         }
         codes.clear();
         codes.extend(

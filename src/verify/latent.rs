@@ -339,6 +339,10 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
         let corners = std::fs::read_dir(root.join("corners")).unwrap();
         let mut folders: Vec<_> = corners.map(|entry| entry.unwrap().path()).collect();
+        // The same checkpoint with more of PyTorch's logits, where the larger data is.
+        let data =
+            std::env::var_os("TQCONV_DATA").map_or(root.join("../../shared/data"), PathBuf::from);
+        folders.extend(Some(data.join("kjv-tequila")).filter(|folder| folder.exists()));
         folders.push(root.join("kjv"));
         folders
     }
@@ -391,9 +395,11 @@ mod tests {
                 let name = linear.checkpoint_name();
                 let scales = golden.four_bytes(&format!("{name}.scale"), f32::from_le_bytes);
                 let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * a.abs();
+                assert_eq!(scales.len(), latent.scales.len(), "{name}");
                 assert!(scales.iter().zip(&latent.scales).all(close), "{name}");
                 let codes = golden.bytes(&format!("{name}.codes"));
                 let biases = golden.bytes(&format!("{name}.bias")).unwrap().as_chunks().0;
+                assert_eq!(biases.len(), latent.rows, "{name}");
                 let mut row = LatentRow::default();
                 for (index, &bias) in biases.iter().enumerate() {
                     latent.read(index, &mut row).unwrap();

@@ -194,7 +194,7 @@ pub fn verify(
     let mut report = Report {
         file: path.display().to_string(),
         against: against.map(|against| against.name.clone()),
-        verdict: Verdict::Agrees,
+        verdict: Verdict::NothingChecked,
         levels: vec![],
         model: None,
         linears: vec![],
@@ -237,8 +237,10 @@ pub fn verify(
         Verdict::Disagrees
     } else if report.levels.iter().all(|level| level.checks.is_empty()) {
         Verdict::NothingChecked
-    } else {
+    } else if report.held_against().is_some() {
         Verdict::Agrees
+    } else {
+        Verdict::Sound
     };
     Ok(report)
 }
@@ -309,7 +311,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Level 2; what it found the weights to have lost.
+    /// Level 2; what it found the weights to have lost, as far as they may.
     fn codes(&self, report: &mut Report) -> Result<Option<f64>, VerifyError> {
         let Some(Against {
             checkpoint,
@@ -342,7 +344,8 @@ impl Run<'_> {
         report.linears = found.facts;
         report.scales = Some(found.scales);
         report.biases = Some(found.biases);
-        Ok(Some(found.nmse + table_nmse))
+        // A fault must not widen the limits of the levels that follow.
+        Ok(Some(found.nmse.min(self.options.max_nmse) + table_nmse))
     }
 
     /// What the file says of itself, or the most that it may have lost.

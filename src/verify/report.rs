@@ -35,8 +35,10 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Every check passed.
+    /// Every check passed, and the file was held against the checkpoint.
     Agrees,
+    /// Every check passed, but none of them held the file against a checkpoint.
+    Sound,
     /// A check did not pass.
     Disagrees,
     /// There was no check that could be made.
@@ -184,13 +186,21 @@ impl Check {
 }
 
 impl Level {
-    /// A level of these checks.
+    /// A level of these checks. One that had nothing to compare has not passed: it was not made.
     pub(super) fn new(
         number: u8,
         name: &'static str,
         checks: Vec<Check>,
-        not_checked: Vec<NotChecked>,
+        mut not_checked: Vec<NotChecked>,
     ) -> Self {
+        let (empty, checks): (Vec<_>, Vec<_>) = checks
+            .into_iter()
+            .partition(|check| check.pass && check.of == Some(0));
+        not_checked.extend(
+            empty
+                .into_iter()
+                .map(|check| NotChecked::new(check.name, "there is nothing of it to compare")),
+        );
         let status = if checks.iter().any(|check| !check.pass) {
             Status::Failed
         } else if checks.is_empty() {
@@ -232,6 +242,13 @@ impl NotChecked {
 }
 
 impl Report {
+    /// The checkpoint, where its weights or its logits were compared with the file's.
+    pub fn held_against(&self) -> Option<&str> {
+        let oracle = self.text.as_ref().is_some_and(|text| text.oracle);
+        let held = oracle || !self.linears.is_empty();
+        self.against.as_deref().filter(|_| held)
+    }
+
     /// The checks that did not pass, with the number of their level.
     pub fn failures(&self) -> impl Iterator<Item = (u8, &Check)> {
         self.levels.iter().flat_map(|level| {
@@ -320,6 +337,11 @@ impl LinearFacts {
         }
     }
 
+    /// Whether nothing of it differs that may not.
+    pub fn is_right(&self) -> bool {
+        self.codes_wrong + self.scales_wrong + self.merged_wrong + self.biases_wrong == 0
+    }
+
     /// The share of weights in the dead zone, 0 to 1.
     pub fn dead_share(&self) -> f64 {
         self.dead as f64 / self.weights as f64
@@ -363,6 +385,8 @@ pub struct TextFacts {
     pub window: usize,
     /// What the others are held against.
     pub reference: EngineFacts,
+    /// Whether that is the oracle, which knows the checkpoint and not the file.
+    pub oracle: bool,
     /// The others.
     pub tested: Vec<EngineFacts>,
 }
@@ -453,6 +477,15 @@ mod tests {
         let status = |checks| Level::new(2, "codes", checks, vec![]).status;
         assert_eq!(status(vec![check(0)]), Status::Passed);
         assert_eq!(status(vec![check(0), check(1)]), Status::Failed);
+        let empty = Check::none_differ("merges", 0, 0, "merges", "");
+        let level = Level::new(2, "codes", vec![empty], vec![]);
+        assert_eq!(level.status, Status::NotChecked);
+        assert_eq!(level.not_checked[0].what, "merges");
+        // What is there although there should be none of it is wrong all the same.
+        assert_eq!(
+            status(vec![Check::none_differ("merges", 1, 0, "merges", "")]),
+            Status::Failed
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::latent::rope_factors;
 use super::report::{Check, Limit};
 use crate::model::{Checkpoint, EMBEDDING, FINAL_NORM, HEAD, attention_norm, feed_forward_norm};
 
-/// The checks, and the larger NMSE of embedding and head.
+/// The checks, and the larger NMSE of embedding and head, as far as their types allow it.
 pub(super) fn check(file: &File, checkpoint: &Checkpoint) -> (Vec<Check>, f64) {
     let mut checks = vec![norms(file, checkpoint)];
     let mut worst = 0f64;
@@ -118,7 +118,7 @@ fn table(file: &File, what: &'static str, name: &str, source: Tensor) -> (Check,
     let Some((info, bytes)) = file.tensor(name).filter(|(info, _)| shaped(info)) else {
         let missing = vec![format!("tensor '{name}' is missing or of another shape")];
         let check = Check::none_differ(what, of, of, "numbers", ROUNDED).with_details(missing);
-        return (check, 1.0);
+        return (check, 0.0);
     };
     let found = compare(info.ty, bytes, source);
     let nmse = if found.error == 0.0 {
@@ -126,23 +126,20 @@ fn table(file: &File, what: &'static str, name: &str, source: Tensor) -> (Check,
     } else {
         found.error / found.energy
     };
-    let check = match table_limit(info.ty) {
-        Some(limit) => Check::new(
+    if let Some(limit) = table_limit(info.ty) {
+        let check = Check::new(
             format!("{what} NMSE ({})", info.ty),
             nmse,
             "",
             Limit::AtMost(limit),
             "one step of the type, uniformly off (docs/verify.md)",
-        ),
-        None => Check::none_differ(what, found.wrong, of, "numbers", ROUNDED).with_details(
-            found
-                .first
-                .map(|place| place.describe(name))
-                .into_iter()
-                .collect(),
-        ),
-    };
-    (check, nmse)
+        );
+        return (check, nmse.min(limit));
+    }
+    let place = found.first.map(|place| place.describe(name));
+    let check = Check::none_differ(what, found.wrong, of, "numbers", ROUNDED)
+        .with_details(place.into_iter().collect());
+    (check, 0.0) // a rounding to F16 or BF16 does not show in logits
 }
 
 /// How a table differs.
@@ -244,21 +241,24 @@ fn rope(file: &File, checkpoint: &Checkpoint) -> Check {
     let stored = file
         .tensor(NAME)
         .map(|_| floats(file, NAME).unwrap_or_default());
-    let (of, problems) = match (rope_factors(&checkpoint.config), stored) {
-        (None, None) => (0, vec![]),
-        (None, Some(found)) => (
-            found.len(),
-            vec![format!(
-                "tensor '{NAME}' is there, config.json has no scaling that needs it"
-            )],
-        ),
-        (Some(expected), None) => (expected.len(), vec![format!("tensor '{NAME}' is missing")]),
-        (Some(expected), Some(found)) => (expected.len(), rope_problems(&expected, &found)),
+    let Some(expected) = rope_factors(&checkpoint.config) else {
+        let problem = stored.map(|_| format!("tensor '{NAME}' is there"));
+        return Check::no_problems(
+            "no rotary factors",
+            problem.into_iter().collect(),
+            1,
+            "tensor",
+            "config.json has no scaling that needs them",
+        );
+    };
+    let problems = match stored {
+        None => vec![format!("tensor '{NAME}' is missing")],
+        Some(found) => rope_problems(&expected, &found),
     };
     Check::no_problems(
         "rotary factors",
         problems,
-        of as u64,
+        expected.len() as u64,
         "factors",
         "rope parameters of config.json, to 2 steps of F32",
     )
