@@ -47,6 +47,7 @@ impl Dtype {
     }
 
     /// `value` rounded once to this dtype (to nearest, ties to even), as f32.
+    #[inline]
     pub fn round(self, value: f64) -> f32 {
         match self {
             Dtype::F16 => f16::from_f32(round_to_odd(value)).to_f32(),
@@ -58,14 +59,14 @@ impl Dtype {
 
 /// `value` as f32, towards zero, with the last bit set where that is inexact: a second rounding to fewer bits then
 /// gives what one rounding of `value` would (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums").
+#[inline]
 fn round_to_odd(value: f64) -> f32 {
+    // Without a branch: which values are exact is as good as random.
     let nearest = value as f32;
-    if f64::from(nearest) == value || !nearest.is_finite() {
-        return nearest;
-    }
     let beyond = f64::from(nearest).abs() > value.abs();
+    let inexact = f64::from(nearest) != value;
     let toward_zero = nearest.to_bits() - u32::from(beyond);
-    f32::from_bits(toward_zero | 1)
+    f32::from_bits(toward_zero | u32::from(inexact))
 }
 
 impl fmt::Display for Dtype {
@@ -486,5 +487,35 @@ impl ShardIndex {
             })?),
         };
         Ok(Self { files, total_size })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rounded_once() {
+        for (dtype, step) in [(Dtype::BF16, 2f64.powi(-7)), (Dtype::F16, 2f64.powi(-10))] {
+            // Beside the middle between two numbers by less than f32 can tell.
+            let little = 2f64.powi(-50);
+            for (value, expected) in [
+                (1.0 + step / 2.0, 1.0),
+                (1.0 + step / 2.0 + little, 1.0 + step),
+                (1.0 + step * 1.5 - little, 1.0 + step),
+                (1.0 + step * 1.5, 1.0 + step * 2.0),
+                (0.0, 0.0),
+                (1e300, f64::INFINITY),
+                (f64::INFINITY, f64::INFINITY),
+            ] {
+                assert_eq!(f64::from(dtype.round(value)), expected, "{dtype} {value:e}");
+                assert_eq!(
+                    f64::from(dtype.round(-value)),
+                    -expected,
+                    "{dtype} {value:e}"
+                );
+            }
+            assert!(dtype.round(f64::NAN).is_nan());
+        }
     }
 }

@@ -147,7 +147,9 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     let mut results: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
     for (q, results) in results.iter_mut().enumerate() {
         for (out, result) in out[first..].iter().zip(results) {
-            *result = load_floats(&out.as_chunks().0[q]);
+            let from = &out.as_chunks::<4>().0[q];
+            // SAFETY: 4 floats are there.
+            *result = unsafe { vld1q_f32(from.as_ptr()) };
         }
     }
     let mut run = 0;
@@ -211,12 +213,6 @@ fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
     let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
     // SAFETY: arithmetic on registers.
     let none = unsafe { vdupq_n_s32(0) };
-    let mut results: Square<float32x4_t, C> = [[splat(0.0); C]; QUARTERS];
-    for (q, results) in results.iter_mut().enumerate() {
-        for (out, result) in out[first..].iter().zip(results) {
-            *result = load_floats(&out.as_chunks().0[q]);
-        }
-    }
     for span in 0..runs.outer {
         let mut totals: Square<int32x4_t, C> = [[none; C]; QUARTERS];
         let mut offsets = totals;
@@ -246,8 +242,9 @@ fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
             let scale = factor(group.scales);
             for c in 0..C {
                 let (total, offset) = (totals[q][c], offsets[q][c]);
-                // SAFETY: arithmetic on registers.
-                results[q][c] = unsafe {
+                let result = &mut out[first + c].as_chunks_mut::<4>().0[q];
+                // SAFETY: arithmetic on registers, and 4 floats are there.
+                let sum = unsafe {
                     let partial = match shift {
                         Some(shift) => {
                             let offset = vshlq_s32(offset, vdupq_n_s32(shift as i32));
@@ -259,14 +256,10 @@ fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
                         }
                     };
                     let scale = splat(panel.scales[span * width + first + c]);
-                    vfmaq_f32(results[q][c], partial, scale)
+                    vfmaq_f32(vld1q_f32(result.as_ptr()), partial, scale)
                 };
+                store(result, sum);
             }
-        }
-    }
-    for (q, results) in results.into_iter().enumerate() {
-        for (out, result) in out[first..].iter_mut().zip(results) {
-            store(&mut out.as_chunks_mut().0[q], result);
         }
     }
 }
@@ -469,12 +462,6 @@ fn load_quads(quads: &[i32]) -> int32x4_t {
 fn splat(x: f32) -> float32x4_t {
     // SAFETY: arithmetic on registers.
     unsafe { vdupq_n_f32(x) }
-}
-
-#[inline]
-fn load_floats(floats: &[f32; 4]) -> float32x4_t {
-    // SAFETY: 4 floats are there.
-    unsafe { vld1q_f32(floats.as_ptr()) }
 }
 
 #[inline]

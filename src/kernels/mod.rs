@@ -56,7 +56,7 @@ use kernel::{Kernel, MAX_WIDTH, ROWS};
 use layout::{PackError, Packed};
 use std::ops::Range;
 
-/// Row groups of a tile: with 16 tokens 32 KiB of products.
+/// Row groups whose products with a panel are in the works: 32 KiB of sums.
 const GROUPS_AT_ONCE: usize = 32;
 /// Pieces of work for each thread: enough that a delayed thread holds up little.
 const CHUNKS_PER_THREAD: usize = 4;
@@ -280,30 +280,29 @@ impl Matrix {
         }
     }
 
+    /// The products of a few row groups with a panel stay in the cache from strip to strip. The activations of a strip
+    /// are in the first-level cache while its weights stream by, once for each panel.
     fn multiply_packed(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
         let run = weights.group().min(self.grouping.group());
-        for_tiles(weights.rows(), x, y, threads, |groups, panel, out| {
+        for_tiles(weights.rows(), x, y, threads, |groups, index, out| {
             out.fill([0.0; ROWS]);
             for strip in weights.strips() {
-                let panel = x.panel(panel, strip.columns(), run);
+                let panel = x.panel(index, strip.columns(), run);
                 self.kernel.multiply(&strip, groups.clone(), &panel, out);
             }
         });
     }
 
     fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
-        for_tiles(weights.rows, x, y, threads, |groups, panel, out| {
-            let panel = x.float_panel(panel);
+        for_tiles(weights.rows, x, y, threads, |groups, index, out| {
+            let panel = x.float_panel(index);
             self.kernel.multiply_floats(weights, groups, &panel, out);
         });
     }
 }
 
-/// Compute `y` tile by tile: `product(row groups, panel, out)` is to put the product of the row groups with a panel
-/// into `out[group * width + token][row]`.
-///
-/// A tile has few enough row groups that its weights and its products stay in the cache from panel to panel and from
-/// strip to strip.
+/// `y` (tokens, rows), made a few row groups at a time: `product(groups, index, out)` is to overwrite `out` with the
+/// product of these row groups with panel `index`, as [`Kernel::multiply`] has it.
 fn for_tiles(
     rows: usize,
     x: &Activations,
@@ -316,14 +315,13 @@ fn for_tiles(
         let mut out = [[0.0; ROWS]; GROUPS_AT_ONCE * MAX_WIDTH];
         for first in chunk.clone().step_by(GROUPS_AT_ONCE) {
             let groups = first..chunk.end.min(first + GROUPS_AT_ONCE);
-            let here = first * ROWS..rows.min(groups.end * ROWS);
-            for (panel, (tokens, width)) in x.panels().enumerate() {
+            for (index, (tokens, width)) in x.panels().enumerate() {
                 let out = &mut out[..groups.len() * width];
-                product(groups.clone(), panel, out);
+                product(groups.clone(), index, out);
                 for (i, token) in tokens.enumerate() {
-                    let start = token * rows;
+                    let here = groups.start * ROWS..rows.min(groups.end * ROWS);
                     // SAFETY: the rows of these groups belong to this chunk alone.
-                    let y = unsafe { y.slice(start + here.start..start + here.end) };
+                    let y = unsafe { y.slice(token * rows + here.start..token * rows + here.end) };
                     for (y, out) in y.chunks_mut(ROWS).zip(out[i..].iter().step_by(width)) {
                         y.copy_from_slice(&out[..y.len()]);
                     }

@@ -24,13 +24,13 @@ impl Kernel for Scalar {
     ) {
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let group = weights.row_group(group);
-            let product = match weights.multiplied() {
+            let add = match weights.multiplied() {
                 true => add_multiplied_product,
                 false => add_product,
             };
             for (token, out) in out.iter_mut().enumerate() {
                 for (row, out) in out.iter_mut().enumerate() {
-                    *out = product(*out, weights, &group, row, panel, token);
+                    *out = add(*out, weights, &group, row, panel, token);
                 }
             }
         }
@@ -116,7 +116,7 @@ fn add_product(
     result
 }
 
-/// The same where scales have multipliers.
+/// The same, where scales have multipliers.
 fn add_multiplied_product(
     mut result: f32,
     weights: &Strip<'_>,

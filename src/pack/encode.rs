@@ -387,17 +387,31 @@ fn best_multipliers(parts: &mut [Part]) -> Result<f16, ScaleRange> {
         let stored = f64::from(d[lane]);
         error[lane] = stored * (stored * hmm[lane] - 2.0 * hsm[lane]);
     }
-    let best = (1..LANES).fold(0, |best, lane| {
-        if error[lane] < error[best] {
-            lane
-        } else {
-            best
-        }
-    });
+    let best = first_least(&error);
     for part in parts {
         part.multiplier = (part.scale / largest * top(best)).round_ties_even() as u8;
     }
     f16_of(d[best])
+}
+
+/// The first lane of the least number: compared by halves, and without a branch, so that lanes are vectors.
+#[inline(always)]
+fn first_least<const LANES: usize>(numbers: &[f64; LANES]) -> usize {
+    let (mut least, mut half) = (*numbers, LANES / 2);
+    while half > 0 {
+        for lane in 0..half {
+            let other = least[lane + half];
+            least[lane] = if other < least[lane] {
+                other
+            } else {
+                least[lane]
+            };
+        }
+        half /= 2;
+    }
+    let is_least = |lane: usize| u32::from(numbers[lane] == least[0]) << lane;
+    let found = (0..LANES).fold(0, |found, lane| found | is_least(lane));
+    found.trailing_zeros() as usize
 }
 
 /// `x` >= 0 rounded to the nearest f16, ties to even, as long as it is in f16's range: without a branch, so that lanes
@@ -601,6 +615,18 @@ mod tests {
             }
         }
         assert!(worse <= 60, "{worse} of 3003 are not the best");
+    }
+
+    #[test]
+    fn of_equal_lanes_the_first_is_the_least() {
+        for a in 0..16 {
+            for b in 0..16 {
+                let mut numbers = [1.0; 16];
+                (numbers[a], numbers[b]) = (-1.0, -1.0);
+                assert_eq!(first_least(&numbers), a.min(b));
+            }
+        }
+        assert_eq!(first_least(&[0.0, -0.0, 1.0, 2.0]), 0);
     }
 
     #[test]

@@ -148,10 +148,22 @@ impl Files {
     }
 
     /// Wait for the disk, then give the files their names: the first last, as it is the one that models are opened by.
+    /// Of several files that are replaced the first goes before any other is, so that nobody opens a mixture.
     pub fn finish(self) -> Result<(), PackError> {
         for partial in &self.0 {
             let synced = partial.file.sync_all();
             synced.map_err(|source| partial.failed(source))?;
+        }
+        if let [first, _, ..] = self.0.as_slice() {
+            match std::fs::remove_file(&first.output) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(PackError::Io {
+                        path: first.output.clone(),
+                        source,
+                    });
+                }
+                _ => {}
+            }
         }
         self.0.into_iter().rev().try_for_each(Partial::finish)
     }

@@ -140,33 +140,36 @@ impl Pass<'_, '_> {
             return Ok(());
         };
         let columns = stored.shape[1];
-        let first = rows.start * columns;
-        read_numbers(*stored, first..rows.end * columns, &mut bench.bytes)?;
-        bench.numbers.resize(rows.len() * columns, 0.0);
-        widen(&bench.bytes, stored.dtype, &mut bench.numbers);
-        check_finite(&bench.numbers).map_err(|found| {
-            not_finite(
-                *stored,
-                name,
-                NotFinite {
-                    index: first + found.index,
-                },
-            )
-        })?;
-        if *ty == stored_as(stored.dtype) {
-            std::mem::swap(&mut bench.bytes, &mut bench.out);
-            return Ok(());
-        }
+        read_numbers(
+            *stored,
+            rows.start * columns..rows.end * columns,
+            &mut bench.bytes,
+        )?;
+        let kept = *ty == stored_as(stored.dtype);
         let row_bytes = ty.row_bytes(columns).expect("the plan checked the width");
-        bench.out.resize(rows.len() * row_bytes, 0);
-        let numbers = bench.numbers.chunks_exact(columns);
-        for (numbers, out) in numbers.zip(bench.out.chunks_exact_mut(row_bytes)) {
-            ty.quantize_row(numbers, out)
-                .map_err(|problem| PackError::Embedding {
-                    tensor: tensor.clone(),
-                    ty: *ty,
-                    problem: problem.to_string(),
-                })?;
+        if !kept {
+            bench.out.resize(rows.len() * row_bytes, 0);
+        }
+        bench.numbers.resize(columns, 0.0);
+        let stored_rows = bench.bytes.chunks_exact(columns * stored.number_bytes());
+        for (at, (row, bytes)) in rows.zip(stored_rows).enumerate() {
+            widen(bytes, stored.dtype, &mut bench.numbers);
+            check_finite(&bench.numbers).map_err(|found| {
+                let index = row * columns + found.index;
+                not_finite(*stored, name, NotFinite { index })
+            })?;
+            if !kept {
+                let out = &mut bench.out[at * row_bytes..][..row_bytes];
+                ty.quantize_row(&bench.numbers, out)
+                    .map_err(|problem| PackError::Embedding {
+                        tensor: tensor.clone(),
+                        ty: *ty,
+                        problem: problem.to_string(),
+                    })?;
+            }
+        }
+        if kept {
+            std::mem::swap(&mut bench.bytes, &mut bench.out);
         }
         Ok(())
     }

@@ -198,14 +198,16 @@ impl<'a> Ternary<'a> {
                 out,
                 facts: &mut facts,
             };
-            let bias =
-                self.level
-                    .run(work)
-                    .map_err(|ScaleRange { scale }| PackError::ScaleRange {
-                        tensor: format!("{}.weight", self.linear.gguf_name()),
-                        row: index,
-                        scale,
-                    })?;
+            let bias = self.level.run(work).map_err(|error| match error {
+                RowError::NotFinite(found) => self.not_finite(NotFinite {
+                    index: index * self.columns + found.index,
+                }),
+                RowError::ScaleRange(ScaleRange { scale }) => PackError::ScaleRange {
+                    tensor: format!("{}.weight", self.linear.gguf_name()),
+                    row: index,
+                    scale,
+                },
+            })?;
             let bias = bias + self.bias.as_ref().map_or(0.0, |own| f64::from(own[index]));
             // It is stored in F32.
             if !(bias as f32).is_finite() {
@@ -238,7 +240,7 @@ impl<'a> Ternary<'a> {
                 &mut piece.lambada.1,
             )?;
         }
-        if self.scales.is_none() {
+        if self.scales.is_none() && !self.groups_fill_rows() {
             piece.scales.0 = groups.start;
             self.level
                 .run(TakeScales {
@@ -278,6 +280,12 @@ impl<'a> Ternary<'a> {
         Ok(tequila::scale(sum, size, self.weight.dtype))
     }
 
+    /// Whether no group crosses from a row into the next.
+    fn groups_fill_rows(&self) -> bool {
+        self.columns.is_multiple_of(self.group_size)
+    }
+
+    /// The scale of a group that may cross rows.
     #[inline(always)]
     fn scale(&self, piece: &Piece, group: usize) -> f32 {
         match &self.scales {
@@ -310,7 +318,7 @@ impl<'a> Ternary<'a> {
     }
 }
 
-/// Take the scale of every group that the piece holds.
+/// Take the scale of every group that the piece holds, where groups cross rows.
 struct TakeScales<'t, 'a> {
     ternary: &'t Ternary<'a>,
     piece: &'t mut Piece,
@@ -355,13 +363,26 @@ impl Work for AbsoluteSum<'_> {
     #[inline(always)]
     fn run(self) -> Self::Output {
         widen(self.bytes, self.dtype, self.w);
-        let sum = tequila::absolute_sum(self.w);
-        // Finite f32 cannot add up to an infinite f64.
-        if !sum.is_finite() {
-            tequila::check_finite(self.w)?;
-        }
-        Ok(sum)
+        absolute_sum(self.w)
     }
+}
+
+/// Sum of |w|, all of them finite.
+#[inline(always)]
+fn absolute_sum(w: &[f32]) -> Result<f64, NotFinite> {
+    let sum = tequila::absolute_sum(w);
+    // Finite f32 cannot add up to an infinite f64.
+    if !sum.is_finite() {
+        tequila::check_finite(w)?;
+    }
+    Ok(sum)
+}
+
+/// Why a row cannot be stored.
+enum RowError {
+    /// Counted from the start of the row.
+    NotFinite(NotFinite),
+    ScaleRange(ScaleRange),
 }
 
 /// Split a row and store it; gives its offline bias.
@@ -377,7 +398,7 @@ struct EncodeRow<'t, 'a> {
 }
 
 impl Work for EncodeRow<'_, '_> {
-    type Output = Result<f64, ScaleRange>;
+    type Output = Result<f64, RowError>;
 
     #[inline(always)]
     fn run(self) -> Self::Output {
@@ -391,7 +412,7 @@ impl Work for EncodeRow<'_, '_> {
             mut out,
             facts,
         } = self;
-        let bias = split_row(ternary, piece, index, row);
+        let bias = split_row(ternary, piece, index, row).map_err(RowError::NotFinite)?;
         facts.dead += (row.codes.len() - tequila::active_count(&row.codes)) as u64;
         let importance = ternary.importance.as_deref();
         for (at, (&ty, total)) in types.iter().zip(&mut facts.losses).enumerate() {
@@ -400,7 +421,8 @@ impl Work for EncodeRow<'_, '_> {
             } else {
                 None
             };
-            *total = *total + encode(ty, row, importance, scratch, out)?;
+            let loss = encode(ty, row, importance, scratch, out).map_err(RowError::ScaleRange)?;
+            *total = *total + loss;
         }
         Ok(bias)
     }
@@ -408,7 +430,12 @@ impl Work for EncodeRow<'_, '_> {
 
 /// Split row `index` into codes and runs of equal scale; gives its offline bias.
 #[inline(always)]
-fn split_row(ternary: &Ternary, piece: &Piece, index: usize, row: &mut Row) -> f64 {
+fn split_row(
+    ternary: &Ternary,
+    piece: &Piece,
+    index: usize,
+    row: &mut Row,
+) -> Result<f64, NotFinite> {
     let (columns, weight) = (ternary.columns, ternary.weight);
     row.w.resize(columns, 0.0);
     row.codes.resize(columns, 0);
@@ -416,8 +443,16 @@ fn split_row(ternary: &Ternary, piece: &Piece, index: usize, row: &mut Row) -> f
     let first = (index * columns - piece.first) * weight.number_bytes();
     let bytes = &piece.bytes[first..][..columns * weight.number_bytes()];
     widen(bytes, weight.dtype, &mut row.w);
+    let own_scales = ternary.groups_fill_rows();
     for (group, run) in tequila::runs(index, columns, ternary.group_size) {
-        let scale = ternary.scale(piece, group);
+        let scale = if own_scales {
+            let sum = absolute_sum(&row.w[run.clone()]).map_err(|found| NotFinite {
+                index: run.start + found.index,
+            })?;
+            tequila::scale(sum, run.len(), weight.dtype)
+        } else {
+            ternary.scale(piece, group)
+        };
         row.runs.push(Run {
             end: run.end,
             scale,
@@ -436,7 +471,7 @@ fn split_row(ternary: &Ternary, piece: &Piece, index: usize, row: &mut Row) -> f
             Lambda::Learned(&row.lambada)
         }
     };
-    tequila::dead_zone_sum(&row.w, &row.codes, lambda)
+    Ok(tequila::dead_zone_sum(&row.w, &row.codes, lambda))
 }
 
 /// Row `index` of a learned lambda: one number a weight, or one a row.

@@ -229,9 +229,10 @@ fn an_interrupted_pack_leaves_what_was_there() {
     assert!(!bench.path("out.gguf.partial").exists());
 }
 
-fn start(output: &Path) -> Child {
+fn start(output: &Path, options: &[&str]) -> Child {
     Command::new(assert_cmd::cargo::cargo_bin!("tqconv"))
         .args(["pack", "--force", "--quiet"])
+        .args(options)
         .args([&data::fixture("kjv"), output])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -242,7 +243,7 @@ fn start(output: &Path) -> Child {
 /// The output of an undisturbed pack, and how long it takes.
 fn undisturbed(path: &Path) -> (Vec<u8>, Duration) {
     let begin = Instant::now();
-    assert!(start(path).wait().unwrap().success());
+    assert!(start(path, &[]).wait().unwrap().success());
     (std::fs::read(path).unwrap(), begin.elapsed())
 }
 
@@ -259,7 +260,7 @@ fn killed_at_any_moment_the_output_is_the_old_or_the_new_file() {
         if let Some(old) = old {
             std::fs::write(&path, old).unwrap();
         }
-        let mut child = start(&path);
+        let mut child = start(&path, &[]);
         std::thread::sleep(time * kill / KILLS);
         child.kill().unwrap();
         killed += u32::from(child.wait().unwrap().signal().is_some());
@@ -276,6 +277,43 @@ fn killed_at_any_moment_the_output_is_the_old_or_the_new_file() {
 }
 
 #[test]
+fn killed_at_any_moment_a_split_output_is_never_a_mixture() {
+    const KILLS: u32 = 40;
+    let bench = Bench::new();
+    let path = bench.path("out.gguf");
+    let pack = || start(&path, &["--split-max-size", "700000"]);
+    let begin = Instant::now();
+    assert!(pack().wait().unwrap().success());
+    let time = begin.elapsed();
+    let paths = tqconv::pack::paths(&path, 3);
+    let read = || paths.iter().map(|path| std::fs::read(path).ok());
+    let new: Vec<_> = read().collect();
+    let old = vec![Some(b"old".to_vec()); paths.len()];
+    assert!(new.iter().all(Option::is_some));
+    let mut killed = 0;
+    for kill in 0..KILLS {
+        for path in &paths {
+            std::fs::write(path, "old").unwrap();
+        }
+        let mut child = pack();
+        std::thread::sleep(time * kill / KILLS);
+        child.kill().unwrap();
+        killed += u32::from(child.wait().unwrap().signal().is_some());
+        let found: Vec<_> = read().collect();
+        // Models are opened by their first file.
+        assert!(
+            found[0].is_none() || found == old || found == new,
+            "kill {kill}"
+        );
+    }
+    assert!(killed > KILLS / 4, "only {killed} were still running");
+    assert!(pack().wait().unwrap().success());
+    assert!(read().eq(new));
+    let folder = std::fs::read_dir(path.parent().unwrap()).unwrap();
+    assert_eq!(folder.count(), paths.len(), "partial files are left");
+}
+
+#[test]
 fn asked_to_end_it_removes_what_it_began() {
     const SIGNALS: u32 = 20;
     let bench = Bench::new();
@@ -283,7 +321,7 @@ fn asked_to_end_it_removes_what_it_began() {
     let (whole, time) = undisturbed(&path);
     for signal in 0..SIGNALS {
         let _ = std::fs::remove_file(&path);
-        let mut child = start(&path);
+        let mut child = start(&path, &[]);
         std::thread::sleep(time * signal / SIGNALS);
         let name = if signal % 2 == 0 { "-INT" } else { "-TERM" };
         let _ = Command::new("kill")

@@ -10,6 +10,7 @@ use half::{bf16, f16};
 const RUN: usize = 64;
 
 /// f32 bytes to f32. `row`: (4 * columns,).  `out`: (columns,).
+#[inline]
 pub fn read_f32(row: &[u8], out: &mut [f32]) {
     for (w, bytes) in out.iter_mut().zip(row.as_chunks().0) {
         *w = f32::from_le_bytes(*bytes);
@@ -17,6 +18,7 @@ pub fn read_f32(row: &[u8], out: &mut [f32]) {
 }
 
 /// bf16 bytes to f32. `row`: (2 * columns,).  `out`: (columns,).
+#[inline]
 pub fn read_bf16(row: &[u8], out: &mut [f32]) {
     for (w, bytes) in out.iter_mut().zip(row.as_chunks().0) {
         *w = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
@@ -24,6 +26,7 @@ pub fn read_bf16(row: &[u8], out: &mut [f32]) {
 }
 
 /// f16 bytes to f32. `row`: (2 * columns,).  `out`: (columns,).
+#[inline]
 pub fn read_f16(row: &[u8], out: &mut [f32]) {
     for (out, bytes) in out.chunks_mut(RUN).zip(row.chunks(2 * RUN)) {
         let mut run = [f16::ZERO; RUN];

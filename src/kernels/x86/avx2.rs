@@ -229,22 +229,21 @@ fn multiplied_product<const BITS: usize>(
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
+    if panel.width == 1 {
+        return multiplied::<BITS, 2, 1>(group, shift, runs, panel, (0, 0), out);
+    }
     for half in 0..2 {
-        if panel.width == 1 {
-            multiplied::<BITS, 1>(group, shift, runs, panel, (half, 0), out);
-            continue;
-        }
         for first in (0..panel.width).step_by(4) {
-            multiplied::<BITS, 4>(group, shift, runs, panel, (half, first), out);
+            multiplied::<BITS, 1, 4>(group, shift, runs, panel, (half, first), out);
         }
     }
 }
 
-/// Eight rows times `C` tokens from `first` on, where scales have multipliers. `vpmaddubsw` is all it needs: pairs of
-/// products that were added in 16 bits meet the multipliers in `vpmaddwd`, which widens them too.
+/// As [`piece`], where scales have multipliers. `vpmaddubsw` is all it needs: pairs of products that were added in 16
+/// bits meet the multipliers in `vpmaddwd`, which widens them too.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn multiplied<const BITS: usize, const C: usize>(
+fn multiplied<const BITS: usize, const H: usize, const C: usize>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
@@ -256,79 +255,108 @@ fn multiplied<const BITS: usize, const C: usize>(
     let steps = runs.columns / STEP;
     let mut codes = group.codes.chunks_exact(steps * 32 * BITS);
     let mut quads = panel.quads.chunks_exact(steps * 4 * width);
-    let multipliers = |bytes: &[u8; ROWS]| {
-        let bytes = &bytes.as_chunks::<8>().0[half];
-        // SAFETY: 8 bytes are there.
-        unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) }
-    };
-    // Two bytes of each row as a pair of 16-bit numbers.
-    let pairs = |a: __m128i, b: __m128i| _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b));
-    let mut results = [_mm256_setzero_ps(); C];
-    for (out, result) in out[first..].iter().zip(&mut results) {
-        *result = load(&out.as_chunks().0[half]);
-    }
     for span in 0..runs.outer {
         let span_runs = span * runs.inner..(span + 1) * runs.inner;
-        let mut totals = [zero; C];
-        for run in span_runs.clone() {
+        let mut totals = [[zero; C]; H];
+        for multipliers in &group.multipliers[span_runs.clone()] {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
                 return;
             };
-            let multiplier = multipliers(&group.multipliers[run]);
-            let multiplier = pairs(multiplier, multiplier);
             let steps = codes.chunks_exact(32 * BITS);
             for (step, quads) in steps.zip(quads.chunks_exact(4 * width)) {
-                // Codes of 6 bits: 2 * 63 * 127 = 16,002 a product, and two of them 32,004 < 32,767.
-                let planes = planes::<VNNI, BITS>(step, half).0;
-                for c in 0..C {
-                    let dot = |l: usize| {
-                        let x = _mm256_set1_epi32(quads[l * width + first + c]);
-                        _mm256_maddubs_epi16(planes[l], x)
-                    };
-                    let a = _mm256_add_epi16(dot(0), dot(1));
-                    let b = _mm256_add_epi16(dot(2), dot(3));
-                    let total = match BITS {
-                        6 => _mm256_add_epi32(
-                            _mm256_madd_epi16(a, multiplier),
-                            _mm256_madd_epi16(b, multiplier),
-                        ),
-                        _ => _mm256_madd_epi16(_mm256_add_epi16(a, b), multiplier),
-                    };
-                    totals[c] = _mm256_add_epi32(totals[c], total);
+                for h in 0..H {
+                    let multiplier = pairs(multipliers, multipliers, half + h);
+                    // Codes of 6 bits: 2 * 63 * 127 = 16,002 a product, and two of them 32,004 < 32,767.
+                    let planes = planes::<VNNI, BITS>(step, half + h).0;
+                    for c in 0..C {
+                        let dot = |l: usize| {
+                            let x = _mm256_set1_epi32(quads[l * width + first + c]);
+                            _mm256_maddubs_epi16(planes[l], x)
+                        };
+                        let a = _mm256_add_epi16(dot(0), dot(1));
+                        let b = _mm256_add_epi16(dot(2), dot(3));
+                        let total = match BITS {
+                            6 => _mm256_add_epi32(
+                                _mm256_madd_epi16(a, multiplier),
+                                _mm256_madd_epi16(b, multiplier),
+                            ),
+                            _ => _mm256_madd_epi16(_mm256_add_epi16(a, b), multiplier),
+                        };
+                        totals[h][c] = _mm256_add_epi32(totals[h][c], total);
+                    }
                 }
             }
         }
-        let mut offsets = [zero; C];
-        let offset_multipliers = group.offset_multipliers()[span_runs.clone()].chunks(2);
-        let sums = panel.sums[span_runs.start * width..span_runs.end * width].chunks(2 * width);
-        for (two, sums) in offset_multipliers.zip(sums) {
-            let second = two.get(1).map_or(_mm_setzero_si128(), multipliers);
-            let multiplier = pairs(multipliers(&two[0]), second);
+        for h in 0..H {
+            let multipliers = &group.offset_multipliers()[span_runs.clone()];
+            let sums = &panel.sums[span_runs.start * width..];
+            let offsets = offsets::<C>(multipliers, half + h, sums, width, first);
+            let scale = halves(&group.scales[span], half + h);
             for c in 0..C {
-                // Sums of up to 256 activations fit 16 bits.
-                let second = sums.get(width + first + c).copied().unwrap_or(0);
-                let sums = _mm256_set1_epi32(sums[first + c] & 0xFFFF | second << 16);
-                offsets[c] = _mm256_add_epi32(offsets[c], _mm256_madd_epi16(multiplier, sums));
+                let partial = if let Some(shift) = shift {
+                    let offset = _mm256_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
+                    let total = _mm256_sub_epi32(totals[h][c], offset);
+                    _mm256_mul_ps(_mm256_cvtepi32_ps(total), scale)
+                } else {
+                    let minimum = halves(&group.minimums[span], half + h);
+                    let partial = _mm256_mul_ps(_mm256_cvtepi32_ps(totals[h][c]), scale);
+                    _mm256_fnmadd_ps(minimum, _mm256_cvtepi32_ps(offsets[c]), partial)
+                };
+                let scale = _mm256_set1_ps(panel.scales[span * width + first + c]);
+                let result = &mut out[first + c].as_chunks_mut().0[half + h];
+                store(result, _mm256_fmadd_ps(partial, scale, load(result)));
             }
         }
-        let scale = halves(&group.scales[span], half);
+    }
+}
+
+/// Sums of multiplier * sum of activations over the runs of a span. Both fit 16 bits, so two runs are one `vpmaddwd`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn offsets<const C: usize>(
+    multipliers: &[[u8; ROWS]],
+    half: usize,
+    sums: &[i32],
+    width: usize,
+    first: usize,
+) -> [__m256i; C] {
+    let mut offsets = [_mm256_setzero_si256(); C];
+    for (multipliers, sums) in multipliers.chunks(2).zip(sums.chunks(2 * width)) {
+        let multiplier = match multipliers {
+            [a, b] => pairs(a, b, half),
+            _ => pairs(&multipliers[0], &[0; ROWS], half),
+        };
         for c in 0..C {
-            let partial = if let Some(shift) = shift {
-                let offset = _mm256_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
-                let total = _mm256_sub_epi32(totals[c], offset);
-                _mm256_mul_ps(_mm256_cvtepi32_ps(total), scale)
-            } else {
-                let minimum = halves(&group.minimums[span], half);
-                let partial = _mm256_mul_ps(_mm256_cvtepi32_ps(totals[c]), scale);
-                _mm256_fnmadd_ps(minimum, _mm256_cvtepi32_ps(offsets[c]), partial)
-            };
-            let scale = _mm256_set1_ps(panel.scales[span * width + first + c]);
-            results[c] = _mm256_fmadd_ps(partial, scale, results[c]);
+            let second = sums.get(width + first + c).copied().unwrap_or(0);
+            let sums = _mm256_set1_epi32(sums[first + c] & 0xFFFF | second << 16);
+            offsets[c] = _mm256_add_epi32(offsets[c], _mm256_madd_epi16(multiplier, sums));
         }
     }
-    for (out, result) in out[first..].iter_mut().zip(results) {
-        store(&mut out.as_chunks_mut().0[half], result);
-    }
+    offsets
+}
+
+/// For eight rows, one of `a` and one of `b` as a pair of 16-bit numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs(a: &[u8; ROWS], b: &[u8; ROWS], half: usize) -> __m256i {
+    let (a, b) = (&a.as_chunks::<8>().0[half], &b.as_chunks::<8>().0[half]);
+    // SAFETY: 8 bytes are there in both.
+    let (a, b) = unsafe {
+        (
+            _mm_loadl_epi64(a.as_ptr().cast()),
+            _mm_loadl_epi64(b.as_ptr().cast()),
+        )
+    };
+    _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b))
+}
+
+/// Eight f16 of the half of a row group as f32.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn halves(bytes: &[u8; 2 * ROWS], half: usize) -> __m256 {
+    let bytes = &bytes.as_chunks::<16>().0[half];
+    // SAFETY: 16 bytes are there.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
 /// The sums of stored code * activation over one run.
@@ -467,15 +495,6 @@ fn planes<const DOT: usize, const BITS: usize>(
             (codes, zero)
         }
     }
-}
-
-/// Eight of 16 f16, as f32.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn halves(f16s: &[u8; 2 * ROWS], half: usize) -> __m256 {
-    let bytes = &f16s.as_chunks::<16>().0[half];
-    // SAFETY: 16 bytes are there.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
 #[inline]

@@ -8,7 +8,7 @@
 //! 1. One token: the codes are not shifted down. `vpdpbusd` takes 1, 4, 16 or 64 times the code as it comes, into a
 //!    sum for each place, and three shifts at the end of a run put that right, exactly: a sum of multiples of 64 is a multiple of 64.
 //!    Four ANDs and four products for 256 weights: 4 cycles, which is below what memory delivers.
-//! 2. The sums begin at -(sum of activations), which turns stored codes 0, 1, 2 into -1, 0, +1 at no cost.
+//! 2. The sum of the activations is taken off a run's sum, which turns stored codes 0, 1, 2 into -1, 0, +1.
 //! 3. Many tokens: 16 sums, 4 planes and the mask stay in registers; the f32 results live in the first-level cache and
 //!    are touched once in a run.
 //! 4. Activations are broadcast by the load of `vpdpbusd` itself.
@@ -56,24 +56,13 @@ impl Kernel for Avx512Vnni {
     ) {
         let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         let product = match panel.width {
-            width if weights.multiplied() => multiplied_of(weights.bits(), width),
-            1 if runs.activation_inside => match (weights.bits(), runs.columns / STEP) {
-                (2, 2) => one_token::<2, 2, true>,
-                (2, _) => one_token::<2, 0, true>,
-                (4, _) => one_token::<4, 0, true>,
-                (_, _) => one_token::<8, 0, true>,
-            },
-            1 => match (weights.bits(), runs.columns / STEP) {
-                (2, 1) => one_token::<2, 1, false>,
-                (2, 2) => one_token::<2, 2, false>,
-                (2, 4) => one_token::<2, 4, false>,
-                (2, 8) => one_token::<2, 8, false>,
-                (2, 16) => one_token::<2, 16, false>,
-                (2, _) => one_token::<2, 0, false>,
-                (4, _) => one_token::<4, 0, false>,
-                (6, _) => one_token::<6, 0, false>,
-                (_, _) => one_token::<8, 0, false>,
-            },
+            width if weights.multiplied() => {
+                multiplied_of(weights.bits(), width, runs.columns / STEP)
+            }
+            1 if runs.activation_inside => {
+                one_token_of::<true>(weights.bits(), runs.columns / STEP)
+            }
+            1 => one_token_of::<false>(weights.bits(), runs.columns / STEP),
             12 if runs.activation_inside => in_two_of::<12, 4>(weights.bits()),
             16 if runs.activation_inside => in_two_of::<16, 8>(weights.bits()),
             4 => tokens_of::<4>(weights.bits(), runs.inner),
@@ -181,37 +170,42 @@ fn in_two<const BITS: usize, const W: usize, const B: usize>(
     tokens::<BITS, W, B, 8, true>(group, shift, runs, panel, second);
 }
 
-/// One token. `STEPS`: steps of an inner run, 0 for any. `INSIDE`: the inner scale is the activation's.
+/// The product for one token, codes of `bits` bits and inner runs of `steps` steps. `INSIDE`: the inner scale is the
+/// activation's.
+fn one_token_of<const INSIDE: bool>(bits: usize, steps: usize) -> Product {
+    match (bits, steps) {
+        (2, 1) => one_token_2_bits::<1, INSIDE>,
+        (2, 2) => one_token_2_bits::<2, INSIDE>,
+        (2, 4) => one_token_2_bits::<4, INSIDE>,
+        (2, 8) => one_token_2_bits::<8, INSIDE>,
+        (2, _) => one_token_2_bits::<16, INSIDE>,
+        (4, _) => one_token::<4, INSIDE>,
+        (_, _) => one_token::<8, INSIDE>,
+    }
+}
+
+/// One token, codes of 2 bits, inner runs of `STEPS` steps.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
+fn one_token_2_bits<const STEPS: usize, const INSIDE: bool>(
     group: &RowGroup<'_>,
-    shift: Option<u32>,
+    _: Option<u32>,
     runs: Runs,
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let steps = if STEPS == 0 {
-        runs.columns / STEP
-    } else {
-        STEPS
-    };
-    let (code_bytes, quad_count) = (steps * 32 * BITS, steps * 4);
-    let codes = group.codes.chunks_exact(runs.inner * code_bytes);
-    let quads = panel.quads.chunks_exact(runs.inner * quad_count);
-    let sums = panel.sums.chunks_exact(runs.inner);
-    let unit = shift.map_or(0, |shift| 1 << shift);
+    let codes = group.codes.as_chunks::<64>().0.as_chunks::<STEPS>().0;
+    let quads = panel.quads.as_chunks::<4>().0.as_chunks::<STEPS>().0;
     let mut result = load_floats(&out[0]);
-    for (outer, ((codes, quads), sums)) in codes.zip(quads).zip(sums).enumerate() {
-        let codes = codes.chunks_exact(code_bytes);
-        let quads = quads.chunks_exact(quad_count);
+    for outer in 0..runs.outer {
         let mut partial = _mm512_setzero_ps();
-        for (i, ((codes, quads), sum)) in codes.zip(quads).zip(sums).enumerate() {
-            let dot = _mm512_cvtepi32_ps(run::<BITS, STEPS>(codes, quads, -(sum * unit)));
+        for run in outer * runs.inner..(outer + 1) * runs.inner {
+            let offset = _mm512_set1_epi32(panel.sums[run]);
+            let dot = _mm512_sub_epi32(dot_2_bits(&codes[run], &quads[run]), offset);
             let scale = match INSIDE {
-                true => _mm512_set1_ps(panel.scales[outer * runs.inner + i]),
-                false => halves(&group.scales[outer * runs.inner + i]),
+                true => _mm512_set1_ps(panel.scales[run]),
+                false => halves(&group.scales[run]),
             };
-            partial = _mm512_fmadd_ps(dot, scale, partial);
+            partial = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, partial);
         }
         let scale = match INSIDE {
             true => halves(&group.scales[outer]),
@@ -222,61 +216,84 @@ fn one_token<const BITS: usize, const STEPS: usize, const INSIDE: bool>(
     store(&mut out[0], result);
 }
 
-/// The dot of one run, in the faster of two ways.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn run<const BITS: usize, const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
-    match (BITS, STEPS) {
-        (2, 1 | 2 | 4) => dot_by_places::<STEPS>(codes, quads, start),
-        (2, 8 | 16) => dot_of_steps::<STEPS>(codes, quads, start),
-        _ => dot::<BITS>(codes, quads, start),
+/// One token, codes of 4 or 8 bits.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn one_token<const BITS: usize, const INSIDE: bool>(
+    group: &RowGroup<'_>,
+    shift: Option<u32>,
+    runs: Runs,
+    panel: &Panel<'_>,
+    out: &mut [[f32; ROWS]],
+) {
+    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
+    let mut quads = panel.quads.chunks_exact(runs.columns / 4);
+    let unit = shift.map_or(0, |shift| 1 << shift);
+    let mut result = load_floats(&out[0]);
+    for outer in 0..runs.outer {
+        let mut partial = _mm512_setzero_ps();
+        for run in outer * runs.inner..(outer + 1) * runs.inner {
+            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
+                return;
+            };
+            let offset = _mm512_set1_epi32(panel.sums[run] * unit);
+            let dot = _mm512_sub_epi32(dot::<BITS>(codes, quads), offset);
+            let scale = match INSIDE {
+                true => _mm512_set1_ps(panel.scales[run]),
+                false => halves(&group.scales[run]),
+            };
+            partial = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, partial);
+        }
+        let scale = match INSIDE {
+            true => halves(&group.scales[outer]),
+            false => _mm512_set1_ps(panel.scales[outer]),
+        };
+        result = _mm512_fmadd_ps(partial, scale, result);
     }
+    store(&mut out[0], result);
 }
 
-/// `start + sum of code * activation` over one run, for each row.
+/// The sum of stored code * activation over one run, for each row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot<const BITS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
-    let zero = _mm512_setzero_si512();
-    let mut sums = [_mm512_set1_epi32(start), zero, zero, zero];
+fn dot<const BITS: usize>(codes: &[u8], quads: &[i32]) -> __m512i {
+    let mut sums = [_mm512_setzero_si512(); 4];
     for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
         fetch(step);
-        let planes = if BITS == 2 {
-            in_place(step)
-        } else {
-            unpack::<BITS>(step)
-        };
+        let planes = unpack::<BITS>(step);
         for l in 0..4 {
             sums[l] = _mm512_dpbusd_epi32(sums[l], planes[l], _mm512_set1_epi32(quads[l]));
         }
     }
-    if BITS == 2 {
-        sums[1] = _mm512_srai_epi32(sums[1], 2);
-        sums[2] = _mm512_srai_epi32(sums[2], 4);
-        sums[3] = _mm512_srai_epi32(sums[3], 6);
-    }
-    _mm512_add_epi32(
-        _mm512_add_epi32(sums[0], sums[1]),
-        _mm512_add_epi32(sums[2], sums[3]),
-    )
+    let [a, b, c, d] = sums;
+    _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d))
 }
 
-/// The same for 2-bit codes and a short run: one sum takes the 64-fold codes of all steps, is divided by 4, takes the
-/// 16-fold codes, and so on. Fewer instructions than four sums; neighbouring runs hide the longer chain.
+/// The same for codes of 2 bits, in the faster of two ways.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_by_places<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
-    let zero = _mm512_setzero_si512();
-    let mut planes = [[zero; 4]; STEPS];
-    for (planes, step) in planes.iter_mut().zip(codes.chunks_exact(64)) {
-        fetch(step);
-        *planes = in_place(step);
+fn dot_2_bits<const STEPS: usize>(codes: &[[u8; 64]; STEPS], quads: &[[i32; 4]; STEPS]) -> __m512i {
+    match STEPS {
+        1 | 2 | 4 => dot_by_places(codes, quads),
+        _ => dot_by_steps(codes, quads),
     }
-    let quads = quads.as_chunks::<4>().0;
-    let mut sum = _mm512_set1_epi32(start << 6);
+}
+
+/// For a short run: one sum takes the 64-fold codes of all steps, is divided by 4, takes the 16-fold codes, and so on.
+/// Fewer instructions than four sums; neighbouring runs hide the longer chain.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_by_places<const STEPS: usize>(
+    codes: &[[u8; 64]; STEPS],
+    quads: &[[i32; 4]; STEPS],
+) -> __m512i {
+    let mut sum = _mm512_setzero_si512();
+    let mut planes = [[sum; 4]; STEPS];
+    for i in 0..STEPS {
+        planes[i] = in_place(&codes[i]);
+    }
     for l in [3, 2, 1, 0] {
-        for step in 0..STEPS {
-            sum = _mm512_dpbusd_epi32(sum, planes[step][l], _mm512_set1_epi32(quads[step][l]));
+        for i in 0..STEPS {
+            sum = _mm512_dpbusd_epi32(sum, planes[i][l], _mm512_set1_epi32(quads[i][l]));
         }
         if l > 0 {
             sum = _mm512_srai_epi32(sum, 2);
@@ -285,18 +302,14 @@ fn dot_by_places<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) ->
     sum
 }
 
-/// The same for 2-bit codes and a long run: two sums for each place, taken in turn, hide the latency of `vpdpbusd`.
+/// For a long run: two sums for each place, taken in turn, hide the latency of `vpdpbusd`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_of_steps<const STEPS: usize>(codes: &[u8], quads: &[i32], start: i32) -> __m512i {
-    let zero = _mm512_setzero_si512();
-    let mut sums = [[zero; 2]; 4];
-    sums[0][0] = _mm512_set1_epi32(start);
-    let codes = codes.as_chunks::<64>().0.as_chunks::<STEPS>().0;
-    let quads = quads.as_chunks::<4>().0.as_chunks::<STEPS>().0;
-    let ([codes], [quads]) = (codes, quads) else {
-        return zero;
-    };
+fn dot_by_steps<const STEPS: usize>(
+    codes: &[[u8; 64]; STEPS],
+    quads: &[[i32; 4]; STEPS],
+) -> __m512i {
+    let mut sums = [[_mm512_setzero_si512(); 2]; 4];
     for i in 0..STEPS {
         let planes = in_place(&codes[i]);
         for l in 0..4 {
@@ -401,92 +414,67 @@ fn tokens<
 }
 
 /// The product for a panel of `width` tokens where scales have multipliers.
-fn multiplied_of(bits: usize, width: usize) -> Product {
-    match (bits, width) {
-        (2, _) => multiplied_of_width::<2>(width),
-        (4, _) => multiplied_of_width::<4>(width),
-        (_, _) => multiplied_of_width::<6>(width),
+fn multiplied_of(bits: usize, width: usize, steps: usize) -> Product {
+    match (bits, steps) {
+        (2, 8) => multiplied_of_width::<2, 8>(width),
+        (2, _) => multiplied_of_width::<2, 1>(width),
+        (4, _) => multiplied_of_width::<4, 1>(width),
+        (_, _) => multiplied_of_width::<6, 1>(width),
     }
 }
 
-fn multiplied_of_width<const BITS: usize>(width: usize) -> Product {
+fn multiplied_of_width<const BITS: usize, const STEPS: usize>(width: usize) -> Product {
     match width {
-        1 => multiplied::<BITS, 1, 1, 0>,
-        4 => multiplied::<BITS, 4, 4, 0>,
-        8 => multiplied::<BITS, 8, 8, 0>,
-        12 => multiplied_in_two::<BITS, 12, 4>,
-        // With codes of 2 bits runs are long enough that the totals may leave the registers.
-        _ if BITS == 2 => multiplied::<BITS, 16, 16, 0>,
-        _ => multiplied_in_two::<BITS, 16, 8>,
+        1 => multiplied::<BITS, STEPS, 1>,
+        4 => multiplied::<BITS, STEPS, 4>,
+        8 => multiplied::<BITS, STEPS, 8>,
+        12 => multiplied::<BITS, STEPS, 12>,
+        _ => multiplied::<BITS, STEPS, 16>,
     }
 }
 
+/// A panel of `W` tokens where scales have multipliers, which are applied to the sums of `STEPS` steps. Those of a short
+/// run are applied to every step: then only the totals have to stay in registers, and no product waits for that of
+/// another step.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn multiplied_in_two<const BITS: usize, const W: usize, const B: usize>(
+fn multiplied<const BITS: usize, const STEPS: usize, const W: usize>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let (first, second) = out.split_at_mut(8);
-    multiplied::<BITS, W, 8, 0>(group, shift, runs, panel, first);
-    multiplied::<BITS, W, B, 8>(group, shift, runs, panel, second);
-}
-
-/// `C` tokens from token `FIRST` on, of a panel of `W`, where scales have multipliers.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn multiplied<const BITS: usize, const W: usize, const C: usize, const FIRST: usize>(
-    group: &RowGroup<'_>,
-    shift: Option<u32>,
-    runs: Runs,
-    panel: &Panel<'_>,
-    out: &mut [[f32; ROWS]],
-) {
-    let Ok(out) = <&mut [[f32; ROWS]; C]>::try_from(out) else {
+    let Ok(out) = <&mut [[f32; ROWS]; W]>::try_from(out) else {
         return;
     };
     let zero = _mm512_setzero_si512();
     let steps = runs.columns / STEP;
-    let mut codes = group.codes.chunks_exact(steps * 32 * BITS);
-    let mut quads = panel.quads.as_chunks::<W>().0.chunks_exact(steps * 4);
+    let codes = group.codes.chunks_exact(STEPS * 32 * BITS);
+    let quads = panel.quads.as_chunks::<W>().0.as_chunks::<4>().0;
+    let mut pieces = codes.zip(quads.as_chunks::<STEPS>().0);
     let sums = panel.sums.as_chunks::<W>().0;
     let scales = panel.scales.as_chunks::<W>().0;
     for span in 0..runs.outer {
-        let mut totals = [zero; C];
+        let mut totals = [zero; W];
         let span_runs = span * runs.inner..(span + 1) * runs.inner;
         for multipliers in &group.multipliers[span_runs.clone()] {
-            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                return;
-            };
-            let mut dots = [zero; C];
-            if W == 1 {
-                let quads = quads.as_flattened();
-                dots[0] = match (BITS, steps) {
-                    (2, 8) => dot_of_steps::<8>(codes, quads, 0),
-                    _ => dot::<BITS>(codes, quads, 0),
-                };
-            } else {
-                for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
-                    let planes = unpack::<BITS>(step);
-                    for c in 0..C {
-                        for l in 0..4 {
-                            let x = _mm512_set1_epi32(quads[l][FIRST + c]);
-                            dots[c] = _mm512_dpbusd_epi32(dots[c], planes[l], x);
-                        }
-                    }
-                }
-            }
             let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
-            for c in 0..C {
-                let total = _mm512_mullo_epi32(dots[c], multipliers);
-                totals[c] = _mm512_add_epi32(totals[c], total);
+            for (codes, quads) in pieces.by_ref().take(steps / STEPS) {
+                if W == 1 && STEPS == 1 {
+                    // So much work lies between two steps that the loads of few of them are under way at a time.
+                    fetch_ahead(codes, 32 * codes.len());
+                }
+                let dots = dots_of_steps::<BITS, STEPS, W>(codes, quads);
+                for c in 0..W {
+                    let total = _mm512_mullo_epi32(dots[c], multipliers);
+                    totals[c] = _mm512_add_epi32(totals[c], total);
+                }
             }
         }
         let multipliers = &group.offset_multipliers()[span_runs.clone()];
-        let offsets = offsets::<W, C, FIRST>(multipliers, &sums[span_runs]);
+        let offsets = offsets(multipliers, &sums[span_runs]);
         let scale = halves(&group.scales[span]);
-        for c in 0..C {
+        for c in 0..W {
             let partial = if let Some(shift) = shift {
                 let offset = _mm512_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
                 let total = _mm512_sub_epi32(totals[c], offset);
@@ -496,21 +484,48 @@ fn multiplied<const BITS: usize, const W: usize, const C: usize, const FIRST: us
                 let partial = _mm512_mul_ps(_mm512_cvtepi32_ps(totals[c]), scale);
                 _mm512_fnmadd_ps(minimum, _mm512_cvtepi32_ps(offsets[c]), partial)
             };
-            let scale = _mm512_set1_ps(scales[span][FIRST + c]);
+            let scale = _mm512_set1_ps(scales[span][c]);
             let result = _mm512_fmadd_ps(partial, scale, load_floats(&out[c]));
             store(&mut out[c], result);
         }
     }
 }
 
+/// The sums of stored code * activation over some steps, for each token.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dots_of_steps<const BITS: usize, const STEPS: usize, const W: usize>(
+    codes: &[u8],
+    quads: &[[[i32; W]; 4]; STEPS],
+) -> [__m512i; W] {
+    let mut dots = [_mm512_setzero_si512(); W];
+    let words = quads.as_flattened().as_flattened().as_chunks().0;
+    if let (1, 2, [codes], [words]) = (
+        W,
+        BITS,
+        codes.as_chunks().0.as_chunks::<STEPS>().0,
+        words.as_chunks::<STEPS>().0,
+    ) {
+        dots[0] = dot_2_bits(codes, words);
+        return dots;
+    }
+    for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads) {
+        let planes = unpack::<BITS>(step);
+        for c in 0..W {
+            for l in 0..4 {
+                let x = _mm512_set1_epi32(quads[l][c]);
+                dots[c] = _mm512_dpbusd_epi32(dots[c], planes[l], x);
+            }
+        }
+    }
+    dots
+}
+
 /// Sums of multiplier * sum of activations over the runs of a span. Both fit 16 bits, so two runs are one `vpdpwssd`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn offsets<const W: usize, const C: usize, const FIRST: usize>(
-    multipliers: &[[u8; ROWS]],
-    sums: &[[i32; W]],
-) -> [__m512i; C] {
-    let mut offsets = [_mm512_setzero_si512(); C];
+fn offsets<const W: usize>(multipliers: &[[u8; ROWS]], sums: &[[i32; W]]) -> [__m512i; W] {
+    let mut offsets = [_mm512_setzero_si512(); W];
     for (multipliers, sums) in multipliers.chunks(2).zip(sums.chunks(2)) {
         let a = load_bytes(&multipliers[0]);
         let b = multipliers
@@ -518,9 +533,9 @@ fn offsets<const W: usize, const C: usize, const FIRST: usize>(
             .map_or(_mm_setzero_si128(), |bytes| load_bytes(bytes));
         let pairs = _mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b));
         let pairs = _mm512_cvtepi8_epi16(pairs);
-        for c in 0..C {
-            let second = sums.get(1).map_or(0, |sums| sums[FIRST + c]);
-            let sums = _mm512_set1_epi32(sums[0][FIRST + c] & 0xFFFF | second << 16);
+        for c in 0..W {
+            let second = sums.get(1).map_or(0, |sums| sums[c]);
+            let sums = _mm512_set1_epi32(sums[0][c] & 0xFFFF | second << 16);
             offsets[c] = _mm512_dpwssd_epi32(offsets[c], pairs, sums);
         }
     }
@@ -628,8 +643,15 @@ fn store(floats: &mut [f32; 16], vector: __m512) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn fetch(step: &[u8]) {
+    fetch_ahead(step, AHEAD);
+}
+
+/// Fetch as many bytes as `step` has, `ahead` bytes behind its start.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fetch_ahead(step: &[u8], ahead: usize) {
     for line in (0..step.len()).step_by(64) {
-        let ahead = step.as_ptr().wrapping_add(AHEAD + line);
+        let ahead = step.as_ptr().wrapping_add(ahead + line);
         #[allow(unused_unsafe, reason = "the intrinsic is unsafe in older compilers")]
         // SAFETY: a prefetch reads nothing and may name any address.
         unsafe {

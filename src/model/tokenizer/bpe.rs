@@ -29,11 +29,14 @@ pub(super) fn read<'a>(
         None => pre::recognise(file, &json.pre_tokenizer, json.model.ignore_merges)?,
     };
     check_normalizer(file, &json.normalizer, notes)?;
-    let mut vocabulary = json.vocabulary(file, rows)?;
+    let mut vocabulary = json.take_vocabulary(file, rows)?;
     // A space divides the parts in GGUF; in the byte alphabet a space is Ġ.
     for merge in &mut json.model.merges {
-        merge.left = merge.left.replace(' ', "Ġ");
-        merge.right = merge.right.replace(' ', "Ġ");
+        for text in [&mut merge.left, &mut merge.right] {
+            if text.contains(' ') {
+                *text = text.replace(' ', "Ġ");
+            }
+        }
     }
     json.check_merges(file, &vocabulary)?;
     json.overlay(file, &mut vocabulary)?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -180,13 +181,14 @@ impl TokenizerJson {
         }
     }
 
-    /// The tokens of `model.vocab`, all of type normal.
-    pub fn vocabulary<'a>(
-        &self,
+    /// The tokens of `model.vocab`, all of type normal; they are taken out of it.
+    pub fn take_vocabulary<'a>(
+        &mut self,
         file: &'a str,
         rows: usize,
     ) -> Result<Vocabulary<'a>, TokenizerError> {
-        if self.model.vocab.0.is_empty() {
+        let Entries(entries) = std::mem::take(&mut self.model.vocab);
+        if entries.is_empty() {
             return Err(TokenizerError::Key {
                 file: file.into(),
                 key: "model.vocab".into(),
@@ -195,11 +197,11 @@ impl TokenizerJson {
             });
         }
         let mut vocabulary = Vocabulary::new(file, rows);
-        for (text, id) in &self.model.vocab.0 {
+        for (text, id) in entries {
             vocabulary.insert(
-                *id,
+                id,
                 Token {
-                    text: text.clone(),
+                    text,
                     kind: TokenType::Normal,
                     score: 0.0,
                 },
@@ -217,22 +219,21 @@ impl TokenizerJson {
 
     /// Checks that the parts of every merge and what they join to are tokens, as the library does.
     pub fn check_merges(&self, file: &str, vocabulary: &Vocabulary) -> Result<(), TokenizerError> {
-        for (index, Merge { left, right }) in self.model.merges.iter().enumerate() {
+        let unknown = |(index, Merge { left, right }): (usize, &Merge)| {
             let joined = format!("{left}{right}");
-            if let Some(missing) = [left, right, &joined]
+            let missing = [left, right, &joined]
                 .into_iter()
-                .find(|text| vocabulary.id(text).is_none())
-            {
-                return Err(TokenizerError::MergeOfUnknown {
-                    file: file.into(),
-                    index,
-                    left: left.clone(),
-                    right: right.clone(),
-                    missing: missing.clone(),
-                });
-            }
-        }
-        Ok(())
+                .find(|text| vocabulary.id(text).is_none())?;
+            Some(TokenizerError::MergeOfUnknown {
+                file: file.into(),
+                index,
+                left: left.clone(),
+                right: right.clone(),
+                missing: missing.clone(),
+            })
+        };
+        let merges = self.model.merges.par_iter().enumerate();
+        merges.find_map_first(unknown).map_or(Ok(()), Err)
     }
 }
 

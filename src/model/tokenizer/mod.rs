@@ -121,7 +121,7 @@ pub fn read(
     match (json, &files.tokenizer_model) {
         (Some((file, json)), None) => match json.family(file)? {
             Family::ByteLevel => reader.byte_level(file, json),
-            Family::SentencePiece => reader.pieces_of_json(file, &json),
+            Family::SentencePiece => reader.pieces_of_json(file, json),
         },
         (Some((file, json)), Some(_)) if matches!(json.family(file), Ok(Family::ByteLevel)) => {
             reader.byte_level(file, json)
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
     fn pieces_of_json(
         mut self,
         file: &'a str,
-        json: &TokenizerJson,
+        json: TokenizerJson,
     ) -> Result<Tokenizer, TokenizerError> {
         let surround = Surround::read(file, &json.post_processor, &mut self.notes);
         let pieces = sentencepiece::read_json(file, json, self.rows, &mut self.notes)?;

@@ -127,13 +127,13 @@ pub(super) fn read_model<'a>(
 /// Reads a tokenizer.json with byte fallback.
 pub(super) fn read_json<'a>(
     file: &'a str,
-    json: &TokenizerJson,
+    mut json: TokenizerJson,
     rows: usize,
     notes: &mut Notes,
 ) -> Result<SentencePiece<'a>, TokenizerError> {
-    let mut vocabulary = json.vocabulary(file, rows)?;
+    let mut vocabulary = json.take_vocabulary(file, rows)?;
     json.check_merges(file, &vocabulary)?;
-    let space_prefix = space_prefix(file, json, &vocabulary)?;
+    let space_prefix = space_prefix(file, &json, &vocabulary)?;
     note_missing_merges(file, &json.model.merges, &vocabulary, notes);
 
     let unk = json.model.unk_token.as_deref();

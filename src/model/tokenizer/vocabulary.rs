@@ -46,7 +46,7 @@ impl<'a> Vocabulary<'a> {
         Self {
             file,
             slots: vec![None; rows],
-            ids: HashMap::new(),
+            ids: HashMap::with_capacity(rows),
         }
     }
 
