@@ -180,6 +180,7 @@ fn one_token_of<const INSIDE: bool>(bits: usize, steps: usize) -> Product {
         (2, 8) => one_token_2_bits::<8, INSIDE>,
         (2, _) => one_token_2_bits::<16, INSIDE>,
         (4, _) => one_token::<4, INSIDE>,
+        (6, _) => one_token::<6, INSIDE>,
         (_, _) => one_token::<8, INSIDE>,
     }
 }
@@ -216,7 +217,7 @@ fn one_token_2_bits<const STEPS: usize, const INSIDE: bool>(
     store(&mut out[0], result);
 }
 
-/// One token, codes of 4 or 8 bits.
+/// One token, codes of 4, 6 or 8 bits.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn one_token<const BITS: usize, const INSIDE: bool>(
     group: &RowGroup<'_>,
