@@ -12,7 +12,7 @@
 //!    exclusive-or takes off.
 //!
 //! The intrinsics of both instructions are not stable in Rust yet, so they are written in assembly. Nothing saturates:
-//! a run's sum is at most 128 * 127 * 256 < 2^23.
+//! a run's sum is at most 128 * 127 * 256 < 2^23, and a span's with its multipliers 63 * 127 * 128 * 256 < 2^28.
 
 use super::activations::Grouping;
 use super::floats::{FloatPanel, FloatType, Floats};
@@ -59,14 +59,16 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
         out: &mut [[f32; ROWS]],
     ) {
         let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
+        let product = match weights.bits() {
+            2 => panel_product::<2, I8MM>,
+            4 => panel_product::<4, I8MM>,
+            6 => panel_product::<6, I8MM>,
+            _ => panel_product::<8, I8MM>,
+        };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let (group, shift) = (weights.row_group(group), weights.shift());
-            match group.bits {
-                2 => panel_product::<2, I8MM>(&group, shift, runs, panel, out),
-                4 => panel_product::<4, I8MM>(&group, shift, runs, panel, out),
-                6 => panel_product::<6, I8MM>(&group, shift, runs, panel, out),
-                _ => panel_product::<8, I8MM>(&group, shift, runs, panel, out),
-            }
+            // SAFETY: every AArch64 CPU has NEON.
+            unsafe { product(&group, shift, runs, panel, out) }
         }
     }
 
@@ -78,7 +80,8 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
         scales: &mut [f32],
         sums: &mut [i32],
     ) {
-        quantize(x, grouping, codes, scales, sums);
+        // SAFETY: as above.
+        unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
     fn multiply_floats(
@@ -94,12 +97,17 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
             FloatType::Bf16 => floats_product::<0>,
         };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
-            product(weights.group(group), panel, out);
+            // SAFETY: as above.
+            unsafe { product(weights.group(group), panel, out) }
         }
     }
 }
 
+/// A row group times some tokens of a panel, from the given one on.
+type Piece = fn(&RowGroup<'_>, Option<u32>, Runs, &Panel<'_>, usize, &mut [[f32; ROWS]]);
+
 /// A row group times a panel, one token or four at a time.
+#[target_feature(enable = "neon")]
 fn panel_product<const BITS: usize, const I8MM: bool>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
@@ -107,25 +115,20 @@ fn panel_product<const BITS: usize, const I8MM: bool>(
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    if !group.multipliers.is_empty() {
-        if panel.width == 1 {
-            return multiplied_piece::<BITS, false, 1>(group, shift, runs, panel, 0, out);
-        }
-        for first in (0..panel.width).step_by(4) {
-            multiplied_piece::<BITS, I8MM, 4>(group, shift, runs, panel, first, out);
-        }
-        return;
-    }
+    let [one, four]: [Piece; 2] = match group.multipliers {
+        [] => [piece::<BITS, false, 1>, piece::<BITS, I8MM, 4>],
+        _ => [multiplied::<BITS, false, 1>, multiplied::<BITS, I8MM, 4>],
+    };
     if panel.width == 1 {
-        return piece::<BITS, false, 1>(group, shift, runs, panel, 0, out);
+        return one(group, shift, runs, panel, 0, out);
     }
     for first in (0..panel.width).step_by(4) {
-        piece::<BITS, I8MM, 4>(group, shift, runs, panel, first, out);
+        four(group, shift, runs, panel, first, out);
     }
 }
 
 /// `C` tokens from `first` on.
-#[inline]
+#[target_feature(enable = "neon")]
 fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
@@ -143,51 +146,48 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
     };
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
     let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
-    let zero = splat(0.0);
-    let mut results: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
+    let mut results: Square<float32x4_t, C> = [[vdupq_n_f32(0.0); C]; QUARTERS];
     for (q, results) in results.iter_mut().enumerate() {
         for (out, result) in out[first..].iter().zip(results) {
-            let from = &out.as_chunks::<4>().0[q];
-            // SAFETY: 4 floats are there.
-            *result = unsafe { vld1q_f32(from.as_ptr()) };
+            *result = load(&out.as_chunks().0[q]);
         }
     }
     let mut run = 0;
     for outer in 0..runs.outer {
-        let mut partials: Square<float32x4_t, C> = [[zero; C]; QUARTERS];
+        let mut partials: Square<float32x4_t, C> = [[vdupq_n_f32(0.0); C]; QUARTERS];
         for _ in 0..runs.inner {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
                 return;
             };
-            let dots = match I8MM {
-                true => squares::<BITS, C>(codes, quads, width, first),
-                false => dots::<BITS, C>(codes, quads, width, first),
-            };
-            for c in 0..C {
-                let at = run * width + first + c;
-                let (sum, activation_scale) = (panel.sums[at], panel.scales.get(at));
-                for q in 0..QUARTERS {
-                    // SAFETY: arithmetic on registers, which every AArch64 CPU has.
-                    partials[q][c] = unsafe {
-                        let dot = vcvtq_f32_s32(vsubq_s32(dots[q][c], vdupq_n_s32(sum * unit)));
-                        let scale = match (runs.activation_inside, activation_scale) {
-                            (true, Some(scale)) => splat(*scale),
-                            _ => widen_f16(&group.scales[run].as_chunks().0[q]),
-                        };
-                        vfmaq_f32(partials[q][c], dot, scale)
+            let dots = dots::<BITS, I8MM, C>(codes, quads, width, first);
+            let sums = &panel.sums[run * width + first..][..C];
+            for q in 0..QUARTERS {
+                let scale = match runs.activation_inside {
+                    true => None,
+                    false => Some(halves(&group.scales[run], q)),
+                };
+                for c in 0..C {
+                    let dot = vsubq_s32(dots[q][c], vdupq_n_s32(sums[c] * unit));
+                    let scale = match scale {
+                        Some(scale) => scale,
+                        None => vdupq_n_f32(panel.scales[run * width + first + c]),
                     };
+                    partials[q][c] = vfmaq_f32(partials[q][c], vcvtq_f32_s32(dot), scale);
                 }
             }
             run += 1;
         }
-        for c in 0..C {
-            for q in 0..QUARTERS {
-                let scale = match runs.activation_inside {
-                    true => widen_f16(&group.scales[outer].as_chunks().0[q]),
-                    false => splat(panel.scales[outer * width + first + c]),
+        for q in 0..QUARTERS {
+            let scale = match runs.activation_inside {
+                true => Some(halves(&group.scales[outer], q)),
+                false => None,
+            };
+            for c in 0..C {
+                let scale = match scale {
+                    Some(scale) => scale,
+                    None => vdupq_n_f32(panel.scales[outer * width + first + c]),
                 };
-                // SAFETY: as above.
-                results[q][c] = unsafe { vfmaq_f32(results[q][c], partials[q][c], scale) };
+                results[q][c] = vfmaq_f32(results[q][c], partials[q][c], scale);
             }
         }
     }
@@ -199,8 +199,8 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
 }
 
 /// As [`piece`], where scales have multipliers.
-#[inline]
-fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
+#[target_feature(enable = "neon")]
+fn multiplied<const BITS: usize, const I8MM: bool, const C: usize>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
@@ -211,77 +211,83 @@ fn multiplied_piece<const BITS: usize, const I8MM: bool, const C: usize>(
     let width = panel.width;
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
     let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
-    // SAFETY: arithmetic on registers.
-    let none = unsafe { vdupq_n_s32(0) };
     for span in 0..runs.outer {
-        let mut totals: Square<int32x4_t, C> = [[none; C]; QUARTERS];
+        let mut totals: Square<int32x4_t, C> = [[vdupq_n_s32(0); C]; QUARTERS];
         let mut offsets = totals;
         for run in span * runs.inner..(span + 1) * runs.inner {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
                 return;
             };
-            let dots = match I8MM {
-                true => squares::<BITS, C>(codes, quads, width, first),
-                false => dots::<BITS, C>(codes, quads, width, first),
-            };
+            let dots = dots::<BITS, I8MM, C>(codes, quads, width, first);
+            let sums = &panel.sums[run * width + first..][..C];
             for q in 0..QUARTERS {
-                let multiplier = four_multipliers(&group.multipliers[run], q);
-                let of_offset = four_multipliers(&group.offset_multipliers()[run], q);
+                let multiplier = multipliers(&group.multipliers[run], q);
+                let of_offset = multipliers(&group.offset_multipliers()[run], q);
                 for c in 0..C {
-                    let sum = panel.sums[run * width + first + c];
-                    // SAFETY: arithmetic on registers.
-                    unsafe {
-                        totals[q][c] = vmlaq_s32(totals[q][c], dots[q][c], multiplier);
-                        offsets[q][c] = vmlaq_n_s32(offsets[q][c], of_offset, sum);
-                    }
+                    totals[q][c] = vmlaq_s32(totals[q][c], dots[q][c], multiplier);
+                    offsets[q][c] = vmlaq_n_s32(offsets[q][c], of_offset, sums[c]);
                 }
             }
         }
         for q in 0..QUARTERS {
-            let factor = |f16s: &[[u8; 2 * ROWS]]| widen_f16(&f16s[span].as_chunks::<8>().0[q]);
-            let scale = factor(group.scales);
+            let scale = halves(&group.scales[span], q);
             for c in 0..C {
                 let (total, offset) = (totals[q][c], offsets[q][c]);
-                let result = &mut out[first + c].as_chunks_mut::<4>().0[q];
-                // SAFETY: arithmetic on registers, and 4 floats are there.
-                let sum = unsafe {
-                    let partial = match shift {
-                        Some(shift) => {
-                            let offset = vshlq_s32(offset, vdupq_n_s32(shift as i32));
-                            vmulq_f32(vcvtq_f32_s32(vsubq_s32(total, offset)), scale)
-                        }
-                        None => {
-                            let partial = vmulq_f32(vcvtq_f32_s32(total), scale);
-                            vfmsq_f32(partial, factor(group.minimums), vcvtq_f32_s32(offset))
-                        }
-                    };
-                    let scale = splat(panel.scales[span * width + first + c]);
-                    vfmaq_f32(vld1q_f32(result.as_ptr()), partial, scale)
+                let partial = if let Some(shift) = shift {
+                    let offset = vshlq_s32(offset, vdupq_n_s32(shift as i32));
+                    vmulq_f32(vcvtq_f32_s32(vsubq_s32(total, offset)), scale)
+                } else {
+                    let minimum = halves(&group.minimums[span], q);
+                    let partial = vmulq_f32(vcvtq_f32_s32(total), scale);
+                    vfmsq_f32(partial, minimum, vcvtq_f32_s32(offset))
                 };
-                store(result, sum);
+                let scale = vdupq_n_f32(panel.scales[span * width + first + c]);
+                let result = &mut out[first + c].as_chunks_mut().0[q];
+                store(result, vfmaq_f32(load(result), partial, scale));
             }
         }
     }
 }
 
-/// The multipliers of four rows.
+/// The multipliers of a quarter of the rows.
 #[inline]
-fn four_multipliers(multipliers: &[u8; ROWS], quarter: usize) -> int32x4_t {
-    let four =
-        multipliers.as_chunks::<4>().0[quarter].map(|multiplier| i32::from(multiplier as i8));
-    load_quads(&four)
+#[target_feature(enable = "neon")]
+fn multipliers(bytes: &[u8; ROWS], quarter: usize) -> int32x4_t {
+    load_quads(&bytes.as_chunks::<4>().0[quarter].map(|byte| i32::from(byte as i8)))
 }
 
-/// The sums of code * activation over one run, by `sdot`.
+/// The f16 of a quarter of the rows as f32.
 #[inline]
-fn dots<const BITS: usize, const C: usize>(
+#[target_feature(enable = "neon")]
+fn halves(bytes: &[u8; 2 * ROWS], quarter: usize) -> float32x4_t {
+    widen_f16(&bytes.as_chunks().0[quarter])
+}
+
+/// The sums of code * activation over one run.
+#[inline]
+#[target_feature(enable = "neon")]
+fn dots<const BITS: usize, const I8MM: bool, const C: usize>(
     codes: &[u8],
     quads: &[i32],
     width: usize,
     first: usize,
 ) -> Square<int32x4_t, C> {
-    // SAFETY: arithmetic on registers.
-    let zero = unsafe { vdupq_n_s32(0) };
+    match I8MM {
+        true => dots_by_smmla::<BITS, C>(codes, quads, width, first),
+        false => dots_by_sdot::<BITS, C>(codes, quads, width, first),
+    }
+}
+
+/// Of one token or four.
+#[inline]
+#[target_feature(enable = "neon")]
+fn dots_by_sdot<const BITS: usize, const C: usize>(
+    codes: &[u8],
+    quads: &[i32],
+    width: usize,
+    first: usize,
+) -> Square<int32x4_t, C> {
+    let zero = vdupq_n_s32(0);
     let mut sums: Square<int32x4_t, C> = [[zero; C]; QUARTERS];
     for (step, quads) in codes
         .chunks_exact(32 * BITS)
@@ -315,16 +321,16 @@ fn dots<const BITS: usize, const C: usize>(
     sums
 }
 
-/// The same for four tokens by `smmla`.
+/// Of four tokens.
 #[inline]
-fn squares<const BITS: usize, const C: usize>(
+#[target_feature(enable = "neon")]
+fn dots_by_smmla<const BITS: usize, const C: usize>(
     codes: &[u8],
     quads: &[i32],
     width: usize,
     first: usize,
 ) -> Square<int32x4_t, C> {
-    // SAFETY: arithmetic on registers.
-    let zero = unsafe { vdupq_n_s32(0) };
+    let zero = vdupq_n_s32(0);
     // [quarter][2 * pair of rows + pair of tokens]: row 0 token 0, row 0 token 1, row 1 token 0, row 1 token 1
     let mut sums = [[zero; 4]; QUARTERS];
     for (step, quads) in codes
@@ -335,15 +341,13 @@ fn squares<const BITS: usize, const C: usize>(
         for pair in 0..2 {
             let a = load_quads(&quads[2 * pair * width + first..]);
             let b = load_quads(&quads[(2 * pair + 1) * width + first..]);
-            // SAFETY: arithmetic on registers.
-            x[pair] = unsafe { [vzip1q_s32(a, b), vzip2q_s32(a, b)] };
+            x[pair] = [vzip1q_s32(a, b), vzip2q_s32(a, b)];
         }
         for (q, sums) in sums.iter_mut().enumerate() {
             let planes = planes::<BITS>(step, q);
             for pair in 0..2 {
                 let (a, b) = (planes[2 * pair], planes[2 * pair + 1]);
-                // SAFETY: arithmetic on registers.
-                let rows = unsafe { [vzip1q_s32(a, b), vzip2q_s32(a, b)] };
+                let rows = [vzip1q_s32(a, b), vzip2q_s32(a, b)];
                 for i in 0..4 {
                     sums[i] = smmla(sums[i], rows[i / 2], x[pair][i % 2]);
                 }
@@ -354,13 +358,9 @@ fn squares<const BITS: usize, const C: usize>(
     for (dots, sums) in dots.iter_mut().zip(sums) {
         for c in 0..C {
             let (rows01, rows23) = (sums[c / 2], sums[2 + c / 2]);
-            // SAFETY: arithmetic on registers.
-            dots[c] = unsafe {
-                if c % 2 == 0 {
-                    vuzp1q_s32(rows01, rows23)
-                } else {
-                    vuzp2q_s32(rows01, rows23)
-                }
+            dots[c] = match c % 2 {
+                0 => vuzp1q_s32(rows01, rows23),
+                _ => vuzp2q_s32(rows01, rows23),
             };
         }
     }
@@ -369,6 +369,7 @@ fn squares<const BITS: usize, const C: usize>(
 
 /// `sum[i] + dot of the four bytes of codes[i] and of x[LANE]`
 #[inline]
+#[target_feature(enable = "neon")]
 fn sdot<const LANE: usize>(mut sum: int32x4_t, codes: int32x4_t, x: int32x4_t) -> int32x4_t {
     // SAFETY: reads and writes registers only; a `Neon` exists only where the CPU has the instruction.
     unsafe {
@@ -387,6 +388,7 @@ fn sdot<const LANE: usize>(mut sum: int32x4_t, codes: int32x4_t, x: int32x4_t) -
 
 /// `sum` + the 2 x 2 products of two rows and two tokens of 8 bytes each.
 #[inline]
+#[target_feature(enable = "neon")]
 fn smmla(mut sum: int32x4_t, rows: int32x4_t, tokens: int32x4_t) -> int32x4_t {
     // SAFETY: reads and writes registers only; a `Neon<true>` exists only where the CPU has the instruction.
     unsafe {
@@ -404,54 +406,53 @@ fn smmla(mut sum: int32x4_t, rows: int32x4_t, tokens: int32x4_t) -> int32x4_t {
 
 /// The four planes of four rows of a step, each code in its byte.
 #[inline]
+#[target_feature(enable = "neon")]
 fn planes<const BITS: usize>(step: &[u8], quarter: usize) -> [int32x4_t; 4] {
     let vector = |i: usize| {
         let bytes = &step[64 * i + 16 * quarter..][..16];
         // SAFETY: 16 bytes are there.
         unsafe { vld1q_u8(bytes.as_ptr()) }
     };
-    // SAFETY: arithmetic on registers.
-    unsafe {
-        let (three, fifteen) = (vdupq_n_u8(3), vdupq_n_u8(15));
-        let twos = |codes: uint8x16_t| {
-            [
-                vandq_u8(codes, three),
-                vandq_u8(vshrq_n_u8::<2>(codes), three),
-                vandq_u8(vshrq_n_u8::<4>(codes), three),
-                vshrq_n_u8::<6>(codes),
-            ]
-        };
-        let fours = |a: uint8x16_t, b: uint8x16_t| {
-            [
-                vandq_u8(a, fifteen),
-                vshrq_n_u8::<4>(a),
-                vandq_u8(b, fifteen),
-                vshrq_n_u8::<4>(b),
-            ]
-        };
-        let codes = match BITS {
-            2 => twos(vector(0)),
-            4 => fours(vector(0), vector(1)),
-            6 => {
-                let (mut codes, high) = (fours(vector(0), vector(1)), twos(vector(2)));
-                for l in 0..4 {
-                    codes[l] = vorrq_u8(codes[l], vshlq_n_u8::<4>(high[l]));
-                }
-                codes
+    let (three, fifteen) = (vdupq_n_u8(3), vdupq_n_u8(15));
+    let twos = |codes: uint8x16_t| {
+        [
+            vandq_u8(codes, three),
+            vandq_u8(vshrq_n_u8::<2>(codes), three),
+            vandq_u8(vshrq_n_u8::<4>(codes), three),
+            vshrq_n_u8::<6>(codes),
+        ]
+    };
+    let fours = |a: uint8x16_t, b: uint8x16_t| {
+        [
+            vandq_u8(a, fifteen),
+            vshrq_n_u8::<4>(a),
+            vandq_u8(b, fifteen),
+            vshrq_n_u8::<4>(b),
+        ]
+    };
+    let codes = match BITS {
+        2 => twos(vector(0)),
+        4 => fours(vector(0), vector(1)),
+        6 => {
+            let (mut codes, high) = (fours(vector(0), vector(1)), twos(vector(2)));
+            for l in 0..4 {
+                codes[l] = vorrq_u8(codes[l], vshlq_n_u8::<4>(high[l]));
             }
-            _ => {
-                let mut codes = [vector(0), vector(1), vector(2), vector(3)];
-                for code in &mut codes {
-                    *code = veorq_u8(*code, vdupq_n_u8(0x80));
-                }
-                codes
+            codes
+        }
+        _ => {
+            let mut codes = [vector(0), vector(1), vector(2), vector(3)];
+            for code in &mut codes {
+                *code = veorq_u8(*code, vdupq_n_u8(0x80));
             }
-        };
-        codes.map(|codes| vreinterpretq_s32_u8(codes))
-    }
+            codes
+        }
+    };
+    codes.map(|codes| vreinterpretq_s32_u8(codes))
 }
 
 #[inline]
+#[target_feature(enable = "neon")]
 fn load_quads(quads: &[i32]) -> int32x4_t {
     let quads = &quads[..4];
     // SAFETY: 4 words are there.
@@ -459,12 +460,14 @@ fn load_quads(quads: &[i32]) -> int32x4_t {
 }
 
 #[inline]
-fn splat(x: f32) -> float32x4_t {
-    // SAFETY: arithmetic on registers.
-    unsafe { vdupq_n_f32(x) }
+#[target_feature(enable = "neon")]
+fn load(floats: &[f32; 4]) -> float32x4_t {
+    // SAFETY: 4 floats are there.
+    unsafe { vld1q_f32(floats.as_ptr()) }
 }
 
 #[inline]
+#[target_feature(enable = "neon")]
 fn store(floats: &mut [f32; 4], vector: float32x4_t) {
     // SAFETY: there is room for 4 floats.
     unsafe { vst1q_f32(floats.as_mut_ptr(), vector) }
@@ -472,6 +475,7 @@ fn store(floats: &mut [f32; 4], vector: float32x4_t) {
 
 /// Four f16 as f32.
 #[inline]
+#[target_feature(enable = "neon")]
 fn widen_f16(halves: &[u8; 8]) -> float32x4_t {
     let floats: float32x4_t;
     // SAFETY: reads and writes registers only; the instruction is in every AArch64 CPU.
@@ -486,24 +490,20 @@ fn widen_f16(halves: &[u8; 8]) -> float32x4_t {
     floats
 }
 
+#[target_feature(enable = "neon")]
 fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     let group = grouping.group();
-    let load = |x: &[f32; 4]| {
-        // SAFETY: 4 floats are there.
-        unsafe { vld1q_f32(x.as_ptr()) }
-    };
     for ((x, codes), scale) in x
         .chunks_exact(group)
         .zip(codes.chunks_exact_mut(group))
         .zip(scales)
     {
-        let mut largest = splat(0.0);
+        let mut largest = vdupq_n_f32(0.0);
         for x in x.as_chunks().0 {
-            // SAFETY: arithmetic on registers; of a NaN and a number it takes the number.
-            largest = unsafe { vmaxnmq_f32(vabsq_f32(load(x)), largest) };
+            // Of a NaN and a number it takes the number.
+            largest = vmaxnmq_f32(vabsq_f32(load(x)), largest);
         }
-        // SAFETY: arithmetic on registers.
-        let largest = unsafe { vmaxnmvq_f32(largest) };
+        let largest = vmaxnmvq_f32(largest);
         let first_of_magnitude = || {
             x.iter()
                 .copied()
@@ -521,25 +521,26 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
             .iter()
             .zip(codes.as_chunks_mut::<16>().0)
         {
-            // SAFETY: arithmetic on registers, and room for 16 codes. The conversion rounds to even and makes 0 of a NaN.
-            unsafe {
-                let code = |i: usize| {
-                    let code = vcvtnq_s32_f32(vmulq_n_f32(load(&x.as_chunks().0[i]), inverse));
-                    vmovn_s32(vminq_s32(code, vdupq_n_s32(127)))
-                };
-                let low = vmovn_s16(vcombine_s16(code(0), code(1)));
-                let high = vmovn_s16(vcombine_s16(code(2), code(3)));
-                vst1q_s8(codes.as_mut_ptr(), vcombine_s8(low, high));
-            }
+            let code = |i: usize| {
+                // The conversion rounds to even and makes 0 of a NaN.
+                let code = vcvtnq_s32_f32(vmulq_n_f32(load(&x.as_chunks().0[i]), inverse));
+                vmovn_s32(vminq_s32(code, vdupq_n_s32(127)))
+            };
+            let low = vmovn_s16(vcombine_s16(code(0), code(1)));
+            let high = vmovn_s16(vcombine_s16(code(2), code(3)));
+            // SAFETY: there is room for 16 codes.
+            unsafe { vst1q_s8(codes.as_mut_ptr(), vcombine_s8(low, high)) }
         }
     }
     for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<STEP>().0) {
         // SAFETY: 16 codes are there.
-        *sum = i32::from(unsafe { vaddlvq_s8(vld1q_s8(codes.as_ptr())) });
+        let codes = unsafe { vld1q_s8(codes.as_ptr()) };
+        *sum = i32::from(vaddlvq_s8(codes));
     }
 }
 
 /// A row group of floats times a panel. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+#[target_feature(enable = "neon")]
 fn floats_product<const KIND: usize>(
     weights: &[u8],
     panel: &FloatPanel<'_>,
@@ -555,6 +556,7 @@ fn floats_product<const KIND: usize>(
 
 /// `C` tokens from `first` on.
 #[inline]
+#[target_feature(enable = "neon")]
 fn floats_piece<const KIND: usize, const C: usize>(
     weights: &[u8],
     panel: &FloatPanel<'_>,
@@ -562,7 +564,7 @@ fn floats_piece<const KIND: usize, const C: usize>(
     first: usize,
 ) {
     let bytes = if KIND == 4 { 64 } else { 32 };
-    let mut chains: [Square<float32x4_t, C>; 2] = [[[splat(0.0); C]; QUARTERS]; 2];
+    let mut chains: [Square<float32x4_t, C>; 2] = [[[vdupq_n_f32(0.0); C]; QUARTERS]; 2];
     let columns = weights.chunks(2 * bytes);
     for (x, weights) in panel.x.chunks(2 * panel.width).zip(columns) {
         let x = x.chunks_exact(panel.width);
@@ -571,16 +573,14 @@ fn floats_piece<const KIND: usize, const C: usize>(
             for (chain, weights) in chain.iter_mut().zip(weights.chunks_exact(bytes / 4)) {
                 let weights = widen::<KIND>(weights);
                 for c in 0..C {
-                    // SAFETY: arithmetic on registers.
-                    chain[c] = unsafe { vfmaq_n_f32(chain[c], weights, x[c]) };
+                    chain[c] = vfmaq_n_f32(chain[c], weights, x[c]);
                 }
             }
         }
     }
     for q in 0..QUARTERS {
         for c in 0..C {
-            // SAFETY: arithmetic on registers.
-            let sum = unsafe { vaddq_f32(chains[0][q][c], chains[1][q][c]) };
+            let sum = vaddq_f32(chains[0][q][c], chains[1][q][c]);
             store(&mut out[first + c].as_chunks_mut().0[q], sum);
         }
     }
@@ -588,6 +588,7 @@ fn floats_piece<const KIND: usize, const C: usize>(
 
 /// Four weights as f32.
 #[inline]
+#[target_feature(enable = "neon")]
 fn widen<const KIND: usize>(weights: &[u8]) -> float32x4_t {
     let weights = &weights[..if KIND == 4 { 16 } else { 8 }];
     // SAFETY: four weights are there.
