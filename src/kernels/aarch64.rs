@@ -578,9 +578,10 @@ fn floats_piece<const KIND: usize, const C: usize>(
             }
         }
     }
+    let [even, odd] = chains;
     for q in 0..QUARTERS {
         for c in 0..C {
-            let sum = vaddq_f32(chains[0][q][c], chains[1][q][c]);
+            let sum = vaddq_f32(even[q][c], odd[q][c]);
             store(&mut out[first + c].as_chunks_mut().0[q], sum);
         }
     }

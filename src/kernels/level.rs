@@ -31,25 +31,28 @@ impl Level {
 
     /// All levels of this processor, widest first.
     pub fn available() -> Vec<Self> {
-        let mut levels = vec![];
         #[cfg(target_arch = "x86_64")]
-        {
+        let wider = {
             let avx2 = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("f16c")
                 && is_x86_feature_detected!("popcnt");
-            let avx512 = is_x86_feature_detected!("avx512f")
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
-            if avx2 && avx512 {
-                levels.push(Self(Kind::Avx512));
-            }
-            if avx2 {
-                levels.push(Self(Kind::Avx2));
-            }
-        }
-        levels.push(Self::BASELINE);
-        levels
+            [
+                avx512.then_some(Self(Kind::Avx512)),
+                avx2.then_some(Self(Kind::Avx2)),
+            ]
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let wider: [Option<Self>; 0] = [];
+        wider
+            .into_iter()
+            .flatten()
+            .chain([Self::BASELINE])
+            .collect()
     }
 
     /// The widest level of this processor.
