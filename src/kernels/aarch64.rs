@@ -11,6 +11,8 @@
 //! 3. Both take signed bytes. Codes of up to 6 bits are; 8-bit codes are stored with an offset of 128, which one
 //!    exclusive-or takes off.
 //!
+//! Tested under emulation only (`scripts/test_aarch64.sh`); its speed on a processor is not known.
+//!
 //! The intrinsics of both instructions are not stable in Rust yet, so they are written in assembly. Nothing saturates:
 //! a run's sum is at most 128 * 127 * 256 < 2^23, and a span's with its multipliers 63 * 127 * 128 * 256 < 2^28.
 
