@@ -36,7 +36,7 @@ pub struct RunArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
     tokens: usize,
     /// How freely tokens are drawn; 0 takes the most likely one each time
-    #[arg(long, value_name = "T", default_value = "0", value_parser = parse_temperature)]
+    #[arg(long, alias = "temp", value_name = "T", default_value = "0", value_parser = parse_temperature)]
     temperature: f64,
     /// Draw from the fewest tokens that together have this probability
     #[arg(long, value_name = "P", default_value = "1", value_parser = parse_share)]

@@ -334,36 +334,58 @@ pub(super) fn pack(
 }
 
 /// The factors of a group as stored: scale = d * multiplier, minimum = dmin * minimum_multiplier.
+///
+/// All in one word, because packing compares those of every group with its neighbours'.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Factors {
-    d: [u8; 2],
-    multiplier: i8,
-    dmin: [u8; 2],
-    minimum_multiplier: i8,
-}
+struct Factors(u64);
 
 impl Factors {
+    fn new(d: [u8; 2], multiplier: u8, dmin: [u8; 2], minimum_multiplier: u8) -> Factors {
+        let [a, b, c, e] = [d[0], d[1], dmin[0], dmin[1]];
+        Factors(u64::from_le_bytes([
+            a,
+            b,
+            multiplier,
+            0,
+            c,
+            e,
+            minimum_multiplier,
+            0,
+        ]))
+    }
+
     /// A scale without multiplier and minimum.
     fn plain(d: [u8; 2]) -> Factors {
-        Factors {
-            d,
-            multiplier: 1,
-            dmin: [0; 2],
-            minimum_multiplier: 0,
-        }
+        Factors::new(d, 1, [0; 2], 0)
+    }
+
+    fn d(self) -> [u8; 2] {
+        (self.0 as u16).to_le_bytes()
+    }
+
+    fn multiplier(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+
+    fn dmin(self) -> [u8; 2] {
+        ((self.0 >> 32) as u16).to_le_bytes()
+    }
+
+    fn minimum_multiplier(self) -> u8 {
+        (self.0 >> 48) as u8
     }
 
     /// The minimum is the scale, so code 1 means 0.
     fn ternary(self) -> bool {
-        self.d == self.dmin && self.multiplier == self.minimum_multiplier
+        self.0 as u32 == (self.0 >> 32) as u32
     }
 
     /// The scale, where it is an f16.
     fn as_f16(self) -> Option<f16> {
-        if self.multiplier == 1 {
-            return Some(f16::from_le_bytes(self.d));
+        if self.multiplier() == 1 {
+            return Some(f16::from_le_bytes(self.d()));
         }
-        let scale = f16::from_le_bytes(self.d).to_f32() * f32::from(self.multiplier);
+        let scale = f16::from_le_bytes(self.d()).to_f32() * f32::from(self.multiplier() as i8);
         let rounded = f16::from_f32(scale);
         (rounded.to_f32().to_bits() == scale.to_bits()).then_some(rounded)
     }
@@ -459,7 +481,7 @@ impl Survey {
             for group in 0..S::BLOCK / S::GROUP {
                 let this = Some(S::factors(block, group));
                 if this != last {
-                    survey.plain &= this.and_then(Factors::as_f16).is_some();
+                    survey.plain = survey.plain && this.and_then(Factors::as_f16).is_some();
                     survey.ternary &= this.is_some_and(Factors::ternary);
                     last = this;
                 }
@@ -583,16 +605,16 @@ impl RowGroupMut<'_> {
             let factors = S::factors(block, column % S::BLOCK / S::GROUP);
             let d = match self.multipliers.is_empty() {
                 true => factors.as_f16().unwrap_or_default().to_le_bytes(),
-                false => factors.d,
+                false => factors.d(),
             };
             let f16_at = i / shared * 2 * ROWS + 2 * lane;
             self.scales[f16_at..][..2].copy_from_slice(&d);
             if !self.multipliers.is_empty() {
-                self.multipliers[i * ROWS + lane] = factors.multiplier as u8;
+                self.multipliers[i * ROWS + lane] = factors.multiplier();
             }
             if !self.minimums.is_empty() {
-                self.minimums[f16_at..][..2].copy_from_slice(&factors.dmin);
-                self.minimum_multipliers[i * ROWS + lane] = factors.minimum_multiplier as u8;
+                self.minimums[f16_at..][..2].copy_from_slice(&factors.dmin());
+                self.minimum_multipliers[i * ROWS + lane] = factors.minimum_multiplier();
             }
         }
     }
@@ -781,12 +803,8 @@ impl Source for Q2_K {
         write_planes(&block[16..80], lane, steps);
     }
     fn factors(block: &[u8], group: usize) -> Factors {
-        Factors {
-            d: two(block, 80),
-            multiplier: (block[group] & 15) as i8,
-            dmin: two(block, 82),
-            minimum_multiplier: (block[group] >> 4) as i8,
-        }
+        let both = block[group];
+        Factors::new(two(block, 80), both & 15, two(block, 82), both >> 4)
     }
 }
 
@@ -874,12 +892,7 @@ impl Source for Q4_K {
                 s[j + 4] >> 4 | (s[j] >> 6) << 4,
             ),
         };
-        Factors {
-            d: two(block, 0),
-            multiplier: multiplier as i8,
-            dmin: two(block, 2),
-            minimum_multiplier: minimum_multiplier as i8,
-        }
+        Factors::new(two(block, 0), multiplier, two(block, 2), minimum_multiplier)
     }
 }
 
@@ -908,10 +921,7 @@ impl Source for Q6_K {
         write_steps::<6>(&codes, lane, steps);
     }
     fn factors(block: &[u8], group: usize) -> Factors {
-        Factors {
-            multiplier: block[192 + group] as i8,
-            ..Factors::plain(two(block, 208))
-        }
+        Factors::new(two(block, 208), block[192 + group], [0; 2], 0)
     }
 }
 

@@ -166,6 +166,75 @@ fn every_kernel_equals_scalar_at_every_edge() {
     }
 }
 
+/// Random blocks whose factors are equal in every run of `run` columns; those of Q2_K are ternary then.
+fn blocks_with_runs(random: &mut Random, ty: BlockType, weights: usize, run: usize) -> Vec<u8> {
+    let mut bytes = random_blocks(random, ty, weights);
+    let scale_at = match ty {
+        BlockType::TQ2_0 => 64,
+        BlockType::TQ1_0 => 52,
+        BlockType::Q2_K => 80,
+        BlockType::Q6_K => 208,
+        _ => 0,
+    };
+    let (mut scale, mut multiplier) = ([0; 2], 0);
+    for (i, block) in bytes.chunks_exact_mut(ty.bytes()).enumerate() {
+        if (i * ty.weights()).is_multiple_of(run) {
+            scale.copy_from_slice(&block[scale_at..][..2]);
+        }
+        block[scale_at..][..2].copy_from_slice(&scale);
+        for group in 0..16usize {
+            if (group * 16).is_multiple_of(run) {
+                multiplier = random.next() as u8;
+            }
+            match ty {
+                BlockType::Q2_K => block[group] = multiplier % 16 * 0x11,
+                BlockType::Q6_K => block[192 + group] = multiplier,
+                _ => {}
+            }
+        }
+        if ty == BlockType::Q2_K {
+            block[82..84].copy_from_slice(&scale);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn every_kernel_equals_scalar_whatever_the_group() {
+    let mut random = Random(6);
+    let (rows, columns, threads) = (17, 1024, Threads::new(1));
+    let mut names = std::collections::BTreeSet::new();
+    for ty in TYPES {
+        if FloatType::of(ty).is_some() || ty == BlockType::Q4_K {
+            continue;
+        }
+        for run in [16, 32, 64, 128, 256] {
+            let bytes = blocks_with_runs(&mut random, ty, rows * columns, run);
+            for precision in [Precision::Exact, Precision::Fast] {
+                let options = options(Isa::Scalar, precision);
+                let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
+                names.insert(matrix.kernel_name());
+                for tokens in [1, 3, 7, 9, 16] {
+                    let x = random.floats(tokens * columns);
+                    matrix.kernel = &Scalar;
+                    let scalar = bits(&product(&matrix, &x, &threads));
+                    for kernel in kernels() {
+                        matrix.kernel = kernel;
+                        let found = bits(&product(&matrix, &x, &threads));
+                        let kernel = kernel.name();
+                        assert!(
+                            found == scalar,
+                            "{ty} {run} {tokens} {precision:?} {kernel}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    // Codes of 2, 4, 6 and 8 bits in groups of 16 to 256.
+    assert!(names.len() >= 16, "{names:?}");
+}
+
 #[test]
 fn packed_weights_are_those_of_the_file() {
     let mut random = Random(5);

@@ -180,6 +180,7 @@ fn one_token_of<const INSIDE: bool>(bits: usize, steps: usize) -> Product {
         (2, 8) => one_token_2_bits::<8, INSIDE>,
         (2, _) => one_token_2_bits::<16, INSIDE>,
         (4, _) => one_token::<4, INSIDE>,
+        (6, _) => one_token::<6, INSIDE>,
         (_, _) => one_token::<8, INSIDE>,
     }
 }
@@ -216,7 +217,7 @@ fn one_token_2_bits<const STEPS: usize, const INSIDE: bool>(
     store(&mut out[0], result);
 }
 
-/// One token, codes of 4 or 8 bits.
+/// One token, codes of 4, 6 or 8 bits.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn one_token<const BITS: usize, const INSIDE: bool>(
     group: &RowGroup<'_>,
@@ -460,8 +461,9 @@ fn multiplied<const BITS: usize, const STEPS: usize, const W: usize>(
         for multipliers in &group.multipliers[span_runs.clone()] {
             let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
             for (codes, quads) in pieces.by_ref().take(steps / STEPS) {
-                if W == 1 {
-                    fetch(codes);
+                if W == 1 && STEPS == 1 {
+                    // So much work lies between two steps that the loads of few of them are under way at a time.
+                    fetch_ahead(codes, 32 * codes.len());
                 }
                 let dots = dots_of_steps::<BITS, STEPS, W>(codes, quads);
                 for c in 0..W {
@@ -498,8 +500,14 @@ fn dots_of_steps<const BITS: usize, const STEPS: usize, const W: usize>(
     quads: &[[[i32; W]; 4]; STEPS],
 ) -> [__m512i; W] {
     let mut dots = [_mm512_setzero_si512(); W];
-    if let (1, 2, [steps]) = (W, BITS, codes.as_chunks().0.as_chunks().0) {
-        dots[0] = dot_2_bits(steps, &quads.map(|quads| quads.map(|quads| quads[0])));
+    let words = quads.as_flattened().as_flattened().as_chunks().0;
+    if let (1, 2, [codes], [words]) = (
+        W,
+        BITS,
+        codes.as_chunks().0.as_chunks::<STEPS>().0,
+        words.as_chunks::<STEPS>().0,
+    ) {
+        dots[0] = dot_2_bits(codes, words);
         return dots;
     }
     for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads) {
@@ -636,8 +644,15 @@ fn store(floats: &mut [f32; 16], vector: __m512) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn fetch(step: &[u8]) {
+    fetch_ahead(step, AHEAD);
+}
+
+/// Fetch as many bytes as `step` has, `ahead` bytes behind its start.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fetch_ahead(step: &[u8], ahead: usize) {
     for line in (0..step.len()).step_by(64) {
-        let ahead = step.as_ptr().wrapping_add(AHEAD + line);
+        let ahead = step.as_ptr().wrapping_add(ahead + line);
         #[allow(unused_unsafe, reason = "the intrinsic is unsafe in older compilers")]
         // SAFETY: a prefetch reads nothing and may name any address.
         unsafe {
