@@ -10,7 +10,9 @@ cd "$(dirname "$0")/.."
 
 seconds=${1:-60}
 shift || true
+scripts/setup.sh
 command -v cargo-fuzz > /dev/null || cargo install --locked cargo-fuzz
+cargo fetch --locked --manifest-path fuzz/Cargo.toml # what is fuzzed is what the lock file says
 read -r -a targets <<< "${*:-$(cargo fuzz list | tr '\n' ' ')}"
 share=$((seconds / ${#targets[@]}))
 

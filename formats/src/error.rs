@@ -192,7 +192,7 @@ pub(crate) fn known_start(bytes: &[u8]) -> Option<&'static str> {
         (b"\x80\x05", PICKLE),
         (b"\x1f\x8b", "a gzip archive (unpack it first)"),
         (b"\x28\xb5\x2f\xfd", "a zstd archive (unpack it first)"),
-        (b"GGUF", "a GGUF file (it is packed already)"),
+        (b"GGUF", "a GGUF file (packed already: use it as it is)"),
         (
             b"FUGG",
             "a big-endian GGUF file (convert it to little-endian)",

@@ -77,6 +77,12 @@ pub enum EngineError {
         /// What the engine runs.
         expected: String,
     },
+    /// One part of a model that was written as several files.
+    #[error("one of {count} files of a model; join them with `llama-gguf-split --merge`")]
+    Split {
+        /// How many there are, as the key `split.count` says.
+        count: String,
+    },
     /// A tensor that a Llama must have.
     #[error("tensor '{name}' is absent or empty; convert the model again")]
     MissingTensor {
@@ -120,7 +126,7 @@ pub enum EngineError {
         source: crate::kernels::KernelError,
     },
     /// The oracle's weights could not be had.
-    #[error("the weights cannot be read: {0}")]
+    #[error("the weights cannot be read: {0}; fetch the checkpoint again")]
     Weights(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// llama.cpp refused; the text is what it logged.
     #[error("llama.cpp cannot {doing}: {log}; convert the model again")]

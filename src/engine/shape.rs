@@ -83,15 +83,10 @@ impl Shape {
                 ));
             }
         }
-        if keys
-            .0
-            .get("split.count")
-            .is_some_and(|count| *count != Value::U16(1))
-        {
-            return Err(keys.refuse(
-                "split.count",
-                "1: join the files with `llama-gguf-split --merge`",
-            ));
+        let count = keys.0.get("split.count");
+        if let Some(count) = count.filter(|&count| *count != Value::U16(1)) {
+            let count = count.brief();
+            return Err(EngineError::Split { count });
         }
         for key in ["llama.expert_count", "llama.expert_used_count"] {
             if keys.whole_or(key, 0)? != 0 {

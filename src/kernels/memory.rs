@@ -19,7 +19,7 @@ impl Region {
     pub(super) fn zeroed(length: usize) -> std::io::Result<Region> {
         let map = MmapMut::map_anon(length + HUGE_PAGE)?;
         let start = map.as_ptr().align_offset(HUGE_PAGE);
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(miri)))] // Miri has no madvise
         {
             // The last page is worth being huge only when enough of it is used.
             let tail = length % HUGE_PAGE;

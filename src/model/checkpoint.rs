@@ -589,7 +589,7 @@ fn surplus_hint(names: &[String]) -> &'static str {
     } else if any(".qweight") || any(".SCB") || any("weight_scale") {
         "the checkpoint is already quantized (GPTQ, AWQ, bitsandbytes, FP8 or packed BitNet): take the one it was made from"
     } else if any("weight_clip_val") {
-        "a learned clipping range belongs to another training method (ParetoQ), which cannot be packed"
+        "a learned clipping range belongs to another training method (ParetoQ); supported: ultraquantv2, ultraquantv3"
     } else if any(".bias") {
         "config.json must say \"attention_bias\" or \"mlp_bias\": true where the layers have biases"
     } else {

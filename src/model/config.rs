@@ -173,6 +173,12 @@ pub struct TrainingOverrides {
 
 /// The largest config.json that is read, in bytes; usual ones have a few KB.
 const MAX_FILE: u64 = 16 << 20;
+/// The most columns of a matrix: a thread holds a row. 20 times the widest in use.
+const MAX_WIDTH: usize = 1 << 20;
+/// The most layers: LLAMA_MAX_LAYERS.
+const MAX_LAYERS: usize = 512;
+/// The most tokens: each takes memory whether the tokenizer has it or not. 16 times the largest vocabulary in use.
+const MAX_TOKENS: usize = 1 << 22;
 
 /// config.json, read key by key so that every complaint names its key.
 pub struct ConfigFile {
@@ -225,7 +231,7 @@ impl ConfigFile {
     /// An architecture that cannot be expressed, a missing key, a value that cannot be.
     pub fn config(&self) -> Result<Config, ModelError> {
         let architecture = self.architecture()?;
-        let hidden_size = self.required_count("hidden_size")?;
+        let hidden_size = self.limited("hidden_size", MAX_WIDTH, "")?;
         let heads = self.required_count("num_attention_heads")?;
         let kv_heads = self.count("num_key_value_heads")?.unwrap_or(heads);
         if heads % kv_heads != 0 {
@@ -256,18 +262,29 @@ impl ConfigFile {
                 "an even number".into(),
             ));
         }
+        if heads.saturating_mul(head_dim) > MAX_WIDTH {
+            let expected = format!(
+                "at most {}: the {heads} heads together have at most {MAX_WIDTH} columns",
+                MAX_WIDTH / heads
+            );
+            return Err(self.key_error("head_dim", self.value("head_dim"), expected));
+        }
         self.check_activation()?;
         self.check_rotary_share()?;
         Ok(Config {
             architecture,
             hidden_size,
-            intermediate_size: self.required_count("intermediate_size")?,
-            layers: self.layers()?,
+            intermediate_size: self.limited("intermediate_size", MAX_WIDTH, "")?,
+            layers: self.limited(
+                "num_hidden_layers",
+                MAX_LAYERS,
+                ", which is what llama.cpp loads",
+            )?,
             heads,
             kv_heads,
             head_dim,
             context_length: self.required_count("max_position_embeddings")?,
-            vocab_size: self.vocab_size()?,
+            vocab_size: self.limited("vocab_size", MAX_TOKENS, "")?,
             rms_norm_eps: self
                 .positive("rms_norm_eps")?
                 .ok_or_else(|| self.missing("rms_norm_eps", "a number"))?
@@ -356,33 +373,6 @@ impl ConfigFile {
             found: found.into(),
             why,
         })
-    }
-
-    /// Each token takes memory whether the tokenizer has it or not.
-    fn vocab_size(&self) -> Result<usize, ModelError> {
-        const MAX: usize = 1 << 22; // 16 times the largest in use
-        match self.required_count("vocab_size")? {
-            size @ ..=MAX => Ok(size),
-            _ => Err(self.key_error(
-                "vocab_size",
-                self.value("vocab_size"),
-                format!("at most {MAX}"),
-            )),
-        }
-    }
-
-    fn layers(&self) -> Result<usize, ModelError> {
-        const MAX: usize = 512; // LLAMA_MAX_LAYERS
-        let layers = self.required_count("num_hidden_layers")?;
-        if layers > MAX {
-            let expected = format!("at most {MAX}, which is what llama.cpp loads");
-            return Err(self.key_error(
-                "num_hidden_layers",
-                self.value("num_hidden_layers"),
-                expected,
-            ));
-        }
-        Ok(layers)
     }
 
     fn check_activation(&self) -> Result<(), ModelError> {
@@ -597,6 +587,14 @@ impl ConfigFile {
     fn required_count(&self, key: &str) -> Result<usize, ModelError> {
         self.count(key)?
             .ok_or_else(|| self.missing(key, "a whole number"))
+    }
+
+    /// A whole number that takes memory, or time, beyond what its tensors do.
+    fn limited(&self, key: &str, max: usize, why: &str) -> Result<usize, ModelError> {
+        match self.required_count(key)? {
+            count if count <= max => Ok(count),
+            _ => Err(self.key_error(key, self.value(key), format!("at most {max}{why}"))),
+        }
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>, ModelError> {

@@ -19,6 +19,8 @@ use crate::tequila::{NotFinite, check_finite};
 
 /// Numbers in a piece.
 const PIECE: usize = 1 << 17;
+/// The most numbers of a head that is read at once: 4 times the largest in use.
+const MAX_HEAD: usize = 1 << 24;
 
 /// All weights read once.
 pub struct Pass<'p, 'a> {
@@ -37,13 +39,16 @@ struct Piece {
 }
 
 impl Job<'_> {
-    /// The rows in runs that are read at once: whole heads, where their rows are not in the checkpoint's order.
+    /// The rows in runs that are read at once: whole heads, where their rows are not in the checkpoint's order; single
+    /// rows where a head is too large.
     pub fn pieces(&self, config: &Config) -> Vec<Range<usize>> {
-        let together = match self.linear.part {
-            Part::Q | Part::K => config.head_dim,
-            _ => 1,
-        };
-        pieces(self.shape, together)
+        match self.linear.part {
+            Part::Q | Part::K if config.head_dim * self.shape.1 <= MAX_HEAD => {
+                pieces(self.shape, config.head_dim)
+            }
+            Part::Q | Part::K => (0..self.shape.0).map(|row| row..row + 1).collect(),
+            _ => pieces(self.shape, 1),
+        }
     }
 }
 

@@ -57,7 +57,9 @@ impl<'a> Latent<'a> {
             .into_par_iter()
             .map(|group| scale(latent.weight, group, group_size))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|index| VerifyError::not_finite(linear, "weight", index, columns))?;
+            .map_err(|index| {
+                VerifyError::not_finite(checkpoint, linear, "weight", index, columns)
+            })?;
         let references = scales.iter().map(|&scale| reference(scale)).collect();
         Ok(Self {
             checkpoint,
@@ -89,18 +91,24 @@ impl<'a> Latent<'a> {
                 &mut out.codes[run],
             );
         }
-        out.bias = self.offline_bias(row, out);
-        if let Some(own) = self.latent.bias {
-            let mut bias = [0.0];
-            own.read_f32(row, &mut bias);
-            out.bias += f64::from(bias[0]);
+        let mut own = [0.0];
+        if let Some(bias) = self.latent.bias {
+            bias.read_f32(row, &mut own);
         }
+        out.bias = self.offline_bias(row, out) + f64::from(own[0]);
         if out.bias.is_finite() {
             return Ok(());
         }
+        // Sums of finite numbers are finite: f64 holds more than f32.
+        let part = if own[0].is_finite() {
+            "Lambada"
+        } else {
+            "bias"
+        };
         Err(VerifyError::not_finite(
+            self.checkpoint,
             self.linear,
-            "bias or Lambada",
+            part,
             row * columns,
             columns,
         ))

@@ -3,6 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
+use formats::block::BlockType;
 use formats::gguf::{Array, File, TensorInfo, Value};
 use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue};
 use gguf_rs_lib::reader::GGUFFileReader;
@@ -20,6 +21,7 @@ pub(super) fn check(path: &Path, bytes: &[u8], file: &File, for_ollama: bool) ->
     let mut checks = vec![readable(bytes, file), second_reader(bytes, file)];
     let mut not_checked = vec![];
     checks.push(shape(file));
+    checks.extend(file_type(file));
     checks.push(tokenizer_keys(file));
     let finite = finite(file);
     let sound = checks.iter().all(|check| check.pass) && finite.pass;
@@ -179,6 +181,34 @@ fn shape(file: &File) -> Check {
         "tensors",
         "llama.cpp refuses or aborts otherwise (models/llama.cpp)",
     )
+}
+
+/// Where the file says what its type is: some tensor is of it. Of the kinds of file that llama.h numbers
+/// (`llama_ftype`), those that have one type for most matrices and are written by `pack`.
+fn file_type(file: &File) -> Option<Check> {
+    let id = file.get("general.file_type")?.as_u32()?;
+    let named = match id {
+        0 => BlockType::F32,
+        1 => BlockType::F16,
+        2 => BlockType::Q4_0,
+        7 => BlockType::Q8_0,
+        10 => BlockType::Q2_K,
+        32 => BlockType::BF16,
+        36 => BlockType::TQ1_0,
+        37 => BlockType::TQ2_0,
+        41 => BlockType::Q2_0,
+        _ => return None,
+    };
+    let found = file.tensors().iter().any(|info| info.ty == named);
+    let problem = (!found)
+        .then(|| format!("key 'general.file_type' is {id}, which is {named}, and no tensor is"));
+    Some(Check::no_problems(
+        "file type",
+        problem.into_iter().collect(),
+        1,
+        "keys",
+        "readers show it (llama.h, llama_ftype)",
+    ))
 }
 
 /// The keys of the tokenizer in the types that llama.cpp demands, and consistent with each other (llama-vocab.cpp).

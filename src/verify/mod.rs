@@ -137,9 +137,12 @@ pub enum VerifyError {
     },
     /// A number of the checkpoint that is NaN or infinite.
     #[error(
-        "the checkpoint's {tensor} holds a number that is not finite in row {row} (column {column}): nothing can be held against it, take an earlier checkpoint"
+        "{}: tensor '{tensor}' is not finite at row {row}, column {column}: nothing can be held against it, take an earlier checkpoint",
+        path.display()
     )]
     NotFinite {
+        /// The file that it is in.
+        path: PathBuf,
         /// Which tensor.
         tensor: String,
         /// Its row.
@@ -156,9 +159,18 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    fn not_finite(linear: Linear, part: &str, index: usize, columns: usize) -> Self {
+    fn not_finite(
+        checkpoint: &Checkpoint,
+        linear: Linear,
+        part: &str,
+        index: usize,
+        columns: usize,
+    ) -> Self {
+        let tensor = format!("{}.{part}", linear.checkpoint_name());
+        let stored = checkpoint.tensors.stored(&tensor);
         VerifyError::NotFinite {
-            tensor: format!("{}.{part}", linear.checkpoint_name()),
+            path: stored.expect("it was read").path.into(),
+            tensor,
             row: index / columns,
             column: index % columns,
         }

@@ -41,7 +41,7 @@ pub enum TextError {
     },
     /// A kind of vocabulary that is not supported.
     #[error(
-        "key 'tokenizer.ggml.model': found '{found}', supported are 'gpt2' and 'llama'; use the llama.cpp engine"
+        "key 'tokenizer.ggml.model': found '{found}', supported are 'gpt2' and 'llama'; use the llama.cpp engine (`run --engine llama.cpp`)"
     )]
     Model {
         /// Its name.
@@ -49,7 +49,7 @@ pub enum TextError {
     },
     /// A pre-tokenizer whose expressions are not known.
     #[error(
-        "key 'tokenizer.ggml.pre': how '{found}' splits text is not known here; use the llama.cpp engine"
+        "key 'tokenizer.ggml.pre': how '{found}' splits text is not known here; use the llama.cpp engine (`run --engine llama.cpp`)"
     )]
     PreTokenizer {
         /// Its name.

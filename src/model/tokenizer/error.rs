@@ -96,7 +96,9 @@ pub enum TokenizerError {
         known: String,
     },
     /// `--tokenizer-pre` names nothing.
-    #[error("--tokenizer-pre: llama.cpp has no pre-tokenizer '{found}'; it has {known}")]
+    #[error(
+        "--tokenizer-pre: llama.cpp has no pre-tokenizer '{found}'; name one that it has: {known}"
+    )]
     UnknownPreName {
         /// What was asked for.
         found: String,

@@ -20,6 +20,9 @@ use super::input::{
 };
 use super::raw::{Raw, string};
 
+/// The kind of errors that no file can cause.
+pub const LIBRARY: &str = "- | library";
+
 /// One malformed input.
 pub struct Case {
     /// Of docs/bad-input.md.
@@ -46,16 +49,16 @@ pub enum Input {
 }
 
 impl Case {
-    /// The part of docs/bad-input.md that the row belongs to.
+    /// How docs/bad-input.md counts it: rows and kind.
     pub fn kind(&self) -> &'static str {
         match self.row {
-            1..=15 => "safetensors",
-            16..=18 => "index",
-            19..=27 => "config",
-            28..=30 => "tokenizer",
-            31..=38 => "gguf",
-            39..=40 => "process",
-            _ => "library",
+            1..=15 => "1-15 | safetensors",
+            16..=18 => "16-18 | index",
+            19..=27 => "19-27 | config.json",
+            28..=30 => "28-30 | tokenizer",
+            31..=38 => "31-38 | GGUF",
+            39..=40 => "39-40 | process",
+            _ => LIBRARY,
         }
     }
 }
@@ -207,7 +210,7 @@ fn safetensors(cases: &mut List) {
         (&["a zip archive", "save it as safetensors"], b"PK\x03\x04\x14\0\0\0\0\0archive/data.pkl"),
         (&["a Python pickle", "save the checkpoint as safetensors"], b"\x80\x02}q\0X\x05\0\0\0model"),
         (&["a gzip archive", "unpack it"], b"\x1f\x8b\x08\0\0\0\0\0\0\x03"),
-        (&["a GGUF file"], b"GGUF\x03\0\0\0\0\0\0\0"),
+        (&["a GGUF file (packed already"], b"GGUF\x03\0\0\0\0\0\0\0"),
     ] {
         weights(cases, 4, "FormatError::NotSafetensors", says, start.to_vec());
     }
@@ -396,6 +399,9 @@ fn config(cases: &mut List) {
     key(cases, 19, "ModelError::Shape", &["k_proj.weight' has shape [16, 32], config.json makes it [32, 32]"], "head_dim", json!(32));
     key(cases, 19, KEY, &["key 'num_hidden_layers' is 513, expected at most 512"], "num_hidden_layers", json!(513));
     key(cases, 19, KEY, &["key 'vocab_size' is 4194305, expected at most 4194304"], "vocab_size", json!(4194305));
+    key(cases, 19, KEY, &["key 'hidden_size' is 1048577, expected at most 1048576"], "hidden_size", json!((1 << 20) + 1));
+    key(cases, 19, KEY, &["key 'intermediate_size' is 1048577, expected at most 1048576"], "intermediate_size", json!((1 << 20) + 1));
+    key(cases, 19, KEY, &["key 'head_dim' is 524290, expected at most 524288: the 2 heads together"], "head_dim", json!((1 << 19) + 2));
     key(cases, 19, KEY, &["key 'architectures' is missing, expected a list of one name"], "architectures", Json::Null);
     key(cases, 19, KEY, &["key 'hidden_act' is \"gelu\", expected \"silu\""], "hidden_act", json!("gelu"));
     key(cases, 19, KEY, &["key 'partial_rotary_factor' is 0.5, expected 1"], "partial_rotary_factor", json!(0.5));
@@ -500,7 +506,7 @@ fn tokenizer(cases: &mut List) {
     change(cases, 29, "TokenizerError::UnknownPre", &["pre_tokenizer [\"x+\"]", "--tokenizer-pre NAME"], |json| {
         json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "x+".into();
     });
-    cases.pack(29, "TokenizerError::UnknownPreName", &["--tokenizer-pre: llama.cpp has no pre-tokenizer 'x'; it has"], |c| c.arguments("--tokenizer-pre x")).names_file = false;
+    cases.pack(29, "TokenizerError::UnknownPreName", &["--tokenizer-pre: llama.cpp has no pre-tokenizer 'x'; name one that it has: llama-bpe"], |c| c.arguments("--tokenizer-pre x")).names_file = false;
     let settings = |cases: &mut List, variant, says, text: &'static str| {
         cases.pack(30, variant, says, move |c| c.file("tokenizer_config.json", text));
     };
@@ -618,7 +624,7 @@ fn engine(cases: &mut List) {
     cases.run(38, ENGINE_KEY, &["key 'llama.block_count' is 4294967295 (u32), expected at most 512"], |file| file.set("llama.block_count", Value::U32(u32::MAX)));
     cases.run(38, ENGINE_KEY, &["key 'llama.attention.head_count_kv' is 0 (u32), expected a divisor"], |file| file.set("llama.attention.head_count_kv", Value::U32(0)));
     cases.run(38, ENGINE_KEY, &["key 'llama.rope.freq_base' is "], |file| file.set("llama.rope.freq_base", Value::F32(f32::NAN)));
-    cases.run(36, ENGINE_KEY, &["key 'split.count' is 2 (u16), expected 1", "llama-gguf-split --merge"], |file| file.set("split.count", Value::U16(2)));
+    cases.run(36, "EngineError::Split", &["one of 2 (u16) files of a model", "join them with `llama-gguf-split --merge`"], |file| file.set("split.count", Value::U16(2)));
     cases.run(38, "EngineError::MissingTensor", &["tensor 'output_norm.weight' is absent", "convert the model again"], |file| {
         file.tensors.retain(|(info, _)| info.name != "output_norm.weight");
     });
@@ -657,7 +663,7 @@ fn text(cases: &mut List) {
     cases.run(38, "TextError::Range", &["key 'tokenizer.ggml.bos_token_id': found token 16, the vocabulary has 16", "convert"], |file| {
         file.set("tokenizer.ggml.bos_token_id", Value::U32(16));
     });
-    cases.run(38, "TextError::Model", &["found 'bert', supported are 'gpt2' and 'llama'", "use the llama.cpp engine"], |file| {
+    cases.run(38, "TextError::Model", &["found 'bert', supported are 'gpt2' and 'llama'", "`run --engine llama.cpp`"], |file| {
         file.set("tokenizer.ggml.model", Value::String("bert".into()));
     });
     cases.run(38, "TextError::PreTokenizer", &["how 'x' splits text is not known here", "use the llama.cpp engine"], |file| file.set(PRE, Value::String("x".into())));
@@ -761,9 +767,15 @@ fn process(cases: &mut List) {
             c.file("tokenizer.json", text.replacen('{', &format!("{{\"decoder\":{deep},"), 1));
         })
     });
-    cases.command(40, "VerifyError::NotFinite", &["q_proj.weight holds a number that is not finite in row 0 (column 1)", "take an earlier checkpoint"], |folder| {
+    cases.command(40, "VerifyError::NotFinite", &["model.safetensors: tensor 'model.layers.0.self_attn.q_proj.weight' is not finite at row 0, column 1", "take an earlier checkpoint"], |folder| {
         against(folder, |c| c.tensor(QUERY).set(1, f32::NAN))
-    }).names_file = false; // it says "the checkpoint's", and names the file that is verified
+    });
+    cases.command(40, "VerifyError::NotFinite", &["model.safetensors: tensor 'model.layers.0.self_attn.q_proj.Lambada' is not finite at row 1, column 0"], |folder| {
+        against(folder, |c| {
+            learned(c, |rows, _| vec![rows, 1]);
+            c.tensor("model.layers.0.self_attn.q_proj.Lambada").set(1, f32::NAN);
+        })
+    });
     cases.command(40, "VerifyError::Tokenizer", &["neither tokenizer.json nor tokenizer.model"], |folder| {
         against(folder, |c| c.files.push(("tokenizer.json", None)))
     });
@@ -875,19 +887,25 @@ fn library(cases: &mut List) {
         packed(folder, run, |weights| weights.set_len(3000).unwrap())
     });
     cases.call("PackError::NoSpace", &["the output takes ", "are free; make room, or name another folder"], |folder| {
-        // A checkpoint of half a terabyte, none of it on the disk.
-        const WIDE: usize = 0x7fff_ffe0;
+        // A checkpoint of 1.6 TB, none of it on the disk.
+        const HIDDEN: usize = 1 << 18;
+        const FFN: usize = 1 << 20;
         let mut checkpoint = Checkpoint::sound();
-        checkpoint.config["intermediate_size"] = WIDE.into();
+        checkpoint.config["hidden_size"] = HIDDEN.into();
+        checkpoint.config["intermediate_size"] = FFN.into();
+        checkpoint.config["head_dim"] = 16.into();
         let input = folder.join("checkpoint");
         checkpoint.write(&input);
         let mut header = serde_json::Map::new();
         let mut end = 0;
         for tensor in &checkpoint.tensors {
-            let shape: Vec<_> = tensor.shape.iter().enumerate().map(|(i, &n)| {
-                let ffn = tensor.name.contains("mlp") && (i == 1) == tensor.name.contains("down_proj");
-                if ffn { WIDE } else { n }
-            }).collect();
+            let mut shape = tensor.shape.clone();
+            match tensor.name.rsplit('.').nth(1) {
+                Some("gate_proj" | "up_proj") => shape = vec![FFN, HIDDEN],
+                Some("down_proj") => shape = vec![HIDDEN, FFN],
+                Some("o_proj") => shape[0] = HIDDEN,
+                _ => *shape.last_mut().unwrap() = HIDDEN,
+            }
             let start = end;
             end += 2 * shape.iter().product::<usize>();
             header.insert(tensor.name.clone(), json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}));
@@ -897,14 +915,18 @@ fn library(cases: &mut List) {
         let output = text_of(&folder.join("out.gguf"));
         super::error_of(&["pack".into(), text_of(&input), output, "--type".into(), "f16".into()])
     });
-    cases.call("EngineError::Weights", &["the weights cannot be read: no room"], |_| {
+    cases.call("EngineError::Weights", &["the weights cannot be read: no room", "fetch the checkpoint again"], |_| {
         tqconv::engine::EngineError::Weights("no room".into()).into()
     });
-    #[cfg(feature = "llama")]
     cases.call("EngineError::LlamaCpp", &["llama.cpp cannot read the file: ", "convert the model again"], |folder| {
-        let path = folder.join("text.gguf");
-        std::fs::write(&path, "text").unwrap();
-        tqconv::engine::llamacpp::read_gguf(&path).unwrap_err().into()
+        #[cfg(not(feature = "llama"))]
+        return tqconv::engine::EngineError::LlamaCpp { doing: "read the file", log: text_of(folder) }.into();
+        #[cfg(feature = "llama")]
+        {
+            let path = folder.join("text.gguf");
+            std::fs::write(&path, "text").unwrap();
+            tqconv::engine::llamacpp::read_gguf(&path).unwrap_err().into()
+        }
     });
 }
 

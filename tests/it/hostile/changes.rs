@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::data;
 
 /// Rounds, each with the change at another time.
-const ROUNDS: u32 = 40;
+pub const ROUNDS: u32 = 40;
 
 fn pack(input: &Path, output: &Path) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("tqconv"));

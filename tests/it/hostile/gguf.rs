@@ -27,6 +27,17 @@ fn llama_cpp_s_handcrafted_files_get_llama_cpp_s_verdict() {
     }
 }
 
+/// Versions 2 and 3 have one form.
+#[test]
+fn version_2_is_read_as_version_3_is() {
+    let sound = std::fs::read(crate::data::fixture("broken/sound.gguf")).unwrap();
+    let mut second = sound.clone();
+    second[4] = 2;
+    let (sound, second) = (File::parse(&sound).unwrap(), File::parse(&second).unwrap());
+    assert_eq!(second.metadata(), sound.metadata());
+    assert_eq!(second.tensors(), sound.tensors());
+}
+
 #[test]
 fn what_is_accepted_is_read_as_written() {
     let bytes = handcrafted().pop().unwrap().bytes;
@@ -233,7 +244,7 @@ fn verify_disagrees_with_what_is_read_and_wrong() {
     };
     let scale = |bytes: &mut Vec<u8>, bits: u16| bytes[..2].copy_from_slice(&bits.to_le_bytes());
     let tail = [broken(|_| ()), vec![0; 64]].concat();
-    let cases: [(&str, Vec<u8>); 8] = [
+    let cases: [(&str, Vec<u8>); 9] = [
         (
             QUERY,
             broken(|file| file.tensor(QUERY).1[..2].copy_from_slice(&[0, 0x7e])),
@@ -257,6 +268,10 @@ fn verify_disagrees_with_what_is_read_and_wrong() {
             broken(|file| file.set("llama.vocab_size", Value::U32(17))),
         ),
         ("64 bytes follow the last tensor", tail),
+        (
+            "key 'general.file_type' is 37, which is TQ2_0, and no tensor is",
+            broken(|file| file.set("general.file_type", Value::U32(37))),
+        ),
     ];
     let mut negative = Gguf::sound();
     scale(&mut negative.tensor(QUERY).1, 0xa800);

@@ -96,6 +96,7 @@ fn run(case: &Case) -> Vec<String> {
     let error = error_of(&arguments);
     let message = tqconv::cli::message(&error);
     check_message(case, &message, &place);
+    assert!(has_remedy(&message), "{place}: no remedy in {message}");
     if case.names_file {
         let folder = folder.path().to_str().unwrap();
         assert!(message.contains(folder), "{place}: no file in {message}");
@@ -132,6 +133,48 @@ fn check_message(case: &Case, message: &str, place: &str) {
     assert!(!message.contains(char::is_control), "{place}: {message:?}");
 }
 
+/// Whether a part of the message says what to do, what would do, or asks the question that leads there.
+fn has_remedy(message: &str) -> bool {
+    const VERBS: [&str; 28] = [
+        "allow",
+        "check",
+        "convert",
+        "copy",
+        "create",
+        "fetch",
+        "give",
+        "join",
+        "leave",
+        "make",
+        "mend",
+        "merge",
+        "name",
+        "pass",
+        "remove",
+        "replace",
+        "run",
+        "save",
+        "say",
+        "set",
+        "shorten",
+        "store",
+        "supported",
+        "take",
+        "train",
+        "unpack",
+        "use",
+        "wait",
+    ];
+    let mut parts = message.split_inclusive([';', ':', ',', '(', '?']).skip(1);
+    parts.any(|part| {
+        let part = part.trim_start();
+        let first = part.strip_prefix("or ").unwrap_or(part);
+        let first = first.split([' ', ':']).next().unwrap_or_default();
+        let question = part.ends_with("right?") || part.ends_with("right file?");
+        question || VERBS.contains(&first) || part.starts_with("--") || part.contains(" must say ")
+    })
+}
+
 #[test]
 fn every_case_ends_in_its_own_error() {
     let mut kinds: BTreeMap<_, usize> = BTreeMap::new();
@@ -146,13 +189,8 @@ fn every_case_ends_in_its_own_error() {
         *kinds.entry(case.kind()).or_default() += 1;
     }
     assert_eq!(failed, 0, "cases failed, told above");
-    println!(
-        "cases by kind: {kinds:?}, {} in all",
-        kinds.values().sum::<usize>()
-    );
 
     let declared = variants::declared();
-    println!("{} error variants", declared.len());
     let without: Vec<_> = declared.difference(&found).collect();
     assert!(
         without.is_empty(),
@@ -163,4 +201,36 @@ fn every_case_ends_in_its_own_error() {
         "{:?}",
         found.difference(&declared)
     );
+    check_figures(&kinds, declared.len());
+}
+
+/// The documents give the figures of this run.
+fn check_figures(kinds: &BTreeMap<&str, usize>, variants: usize) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let check = |document: &str, row: String| {
+        let text = std::fs::read_to_string(root.join(document)).unwrap();
+        assert!(text.contains(&row), "{document} lacks {row:?}");
+    };
+    let (bad_input, security) = ("docs/bad-input.md", "SECURITY.md");
+    for (kind, count) in kinds {
+        check(bad_input, format!("\n| {kind} | {count} |"));
+    }
+    let all: usize = kinds.values().sum();
+    let inputs = all - kinds[cases::LIBRARY];
+    let handcrafted = raw::handcrafted().len();
+    let packs = 2 * changes::ROUNDS;
+    check(bad_input, format!("\n| | all | {} |", all + handcrafted));
+    check(
+        bad_input,
+        format!("own error | {all}, and {handcrafted} of "),
+    );
+    check(bad_input, format!("a case | {variants} of {variants} |"));
+    check(bad_input, format!("moment each | {packs}: "));
+    check(security, format!("memory and time | {inputs} |"));
+    check(security, format!("input reaches | 0 of {variants}; "));
+    check(
+        security,
+        format!("ggml itself | {handcrafted} of {handcrafted} |"),
+    );
+    check(security, format!("moment each | {packs}, "));
 }
