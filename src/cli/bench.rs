@@ -14,7 +14,7 @@ use super::render;
 use crate::kernels::bench::{Case, Outcome, Seconds, measure};
 use crate::kernels::{Isa, Options, Precision};
 use crate::mapped::Mapped;
-use crate::verify::{Rate, SpeedFacts, Workload, race};
+use crate::verify::{LoadFacts, Rate, SpeedFacts, Workload, race};
 
 /// Measure speed, ours and llama.cpp's, in one run
 ///
@@ -115,7 +115,7 @@ fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
     super::print(&outcomes.iter().map(text).collect::<String>())
 }
 
-/// Both engines beside each other, the ratio of the medians last.
+/// Both engines beside each other, what it took to load ours, and the ratio of the medians last.
 pub(super) fn speed_text(speed: &SpeedFacts) -> String {
     let mut text = format!(
         "\nspeed with {} thread{}, medians of {} runs in turn (slowest to fastest): prefill of {} tokens, decode of {}; \
@@ -144,6 +144,7 @@ pub(super) fn speed_text(speed: &SpeedFacts) -> String {
     });
     let head = ["  engine", ">prefill", ">decode", ">weights", ">of memory"];
     text += &render::table(&head, rows.collect());
+    text += &load_text(&speed.load);
     if let [ours, theirs] = &speed.engines[..] {
         text += &format!(
             "  ours to theirs: prefill {:.2}x, decode {:.2}x\n",
@@ -152,6 +153,19 @@ pub(super) fn speed_text(speed: &SpeedFacts) -> String {
         );
     }
     text
+}
+
+/// `file cached`: the disk was not measured.
+fn load_text(load: &LoadFacts) -> String {
+    format!(
+        "  ours loaded in {:.3} s on {} thread{}, file cached: {} of weights in the file at {:.2} GB/s; {} packed in memory\n",
+        load.seconds,
+        load.threads,
+        if load.threads == 1 { "" } else { "s" },
+        render::bytes(load.stored_bytes),
+        load.stored_rate,
+        render::bytes(load.packed_bytes),
+    )
 }
 
 fn bench_products(args: &BenchArgs) -> Result<ExitCode> {

@@ -415,8 +415,25 @@ pub struct SpeedFacts {
     pub decode_tokens: usize,
     /// Runs of which the median is taken, at most.
     pub runs: usize,
+    /// What our engine did before.
+    pub load: LoadFacts,
     /// The engines.
     pub engines: Vec<EngineSpeed>,
+}
+
+/// Our engine packing the weights of a file that is in memory already.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LoadFacts {
+    /// Threads that packed.
+    pub threads: usize,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// Bytes of the weights in the file: all linears and the head.
+    pub stored_bytes: u64,
+    /// GB of these a second.
+    pub stored_rate: f64,
+    /// Bytes of the same weights as packed in memory.
+    pub packed_bytes: u64,
 }
 
 /// One engine against the clock.

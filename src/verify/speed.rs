@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use formats::gguf::File;
 
-use super::report::{EngineSpeed, Level, NotChecked, Rate, SpeedFacts};
+use super::report::{EngineSpeed, Level, LoadFacts, NotChecked, Rate, SpeedFacts};
 use super::{Options, Progress, VerifyError};
 use crate::engine::native::{self, Native};
 use crate::engine::shape::Shape;
@@ -88,8 +88,10 @@ pub fn race(
     progress("speed: memory");
     let bandwidth = read_bandwidth(threads);
     progress("speed: engines in turn");
+    touch(file);
     let mut native = Native::load(file, native::Settings::new(context, threads))?;
-    let packed = native.packed_bytes() as u64;
+    let load = load_facts(&native, file);
+    let packed = load.packed_bytes;
     let together = llama(path, file, context, threads, |llama| {
         time_in_turn(
             &mut [(&mut native, packed), (llama, stored_bytes(file))],
@@ -109,9 +111,30 @@ pub fn race(
         prefill_tokens: workload.prefill,
         decode_tokens: workload.decode,
         runs: workload.runs,
+        load,
         engines,
     };
     Ok((facts, missing))
+}
+
+/// Read a byte of every page of the tensors, so that loading them is not a measure of the disk.
+fn touch(file: &File) {
+    const PAGE: usize = 4096;
+    let tensors = file.tensors().iter();
+    for (_, bytes) in tensors.filter_map(|info| file.tensor(&info.name)) {
+        black_box(bytes.iter().step_by(PAGE).fold(0, |all, byte| all ^ byte));
+    }
+}
+
+fn load_facts(native: &Native, file: &File) -> LoadFacts {
+    let (seconds, stored_bytes) = (native.load_time().as_secs_f64(), stored_bytes(file));
+    LoadFacts {
+        threads: rayon::current_num_threads(),
+        seconds,
+        stored_bytes,
+        stored_rate: stored_bytes as f64 / 1e9 / seconds,
+        packed_bytes: native.packed_bytes() as u64,
+    }
 }
 
 /// Bytes of the weights that a decoded token reads, as they are in the file: all matrices but a separate embedding.
