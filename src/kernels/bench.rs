@@ -3,9 +3,10 @@
 //! Machines are shared and clocks change, so all four take turns of about a millisecond, and what is quoted are ratios
 //! of medians over many turns:
 //! ```text
-//! repeat:  some of our products;  as many of ggml's;  the dot instruction alone;  now and then: memory alone
+//! repeat:  the dot instruction alone;  some of our products;  as many of ggml's;  now and then: memory alone
 //! ```
 //! Both sides quantize their activations inside the measured time, on as many threads, with weights in huge pages.
+//! Threads are awake when their turn begins, and rest while it is not their turn.
 
 #[cfg(feature = "llama")]
 use super::ggml;
@@ -138,12 +139,17 @@ pub fn measure(case: &Case) -> Result<Outcome, KernelError> {
         products.map(|mut products| {
             let x = x.clone();
             move |turn: usize| {
-                (0..batch / distinct).for_each(|_| products.compute(turn % batches, &x))
+                products.wake();
+                let time = seconds(|| {
+                    (0..batch / distinct).for_each(|_| products.compute(turn % batches, &x))
+                });
+                products.rest();
+                time
             }
         })
     };
     #[cfg(not(feature = "llama"))]
-    let mut theirs: Option<fn(usize)> = None;
+    let mut theirs: Option<fn(usize) -> f64> = None;
 
     let memory = touched(READ_BYTES).map_err(|source| KernelError::Memory {
         ty,
@@ -163,13 +169,11 @@ pub fn measure(case: &Case) -> Result<Outcome, KernelError> {
                 .read
                 .push(READ_BYTES as f64 / seconds(|| read_all(&memory, &threads)));
         }
-        times.ours.push(seconds(|| ours(turn)) / batch as f64);
-        times.ggml.extend(
-            theirs
-                .as_mut()
-                .map(|theirs| seconds(|| theirs(turn)) / batch as f64),
-        );
         times.macs.extend(dot_rate(kernel, &threads));
+        times.ours.push(seconds(|| ours(turn)) / batch as f64);
+        times
+            .ggml
+            .extend(theirs.as_mut().map(|theirs| theirs(turn) / batch as f64));
         turn += 1;
     }
     let turns = times.ours.len();
@@ -244,11 +248,13 @@ fn read_all(memory: &[u8], threads: &Threads) {
 fn dot_rate(kernel: &dyn super::Kernel, threads: &Threads) -> Option<f64> {
     const REPEATS: usize = 10_000;
     let macs = kernel.dots(1)?;
-    let time = seconds(|| {
+    let run = || {
         threads.run(threads.count(), |_| {
             std::hint::black_box(kernel.dots(REPEATS));
         });
-    });
+    };
+    run(); // wakes the threads
+    let time = seconds(run);
     Some((macs * REPEATS * threads.count()) as f64 / time)
 }
 

@@ -110,6 +110,19 @@ impl Products {
         }
     }
 
+    /// Let the idle threads sleep until the next product. On their own they spin for some 70 ms
+    /// (ggml-cpu.c:3213), at the expense of whoever computes next.
+    pub fn rest(&mut self) {
+        // SAFETY: the pool was made in `new`; its threads wake by themselves when a graph is computed.
+        unsafe { sys::ggml_threadpool_pause(self.pool) }
+    }
+
+    /// Wake the threads, which then wait for the next product.
+    pub fn wake(&mut self) {
+        // SAFETY: the pool was made in `new`.
+        unsafe { sys::ggml_threadpool_resume(self.pool) }
+    }
+
     /// The product with copy `index` (tokens, rows), as last computed.
     pub fn result(&self, index: usize) -> &[f32] {
         let y = self.y[index];

@@ -15,6 +15,9 @@ use crate::engine::{EngineError, Generate};
 pub(super) const NUMBER: u8 = 5;
 pub(super) const NAME: &str = "speed";
 
+/// Pause before each engine's turn: llama.cpp's idle threads spin for some 70 ms before they sleep (ggml-cpu.c:3213).
+const REST: Duration = Duration::from_millis(200);
+
 /// What two engines are made to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
@@ -161,6 +164,7 @@ fn time_in_turn(
             break;
         }
         for ((engine, _), (prefills, decodes)) in engines.iter_mut().zip(&mut rates) {
+            std::thread::sleep(REST);
             let (prefill, decode) = time_once(*engine, workload)?;
             if run > 0 {
                 prefills.push(prefill);

@@ -1,5 +1,10 @@
 //! Kernels for x86-64. A kernel value is made only after the CPU was asked for every feature that it uses.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "an index names the same lane, token or step in several arrays of registers"
+)]
+
 mod avx2;
 mod avx512;
 
