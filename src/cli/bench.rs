@@ -11,6 +11,7 @@ use formats::block::BlockType;
 use formats::gguf::File;
 
 use super::render;
+use crate::engine::threads_text;
 use crate::kernels::bench::{Case, Outcome, Seconds, measure};
 use crate::kernels::{Isa, Options, Precision};
 use crate::mapped::Mapped;
@@ -118,10 +119,9 @@ fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
 /// Both engines beside each other, what it took to load ours, and the ratio of the medians last.
 pub(super) fn speed_text(speed: &SpeedFacts) -> String {
     let mut text = format!(
-        "\nspeed with {} thread{}, medians of {} runs in turn (slowest to fastest): prefill of {} tokens, decode of {}; \
+        "\nspeed with {}, medians of {} runs in turn (slowest to fastest): prefill of {} tokens, decode of {}; \
          memory reads {:.1} GB/s\n",
-        speed.threads,
-        if speed.threads == 1 { "" } else { "s" },
+        threads_text(speed.threads),
         speed.runs,
         speed.prefill_tokens,
         speed.decode_tokens,
@@ -155,13 +155,14 @@ pub(super) fn speed_text(speed: &SpeedFacts) -> String {
     text
 }
 
-/// `file cached`: the disk was not measured.
+/// The first load may wait for the disk; the rate is of the second.
 fn load_text(load: &LoadFacts) -> String {
     format!(
-        "  ours loaded in {:.3} s on {} thread{}, file cached: {} of weights in the file at {:.2} GB/s; {} packed in memory\n",
+        "  our engine loads in {:.3} s with {} (the first time {:.3} s): {} of weights in the file at {:.2} GB/s, packed into \
+         {} of memory\n",
         load.seconds,
-        load.threads,
-        if load.threads == 1 { "" } else { "s" },
+        threads_text(load.threads),
+        load.first_seconds,
         render::bytes(load.stored_bytes),
         load.stored_rate,
         render::bytes(load.packed_bytes),

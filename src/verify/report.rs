@@ -421,16 +421,18 @@ pub struct SpeedFacts {
     pub engines: Vec<EngineSpeed>,
 }
 
-/// Our engine packing the weights of a file that is in memory already.
+/// Our engine packing the weights of a file for its kernels.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct LoadFacts {
     /// Threads that packed.
     pub threads: usize,
-    /// Seconds that it took.
+    /// Seconds of the first time, with whatever of the file and of free memory the system had yet to fetch.
+    pub first_seconds: f64,
+    /// Seconds of the second time.
     pub seconds: f64,
     /// Bytes of the weights in the file: all linears and the head.
     pub stored_bytes: u64,
-    /// GB of these a second.
+    /// GB of these a second, the second time.
     pub stored_rate: f64,
     /// Bytes of the same weights as packed in memory.
     pub packed_bytes: u64,

@@ -91,13 +91,14 @@ pub fn race(
     progress("speed: memory");
     let bandwidth = read_bandwidth(threads);
     progress("speed: engines in turn");
-    touch(file);
-    let mut native = Native::load(file, native::Settings::new(context, threads))?;
-    let load = load_facts(&native, file);
+    let settings = native::Settings::new(context, threads);
+    let first = Native::load(file, settings)?.load_time();
+    let mut native = Native::load(file, settings)?;
+    let load = load_facts(file, &native, first);
     let packed = load.packed_bytes;
     let together = llama(path, file, context, threads, |llama| {
         time_in_turn(
-            &mut [(&mut native, packed), (llama, stored_bytes(file))],
+            &mut [(&mut native, packed), (llama, load.stored_bytes)],
             workload,
         )
     });
@@ -120,19 +121,12 @@ pub fn race(
     Ok((facts, missing))
 }
 
-/// Read a byte of every page of the tensors, so that loading them is not a measure of the disk.
-fn touch(file: &File) {
-    const PAGE: usize = 4096;
-    let tensors = file.tensors().iter();
-    for (_, bytes) in tensors.filter_map(|info| file.tensor(&info.name)) {
-        black_box(bytes.iter().step_by(PAGE).fold(0, |all, byte| all ^ byte));
-    }
-}
-
-fn load_facts(native: &Native, file: &File) -> LoadFacts {
+/// What the second load cost, after a `first`.
+fn load_facts(file: &File, native: &Native, first: Duration) -> LoadFacts {
     let (seconds, stored_bytes) = (native.load_time().as_secs_f64(), stored_bytes(file));
     LoadFacts {
         threads: rayon::current_num_threads(),
+        first_seconds: first.as_secs_f64(),
         seconds,
         stored_bytes,
         stored_rate: stored_bytes as f64 / 1e9 / seconds,

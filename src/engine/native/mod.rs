@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 use self::attention::{Cache, Rotation};
 use super::shape::Shape;
-use super::{Engine, EngineError, Generate, check_tokens};
+use super::{Engine, EngineError, Generate, check_tokens, threads_text};
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 
 /// Most tokens that go through the layers together.
@@ -322,10 +322,9 @@ impl<'file> Native<'file> {
 impl Engine for Native<'_> {
     fn name(&self) -> String {
         format!(
-            "native ({}, {} thread{})",
+            "native ({}, {})",
             self.kernel_name(),
-            self.threads(),
-            if self.threads() == 1 { "" } else { "s" }
+            threads_text(self.threads())
         )
     }
 
