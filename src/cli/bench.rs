@@ -11,10 +11,11 @@ use formats::block::BlockType;
 use formats::gguf::File;
 
 use super::render;
+use crate::engine::threads_text;
 use crate::kernels::bench::{Case, Outcome, Seconds, measure};
 use crate::kernels::{Isa, Options, Precision};
 use crate::mapped::Mapped;
-use crate::verify::{Rate, SpeedFacts, Workload, race};
+use crate::verify::{LoadFacts, Rate, SpeedFacts, Workload, race};
 
 /// Measure speed, ours and llama.cpp's, in one run
 ///
@@ -115,13 +116,12 @@ fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
     super::print(&outcomes.iter().map(text).collect::<String>())
 }
 
-/// Both engines beside each other, the ratio of the medians last.
+/// Both engines beside each other, what it took to load ours, and the ratio of the medians last.
 pub(super) fn speed_text(speed: &SpeedFacts) -> String {
     let mut text = format!(
-        "\nspeed with {} thread{}, medians of {} runs in turn (slowest to fastest): prefill of {} tokens, decode of {}; \
+        "\nspeed with {}, medians of {} runs in turn (slowest to fastest): prefill of {} tokens, decode of {}; \
          memory reads {:.1} GB/s\n",
-        speed.threads,
-        if speed.threads == 1 { "" } else { "s" },
+        threads_text(speed.threads),
         speed.runs,
         speed.prefill_tokens,
         speed.decode_tokens,
@@ -144,6 +144,7 @@ pub(super) fn speed_text(speed: &SpeedFacts) -> String {
     });
     let head = ["  engine", ">prefill", ">decode", ">weights", ">of memory"];
     text += &render::table(&head, rows.collect());
+    text += &load_text(&speed.load);
     if let [ours, theirs] = &speed.engines[..] {
         text += &format!(
             "  ours to theirs: prefill {:.2}x, decode {:.2}x\n",
@@ -152,6 +153,20 @@ pub(super) fn speed_text(speed: &SpeedFacts) -> String {
         );
     }
     text
+}
+
+/// The first load may wait for the disk; the rate is of the second.
+fn load_text(load: &LoadFacts) -> String {
+    format!(
+        "  our engine loads in {:.3} s with {} (the first time {:.3} s): {} of weights in the file at {:.2} GB/s, packed into \
+         {} of memory\n",
+        load.seconds,
+        threads_text(load.threads),
+        load.first_seconds,
+        render::bytes(load.stored_bytes),
+        load.stored_rate,
+        render::bytes(load.packed_bytes),
+    )
 }
 
 fn bench_products(args: &BenchArgs) -> Result<ExitCode> {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::render;
 use super::verify::{found, limit};
+use crate::engine::threads_text;
 use crate::metrics;
 use crate::verify::{
     Check, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, Rate, Report,
@@ -567,8 +568,10 @@ fn speed_chart(speed: &SpeedFacts) -> String {
         y += 8.0;
     }
     let note = format!(
-        "Medians of {} runs with {} threads; memory reads {:.1} GB/s.",
-        speed.runs, speed.threads, speed.bandwidth
+        "Medians of {} runs with {}; memory reads {:.1} GB/s.",
+        speed.runs,
+        threads_text(speed.threads),
+        speed.bandwidth
     );
     let mut legend = String::new();
     for (engine, colour) in speed.engines.iter().zip(COLOURS) {

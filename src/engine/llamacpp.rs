@@ -216,9 +216,9 @@ impl Engine for Session<'_> {
             "F16 cache"
         };
         format!(
-            "llama.cpp (ggml {}, {} threads, {cache})",
+            "llama.cpp (ggml {}, {}, {cache})",
             ggml_version(),
-            self.settings.threads
+            super::threads_text(self.settings.threads)
         )
     }
 

@@ -41,6 +41,11 @@ pub trait Generate: Engine {
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError>;
 }
 
+/// `1 thread`, `2 threads`.
+pub fn threads_text(count: usize) -> String {
+    format!("{count} thread{}", if count == 1 { "" } else { "s" })
+}
+
 /// Why an engine cannot load a model or has no logits to give.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {

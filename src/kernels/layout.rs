@@ -399,11 +399,26 @@ trait Source {
     /// Weights that share factors.
     const GROUP: usize;
     const BITS: usize;
-    /// As [`Packed::shift`]; None: the type has minimums.
+    /// As [`Strip::shift`]; None: the type has minimums.
     const SHIFT: Option<u32>;
+    /// A scale is an f16 times a multiplier.
+    const MULTIPLIED: bool = false;
 
-    /// Put the codes of a block into lane `lane` of its steps.
+    /// Put the codes of a block into lane `lane` of its steps, as [`Source::finish`] wants them.
     fn write(block: &[u8], lane: usize, steps: &mut [u8]);
+
+    /// Turn what `write` left of all lanes of a block into codes: what can be done to whole vectors is done here.
+    fn finish(_steps: &mut [u8]) {}
+
+    /// Whether the factors of a block are known to be those of its first group.
+    fn uniform(_block: &[u8]) -> bool {
+        Self::BLOCK == Self::GROUP
+    }
+
+    /// Whether nothing in the factors of more blocks can change this survey.
+    fn settled(survey: &Survey) -> bool {
+        survey.merge <= Self::GROUP && Self::SHIFT.is_some() && !Self::MULTIPLIED
+    }
 
     /// The factors of group `group` of a block.
     fn factors(block: &[u8], group: usize) -> Factors;
@@ -478,7 +493,14 @@ impl Survey {
         };
         let (mut first, mut last) = (None, None);
         for (i, block) in row.chunks_exact(S::BYTES).enumerate() {
-            for group in 0..S::BLOCK / S::GROUP {
+            if S::settled(&survey) {
+                break;
+            }
+            let groups = match S::uniform(block) {
+                true => 1, // A block begins a run of any length, and the rest of it equals its first group.
+                false => S::BLOCK / S::GROUP,
+            };
+            for group in 0..groups {
                 let this = Some(S::factors(block, group));
                 if this != last {
                     survey.plain = survey.plain && this.and_then(Factors::as_f16).is_some();
@@ -593,6 +615,7 @@ impl RowGroupMut<'_> {
             for (lane, row) in rows.clone().enumerate() {
                 S::write(&row[i * S::BYTES..][..S::BYTES], lane, steps);
             }
+            S::finish(steps);
         }
     }
 
@@ -641,7 +664,6 @@ fn write_steps<const BITS: usize>(codes: &[u8], lane: usize, steps: &mut [u8]) {
                 lane,
                 quad(0) | quad(1) << 2 | quad(2) << 4 | quad(3) << 6,
             ),
-            8 => (0..4).for_each(|l| write_word(step, l, lane, quad(l))),
             _ => {
                 write_word(step, 0, lane, low(0) | low(1) << 4);
                 write_word(step, 1, lane, low(2) | low(3) << 4);
@@ -662,40 +684,55 @@ fn exchange(a: &mut u32, b: &mut u32, by: u32, mask: u32) {
     *a ^= differ << by;
 }
 
-/// Steps from bytes whose plane p holds the codes of the p-th 32 columns (TQ2_0, Q2_K): in each 16 bytes, word l and
-/// plane p change places.
+/// Put bytes whose plane p holds the codes of the p-th 32 columns (TQ2_0, Q2_K) where their words are to be:
+/// word l of each 16 bytes where plane l will be.
 #[inline(always)]
 fn write_planes(bytes: &[u8], lane: usize, steps: &mut [u8]) {
-    for (bytes, steps) in bytes
-        .as_chunks::<32>()
-        .0
-        .iter()
-        .zip(steps.as_chunks_mut::<512>().0)
-    {
-        for (half, bytes) in bytes.as_chunks::<16>().0.iter().enumerate() {
-            let mut words: [u32; 4] =
-                std::array::from_fn(|l| u32::from_le_bytes(bytes.as_chunks().0[l]));
+    let halves = bytes.as_chunks::<32>().0.iter();
+    for (bytes, steps) in halves.zip(steps.as_chunks_mut::<512>().0) {
+        for (i, word) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            write_word(steps, i % 4 * 2 + i / 4, lane, u32::from_le_bytes(*word));
+        }
+    }
+}
+
+/// What `write_planes` left: word l and plane p change places.
+#[inline(always)]
+fn finish_planes(steps: &mut [u8]) {
+    for steps in steps.as_chunks_mut::<512>().0 {
+        for at in (0..128).step_by(4) {
+            let mut words: [u32; 4] = std::array::from_fn(|plane| {
+                u32::from_le_bytes(*steps[128 * plane + at..].first_chunk().expect("four bytes"))
+            });
             let [a, b, c, d] = &mut words;
             exchange(a, c, 4, 0x0F0F_0F0F);
             exchange(b, d, 4, 0x0F0F_0F0F);
             exchange(a, b, 2, 0x3333_3333);
             exchange(c, d, 2, 0x3333_3333);
             for (plane, word) in words.into_iter().enumerate() {
-                write_word(steps, 2 * plane + half, lane, word);
+                steps[128 * plane + at..][..4].copy_from_slice(&word.to_le_bytes());
             }
         }
     }
 }
 
-/// Steps from bytes of four consecutive codes (Q2_0): in each word, byte and place change places.
+/// Put bytes of four consecutive codes (Q2_0) where their words are to be.
 #[inline(always)]
 fn write_bytes(bytes: &[u8], lane: usize, steps: &mut [u8]) {
-    for (i, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
+    for (i, word) in bytes.as_chunks::<4>().0.iter().enumerate() {
+        write_word(steps, i, lane, u32::from_le_bytes(*word));
+    }
+}
+
+/// What `write_bytes` left: in each word, byte and place change places.
+#[inline(always)]
+fn finish_bytes(steps: &mut [u8]) {
+    for bytes in steps.as_chunks_mut::<4>().0 {
         let word = u32::from_le_bytes(*bytes);
         let differ = (word ^ word >> 12) & 0x0000_F0F0;
         let word = word ^ differ ^ differ << 12;
         let differ = (word ^ word >> 6) & 0x00CC_00CC;
-        write_word(steps, i, lane, word ^ differ ^ differ << 6);
+        *bytes = (word ^ differ ^ differ << 6).to_le_bytes();
     }
 }
 
@@ -739,6 +776,9 @@ impl Source for Tq2_0 {
     const SHIFT: Option<u32> = Some(0);
     fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
         write_planes(&block[..64], lane, steps);
+    }
+    fn finish(steps: &mut [u8]) {
+        finish_planes(steps);
     }
     fn factors(block: &[u8], _: usize) -> Factors {
         Factors::plain(two(block, 64))
@@ -785,6 +825,9 @@ impl Source for Q2_0 {
     fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
         write_bytes(&block[2..18], lane, steps);
     }
+    fn finish(steps: &mut [u8]) {
+        finish_bytes(steps);
+    }
     fn factors(block: &[u8], _: usize) -> Factors {
         Factors::plain(two(block, 0))
     }
@@ -801,6 +844,12 @@ impl Source for Q2_K {
     const SHIFT: Option<u32> = None;
     fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
         write_planes(&block[16..80], lane, steps);
+    }
+    fn finish(steps: &mut [u8]) {
+        finish_planes(steps);
+    }
+    fn uniform(block: &[u8]) -> bool {
+        block[..16] == [block[0]; 16]
     }
     fn factors(block: &[u8], group: usize) -> Factors {
         let both = block[group];
@@ -906,6 +955,7 @@ impl Source for Q6_K {
     const GROUP: usize = 16;
     const BITS: usize = 6;
     const SHIFT: Option<u32> = Some(5);
+    const MULTIPLIED: bool = true;
     fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
         let mut codes = [0; 256];
         planes_of_32(&block[128..192], &mut codes);
@@ -934,11 +984,10 @@ impl Source for Q8_0 {
     const BITS: usize = 8;
     const SHIFT: Option<u32> = Some(7);
     fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
-        let mut codes = [0; 32];
-        for (code, byte) in codes.iter_mut().zip(&block[2..34]) {
-            *code = byte ^ 0x80;
-        }
-        write_steps::<8>(&codes, lane, steps);
+        write_bytes(&block[2..34], lane, steps);
+    }
+    fn finish(steps: &mut [u8]) {
+        steps.iter_mut().for_each(|code| *code ^= 0x80);
     }
     fn factors(block: &[u8], _: usize) -> Factors {
         Factors::plain(two(block, 0))

@@ -415,8 +415,27 @@ pub struct SpeedFacts {
     pub decode_tokens: usize,
     /// Runs of which the median is taken, at most.
     pub runs: usize,
+    /// What our engine did before.
+    pub load: LoadFacts,
     /// The engines.
     pub engines: Vec<EngineSpeed>,
+}
+
+/// Our engine packing the weights of a file for its kernels.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LoadFacts {
+    /// Threads that packed.
+    pub threads: usize,
+    /// Seconds of the first time, with whatever of the file and of free memory the system had yet to fetch.
+    pub first_seconds: f64,
+    /// Seconds of the second time.
+    pub seconds: f64,
+    /// Bytes of the weights in the file: all linears and the head.
+    pub stored_bytes: u64,
+    /// GB of these a second, the second time.
+    pub stored_rate: f64,
+    /// Bytes of the same weights as packed in memory.
+    pub packed_bytes: u64,
 }
 
 /// One engine against the clock.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use formats::gguf::File;
 
-use super::report::{EngineSpeed, Level, NotChecked, Rate, SpeedFacts};
+use super::report::{EngineSpeed, Level, LoadFacts, NotChecked, Rate, SpeedFacts};
 use super::{Options, Progress, VerifyError};
 use crate::engine::native::{self, Native};
 use crate::engine::shape::Shape;
@@ -91,11 +91,14 @@ pub fn race(
     progress("speed: memory");
     let bandwidth = read_bandwidth(threads);
     progress("speed: engines in turn");
-    let mut native = Native::load(file, native::Settings::new(context, threads))?;
-    let packed = native.packed_bytes() as u64;
+    let settings = native::Settings::new(context, threads);
+    let first = Native::load(file, settings)?.load_time();
+    let mut native = Native::load(file, settings)?;
+    let load = load_facts(file, &native, first);
+    let packed = load.packed_bytes;
     let together = llama(path, file, context, threads, |llama| {
         time_in_turn(
-            &mut [(&mut native, packed), (llama, stored_bytes(file))],
+            &mut [(&mut native, packed), (llama, load.stored_bytes)],
             workload,
         )
     });
@@ -112,9 +115,23 @@ pub fn race(
         prefill_tokens: workload.prefill,
         decode_tokens: workload.decode,
         runs: workload.runs,
+        load,
         engines,
     };
     Ok((facts, missing))
+}
+
+/// What the second load cost, after a `first`.
+fn load_facts(file: &File, native: &Native, first: Duration) -> LoadFacts {
+    let (seconds, stored_bytes) = (native.load_time().as_secs_f64(), stored_bytes(file));
+    LoadFacts {
+        threads: rayon::current_num_threads(),
+        first_seconds: first.as_secs_f64(),
+        seconds,
+        stored_bytes,
+        stored_rate: stored_bytes as f64 / 1e9 / seconds,
+        packed_bytes: native.packed_bytes() as u64,
+    }
 }
 
 /// Bytes of the weights that a decoded token reads, as they are in the file: all matrices but a separate embedding.

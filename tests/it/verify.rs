@@ -659,6 +659,45 @@ fn the_table_names_the_fault_first() {
 
 /// The page holds itself: no link, no script from elsewhere.
 #[test]
+fn bench_tells_what_loading_costs() {
+    let bench = Bench::new();
+    bench.pack(&data::fixture("kjv"), "--type q4_0");
+    let file = bench.path("out.gguf");
+    let arguments = [
+        "bench",
+        file.to_str().unwrap(),
+        "--runs=1",
+        "--prefill=4",
+        "--decode=1",
+        "--thread-counts=1",
+        "--threads=1",
+    ];
+    let ran = bench.run(&[&arguments[..], &["--json"]].concat());
+    let facts: Json = serde_json::from_slice(&ran.stdout).unwrap();
+    let (load, ours) = (&facts[0]["load"], &facts[0]["engines"][0]);
+    let number = |key: &str| load[key].as_f64().unwrap();
+    assert_eq!(load["threads"], 1);
+    assert!(ours["name"].as_str().unwrap().ends_with(", 1 thread)"));
+    assert_eq!(load["packed_bytes"], ours["bytes_per_token"]);
+    let rate = number("stored_bytes") / 1e9 / number("seconds");
+    assert!((number("stored_rate") / rate - 1.0).abs() < 1e-9 && number("first_seconds") > 0.0);
+
+    let text = String::from_utf8(bench.run(&arguments).stdout).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.contains("our engine loads in"))
+        .unwrap();
+    for unit in [
+        " s with 1 thread ",
+        " GB/s, ",
+        "B of weights in the file",
+        "B of memory",
+    ] {
+        assert!(line.contains(unit), "{line}");
+    }
+}
+
+#[test]
 fn the_page_is_self_contained() {
     let packed = Packed::new("kjv", "");
     let page = packed.bench.path("page.html");

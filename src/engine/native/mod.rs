@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use formats::block::BlockType;
 use formats::gguf::File;
+use rayon::prelude::*;
 
 use self::attention::{Cache, Rotation};
 use super::shape::Shape;
-use super::{Engine, EngineError, Generate, check_tokens};
+use super::{Engine, EngineError, Generate, check_tokens, threads_text};
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 
 /// Most tokens that go through the layers together.
@@ -116,20 +117,27 @@ impl<'file> Native<'file> {
             options: settings.kernels,
         };
         let embedding = Embedding::load(&tensors, &shape)?;
-        let layers = (0..shape.layers)
-            .map(|index| Layer::load(&tensors, index, &shape))
-            .collect::<Result<_, _>>()?;
         let head = if file.tensor("output.weight").is_some() {
             "output.weight"
         } else {
             "token_embd.weight"
         };
+        // Together, so that no thread waits at the end of each small matrix.
+        let (layers, head) = rayon::join(
+            || -> Vec<_> {
+                let layers = (0..shape.layers).into_par_iter();
+                let load = |index| Layer::load(&tensors, index, &shape);
+                layers.map(load).collect()
+            },
+            || tensors.matrix(head),
+        );
+        let layers = layers.into_iter().collect::<Result<_, _>>()?;
         let factors = tensors.vector("rope_freqs.weight")?;
         Ok(Native {
             embedding,
             layers,
             norm: tensors.norm("output_norm.weight")?,
-            head: tensors.matrix(head)?,
+            head: head?,
             rotation: Rotation::new(&shape, factors.as_deref()),
             cache: Cache::new(&shape, settings.context),
             used: 0,
@@ -314,9 +322,9 @@ impl<'file> Native<'file> {
 impl Engine for Native<'_> {
     fn name(&self) -> String {
         format!(
-            "native ({}, {} threads)",
+            "native ({}, {})",
             self.kernel_name(),
-            self.threads()
+            threads_text(self.threads())
         )
     }
 
