@@ -12,7 +12,7 @@
 //! 3. Many tokens: 16 sums, 4 planes and the mask stay in registers; the f32 results live in the first-level cache and
 //!    are touched once in a run.
 //! 4. Activations are broadcast by the load of `vpdpbusd` itself.
-//! 5. Weights are fetched 512 B ahead; the hardware prefetcher stops at page ends and row groups are short.
+//! 5. Codes of 4 to 8 bits are fetched ahead. For those of 2 bits the hardware's own prefetching is as fast.
 //!
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
