@@ -232,9 +232,15 @@ fn multiplied_product<const BITS: usize>(
     if panel.width == 1 {
         return multiplied::<BITS, 2, 1>(group, shift, runs, panel, (0, 0), out);
     }
+    // Longer codes have high parts, which leave no registers for eight tokens.
+    let at_once = if BITS == 2 { 8 } else { 4 };
     for half in 0..2 {
-        for first in (0..panel.width).step_by(4) {
-            multiplied::<BITS, 1, 4>(group, shift, runs, panel, (half, first), out);
+        for first in (0..panel.width).step_by(at_once) {
+            let at = (half, first);
+            match at_once.min(panel.width - first) {
+                8 => multiplied::<BITS, 1, 8>(group, shift, runs, panel, at, out),
+                _ => multiplied::<BITS, 1, 4>(group, shift, runs, panel, at, out),
+            }
         }
     }
 }
