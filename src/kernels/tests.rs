@@ -166,7 +166,7 @@ fn every_kernel_equals_scalar_at_every_edge() {
     }
 }
 
-/// Random blocks whose factors are equal in every run of `run` columns; those of Q2_K are ternary then.
+/// Random blocks whose factors are equal in every run of `run` columns; where there are minimums, they equal the scales.
 fn blocks_with_runs(random: &mut Random, ty: BlockType, weights: usize, run: usize) -> Vec<u8> {
     let mut bytes = random_blocks(random, ty, weights);
     let scale_at = match ty {
@@ -189,11 +189,21 @@ fn blocks_with_runs(random: &mut Random, ty: BlockType, weights: usize, run: usi
             match ty {
                 BlockType::Q2_K => block[group] = multiplier % 16 * 0x11,
                 BlockType::Q6_K => block[192 + group] = multiplier,
+                // Powers of two, so that every scale is an f16.
+                BlockType::Q4_K if group % 2 == 0 => {
+                    let (j, multiplier) = (group / 2, 1 << (multiplier % 4));
+                    match j {
+                        0..4 => (block[4 + j], block[8 + j]) = (multiplier, multiplier),
+                        _ => block[8 + j] = multiplier * 0x11,
+                    }
+                }
                 _ => {}
             }
         }
-        if ty == BlockType::Q2_K {
-            block[82..84].copy_from_slice(&scale);
+        match ty {
+            BlockType::Q2_K => block[82..84].copy_from_slice(&scale),
+            BlockType::Q4_K => block[2..4].copy_from_slice(&scale),
+            _ => {}
         }
     }
     bytes
@@ -205,7 +215,7 @@ fn every_kernel_equals_scalar_whatever_the_group() {
     let (rows, columns, threads) = (17, 1024, Threads::new(1));
     let mut names = std::collections::BTreeSet::new();
     for ty in TYPES {
-        if FloatType::of(ty).is_some() || ty == BlockType::Q4_K {
+        if FloatType::of(ty).is_some() {
             continue;
         }
         for run in [16, 32, 64, 128, 256] {

@@ -352,6 +352,7 @@ fn tokens<
         .chunks_exact(runs.columns / 4);
     let sums = panel.sums.as_chunks::<W>().0;
     let scales = panel.scales.as_chunks::<W>().0;
+    let places = _mm_cvtsi32_si128(shift.unwrap_or(0) as i32);
     let zero = _mm512_setzero_si512();
     let mut run = 0;
     for outer in 0..runs.outer {
@@ -373,17 +374,13 @@ fn tokens<
                     }
                 }
             }
-            if shift.is_some() {
-                for c in 0..C {
-                    let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
-                    let sum = match BITS {
-                        2 => sum,
-                        4 => _mm512_slli_epi32::<3>(sum),
-                        6 => _mm512_slli_epi32::<5>(sum),
-                        _ => _mm512_slli_epi32::<7>(sum),
-                    };
-                    dots[c] = _mm512_sub_epi32(dots[c], sum);
-                }
+            for c in 0..C {
+                let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
+                let offset = match BITS {
+                    2 => sum, // their shift is 0
+                    _ => _mm512_sll_epi32(sum, places),
+                };
+                dots[c] = _mm512_sub_epi32(dots[c], offset);
             }
             if runs.activation_inside {
                 for c in 0..C {
