@@ -17,7 +17,7 @@ pub(super) struct Region {
 impl Region {
     /// `length` zero bytes.
     pub(super) fn zeroed(length: usize) -> std::io::Result<Region> {
-        let map = MmapMut::map_anon(length + HUGE_PAGE)?;
+        let map = MmapMut::map_anon(length.next_multiple_of(HUGE_PAGE) + HUGE_PAGE)?;
         let start = map.as_ptr().align_offset(HUGE_PAGE);
         #[cfg(all(target_os = "linux", not(miri)))] // Miri has no madvise
         {
