@@ -322,9 +322,15 @@ fn for_tiles(
                     let here = groups.start * ROWS..rows.min(groups.end * ROWS);
                     // SAFETY: the rows of these groups belong to this chunk alone.
                     let y = unsafe { y.slice(token * rows + here.start..token * rows + here.end) };
-                    for (y, out) in y.chunks_mut(ROWS).zip(out[i..].iter().step_by(width)) {
-                        y.copy_from_slice(&out[..y.len()]);
-                    }
+                    let mut out = out[i..].iter().step_by(width);
+                    let (whole, rest) = y.as_chunks_mut();
+                    whole
+                        .iter_mut()
+                        .zip(&mut out)
+                        .for_each(|(y, out)| *y = *out);
+                    rest.iter_mut()
+                        .zip(out.flatten())
+                        .for_each(|(y, out)| *y = *out);
                 }
             }
         }
