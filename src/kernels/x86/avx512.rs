@@ -12,7 +12,8 @@
 //! 3. Many tokens: 16 sums, 4 planes and the mask stay in registers; the f32 results live in the first-level cache and
 //!    are touched once in a run.
 //! 4. Activations are broadcast by the load of `vpdpbusd` itself.
-//! 5. Codes of 4 to 8 bits are fetched ahead. For those of 2 bits the hardware's own prefetching is as fast.
+//! 5. Codes are fetched ahead, save those of 2 bits for one token: there the hardware's own prefetching is as fast. With
+//!    many tokens so much work lies between two lines that the hardware does not see them as one stream.
 //!
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
@@ -20,7 +21,6 @@ use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
 use crate::kernels::layout::{RowGroup, Strip};
-use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -361,8 +361,16 @@ fn tokens<
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
                 return;
             };
-            let mut dots = [zero; C];
+            let mut dots: [__m512i; C] = std::array::from_fn(|c| {
+                let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
+                let offset = match BITS {
+                    2 => sum, // their shift is 0
+                    _ => _mm512_sll_epi32(sum, places),
+                };
+                _mm512_sub_epi32(zero, offset)
+            });
             for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.as_chunks::<4>().0) {
+                fetch(step);
                 let planes = unpack::<BITS>(step);
                 for l in 0..4 {
                     for c in 0..C {
@@ -373,14 +381,6 @@ fn tokens<
                         );
                     }
                 }
-            }
-            for c in 0..C {
-                let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
-                let offset = match BITS {
-                    2 => sum, // their shift is 0
-                    _ => _mm512_sll_epi32(sum, places),
-                };
-                dots[c] = _mm512_sub_epi32(dots[c], offset);
             }
             if runs.activation_inside {
                 for c in 0..C {
@@ -658,67 +658,133 @@ fn fetch_ahead(step: &[u8], ahead: usize) {
     }
 }
 
+/// Groups whose scales are found together, one in each lane.
+const SCALES_AT_ONCE: usize = 16;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     let group = grouping.group();
-    let absolute = |x: __m512| _mm512_abs_ps(x);
-    let groups = x
-        .chunks_exact(group)
-        .zip(codes.chunks_exact_mut(group))
-        .zip(scales);
-    for ((x, codes), scale) in groups {
-        let x = x.as_chunks::<16>().0;
-        let mut largest = _mm512_setzero_ps();
-        for x in x {
-            // A NaN in the first operand gives the second.
-            largest = _mm512_max_ps(absolute(load_floats(x)), largest);
+    let several = x
+        .chunks(SCALES_AT_ONCE * group)
+        .zip(codes.chunks_mut(SCALES_AT_ONCE * group))
+        .zip(scales.chunks_mut(SCALES_AT_ONCE));
+    for ((x, codes), scales) in several {
+        let mut extremes = [0.0; SCALES_AT_ONCE];
+        for (x, extreme) in x.chunks_exact(group).zip(&mut extremes) {
+            let x = x.as_chunks().0;
+            *extreme = match grouping {
+                Grouping::Q8_0 => largest_magnitude(x),
+                _ => first_extreme(x),
+            };
         }
-        let largest = _mm512_reduce_max_ps(largest);
-        let inverse;
-        (inverse, *scale) = match grouping {
-            Grouping::Q8_0 => scales_q8_0(largest),
-            _ => scales_k(first_of_magnitude(x, largest)),
+        let (inverses, found) = match grouping {
+            Grouping::Q8_0 => scales_q8_0(&extremes),
+            _ => scales_k(&extremes),
         };
-        let (inverse, limit) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(127));
-        for (x, codes) in x.iter().zip(codes.as_chunks_mut::<16>().0) {
-            let scaled = _mm512_mul_ps(inverse, load_floats(x));
-            // Rounds to even; a NaN becomes i32::MIN, whose low byte is 0.
-            let code = _mm512_min_epi32(_mm512_cvtps_epi32(scaled), limit);
-            // SAFETY: there is room for 16 codes.
-            unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(code)) };
+        scales.copy_from_slice(&found[..scales.len()]);
+        let groups = x.chunks_exact(group).zip(codes.chunks_exact_mut(group));
+        for ((x, codes), inverse) in groups.zip(inverses) {
+            let (inverse, limit) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(127));
+            for (x, codes) in x.as_chunks().0.iter().zip(codes.as_chunks_mut::<16>().0) {
+                let scaled = _mm512_mul_ps(inverse, load_floats(x));
+                // Rounds to even; a NaN becomes i32::MIN, whose low byte is 0.
+                let code = _mm512_min_epi32(_mm512_cvtps_epi32(scaled), limit);
+                // SAFETY: there is room for 16 codes.
+                unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(code)) };
+            }
         }
     }
-    let (ones, zero) = (_mm256_set1_epi8(1), _mm256_setzero_si256());
-    for (codes, sums) in codes
-        .as_chunks::<32>()
-        .0
-        .iter()
-        .zip(sums.as_chunks_mut::<2>().0)
-    {
-        // SAFETY: 32 codes are there.
-        let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-        let quads = _mm256_dpbusd_epi32(zero, ones, codes);
-        let pairs = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b10_11_00_01>(quads));
-        let all = _mm256_add_epi32(pairs, _mm256_shuffle_epi32::<0b01_00_11_10>(pairs));
-        *sums = [
-            _mm256_extract_epi32::<0>(all),
-            _mm256_extract_epi32::<4>(all),
-        ];
+    let fours = codes.as_chunks::<64>().0.iter().zip(sums.as_chunks_mut().0);
+    for (codes, sums) in fours {
+        *sums = sums_of_steps(codes);
+    }
+    let done = codes.len() / 64;
+    let last = codes[64 * done..].as_chunks::<16>().0;
+    for (codes, sum) in last.iter().zip(&mut sums[4 * done..]) {
+        *sum = codes.iter().map(|&code| i32::from(code)).sum();
     }
 }
 
-/// The first of `x` whose magnitude is `largest`; 0 where there is none, that is, where `largest` is 0 or all are NaN.
+/// The sum of each 16 codes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn sums_of_steps(codes: &[i8; 64]) -> [i32; 4] {
+    // SAFETY: 64 codes are there.
+    let codes = unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) };
+    let quads = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes);
+    let pairs = _mm512_add_epi32(quads, _mm512_shuffle_epi32::<0b10_11_00_01>(quads));
+    let all = _mm512_add_epi32(pairs, _mm512_shuffle_epi32::<0b01_00_11_10>(pairs));
+    let firsts = _mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, all));
+    let mut sums = [0; 4];
+    // SAFETY: there is room for four sums.
+    unsafe { _mm_storeu_si128(sums.as_mut_ptr().cast(), firsts) };
+    sums
+}
+
+/// (1 / scale, scale) of 16 groups, as [`crate::kernels::scalar::scales_k`] has them.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn first_of_magnitude(x: &[[f32; 16]], largest: f32) -> f32 {
-    let wanted = _mm512_set1_ps(largest);
+fn scales_k(extremes: &[f32; 16]) -> ([f32; 16], [f32; 16]) {
+    let inverse = _mm512_div_ps(_mm512_set1_ps(-127.0), load_floats(extremes));
+    let finite = finite(inverse);
+    let scale = _mm512_maskz_div_ps(finite, _mm512_set1_ps(1.0), inverse);
+    pair(_mm512_maskz_mov_ps(finite, inverse), scale)
+}
+
+/// (1 / scale, scale rounded to f16) of 16 groups, as [`crate::kernels::scalar::scales_q8_0`] has them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn scales_q8_0(largest: &[f32; 16]) -> ([f32; 16], [f32; 16]) {
+    let (largest, limit) = (load_floats(largest), _mm512_set1_ps(127.0));
+    let inverse = _mm512_div_ps(limit, largest);
+    let scale = _mm512_div_ps(largest, limit);
+    let scale = _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(scale));
+    pair(_mm512_maskz_mov_ps(finite(inverse), inverse), scale)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn finite(x: __m512) -> __mmask16 {
+    _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::INFINITY))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pair(a: __m512, b: __m512) -> ([f32; 16], [f32; 16]) {
+    let mut pair = ([0.0; 16], [0.0; 16]);
+    store(&mut pair.0, a);
+    store(&mut pair.1, b);
+    pair
+}
+
+/// The largest magnitude. NaNs do not count.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn largest_magnitude(x: &[[f32; 16]]) -> f32 {
+    let mut largest = _mm512_setzero_ps();
     for x in x {
-        let found = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(_mm512_abs_ps(load_floats(x)), wanted);
-        if found != 0 {
-            return x[found.trailing_zeros() as usize];
-        }
+        // A NaN in the first operand gives the second.
+        largest = _mm512_max_ps(_mm512_abs_ps(load_floats(x)), largest);
     }
-    0.0
+    _mm512_reduce_max_ps(largest)
+}
+
+/// The first of `x` whose magnitude is the largest; 0 where there is none, that is, where all are 0 or NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn first_extreme(x: &[[f32; 16]]) -> f32 {
+    let (mut low, mut high) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+    for x in x {
+        let x = load_floats(x);
+        // As above.
+        (low, high) = (_mm512_min_ps(x, low), _mm512_max_ps(x, high));
+    }
+    let (low, high) = (_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high));
+    if -low == high {
+        let first = x.as_flattened().iter().find(|x| x.abs() == high);
+        return first.copied().unwrap_or_default();
+    }
+    if -low > high { low } else { high }
 }
 
 /// A row group of floats times a panel.
