@@ -9,9 +9,11 @@
 //!    codes of 2 bits: 2 * 3 * 127 = 762 a product, 32 of them 24,384 < 32,767: widened every 8 steps;
 //!    codes of 4 bits: 2 * 15 * 127 = 3810, 8 of them 30,480: every 2 steps.
 //!    Longer codes are split into a low nibble and what is above it, which counts 16-fold when it is widened.
-//! 2. `vpdpbusd` adds in 32 bits and needs none of that. It is written in assembly: then one body serves both, and the
+//! 2. Codes are fetched ahead: the hardware does so too late where much work lies between two lines.
+//! 3. `vpdpbusd` adds in 32 bits and needs none of that. It is written in assembly: then one body serves both, and the
 //!    tests can run it in its AVX-512VL encoding on CPUs that have only that.
 
+use super::fetch;
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
@@ -392,6 +394,7 @@ fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
             .chunks_exact(32 * BITS)
             .zip(quads.chunks_exact(4 * width))
         {
+            fetch(step);
             for h in 0..H {
                 let planes = planes::<DOT, BITS>(step, half + h);
                 for l in 0..4 {

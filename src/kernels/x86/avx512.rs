@@ -12,11 +12,12 @@
 //! 3. Many tokens: 16 sums, 4 planes and the mask stay in registers; the f32 results live in the first-level cache and
 //!    are touched once in a run.
 //! 4. Activations are broadcast by the load of `vpdpbusd` itself.
-//! 5. Codes are fetched ahead, save those of 2 bits for one token: there the hardware's own prefetching is as fast. With
-//!    many tokens so much work lies between two lines that the hardware does not see them as one stream.
+//! 5. Codes are fetched ahead where much work lies between two lines: the hardware does so in time only where it is little,
+//!    for one token and codes of 2 bits in long runs.
 //!
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
+use super::{fetch, fetch_ahead};
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
@@ -24,8 +25,8 @@ use crate::kernels::layout::{RowGroup, Strip};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Bytes to fetch ahead of the codes in use.
-const AHEAD: usize = 512;
+/// Bytes to fetch ahead for one token where runs are short.
+const FAR_AHEAD: usize = 4096;
 
 /// The proof that the CPU has AVX-512 F, BW, VL and VNNI (and what comes with them).
 pub(super) struct Avx512Vnni(());
@@ -200,6 +201,9 @@ fn one_token_2_bits<const STEPS: usize, const INSIDE: bool>(
     for outer in 0..runs.outer {
         let mut partial = _mm512_setzero_ps();
         for run in outer * runs.inner..(outer + 1) * runs.inner {
+            if INSIDE {
+                fetch_ahead(codes[run].as_flattened(), FAR_AHEAD);
+            }
             let offset = _mm512_set1_epi32(panel.sums[run]);
             let dot = _mm512_sub_epi32(dot_2_bits(&codes[run], &quads[run]), offset);
             let scale = match INSIDE {
@@ -635,27 +639,6 @@ fn load_floats(floats: &[f32; 16]) -> __m512 {
 fn store(floats: &mut [f32; 16], vector: __m512) {
     // SAFETY: there is room for 16 floats.
     unsafe { _mm512_storeu_ps(floats.as_mut_ptr(), vector) }
-}
-
-/// Fetch the codes that follow in [`AHEAD`] bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn fetch(step: &[u8]) {
-    fetch_ahead(step, AHEAD);
-}
-
-/// Fetch as many bytes as `step` has, `ahead` bytes behind its start.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn fetch_ahead(step: &[u8], ahead: usize) {
-    for line in (0..step.len()).step_by(64) {
-        let ahead = step.as_ptr().wrapping_add(ahead + line);
-        #[allow(unused_unsafe, reason = "the intrinsic is unsafe in older compilers")]
-        // SAFETY: a prefetch reads nothing and may name any address.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(ahead.cast())
-        };
-    }
 }
 
 /// Groups whose scales are found together, one in each lane.

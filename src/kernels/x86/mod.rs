@@ -9,6 +9,7 @@ mod avx2;
 mod avx512;
 
 use super::kernel::Kernel;
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 /// The AVX2 kernel, where the CPU has AVX2, FMA and F16C.
 pub(super) fn avx2() -> Option<&'static dyn Kernel> {
@@ -29,4 +30,23 @@ pub(super) fn avx_vnni_as_evex() -> Option<&'static dyn Kernel> {
 /// The AVX-512 kernel, where the CPU has F, BW, VL and VNNI.
 pub(super) fn avx512_vnni() -> Option<&'static dyn Kernel> {
     avx512::Avx512Vnni::detect().map(|kernel| kernel as &dyn Kernel)
+}
+
+/// Bytes to fetch ahead of the codes in use.
+const AHEAD: usize = 512;
+
+/// Fetch the codes that follow in [`AHEAD`] bytes.
+#[inline(always)]
+fn fetch(codes: &[u8]) {
+    fetch_ahead(codes, AHEAD);
+}
+
+/// Fetch as many bytes as `codes` has, `ahead` bytes behind its start.
+#[inline(always)]
+fn fetch_ahead(codes: &[u8], ahead: usize) {
+    for line in (0..codes.len()).step_by(64) {
+        let ahead = codes.as_ptr().wrapping_add(ahead + line);
+        // SAFETY: every CPU of this architecture has the instruction; it reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+    }
 }
