@@ -272,6 +272,7 @@ fn multiplied<const BITS: usize, const H: usize, const C: usize>(
             };
             let steps = codes.chunks_exact(32 * BITS);
             for (step, quads) in steps.zip(quads.chunks_exact(4 * width)) {
+                fetch(step);
                 for h in 0..H {
                     let multiplier = pairs(multipliers, multipliers, half + h);
                     // Codes of 6 bits: 2 * 63 * 127 = 16,002 a product, and two of them 32,004 < 32,767.

@@ -462,7 +462,9 @@ fn multiplied<const BITS: usize, const STEPS: usize, const W: usize>(
         for multipliers in &group.multipliers[span_runs.clone()] {
             let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
             for (codes, quads) in pieces.by_ref().take(steps / STEPS) {
-                if W == 1 && STEPS == 1 {
+                if W > 1 {
+                    fetch(codes);
+                } else if STEPS == 1 {
                     // So much work lies between two steps that the loads of few of them are under way at a time.
                     fetch_ahead(codes, 32 * codes.len());
                 }
