@@ -1,6 +1,7 @@
 //! `tqconv verify`: the proof of a file, as a table, as JSON and as a page.
 
 use std::io::IsTerminal;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,9 +27,9 @@ pub struct VerifyArgs {
     /// The checkpoint that it was packed from: a folder, a model.safetensors, or a model.safetensors.index.json
     #[arg(long, value_name = "IN")]
     against: Option<PathBuf>,
-    /// Which levels [default: 1,2,3,4]
-    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=5))]
-    levels: Option<Vec<u8>>,
+    /// Which levels, as in 1,2,4 or 1-3 [default: 1-4]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = levels)]
+    levels: Option<Vec<RangeInclusive<u8>>>,
     /// Level 5, too: time both engines
     #[arg(long)]
     speed: bool,
@@ -138,15 +139,15 @@ fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
         text.text = prompt.clone();
         text.source = "prompt".into();
     }
-    let mut levels = args.levels.clone().unwrap_or_else(|| vec![1, 2, 3, 4]);
+    let asked: Option<Vec<u8>> =
+        (args.levels.as_ref()).map(|ranges| ranges.iter().cloned().flatten().collect());
+    let oracle_at_any_size = asked.as_ref().is_some_and(|levels| levels.contains(&4));
+    let mut levels = asked.unwrap_or_else(|| vec![1, 2, 3, 4]);
     if args.speed {
         levels.push(5);
     }
     Ok(Options {
-        oracle_at_any_size: args
-            .levels
-            .as_ref()
-            .is_some_and(|levels| levels.contains(&4)),
+        oracle_at_any_size,
         levels,
         for_ollama: args.target.is_some(),
         max_nmse: args.max_nmse,
@@ -154,6 +155,15 @@ fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
         text,
         threads: rayon::current_num_threads(),
     })
+}
+
+/// One level or a range of them.
+fn levels(text: &str) -> Result<RangeInclusive<u8>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if 1 <= first && first <= last && last <= 5 => Ok(first..=last),
+        _ => Err("expected levels from 1 to 5, as in 1,2,4 or 1-3".into()),
+    }
 }
 
 /// The report for a terminal.

@@ -626,6 +626,12 @@ fn what_cannot_be_verified_is_an_error() {
     assert!(error.contains("not a GGUF file"), "{error}");
     let error = bench.refused(&["verify", file, "--against", "nowhere"]);
     assert!(error.contains("nowhere"), "{error}");
+    for levels in ["0", "6", "3-1", "1-", "one"] {
+        let ran = bench.run(&["verify", file, "--levels", levels]);
+        let error = String::from_utf8(ran.stderr).unwrap();
+        assert!(error.contains("levels from 1 to 5"), "{error}");
+        assert_eq!(ran.status.code(), Some(2));
+    }
     assert!(!bytes.is_empty());
 }
 
@@ -642,7 +648,7 @@ fn the_table_names_the_fault_first() {
         "--against",
         against,
         "--levels",
-        "1,2",
+        "1-2",
     ];
     let ran = packed.bench.run(&arguments);
     let text = String::from_utf8(ran.stdout).unwrap();
