@@ -12,6 +12,8 @@ mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -64,6 +66,19 @@ enum Command {
 struct Context {
     /// Whether progress may be shown.
     progress: bool,
+}
+
+/// What a process that was interrupted ends with.
+const INTERRUPTED: u8 = 130;
+
+/// Set when the user interrupts. A second time ends the process at once.
+fn stop_signal() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED.into(), stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    Ok(stop)
 }
 
 /// Run the command that `cli` holds.

@@ -3,8 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,7 +12,7 @@ use formats::block::BlockType;
 use serde_json::json;
 
 use super::checkpoint::CheckpointArgs;
-use super::{Context, print, print_json, render};
+use super::{Context, print, print_json, render, stop_signal};
 use crate::kernels::level::Level;
 use crate::model::{Checkpoint, LambdaSource, Training};
 use crate::pack::{
@@ -192,7 +191,7 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
         replace: args.force,
     };
     let bar = render::progress_bar("packing", checkpoint.tensors.bytes(), context.progress);
-    let stop = stop_signal()?;
+    let stop = stop_signal()?; // the output is then removed
     let packed = plan.run((!args.dry_run).then_some(&output), &|bytes| {
         bar.inc(bytes);
         match stop.load(Ordering::Relaxed) {
@@ -226,17 +225,6 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
     } else {
         print(&report.text())
     }
-}
-
-/// Set when the user interrupts: the output is then removed. A second time ends the process at once.
-fn stop_signal() -> std::io::Result<Arc<AtomicBool>> {
-    const INTERRUPTED: i32 = 130;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED, stop.clone())?;
-        signal_hook::flag::register(signal, stop.clone())?;
-    }
-    Ok(stop)
 }
 
 fn options(

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -10,6 +11,7 @@ use clap::{Args, ValueEnum};
 use formats::gguf::File;
 use serde_json::json;
 
+use super::{INTERRUPTED, stop_signal};
 use crate::engine::Generate;
 use crate::engine::native::{Native, Settings};
 use crate::engine::sample::Sampler;
@@ -19,9 +21,9 @@ use crate::mapped::Mapped;
 
 /// Generate text with a GGUF file
 ///
-/// Continues the prompt and prints the whole text as it comes; the last line, on stderr, says how fast it went and by
-/// which kernel. The native engine runs the file's ternary weights on kernels of our own; llama.cpp runs the same file
-/// as anybody else's would.
+/// Continues the prompt and prints the whole text as it comes, until Ctrl-C at the latest. The last line, on stderr,
+/// says how fast it went and by which kernel. The native engine runs the file's ternary weights on kernels of our own;
+/// llama.cpp runs the same file as anybody else's would.
 #[derive(Args)]
 pub struct RunArgs {
     /// The GGUF file
@@ -170,6 +172,8 @@ enum Stop {
     Context,
     /// Nobody reads on.
     Closed,
+    /// The user has interrupted it.
+    Interrupted,
 }
 
 impl Job<'_> {
@@ -184,7 +188,10 @@ impl Job<'_> {
         } else {
             self.print_speed(engine, &outcome, load_time);
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(match outcome.stopped {
+            Stop::Interrupted => ExitCode::from(INTERRUPTED),
+            _ => ExitCode::SUCCESS,
+        })
     }
 
     /// Continue the prompt, writing the text to `out` as it comes.
@@ -199,6 +206,7 @@ impl Job<'_> {
             .feed(self.prompt)
             .context("the prompt cannot be run")?;
         outcome.prefill = start.elapsed();
+        let stop = stop_signal()?;
         let mut open = write_text(out, &args.prompt)?;
         while outcome.tokens.len() < args.tokens {
             let token = sampler.pick(&logits);
@@ -215,6 +223,10 @@ impl Job<'_> {
                 break;
             }
             if outcome.tokens.len() == args.tokens {
+                break;
+            }
+            if stop.load(Ordering::Relaxed) {
+                outcome.stopped = Stop::Interrupted;
                 break;
             }
             if self.prompt.len() + outcome.decoded == engine.context() {
@@ -292,6 +304,7 @@ impl Stop {
             Stop::End => "end",
             Stop::Context => "context",
             Stop::Closed => "closed",
+            Stop::Interrupted => "interrupted",
         }
     }
 
@@ -300,6 +313,7 @@ impl Stop {
             Stop::Length | Stop::Closed => "",
             Stop::End => " (the model ended the text)",
             Stop::Context => " (the context is full)",
+            Stop::Interrupted => " (interrupted)",
         }
     }
 }

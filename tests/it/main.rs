@@ -11,5 +11,6 @@ mod engine;
 mod hostile;
 mod pack;
 mod pack_speed;
+mod run;
 mod tokenizer;
 mod verify;
