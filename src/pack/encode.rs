@@ -4,7 +4,7 @@ use formats::block::{BlockType, q2_0, q2_k, q4_0, q8_0, tq1_0, tq2_0};
 use half::{bf16, f16};
 
 use super::row::Row;
-use crate::tequila::{active_count, active_sum};
+use crate::kernels::lanes::Lanes;
 
 /// What storing ternary weights loses, against the trained scales rounded to f16.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -71,6 +71,7 @@ pub struct Scratch {
 /// Where `columns` is no whole number of blocks, or `ty` is no type that a ternary row is packed into.
 #[inline(always)]
 pub fn encode(
+    lanes: impl Lanes,
     ty: BlockType,
     row: &Row,
     importance: Option<&[f32]>,
@@ -78,12 +79,12 @@ pub fn encode(
     out: Option<&mut [u8]>,
 ) -> Result<Loss, ScaleRange> {
     match ty {
-        BlockType::TQ2_0 => encode_blocks(row, importance, scratch, out, tq2_0::pack),
-        BlockType::TQ1_0 => encode_blocks(row, importance, scratch, out, tq1_0::pack),
-        BlockType::Q2_0 => encode_blocks(row, importance, scratch, out, q2_0::pack),
-        BlockType::Q4_0 => encode_blocks(row, importance, scratch, out, q4_0::pack),
-        BlockType::Q8_0 => encode_blocks(row, importance, scratch, out, q8_0::pack),
-        BlockType::Q2_K => encode_q2_k(row, importance, scratch, out),
+        BlockType::TQ2_0 => encode_blocks(lanes, row, importance, scratch, out, tq2_0::pack),
+        BlockType::TQ1_0 => encode_blocks(lanes, row, importance, scratch, out, tq1_0::pack),
+        BlockType::Q2_0 => encode_blocks(lanes, row, importance, scratch, out, q2_0::pack),
+        BlockType::Q4_0 => encode_blocks(lanes, row, importance, scratch, out, q4_0::pack),
+        BlockType::Q8_0 => encode_blocks(lanes, row, importance, scratch, out, q8_0::pack),
+        BlockType::Q2_K => encode_q2_k(lanes, row, importance, scratch, out),
         BlockType::F16 => encode_floats(row, out, reference, |w| {
             let stored = f16::from_f32(w);
             (stored.to_le_bytes(), stored.to_f32())
@@ -100,6 +101,7 @@ pub fn encode(
 /// Types with one scale a block.
 #[inline(always)]
 fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
+    lanes: impl Lanes,
     row: &Row,
     importance: Option<&[f32]>,
     scratch: &mut Scratch,
@@ -110,6 +112,7 @@ fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
     for (block, codes) in row.codes.as_chunks().0.iter().enumerate() {
         let columns = block * WEIGHTS..(block + 1) * WEIGHTS;
         segments(
+            lanes,
             row,
             importance,
             columns,
@@ -129,6 +132,7 @@ fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
 /// Q2_K: d for the block, a multiplier of 4 bits for each 16 weights.
 #[inline(always)]
 fn encode_q2_k(
+    lanes: impl Lanes,
     row: &Row,
     importance: Option<&[f32]>,
     scratch: &mut Scratch,
@@ -137,9 +141,9 @@ fn encode_q2_k(
     const WEIGHTS: usize = q2_k::WEIGHTS;
     // Where no run of scales ends within a sub-block, those of one run are searched together.
     let aligned = row
-        .runs
+        .ends
         .iter()
-        .all(|run| run.end.is_multiple_of(q2_k::SUB_BLOCK));
+        .all(|end| end.is_multiple_of(q2_k::SUB_BLOCK));
     let cut = if aligned { WEIGHTS } else { q2_k::SUB_BLOCK };
     let (mut loss, mut run) = (Loss::default(), 0);
     let Scratch {
@@ -148,7 +152,7 @@ fn encode_q2_k(
     } = scratch;
     for (block, codes) in row.codes.as_chunks::<WEIGHTS>().0.iter().enumerate() {
         let columns = block * WEIGHTS..(block + 1) * WEIGHTS;
-        segments(row, importance, columns, &mut run, cut, found)?;
+        segments(lanes, row, importance, columns, &mut run, cut, found)?;
         let mut multipliers = [1; q2_k::SUB_BLOCKS];
         let d = match common_scale(found) {
             Some(scale) => {
@@ -187,9 +191,9 @@ fn encode_floats<const BYTES: usize>(
     store: impl Fn(f32) -> ([u8; BYTES], f32),
 ) -> Result<Loss, ScaleRange> {
     let (mut loss, mut start) = (Loss::default(), 0);
-    for run in &row.runs {
-        let scale = reference(run.scale)?;
-        for column in start..run.end {
+    for (&scale, &end) in row.scales.iter().zip(&row.ends) {
+        let scale = reference(scale)?;
+        for column in start..end {
             let w = scale * f32::from(row.codes[column]);
             let (bytes, meaning) = store(w);
             let (w, error) = (f64::from(w), f64::from(w) - f64::from(meaning));
@@ -202,7 +206,7 @@ fn encode_floats<const BYTES: usize>(
                 out[column * BYTES..][..BYTES].copy_from_slice(&bytes);
             }
         }
-        start = run.end;
+        start = end;
     }
     Ok(loss)
 }
@@ -249,6 +253,7 @@ struct Segment {
 /// holds the first column, and is moved to that of the column after the last.
 #[inline(always)]
 fn segments(
+    lanes: impl Lanes,
     row: &Row,
     importance: Option<&[f32]>,
     columns: std::ops::Range<usize>,
@@ -259,20 +264,23 @@ fn segments(
     out.clear();
     let mut start = columns.start;
     while start < columns.end {
-        let end = row.runs[*run].end.min((start / cut + 1) * cut);
+        let end = row.ends[*run].min((start / cut + 1) * cut);
         let codes = &row.codes[start..end];
-        let active = active_count(codes) as f64;
+        let (importance, active) = match importance {
+            Some(h) => lanes.active_sum(codes, &h[start..end]),
+            None => {
+                let active = lanes.active_count(codes);
+                (active as f64, active)
+            }
+        };
         out.push(Segment {
             start: start - columns.start,
             columns: end - start,
-            scale: reference(row.runs[*run].scale)?,
-            active,
-            importance: match importance {
-                Some(h) => active_sum(&h[start..end], codes),
-                None => active,
-            },
+            scale: reference(row.scales[*run])?,
+            active: active as f64,
+            importance,
         });
-        *run += usize::from(end == row.runs[*run].end);
+        *run += usize::from(end == row.ends[*run]);
         start = end;
     }
     Ok(())
@@ -434,35 +442,29 @@ fn round_to_f16(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::row::Run;
+    use crate::kernels::lanes::Plain;
 
     /// A row with a scale for every weight.
     fn row(codes: &[i8], scales: &[f32]) -> Row {
-        let runs = scales.iter().enumerate();
         Row {
             codes: codes.into(),
-            runs: runs
-                .map(|(column, &scale)| Run {
-                    end: column + 1,
-                    scale,
-                })
-                .collect(),
+            ends: (1..=scales.len()).collect(),
+            scales: scales.into(),
             ..Row::default()
         }
     }
 
     /// The same row with as few runs as possible.
     fn merged(row: &Row) -> Row {
-        let mut runs: Vec<Run> = vec![];
-        for &run in &row.runs {
-            match runs.last_mut() {
-                Some(last) if last.scale == run.scale => last.end = run.end,
-                _ => runs.push(run),
-            }
-        }
+        let runs: Vec<_> = row.scales.chunk_by(|a, b| a == b).collect();
+        let ends = runs.iter().scan(0, |end, run| {
+            *end += run.len();
+            Some(*end)
+        });
         Row {
             codes: row.codes.clone(),
-            runs,
+            ends: ends.collect(),
+            scales: runs.iter().map(|run| run[0]).collect(),
             ..Row::default()
         }
     }
@@ -477,8 +479,11 @@ mod tests {
     fn encoded(ty: BlockType, row: &Row, importance: Option<&[f32]>) -> (Loss, Vec<u8>) {
         let mut bytes = vec![0xaa; ty.row_bytes(row.codes.len()).unwrap()];
         let mut scratch = Scratch::default();
-        let loss = encode(ty, row, importance, &mut scratch, Some(&mut bytes)).unwrap();
-        assert_eq!(encode(ty, row, importance, &mut scratch, None), Ok(loss));
+        let loss = encode(Plain, ty, row, importance, &mut scratch, Some(&mut bytes)).unwrap();
+        assert_eq!(
+            encode(Plain, ty, row, importance, &mut scratch, None),
+            Ok(loss)
+        );
         (loss, bytes)
     }
 
@@ -486,9 +491,9 @@ mod tests {
         let (loss, bytes) = encoded(ty, row, None);
         let mut stored = vec![0.0; row.codes.len()];
         ty.dequantize_row(&bytes, &mut stored).unwrap();
-        let weights = row.codes.iter().zip(&row.runs);
+        let weights = row.codes.iter().zip(&row.scales);
         let error: f64 = weights
-            .map(|(&code, run)| run.scale * f32::from(code))
+            .map(|(&code, scale)| scale * f32::from(code))
             .zip(&stored)
             .map(|(a, b)| f64::from(a - b).powi(2))
             .sum();
@@ -660,6 +665,7 @@ mod tests {
     fn a_scale_beyond_f16_is_refused_and_a_subnormal_one_counted() {
         let large = parts(256, &[1e5, 1e5]);
         let refused = encode(
+            Plain,
             BlockType::TQ2_0,
             &large,
             None,

@@ -20,7 +20,7 @@ pub const BYTES: usize = 34;
 ///
 /// # Panics
 /// Where a code is not -1, 0 or +1.
-#[inline]
+#[inline(always)]
 pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
     ternary::assert_codes(codes);
     join(codes, scale)
@@ -47,7 +47,7 @@ pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     join(&stored, f16::from_f32(scale))
 }
 
-#[inline]
+#[inline(always)]
 fn join(stored: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     let [d0, d1, out @ ..] = &mut bytes;
