@@ -28,7 +28,7 @@ pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
 
 /// The nearest block to `x`: scale = max |x| / 127, stored code = round(x / scale), half away
 /// from zero. The codes follow the scale before it is rounded to f16.
-#[inline]
+#[inline(always)]
 pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     // On the bits of |x|, whose order is that of the numbers: an integer maximum vectorises.
     let largest = x

@@ -54,6 +54,7 @@ impl BlockType {
     /// `x`: (columns,).  `row`: (`row_bytes(columns)`,) out.
     ///
     /// A weight that is not finite, or above 65504 in magnitude (for BF16: 3.39e38), is an error.
+    #[inline(always)]
     pub fn quantize_row(self, x: &[f32], row: &mut [u8]) -> Result<(), BlockError> {
         self.check_row(row.len(), x.len())?;
         let limit = match self {
@@ -173,6 +174,7 @@ fn read_blocks<const BYTES: usize, const WEIGHTS: usize>(
     }
 }
 
+#[inline(always)]
 fn write_blocks<const BYTES: usize, const WEIGHTS: usize>(
     x: &[f32],
     row: &mut [u8],
