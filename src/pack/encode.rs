@@ -4,7 +4,7 @@ use formats::block::{BlockType, q2_0, q2_k, q4_0, q8_0, tq1_0, tq2_0};
 use half::{bf16, f16};
 
 use super::row::Row;
-use crate::kernels::lanes::Lanes;
+use crate::kernels::lanes::{LANES, Lanes};
 
 /// What storing ternary weights loses, against the trained scales rounded to f16.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -56,6 +56,7 @@ pub struct ScaleRange {
 pub struct Scratch {
     segments: Vec<Segment>,
     parts: Vec<Part>,
+    blocks: Vec<Block>,
 }
 
 /// Say what storing a row as blocks of `ty` loses, and write them where `out` is given. Where all scales of a stored
@@ -111,6 +112,7 @@ fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
     let (mut loss, mut run) = (Loss::default(), 0);
     for (block, codes) in row.codes.as_chunks().0.iter().enumerate() {
         let columns = block * WEIGHTS..(block + 1) * WEIGHTS;
+        scratch.segments.clear();
         segments(
             lanes,
             row,
@@ -145,38 +147,52 @@ fn encode_q2_k(
         .iter()
         .all(|end| end.is_multiple_of(q2_k::SUB_BLOCK));
     let cut = if aligned { WEIGHTS } else { q2_k::SUB_BLOCK };
-    let (mut loss, mut run) = (Loss::default(), 0);
     let Scratch {
         segments: found,
         parts,
+        blocks,
     } = scratch;
-    for (block, codes) in row.codes.as_chunks::<WEIGHTS>().0.iter().enumerate() {
-        let columns = block * WEIGHTS..(block + 1) * WEIGHTS;
+    found.clear();
+    parts.clear();
+    blocks.clear();
+    // Each step for all blocks: a block's search is a long chain, and the processor takes the next while it waits.
+    let mut run = 0;
+    for start in (0..row.codes.len()).step_by(WEIGHTS) {
+        let (first, first_part) = (found.len(), parts.len());
+        let columns = start..start + WEIGHTS;
         segments(lanes, row, importance, columns, &mut run, cut, found)?;
-        let mut multipliers = [1; q2_k::SUB_BLOCKS];
-        let d = match common_scale(found) {
-            Some(scale) => {
-                let d = f16_of(scale)?;
-                loss = loss + loss_of(found, d.to_f32());
-                d
-            }
-            None => {
-                gather_parts(found, aligned, parts);
-                let d = best_multipliers(parts)?;
-                for part in parts.iter() {
-                    multipliers[part.sub_blocks.clone()].fill(part.multiplier);
-                    let scale = d.to_f32() * f32::from(part.multiplier);
-                    loss = loss + loss_of(&found[part.segments.clone()], scale);
-                }
-                d
-            }
+        if common_scale(&found[first..]).is_none() {
+            gather_parts(found, first, aligned, parts);
+        }
+        blocks.push(Block {
+            segments: first..found.len(),
+            parts: first_part..parts.len(),
+            d: f16::ZERO,
+        });
+    }
+    for block in blocks.iter_mut() {
+        let parts = &mut parts[block.parts.clone()];
+        block.d = match parts.is_empty() {
+            true => f16_of(found[block.segments.start].scale)?,
+            false => best_multipliers(lanes, parts)?,
         };
+    }
+    let mut loss = Loss::default();
+    for (index, block) in blocks.iter().enumerate() {
+        let mut multipliers = [1; q2_k::SUB_BLOCKS];
+        let d = block.d.to_f32();
+        if block.parts.is_empty() {
+            loss = loss + loss_of(&found[block.segments.clone()], d);
+        }
+        for part in &parts[block.parts.clone()] {
+            multipliers[part.sub_blocks.clone()].fill(part.multiplier);
+            let scale = d * f32::from(part.multiplier);
+            loss = loss + loss_of(&found[part.segments.clone()], scale);
+        }
         if let Some(out) = &mut out {
-            out[block * q2_k::BYTES..][..q2_k::BYTES].copy_from_slice(&q2_k::pack(
-                codes,
-                d,
-                &multipliers,
-            ));
+            let codes = &row.codes.as_chunks().0[index];
+            let out = &mut out.as_chunks_mut().0[index];
+            *out = q2_k::pack(codes, block.d, &multipliers);
         }
     }
     Ok(loss)
@@ -226,12 +242,12 @@ fn f16_of(scale: f32) -> Result<f16, ScaleRange> {
 /// subnormal number for it, the trained one itself, so that this counts as a loss.
 #[inline(always)]
 fn reference(scale: f32) -> Result<f32, ScaleRange> {
-    let rounded = f16_of(scale)?;
-    Ok(if rounded.is_normal() {
-        rounded.to_f32()
-    } else {
-        scale
-    })
+    let rounded = round_to_f16(scale);
+    if rounded > f16::MAX.to_f32_const() {
+        return Err(ScaleRange { scale });
+    }
+    let subnormal = rounded < f16::MIN_POSITIVE.to_f32_const();
+    Ok(if subnormal { scale } else { rounded })
 }
 
 /// Columns of a block that share a trained scale.
@@ -250,7 +266,7 @@ struct Segment {
 }
 
 /// Cut `columns` where the scale changes and at every multiple of `cut`. `run` is the index of the row's run that
-/// holds the first column, and is moved to that of the column after the last.
+/// holds the first column, and is moved to that of the column after the last. What is found is added to `out`.
 #[inline(always)]
 fn segments(
     lanes: impl Lanes,
@@ -261,7 +277,6 @@ fn segments(
     cut: usize,
     out: &mut Vec<Segment>,
 ) -> Result<(), ScaleRange> {
-    out.clear();
     let mut start = columns.start;
     while start < columns.end {
         let end = row.ends[*run].min((start / cut + 1) * cut);
@@ -341,11 +356,17 @@ struct Part {
     multiplier: u8,
 }
 
-/// Segments to parts: each by itself where it covers whole sub-blocks, else those of a sub-block together.
+/// A block of Q2_K: its segments, and its parts where it has more than one scale.
+struct Block {
+    segments: std::ops::Range<usize>,
+    parts: std::ops::Range<usize>,
+    d: f16,
+}
+
+/// Segments from `first` on to parts: each by itself where it covers whole sub-blocks, else those of a sub-block
+/// together.
 #[inline(always)]
-fn gather_parts(segments: &[Segment], aligned: bool, parts: &mut Vec<Part>) {
-    parts.clear();
-    let mut first = 0;
+fn gather_parts(segments: &[Segment], mut first: usize, aligned: bool, parts: &mut Vec<Part>) {
     while first < segments.len() {
         let sub_block = segments[first].start / q2_k::SUB_BLOCK;
         let in_part = |segment: &Segment| !aligned && segment.start / q2_k::SUB_BLOCK == sub_block;
@@ -370,9 +391,8 @@ fn gather_parts(segments: &[Segment], aligned: bool, parts: &mut Vec<Part>) {
 /// Find the d and multipliers that make sum of h (s - d m)^2 over all parts smallest: for each multiplier that the
 /// largest scale can have, the others follow by rounding, and d by least squares, rounded to f16.
 #[inline(always)]
-fn best_multipliers(parts: &mut [Part]) -> Result<f16, ScaleRange> {
-    /// One lane for each multiplier of the largest scale, 1..=15, and one more to fill the vectors.
-    const LANES: usize = 16;
+fn best_multipliers(lanes: impl Lanes, parts: &mut [Part]) -> Result<f16, ScaleRange> {
+    // One lane for each multiplier of the largest scale, 1..=15, and one more to fill the vectors.
     let top = |lane: usize| (lane + 1).min(usize::from(q2_k::MAX_MULTIPLIER)) as f32;
     let largest = parts
         .iter()
@@ -395,31 +415,11 @@ fn best_multipliers(parts: &mut [Part]) -> Result<f16, ScaleRange> {
         let stored = f64::from(d[lane]);
         error[lane] = stored * (stored * hmm[lane] - 2.0 * hsm[lane]);
     }
-    let best = first_least(&error);
+    let best = lanes.first_least(&error);
     for part in parts {
         part.multiplier = (part.scale / largest * top(best)).round_ties_even() as u8;
     }
     f16_of(d[best])
-}
-
-/// The first lane of the least number: compared by halves, and without a branch, so that lanes are vectors.
-#[inline(always)]
-fn first_least<const LANES: usize>(numbers: &[f64; LANES]) -> usize {
-    let (mut least, mut half) = (*numbers, LANES / 2);
-    while half > 0 {
-        for lane in 0..half {
-            let other = least[lane + half];
-            least[lane] = if other < least[lane] {
-                other
-            } else {
-                least[lane]
-            };
-        }
-        half /= 2;
-    }
-    let is_least = |lane: usize| u32::from(numbers[lane] == least[0]) << lane;
-    let found = (0..LANES).fold(0, |found, lane| found | is_least(lane));
-    found.trailing_zeros() as usize
 }
 
 /// `x` >= 0 rounded to the nearest f16, ties to even, as long as it is in f16's range: without a branch, so that lanes
@@ -427,12 +427,11 @@ fn first_least<const LANES: usize>(numbers: &[f64; LANES]) -> usize {
 #[inline(always)]
 fn round_to_f16(x: f32) -> f32 {
     const DROPPED: u32 = 13; // bits of significand that f16 lacks
-    const SMALLEST_NORMAL: f32 = 1.0 / 16384.0;
     const SUBNORMAL: f32 = 0.75; // the last bit of a f32 between 1/2 and 1 is the last of a subnormal f16, 2^-24
     let bits = x.to_bits();
     let half_less = (1 << (DROPPED - 1)) - 1;
     let rounded = (bits + half_less + (bits >> DROPPED & 1)) >> DROPPED << DROPPED;
-    if x < SMALLEST_NORMAL {
+    if x < f16::MIN_POSITIVE.to_f32_const() {
         (x + SUBNORMAL) - SUBNORMAL
     } else {
         f32::from_bits(rounded)
@@ -590,7 +589,7 @@ mod tests {
                 multiplier: 0,
             })
             .collect();
-        let d = f64::from(best_multipliers(&mut parts).unwrap().to_f32());
+        let d = f64::from(best_multipliers(Plain, &mut parts).unwrap().to_f32());
         let off = |part: &Part| f64::from(part.scale) - d * f64::from(part.multiplier);
         parts
             .iter()
@@ -620,18 +619,6 @@ mod tests {
             }
         }
         assert!(worse <= 60, "{worse} of 3003 are not the best");
-    }
-
-    #[test]
-    fn of_equal_lanes_the_first_is_the_least() {
-        for a in 0..16 {
-            for b in 0..16 {
-                let mut numbers = [1.0; 16];
-                (numbers[a], numbers[b]) = (-1.0, -1.0);
-                assert_eq!(first_least(&numbers), a.min(b));
-            }
-        }
-        assert_eq!(first_least(&[0.0, -0.0, 1.0, 2.0]), 0);
     }
 
     #[test]

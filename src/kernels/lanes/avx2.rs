@@ -133,6 +133,26 @@ impl Lanes for Avx2 {
         }
         out
     }
+
+    #[inline(always)]
+    fn first_least(self, numbers: &[f64; LANES]) -> usize {
+        let mut is_least = 0;
+        // SAFETY: as above.
+        unsafe {
+            let a = _mm256_loadu_pd(numbers.as_ptr());
+            let b = _mm256_loadu_pd(numbers.as_ptr().add(4));
+            let c = _mm256_loadu_pd(numbers.as_ptr().add(8));
+            let d = _mm256_loadu_pd(numbers.as_ptr().add(12));
+            let least = _mm256_min_pd(_mm256_min_pd(a, b), _mm256_min_pd(c, d));
+            let least = _mm256_min_pd(least, _mm256_permute4x64_pd::<0b01_00_11_10>(least));
+            let least = _mm256_min_pd(least, _mm256_permute_pd::<0b0101>(least));
+            for quarter in [d, c, b, a] {
+                let equal = _mm256_cmp_pd::<_CMP_EQ_OQ>(quarter, least);
+                is_least = is_least << 4 | _mm256_movemask_pd(equal);
+            }
+        }
+        (is_least.trailing_zeros() as usize).min(LANES - 1)
+    }
 }
 
 /// The codes of eight weights.

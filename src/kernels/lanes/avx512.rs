@@ -101,4 +101,18 @@ impl Lanes for Avx512 {
         }
         sums
     }
+
+    #[inline(always)]
+    fn first_least(self, numbers: &[f64; LANES]) -> usize {
+        // SAFETY: as above.
+        let is_least = unsafe {
+            let low = _mm512_loadu_pd(numbers.as_ptr());
+            let high = _mm512_loadu_pd(numbers.as_ptr().add(LANES / 2));
+            let least = _mm512_set1_pd(_mm512_reduce_min_pd(_mm512_min_pd(low, high)));
+            let low = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(low, least);
+            let high = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(high, least);
+            u16::from(low) | u16::from(high) << 8
+        };
+        (is_least.trailing_zeros() as usize).min(LANES - 1)
+    }
 }

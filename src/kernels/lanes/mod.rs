@@ -57,6 +57,8 @@ pub trait Lanes: Copy {
     fn count(self, mask: Self::Mask) -> u32;
     /// The sums, one by one.
     fn sums(self, sums: Self::Sums) -> [f64; LANES];
+    /// The first lane of the least number. None of them is to be NaN: the last lane is given then.
+    fn first_least(self, numbers: &[f64; LANES]) -> usize;
 
     /// Sum of |w|.
     #[inline(always)]
@@ -193,4 +195,36 @@ fn fold(mut lanes: [f64; LANES]) -> f64 {
         half /= 2;
     }
     lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::level::{Level, Work};
+
+    struct FirstLeast<'t>(&'t [f64; LANES]);
+
+    impl Work for FirstLeast<'_> {
+        type Output = usize;
+
+        #[inline(always)]
+        fn run(self, lanes: impl Lanes) -> usize {
+            lanes.first_least(self.0)
+        }
+    }
+
+    #[test]
+    fn of_equal_lanes_the_first_is_the_least() {
+        for level in Level::available() {
+            for (a, b) in (0..LANES).flat_map(|a| (0..LANES).map(move |b| (a, b))) {
+                for least in [[-1.0, -1.0], [0.0, -0.0], [-1e-310, -1e-310], [f64::MIN; 2]] {
+                    let mut numbers = [1.0; LANES];
+                    (numbers[a], numbers[b]) = (least[0], least[1]);
+                    let found = level.run(FirstLeast(&numbers));
+                    assert_eq!(found, a.min(b), "{}: {least:?}", level.name());
+                }
+            }
+            assert_eq!(level.run(FirstLeast(&[f64::NAN; LANES])), LANES - 1);
+        }
+    }
 }

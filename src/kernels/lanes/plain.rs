@@ -75,4 +75,17 @@ impl Lanes for Plain {
     fn sums(self, sums: [f64; LANES]) -> [f64; LANES] {
         sums
     }
+
+    #[inline(always)]
+    fn first_least(self, numbers: &[f64; LANES]) -> usize {
+        let mut first = LANES - 1;
+        for lane in (0..LANES).rev() {
+            first = if numbers[lane] <= numbers[first] {
+                lane
+            } else {
+                first
+            };
+        }
+        first
+    }
 }
