@@ -8,7 +8,7 @@
 //!
 //! weight = scale * stored code      ternary form: stored code = code (-1, 0, +1)
 
-use super::{NotTernary, ternary};
+use super::{NotTernary, fit, ternary};
 use half::f16;
 
 /// Weights in a block.
@@ -42,7 +42,8 @@ pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     };
     let mut stored = [0; WEIGHTS];
     for (code, x) in stored.iter_mut().zip(x) {
-        *code = (x * inverse).round() as i8;
+        // A whole number already; unlike `as`, which saturates, this is vector code.
+        *code = fit::nearest((x * inverse).round()) as i8;
     }
     join(&stored, f16::from_f32(scale))
 }
@@ -52,7 +53,9 @@ fn join(stored: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     let [d0, d1, out @ ..] = &mut bytes;
     [*d0, *d1] = scale.to_le_bytes();
-    *out = stored.map(|code| code as u8);
+    for (byte, code) in out.iter_mut().zip(stored) {
+        *byte = *code as u8;
+    }
     bytes
 }
 
