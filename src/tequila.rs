@@ -121,17 +121,38 @@ pub fn scale(sum: f64, count: usize, dtype: Dtype) -> f32 {
     dtype.round(sum / count as f64)
 }
 
-/// Codes of weights that share `scale`, and nothing else: the bias is [`dead_zone_sum`].
-///
-/// `w`, `codes`: (n,). Equality with delta is active. Where scale is zero (a group of zeros, or of weights so small
-/// that their mean rounds to zero) A is zero whatever the comparison says, so every code is 0.
+/// [`scale`] of groups of `count` weights by their sums. `sums`, `scales`: (groups,).
 #[inline(always)]
-pub fn split(w: &[f32], scale: f32, dtype: Dtype, codes: &mut [i8]) {
-    let delta = if scale == 0.0 {
+pub fn scales(sums: &[f64], count: usize, dtype: Dtype, scales: &mut [f32]) {
+    dtype.round_all(sums.iter().map(|sum| sum / count as f64), scales);
+}
+
+/// [`delta`] of every scale. `scales`, `deltas`: (groups,).
+#[inline(always)]
+pub fn deltas(scales: &[f32], dtype: Dtype, deltas: &mut [f32]) {
+    dtype.round_all(scales.iter().map(|&scale| f64::from(scale) / 2.0), deltas);
+    for (delta, &scale) in deltas.iter_mut().zip(scales) {
+        *delta = if scale == 0.0 { f32::INFINITY } else { *delta };
+    }
+}
+
+/// delta = scale / 2, in `dtype`. Where scale is zero (a group of zeros, or of weights so small that their mean rounds
+/// to zero) A is zero whatever a comparison says: no weight reaches infinity, so every code is 0.
+#[inline(always)]
+pub fn delta(scale: f32, dtype: Dtype) -> f32 {
+    if scale == 0.0 {
         f32::INFINITY
     } else {
         dtype.round(f64::from(scale) / 2.0)
-    };
+    }
+}
+
+/// Codes of weights that share `scale`, and nothing else: the bias is [`dead_zone_sum`].
+///
+/// `w`, `codes`: (n,). Equality with delta is active.
+#[inline(always)]
+pub fn split(w: &[f32], scale: f32, dtype: Dtype, codes: &mut [i8]) {
+    let delta = delta(scale, dtype);
     for (code, &w) in codes.iter_mut().zip(w) {
         *code = i8::from(w >= delta) - i8::from(w <= -delta);
     }

@@ -51,9 +51,34 @@ impl Dtype {
     pub fn round(self, value: f64) -> f32 {
         match self {
             Dtype::F16 => f16::from_f32(round_to_odd(value)).to_f32(),
-            Dtype::BF16 => bf16::from_f32(round_to_odd(value)).to_f32(),
+            Dtype::BF16 => round_to_bf16(value),
             Dtype::F32 | Dtype::Other(_) => value as f32,
         }
+    }
+
+    /// [`round`](Self::round) of every value. `values`, `out`: (n,).
+    #[inline]
+    pub fn round_all(self, values: impl Iterator<Item = f64>, out: &mut [f32]) {
+        let pairs = out.iter_mut().zip(values);
+        match self {
+            // The dtype is not asked for at every value: this is vector code.
+            Dtype::BF16 => pairs.for_each(|(out, value)| *out = round_to_bf16(value)),
+            _ => pairs.for_each(|(out, value)| *out = self.round(value)),
+        }
+    }
+}
+
+/// `value` rounded once to bf16, without a branch.
+#[inline]
+fn round_to_bf16(value: f64) -> f32 {
+    const DROPPED: u32 = 16; // bits of significand that bf16 lacks
+    let bits = round_to_odd(value).to_bits();
+    let half_less = (1 << (DROPPED - 1)) - 1;
+    let rounded = bits.wrapping_add(half_less + (bits >> DROPPED & 1)) >> DROPPED << DROPPED;
+    if value.is_nan() {
+        f32::NAN
+    } else {
+        f32::from_bits(rounded)
     }
 }
 

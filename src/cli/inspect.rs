@@ -331,13 +331,12 @@ impl PackPreview {
             },
             embedding: Embedding::Keep,
             name: None,
-            tokenizer: vec![],
             metadata: vec![],
             hash: false,
             split_max_size: None,
             level: Level::widest(),
         };
-        let summary = Plan::new(&checkpoint, &options)?
+        let summary = Plan::new(&checkpoint, &options, vec![])?
             .run(None, &|_| ControlFlow::Continue(()))?
             .summary;
         let linears: Vec<_> = summary

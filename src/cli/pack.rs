@@ -176,16 +176,12 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
             check_output(modelfile, args.force, &[])?;
         }
     }
-    let tokenizer = args.checkpoint.read_tokenizer(&checkpoint)?;
-    let notes: Vec<_> = tokenizer
-        .notes
-        .iter()
-        .cloned()
-        .chain(checkpoint.notes())
-        .collect();
-    let options = options(args, &checkpoint, tokenizer.metadata());
+    let mut tokenizer = args.checkpoint.read_tokenizer(&checkpoint)?;
+    let mut notes = std::mem::take(&mut tokenizer.notes);
+    notes.extend(checkpoint.notes());
+    let options = options(args, &checkpoint);
     let input = || args.input.display().to_string();
-    let plan = Plan::new(&checkpoint, &options).with_context(input)?;
+    let plan = Plan::new(&checkpoint, &options, tokenizer.into_metadata()).with_context(input)?;
     let output = Output {
         path: &args.output,
         replace: args.force,
@@ -227,11 +223,7 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
     }
 }
 
-fn options(
-    args: &PackArgs,
-    checkpoint: &Checkpoint,
-    tokenizer: Vec<(String, formats::gguf::Value)>,
-) -> Options {
+fn options(args: &PackArgs, checkpoint: &Checkpoint) -> Options {
     let rule = Rule {
         target: args.target.into(),
         max_nmse: if args.exact { 0.0 } else { args.max_nmse },
@@ -242,7 +234,6 @@ fn options(
         rule,
         embedding: args.embedding,
         name: checkpoint.source.name(),
-        tokenizer,
         metadata: args.metadata.clone(),
         hash: args.hash,
         split_max_size: args.split_max_size,

@@ -1,7 +1,12 @@
-//! One body of plain loops, compiled for several levels of a processor's instructions and chosen at run time.
+//! One body of code, compiled for several levels of a processor's instructions and chosen at run time: plain loops, and
+//! passes over [`Lanes`], which are given the vectors of the level.
 //!
 //! Rust neither reorders floating-point sums nor contracts products into them, so that every level computes the same
 //! bits; what differs is how many numbers an instruction takes. On aarch64 NEON is part of the baseline.
+
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512};
+use super::lanes::{Lanes, Plain};
 
 /// Work that gains from wider vectors.
 pub trait Work {
@@ -9,7 +14,8 @@ pub trait Work {
     type Output;
 
     /// Do it. To be `#[inline(always)]`, and to call only what is: what is not inlined is compiled for the baseline.
-    fn run(self) -> Self::Output;
+    /// `lanes` is not to be used in a closure, which is never sure to be inlined.
+    fn run(self, lanes: impl Lanes) -> Self::Output;
 }
 
 /// Instructions that this processor has: a value exists only where they were detected.
@@ -75,7 +81,7 @@ impl Level {
     #[inline]
     pub fn run<W: Work>(self, work: W) -> W::Output {
         match self.0 {
-            Kind::Baseline => work.run(),
+            Kind::Baseline => work.run(Plain),
             // SAFETY: `available` makes this value only where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2(work) },
@@ -89,13 +95,15 @@ impl Level {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c,popcnt")]
 fn avx2<W: Work>(work: W) -> W::Output {
-    work.run()
+    // SAFETY: these are the features that this function is called with.
+    work.run(unsafe { Avx2::new() })
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,popcnt")]
 fn avx512<W: Work>(work: W) -> W::Output {
-    work.run()
+    // SAFETY: these are the features that this function is called with.
+    work.run(unsafe { Avx512::new() })
 }
 
 #[cfg(test)]
@@ -108,7 +116,7 @@ mod tests {
         type Output = f32;
 
         #[inline(always)]
-        fn run(self) -> f32 {
+        fn run(self, _: impl Lanes) -> f32 {
             self.0.iter().sum()
         }
     }

@@ -4,7 +4,7 @@ use formats::block::{BlockType, q2_0, q2_k, q4_0, q8_0, tq1_0, tq2_0};
 use half::{bf16, f16};
 
 use super::row::Row;
-use crate::tequila::{active_count, active_sum};
+use crate::kernels::lanes::{LANES, Lanes};
 
 /// What storing ternary weights loses, against the trained scales rounded to f16.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -56,6 +56,7 @@ pub struct ScaleRange {
 pub struct Scratch {
     segments: Vec<Segment>,
     parts: Vec<Part>,
+    blocks: Vec<Block>,
 }
 
 /// Say what storing a row as blocks of `ty` loses, and write them where `out` is given. Where all scales of a stored
@@ -71,6 +72,7 @@ pub struct Scratch {
 /// Where `columns` is no whole number of blocks, or `ty` is no type that a ternary row is packed into.
 #[inline(always)]
 pub fn encode(
+    lanes: impl Lanes,
     ty: BlockType,
     row: &Row,
     importance: Option<&[f32]>,
@@ -78,12 +80,12 @@ pub fn encode(
     out: Option<&mut [u8]>,
 ) -> Result<Loss, ScaleRange> {
     match ty {
-        BlockType::TQ2_0 => encode_blocks(row, importance, scratch, out, tq2_0::pack),
-        BlockType::TQ1_0 => encode_blocks(row, importance, scratch, out, tq1_0::pack),
-        BlockType::Q2_0 => encode_blocks(row, importance, scratch, out, q2_0::pack),
-        BlockType::Q4_0 => encode_blocks(row, importance, scratch, out, q4_0::pack),
-        BlockType::Q8_0 => encode_blocks(row, importance, scratch, out, q8_0::pack),
-        BlockType::Q2_K => encode_q2_k(row, importance, scratch, out),
+        BlockType::TQ2_0 => encode_blocks(lanes, row, importance, scratch, out, tq2_0::pack),
+        BlockType::TQ1_0 => encode_blocks(lanes, row, importance, scratch, out, tq1_0::pack),
+        BlockType::Q2_0 => encode_blocks(lanes, row, importance, scratch, out, q2_0::pack),
+        BlockType::Q4_0 => encode_blocks(lanes, row, importance, scratch, out, q4_0::pack),
+        BlockType::Q8_0 => encode_blocks(lanes, row, importance, scratch, out, q8_0::pack),
+        BlockType::Q2_K => encode_q2_k(lanes, row, importance, scratch, out),
         BlockType::F16 => encode_floats(row, out, reference, |w| {
             let stored = f16::from_f32(w);
             (stored.to_le_bytes(), stored.to_f32())
@@ -100,6 +102,7 @@ pub fn encode(
 /// Types with one scale a block.
 #[inline(always)]
 fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
+    lanes: impl Lanes,
     row: &Row,
     importance: Option<&[f32]>,
     scratch: &mut Scratch,
@@ -109,7 +112,9 @@ fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
     let (mut loss, mut run) = (Loss::default(), 0);
     for (block, codes) in row.codes.as_chunks().0.iter().enumerate() {
         let columns = block * WEIGHTS..(block + 1) * WEIGHTS;
+        scratch.segments.clear();
         segments(
+            lanes,
             row,
             importance,
             columns,
@@ -129,6 +134,7 @@ fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
 /// Q2_K: d for the block, a multiplier of 4 bits for each 16 weights.
 #[inline(always)]
 fn encode_q2_k(
+    lanes: impl Lanes,
     row: &Row,
     importance: Option<&[f32]>,
     scratch: &mut Scratch,
@@ -137,42 +143,56 @@ fn encode_q2_k(
     const WEIGHTS: usize = q2_k::WEIGHTS;
     // Where no run of scales ends within a sub-block, those of one run are searched together.
     let aligned = row
-        .runs
+        .ends
         .iter()
-        .all(|run| run.end.is_multiple_of(q2_k::SUB_BLOCK));
+        .all(|end| end.is_multiple_of(q2_k::SUB_BLOCK));
     let cut = if aligned { WEIGHTS } else { q2_k::SUB_BLOCK };
-    let (mut loss, mut run) = (Loss::default(), 0);
     let Scratch {
         segments: found,
         parts,
+        blocks,
     } = scratch;
-    for (block, codes) in row.codes.as_chunks::<WEIGHTS>().0.iter().enumerate() {
-        let columns = block * WEIGHTS..(block + 1) * WEIGHTS;
-        segments(row, importance, columns, &mut run, cut, found)?;
-        let mut multipliers = [1; q2_k::SUB_BLOCKS];
-        let d = match common_scale(found) {
-            Some(scale) => {
-                let d = f16_of(scale)?;
-                loss = loss + loss_of(found, d.to_f32());
-                d
-            }
-            None => {
-                gather_parts(found, aligned, parts);
-                let d = best_multipliers(parts)?;
-                for part in parts.iter() {
-                    multipliers[part.sub_blocks.clone()].fill(part.multiplier);
-                    let scale = d.to_f32() * f32::from(part.multiplier);
-                    loss = loss + loss_of(&found[part.segments.clone()], scale);
-                }
-                d
-            }
+    found.clear();
+    parts.clear();
+    blocks.clear();
+    // Each step for all blocks: a block's search is a long chain, and the processor takes the next while it waits.
+    let mut run = 0;
+    for start in (0..row.codes.len()).step_by(WEIGHTS) {
+        let (first, first_part) = (found.len(), parts.len());
+        let columns = start..start + WEIGHTS;
+        segments(lanes, row, importance, columns, &mut run, cut, found)?;
+        if common_scale(&found[first..]).is_none() {
+            gather_parts(found, first, aligned, parts);
+        }
+        blocks.push(Block {
+            segments: first..found.len(),
+            parts: first_part..parts.len(),
+            d: f16::ZERO,
+        });
+    }
+    for block in blocks.iter_mut() {
+        let parts = &mut parts[block.parts.clone()];
+        block.d = match parts.is_empty() {
+            true => f16_of(found[block.segments.start].scale)?,
+            false => best_multipliers(lanes, parts)?,
         };
+    }
+    let mut loss = Loss::default();
+    for (index, block) in blocks.iter().enumerate() {
+        let mut multipliers = [1; q2_k::SUB_BLOCKS];
+        let d = block.d.to_f32();
+        if block.parts.is_empty() {
+            loss = loss + loss_of(&found[block.segments.clone()], d);
+        }
+        for part in &parts[block.parts.clone()] {
+            multipliers[part.sub_blocks.clone()].fill(part.multiplier);
+            let scale = d * f32::from(part.multiplier);
+            loss = loss + loss_of(&found[part.segments.clone()], scale);
+        }
         if let Some(out) = &mut out {
-            out[block * q2_k::BYTES..][..q2_k::BYTES].copy_from_slice(&q2_k::pack(
-                codes,
-                d,
-                &multipliers,
-            ));
+            let codes = &row.codes.as_chunks().0[index];
+            let out = &mut out.as_chunks_mut().0[index];
+            *out = q2_k::pack(codes, block.d, &multipliers);
         }
     }
     Ok(loss)
@@ -187,9 +207,9 @@ fn encode_floats<const BYTES: usize>(
     store: impl Fn(f32) -> ([u8; BYTES], f32),
 ) -> Result<Loss, ScaleRange> {
     let (mut loss, mut start) = (Loss::default(), 0);
-    for run in &row.runs {
-        let scale = reference(run.scale)?;
-        for column in start..run.end {
+    for (&scale, &end) in row.scales.iter().zip(&row.ends) {
+        let scale = reference(scale)?;
+        for column in start..end {
             let w = scale * f32::from(row.codes[column]);
             let (bytes, meaning) = store(w);
             let (w, error) = (f64::from(w), f64::from(w) - f64::from(meaning));
@@ -202,7 +222,7 @@ fn encode_floats<const BYTES: usize>(
                 out[column * BYTES..][..BYTES].copy_from_slice(&bytes);
             }
         }
-        start = run.end;
+        start = end;
     }
     Ok(loss)
 }
@@ -222,12 +242,12 @@ fn f16_of(scale: f32) -> Result<f16, ScaleRange> {
 /// subnormal number for it, the trained one itself, so that this counts as a loss.
 #[inline(always)]
 fn reference(scale: f32) -> Result<f32, ScaleRange> {
-    let rounded = f16_of(scale)?;
-    Ok(if rounded.is_normal() {
-        rounded.to_f32()
-    } else {
-        scale
-    })
+    let rounded = round_to_f16(scale);
+    if rounded > f16::MAX.to_f32_const() {
+        return Err(ScaleRange { scale });
+    }
+    let subnormal = rounded < f16::MIN_POSITIVE.to_f32_const();
+    Ok(if subnormal { scale } else { rounded })
 }
 
 /// Columns of a block that share a trained scale.
@@ -246,9 +266,10 @@ struct Segment {
 }
 
 /// Cut `columns` where the scale changes and at every multiple of `cut`. `run` is the index of the row's run that
-/// holds the first column, and is moved to that of the column after the last.
+/// holds the first column, and is moved to that of the column after the last. What is found is added to `out`.
 #[inline(always)]
 fn segments(
+    lanes: impl Lanes,
     row: &Row,
     importance: Option<&[f32]>,
     columns: std::ops::Range<usize>,
@@ -256,23 +277,25 @@ fn segments(
     cut: usize,
     out: &mut Vec<Segment>,
 ) -> Result<(), ScaleRange> {
-    out.clear();
     let mut start = columns.start;
     while start < columns.end {
-        let end = row.runs[*run].end.min((start / cut + 1) * cut);
+        let end = row.ends[*run].min((start / cut + 1) * cut);
         let codes = &row.codes[start..end];
-        let active = active_count(codes) as f64;
+        let (importance, active) = match importance {
+            Some(h) => lanes.active_sum(codes, &h[start..end]),
+            None => {
+                let active = lanes.active_count(codes);
+                (active as f64, active)
+            }
+        };
         out.push(Segment {
             start: start - columns.start,
             columns: end - start,
-            scale: reference(row.runs[*run].scale)?,
-            active,
-            importance: match importance {
-                Some(h) => active_sum(&h[start..end], codes),
-                None => active,
-            },
+            scale: reference(row.scales[*run])?,
+            active: active as f64,
+            importance,
         });
-        *run += usize::from(end == row.runs[*run].end);
+        *run += usize::from(end == row.ends[*run]);
         start = end;
     }
     Ok(())
@@ -333,11 +356,17 @@ struct Part {
     multiplier: u8,
 }
 
-/// Segments to parts: each by itself where it covers whole sub-blocks, else those of a sub-block together.
+/// A block of Q2_K: its segments, and its parts where it has more than one scale.
+struct Block {
+    segments: std::ops::Range<usize>,
+    parts: std::ops::Range<usize>,
+    d: f16,
+}
+
+/// Segments from `first` on to parts: each by itself where it covers whole sub-blocks, else those of a sub-block
+/// together.
 #[inline(always)]
-fn gather_parts(segments: &[Segment], aligned: bool, parts: &mut Vec<Part>) {
-    parts.clear();
-    let mut first = 0;
+fn gather_parts(segments: &[Segment], mut first: usize, aligned: bool, parts: &mut Vec<Part>) {
     while first < segments.len() {
         let sub_block = segments[first].start / q2_k::SUB_BLOCK;
         let in_part = |segment: &Segment| !aligned && segment.start / q2_k::SUB_BLOCK == sub_block;
@@ -362,9 +391,8 @@ fn gather_parts(segments: &[Segment], aligned: bool, parts: &mut Vec<Part>) {
 /// Find the d and multipliers that make sum of h (s - d m)^2 over all parts smallest: for each multiplier that the
 /// largest scale can have, the others follow by rounding, and d by least squares, rounded to f16.
 #[inline(always)]
-fn best_multipliers(parts: &mut [Part]) -> Result<f16, ScaleRange> {
-    /// One lane for each multiplier of the largest scale, 1..=15, and one more to fill the vectors.
-    const LANES: usize = 16;
+fn best_multipliers(lanes: impl Lanes, parts: &mut [Part]) -> Result<f16, ScaleRange> {
+    // One lane for each multiplier of the largest scale, 1..=15, and one more to fill the vectors.
     let top = |lane: usize| (lane + 1).min(usize::from(q2_k::MAX_MULTIPLIER)) as f32;
     let largest = parts
         .iter()
@@ -387,31 +415,11 @@ fn best_multipliers(parts: &mut [Part]) -> Result<f16, ScaleRange> {
         let stored = f64::from(d[lane]);
         error[lane] = stored * (stored * hmm[lane] - 2.0 * hsm[lane]);
     }
-    let best = first_least(&error);
+    let best = lanes.first_least(&error);
     for part in parts {
         part.multiplier = (part.scale / largest * top(best)).round_ties_even() as u8;
     }
     f16_of(d[best])
-}
-
-/// The first lane of the least number: compared by halves, and without a branch, so that lanes are vectors.
-#[inline(always)]
-fn first_least<const LANES: usize>(numbers: &[f64; LANES]) -> usize {
-    let (mut least, mut half) = (*numbers, LANES / 2);
-    while half > 0 {
-        for lane in 0..half {
-            let other = least[lane + half];
-            least[lane] = if other < least[lane] {
-                other
-            } else {
-                least[lane]
-            };
-        }
-        half /= 2;
-    }
-    let is_least = |lane: usize| u32::from(numbers[lane] == least[0]) << lane;
-    let found = (0..LANES).fold(0, |found, lane| found | is_least(lane));
-    found.trailing_zeros() as usize
 }
 
 /// `x` >= 0 rounded to the nearest f16, ties to even, as long as it is in f16's range: without a branch, so that lanes
@@ -419,12 +427,11 @@ fn first_least<const LANES: usize>(numbers: &[f64; LANES]) -> usize {
 #[inline(always)]
 fn round_to_f16(x: f32) -> f32 {
     const DROPPED: u32 = 13; // bits of significand that f16 lacks
-    const SMALLEST_NORMAL: f32 = 1.0 / 16384.0;
     const SUBNORMAL: f32 = 0.75; // the last bit of a f32 between 1/2 and 1 is the last of a subnormal f16, 2^-24
     let bits = x.to_bits();
     let half_less = (1 << (DROPPED - 1)) - 1;
     let rounded = (bits + half_less + (bits >> DROPPED & 1)) >> DROPPED << DROPPED;
-    if x < SMALLEST_NORMAL {
+    if x < f16::MIN_POSITIVE.to_f32_const() {
         (x + SUBNORMAL) - SUBNORMAL
     } else {
         f32::from_bits(rounded)
@@ -434,35 +441,29 @@ fn round_to_f16(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::row::Run;
+    use crate::kernels::lanes::Plain;
 
     /// A row with a scale for every weight.
     fn row(codes: &[i8], scales: &[f32]) -> Row {
-        let runs = scales.iter().enumerate();
         Row {
             codes: codes.into(),
-            runs: runs
-                .map(|(column, &scale)| Run {
-                    end: column + 1,
-                    scale,
-                })
-                .collect(),
+            ends: (1..=scales.len()).collect(),
+            scales: scales.into(),
             ..Row::default()
         }
     }
 
     /// The same row with as few runs as possible.
     fn merged(row: &Row) -> Row {
-        let mut runs: Vec<Run> = vec![];
-        for &run in &row.runs {
-            match runs.last_mut() {
-                Some(last) if last.scale == run.scale => last.end = run.end,
-                _ => runs.push(run),
-            }
-        }
+        let runs: Vec<_> = row.scales.chunk_by(|a, b| a == b).collect();
+        let ends = runs.iter().scan(0, |end, run| {
+            *end += run.len();
+            Some(*end)
+        });
         Row {
             codes: row.codes.clone(),
-            runs,
+            ends: ends.collect(),
+            scales: runs.iter().map(|run| run[0]).collect(),
             ..Row::default()
         }
     }
@@ -477,8 +478,11 @@ mod tests {
     fn encoded(ty: BlockType, row: &Row, importance: Option<&[f32]>) -> (Loss, Vec<u8>) {
         let mut bytes = vec![0xaa; ty.row_bytes(row.codes.len()).unwrap()];
         let mut scratch = Scratch::default();
-        let loss = encode(ty, row, importance, &mut scratch, Some(&mut bytes)).unwrap();
-        assert_eq!(encode(ty, row, importance, &mut scratch, None), Ok(loss));
+        let loss = encode(Plain, ty, row, importance, &mut scratch, Some(&mut bytes)).unwrap();
+        assert_eq!(
+            encode(Plain, ty, row, importance, &mut scratch, None),
+            Ok(loss)
+        );
         (loss, bytes)
     }
 
@@ -486,9 +490,9 @@ mod tests {
         let (loss, bytes) = encoded(ty, row, None);
         let mut stored = vec![0.0; row.codes.len()];
         ty.dequantize_row(&bytes, &mut stored).unwrap();
-        let weights = row.codes.iter().zip(&row.runs);
+        let weights = row.codes.iter().zip(&row.scales);
         let error: f64 = weights
-            .map(|(&code, run)| run.scale * f32::from(code))
+            .map(|(&code, scale)| scale * f32::from(code))
             .zip(&stored)
             .map(|(a, b)| f64::from(a - b).powi(2))
             .sum();
@@ -585,7 +589,7 @@ mod tests {
                 multiplier: 0,
             })
             .collect();
-        let d = f64::from(best_multipliers(&mut parts).unwrap().to_f32());
+        let d = f64::from(best_multipliers(Plain, &mut parts).unwrap().to_f32());
         let off = |part: &Part| f64::from(part.scale) - d * f64::from(part.multiplier);
         parts
             .iter()
@@ -615,18 +619,6 @@ mod tests {
             }
         }
         assert!(worse <= 60, "{worse} of 3003 are not the best");
-    }
-
-    #[test]
-    fn of_equal_lanes_the_first_is_the_least() {
-        for a in 0..16 {
-            for b in 0..16 {
-                let mut numbers = [1.0; 16];
-                (numbers[a], numbers[b]) = (-1.0, -1.0);
-                assert_eq!(first_least(&numbers), a.min(b));
-            }
-        }
-        assert_eq!(first_least(&[0.0, -0.0, 1.0, 2.0]), 0);
     }
 
     #[test]
@@ -660,6 +652,7 @@ mod tests {
     fn a_scale_beyond_f16_is_refused_and_a_subnormal_one_counted() {
         let large = parts(256, &[1e5, 1e5]);
         let refused = encode(
+            Plain,
             BlockType::TQ2_0,
             &large,
             None,

@@ -41,6 +41,7 @@ pub fn set_found(keys: &mut Keys, options: &Options, summary: &Summary, hashes: 
 pub fn keys(
     checkpoint: &Checkpoint,
     options: &Options,
+    tokenizer: Keys,
     weights: u64,
     files: Option<Vec<String>>,
 ) -> Result<Keys, PackError> {
@@ -59,7 +60,7 @@ pub fn keys(
         keys.insert(2, ("general.name".into(), text(name)));
     }
     keys.extend(model_metadata(&checkpoint.config));
-    keys.extend(options.tokenizer.iter().cloned());
+    keys.extend(tokenizer);
     keys.extend(provenance(checkpoint, files));
     for (key, text) in &options.metadata {
         set_key(&mut keys, key, text)?;

@@ -7,6 +7,8 @@
 
 use std::ops::{ControlFlow, Range};
 
+use formats::block::{BlockError, BlockType};
+use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
 use super::layout::Layout;
@@ -14,6 +16,8 @@ use super::output::Files;
 use super::plan::{Content, Entry, Job, Plan, stored_as};
 use super::row::{Bench, Facts, not_finite, read_numbers, widen};
 use super::{PackError, Progress};
+use crate::kernels::lanes::Lanes;
+use crate::kernels::level::Work;
 use crate::model::{Config, Part};
 use crate::tequila::{NotFinite, check_finite};
 
@@ -153,24 +157,56 @@ impl Pass<'_, '_> {
         bench.numbers.resize(columns, 0.0);
         let stored_rows = bench.bytes.chunks_exact(columns * stored.number_bytes());
         for (at, (row, bytes)) in rows.zip(stored_rows).enumerate() {
-            widen(bytes, stored.dtype, &mut bench.numbers);
-            check_finite(&bench.numbers).map_err(|found| {
-                let index = row * columns + found.index;
-                not_finite(*stored, name, NotFinite { index })
+            let work = ConvertRow {
+                bytes,
+                dtype: stored.dtype,
+                numbers: &mut bench.numbers,
+                out: (!kept).then(|| (*ty, &mut bench.out[at * row_bytes..][..row_bytes])),
+            };
+            self.plan.level().run(work).map_err(|error| match error {
+                RowError::NotFinite(found) => {
+                    let index = row * columns + found.index;
+                    not_finite(*stored, name, NotFinite { index })
+                }
+                RowError::Block(problem) => PackError::Embedding {
+                    tensor: tensor.clone(),
+                    ty: *ty,
+                    problem: problem.to_string(),
+                },
             })?;
-            if !kept {
-                let out = &mut bench.out[at * row_bytes..][..row_bytes];
-                ty.quantize_row(&bench.numbers, out)
-                    .map_err(|problem| PackError::Embedding {
-                        tensor: tensor.clone(),
-                        ty: *ty,
-                        problem: problem.to_string(),
-                    })?;
-            }
         }
         if kept {
             std::mem::swap(&mut bench.bytes, &mut bench.out);
         }
         Ok(())
+    }
+}
+
+/// Why a row of a table cannot be stored.
+enum RowError {
+    NotFinite(NotFinite),
+    Block(BlockError),
+}
+
+/// Look at a row of a table, and convert it where it is to become another type.
+struct ConvertRow<'t> {
+    bytes: &'t [u8],
+    dtype: Dtype,
+    /// Room for the numbers. (columns,)
+    numbers: &'t mut [f32],
+    out: Option<(BlockType, &'t mut [u8])>,
+}
+
+impl Work for ConvertRow<'_> {
+    type Output = Result<(), RowError>;
+
+    #[inline(always)]
+    fn run(self, _: impl Lanes) -> Self::Output {
+        widen(self.bytes, self.dtype, self.numbers);
+        check_finite(self.numbers).map_err(RowError::NotFinite)?;
+        match self.out {
+            None => Ok(()),
+            Some((ty, out)) => ty.quantize_row(self.numbers, out).map_err(RowError::Block),
+        }
     }
 }

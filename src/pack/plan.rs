@@ -35,8 +35,6 @@ pub struct Options {
     pub embedding: Embedding,
     /// `general.name`
     pub name: Option<String>,
-    /// The keys of the tokenizer.
-    pub tokenizer: Vec<(String, Value)>,
     /// Keys over those that are derived, as text: the type is that of the key, string for a new one.
     pub metadata: Vec<(String, String)>,
     /// Whether to note the sha256 of each input file, for provenance.
@@ -198,11 +196,15 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Decide all that can be decided without reading all weights.
+    /// Decide all that can be decided without reading all weights. `tokenizer`: its keys.
     ///
     /// # Errors
     /// Any [`PackError`] about the request; numbers that are not finite in what was read.
-    pub fn new(checkpoint: &'a Checkpoint, options: &'a Options) -> Result<Self, PackError> {
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        options: &'a Options,
+        tokenizer: Vec<(String, Value)>,
+    ) -> Result<Self, PackError> {
         let mut plan = Self {
             checkpoint,
             options,
@@ -237,7 +239,8 @@ impl<'a> Plan<'a> {
             .entries
             .iter()
             .map(|entry| entry.shape.iter().product::<u64>());
-        plan.keys = metadata::keys(checkpoint, options, weights.sum(), plan.hashed_files())?;
+        let (weights, files) = (weights.sum(), plan.hashed_files());
+        plan.keys = metadata::keys(checkpoint, options, tokenizer, weights, files)?;
         plan.guess()?;
         plan.check_for_ollama()?;
         Ok(plan)
@@ -487,6 +490,11 @@ impl<'a> Plan<'a> {
             promising: true,
         });
         Ok(())
+    }
+
+    /// Which instructions to use.
+    pub(super) fn level(&self) -> Level {
+        self.options.level
     }
 
     /// Where everything goes, as the types are now.

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::PackError;
 use super::encode::{Loss, ScaleRange, Scratch, encode};
+use crate::kernels::lanes::Lanes;
 use crate::kernels::level::{Level, Work};
 use crate::model::{Checkpoint, Linear, Stored};
 use crate::tequila::{self, Lambda, NotFinite};
@@ -53,17 +54,14 @@ pub struct Row {
     pub lambada: Vec<f32>,
     /// (columns,)
     pub codes: Vec<i8>,
-    /// Runs of columns that share a trained scale.
-    pub runs: Vec<Run>,
-}
-
-/// Columns that share a trained scale.
-#[derive(Clone, Copy)]
-pub struct Run {
-    /// The column after the last.
-    pub end: usize,
-    /// The scale.
-    pub scale: f32,
+    /// Where the runs of columns that share a trained scale end: the column after the last of each. (runs,)
+    pub ends: Vec<usize>,
+    /// Their scales. (runs,)
+    pub scales: Vec<f32>,
+    /// Half of that: what is active. (runs,)
+    pub deltas: Vec<f32>,
+    /// Sum of |w| over each run, where it is a group. (runs,)
+    pub sums: Vec<f64>,
 }
 
 /// What a thread needs to work on rows.
@@ -328,7 +326,7 @@ impl Work for TakeScales<'_, '_> {
     type Output = Result<(), NotFinite>;
 
     #[inline(always)]
-    fn run(self) -> Self::Output {
+    fn run(self, lanes: impl Lanes) -> Self::Output {
         let Self { ternary, piece } = self;
         let dtype = ternary.weight.dtype;
         let group_bytes = ternary.group_size * ternary.weight.number_bytes();
@@ -341,7 +339,7 @@ impl Work for TakeScales<'_, '_> {
                 dtype,
                 w: &mut piece.numbers[..count],
             };
-            let sum = work.run().map_err(|found| NotFinite {
+            let sum = work.run(lanes).map_err(|found| NotFinite {
                 index: piece.first + group * ternary.group_size + found.index,
             })?;
             piece.scales.1.push(tequila::scale(sum, count, dtype));
@@ -350,7 +348,7 @@ impl Work for TakeScales<'_, '_> {
     }
 }
 
-/// Sum of |w| over numbers in a file.
+/// Sum of |w| over numbers in a file, no more than [`tequila::SUM_RUN`].
 struct AbsoluteSum<'t> {
     bytes: &'t [u8],
     dtype: Dtype,
@@ -361,21 +359,24 @@ impl Work for AbsoluteSum<'_> {
     type Output = Result<f64, NotFinite>;
 
     #[inline(always)]
-    fn run(self) -> Self::Output {
+    fn run(self, lanes: impl Lanes) -> Self::Output {
         widen(self.bytes, self.dtype, self.w);
-        absolute_sum(self.w)
+        let sum = lanes.absolute_sum(self.w);
+        check_sums(&[sum], self.w)?;
+        Ok(sum)
     }
 }
 
-/// Sum of |w|, all of them finite.
+/// Finite f32 cannot add up to an infinite f64: only where a sum of some `w` is not finite must they be looked at.
 #[inline(always)]
-fn absolute_sum(w: &[f32]) -> Result<f64, NotFinite> {
-    let sum = tequila::absolute_sum(w);
-    // Finite f32 cannot add up to an infinite f64.
-    if !sum.is_finite() {
-        tequila::check_finite(w)?;
+fn check_sums(sums: &[f64], w: &[f32]) -> Result<(), NotFinite> {
+    match sums
+        .iter()
+        .fold(true, |finite, sum| finite & sum.is_finite())
+    {
+        true => Ok(()),
+        false => tequila::check_finite(w),
     }
-    Ok(sum)
 }
 
 /// Why a row cannot be stored.
@@ -401,7 +402,7 @@ impl Work for EncodeRow<'_, '_> {
     type Output = Result<f64, RowError>;
 
     #[inline(always)]
-    fn run(self) -> Self::Output {
+    fn run(self, lanes: impl Lanes) -> Self::Output {
         let Self {
             ternary,
             piece,
@@ -412,8 +413,9 @@ impl Work for EncodeRow<'_, '_> {
             mut out,
             facts,
         } = self;
-        let bias = split_row(ternary, piece, index, row).map_err(RowError::NotFinite)?;
-        facts.dead += (row.codes.len() - tequila::active_count(&row.codes)) as u64;
+        let (bias, active) =
+            split_row(lanes, ternary, piece, index, row).map_err(RowError::NotFinite)?;
+        facts.dead += (row.codes.len() - active) as u64;
         let importance = ternary.importance.as_deref();
         for (at, (&ty, total)) in types.iter().zip(&mut facts.losses).enumerate() {
             let out = if at + 1 == types.len() {
@@ -421,57 +423,76 @@ impl Work for EncodeRow<'_, '_> {
             } else {
                 None
             };
-            let loss = encode(ty, row, importance, scratch, out).map_err(RowError::ScaleRange)?;
+            let loss =
+                encode(lanes, ty, row, importance, scratch, out).map_err(RowError::ScaleRange)?;
             *total = *total + loss;
         }
         Ok(bias)
     }
 }
 
-/// Split row `index` into codes and runs of equal scale; gives its offline bias.
+/// Split row `index` into codes and runs of equal scale; gives its offline bias, and how many weights are active.
 #[inline(always)]
 fn split_row(
+    lanes: impl Lanes,
     ternary: &Ternary,
     piece: &Piece,
     index: usize,
     row: &mut Row,
-) -> Result<f64, NotFinite> {
+) -> Result<(f64, usize), NotFinite> {
     let (columns, weight) = (ternary.columns, ternary.weight);
-    row.w.resize(columns, 0.0);
-    row.codes.resize(columns, 0);
-    row.runs.clear();
     let first = (index * columns - piece.first) * weight.number_bytes();
     let bytes = &piece.bytes[first..][..columns * weight.number_bytes()];
+    row.w.resize(columns, 0.0);
     widen(bytes, weight.dtype, &mut row.w);
-    let own_scales = ternary.groups_fill_rows();
-    for (group, run) in tequila::runs(index, columns, ternary.group_size) {
-        let scale = if own_scales {
-            let sum = absolute_sum(&row.w[run.clone()]).map_err(|found| NotFinite {
-                index: run.start + found.index,
-            })?;
-            tequila::scale(sum, run.len(), weight.dtype)
-        } else {
-            ternary.scale(piece, group)
-        };
-        row.runs.push(Run {
-            end: run.end,
-            scale,
-        });
-        tequila::split(
-            &row.w[run.clone()],
-            scale,
-            weight.dtype,
-            &mut row.codes[run],
-        );
-    }
-    let lambda = match ternary.lambada {
-        None => Lambda::Fixed(ternary.lambda),
+    take_scales(lanes, ternary, piece, index, row)?;
+    row.deltas.resize(row.scales.len(), 0.0);
+    tequila::deltas(&row.scales, weight.dtype, &mut row.deltas);
+    row.codes.resize(columns, 0);
+    let split = lanes.split_row(&row.w, &row.ends, &row.deltas, &mut row.codes);
+    let bias = match ternary.lambada {
+        None => f64::from(ternary.lambda) * split.dead_sum,
         Some(lambada) => {
             read_lambada(lambada, piece, index, columns, &mut row.lambada);
-            Lambda::Learned(&row.lambada)
+            tequila::dead_zone_sum(&row.w, &row.codes, Lambda::Learned(&row.lambada))
         }
     };
-    Ok(tequila::dead_zone_sum(&row.w, &row.codes, lambda))
+    Ok((bias, split.active))
+}
+
+/// The runs of equal scale in row `index`.
+#[inline(always)]
+fn take_scales(
+    lanes: impl Lanes,
+    ternary: &Ternary,
+    piece: &Piece,
+    index: usize,
+    row: &mut Row,
+) -> Result<(), NotFinite> {
+    let runs = tequila::runs(index, ternary.columns, ternary.group_size);
+    row.ends.clear();
+    row.scales.clear();
+    if !ternary.groups_fill_rows() || ternary.scales.is_some() {
+        for (group, run) in runs {
+            row.ends.push(run.end);
+            row.scales.push(ternary.scale(piece, group));
+        }
+        return Ok(());
+    }
+    row.sums.clear();
+    for (_, run) in runs {
+        row.ends.push(run.end);
+        row.sums.push(lanes.absolute_sum(&row.w[run]));
+    }
+    check_sums(&row.sums, &row.w)?;
+    row.scales.resize(row.sums.len(), 0.0);
+    tequila::scales(
+        &row.sums,
+        ternary.group_size,
+        ternary.weight.dtype,
+        &mut row.scales,
+    );
+    Ok(())
 }
 
 /// Row `index` of a learned lambda: one number a weight, or one a row.
@@ -549,5 +570,129 @@ pub fn not_finite(stored: Stored, name: &str, found: NotFinite) -> PackError {
         row: found.index / columns,
         column: found.index % columns,
         value: value[0],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::lanes::Split;
+
+    /// Numbers of every kind whose sums depend on their order: like weights, denormal, both zeros, and `extreme`.
+    fn mixed(n: usize, seed: usize, extreme: &[f32]) -> Vec<f32> {
+        let special = [0.0, -0.0, 1e-41, -1e-45, f32::MIN_POSITIVE, 0.5, -0.5];
+        let kind = |i: usize| (i + seed) * 7919 % 1009;
+        (0..n)
+            .map(|i| match kind(i) {
+                k if k < 50 => special[k % special.len()],
+                k if k < 60 && !extreme.is_empty() => extreme[k % extreme.len()],
+                k => (k as f32 - 500.0) * 10f32.powi(k as i32 % 9 - 6),
+            })
+            .collect()
+    }
+
+    /// All passes over a row, as bits.
+    struct Passes<'t> {
+        w: &'t [f32],
+        importance: &'t [f32],
+        ends: &'t [usize],
+        deltas: &'t [f32],
+    }
+
+    #[derive(Debug, PartialEq)]
+    struct Found {
+        absolute_sum: u64,
+        codes: Vec<i8>,
+        dead_sum: u64,
+        active_sum: u64,
+        active: [usize; 3],
+    }
+
+    impl Work for Passes<'_> {
+        type Output = Found;
+
+        #[inline(always)]
+        fn run(self, lanes: impl Lanes) -> Found {
+            // What was there before is not to show.
+            let mut codes = vec![9; self.w.len()];
+            let Split { dead_sum, active } =
+                lanes.split_row(self.w, self.ends, self.deltas, &mut codes);
+            let (active_sum, counted) = lanes.active_sum(&codes, self.importance);
+            Found {
+                absolute_sum: lanes.absolute_sum(self.w).to_bits(),
+                dead_sum: dead_sum.to_bits(),
+                active_sum: active_sum.to_bits(),
+                active: [active, counted, lanes.active_count(&codes)],
+                codes,
+            }
+        }
+    }
+
+    /// The same by the formula. A scale of twice delta has that delta.
+    fn by_formula(passes: &Passes) -> Found {
+        let mut codes = vec![9; passes.w.len()];
+        let mut start = 0;
+        for (&end, &delta) in passes.ends.iter().zip(passes.deltas) {
+            let run = start..end;
+            let scale = if delta.is_infinite() {
+                0.0
+            } else {
+                2.0 * delta
+            };
+            tequila::split(&passes.w[run.clone()], scale, Dtype::F32, &mut codes[run]);
+            start = end;
+        }
+        let dead_sum = tequila::dead_zone_sum(passes.w, &codes, Lambda::Fixed(1.0));
+        Found {
+            absolute_sum: tequila::absolute_sum(passes.w).to_bits(),
+            dead_sum: dead_sum.to_bits(),
+            active_sum: tequila::active_sum(passes.importance, &codes).to_bits(),
+            active: [tequila::active_count(&codes); 3],
+            codes,
+        }
+    }
+
+    #[test]
+    fn every_level_computes_the_bits_of_the_formula() {
+        let extremes = [
+            &[][..],
+            &[f32::INFINITY, f32::NEG_INFINITY],
+            &[f32::MAX, f32::MIN],
+        ];
+        let lengths = (1..=70).chain([127, 128, 129, 256, 1000, 2048]);
+        for (n, run) in lengths.flat_map(|n| [1, 3, 16, 24, 64, 100, n].map(|run| (n, run))) {
+            for extreme in extremes {
+                let (w, importance) = (mixed(n, run, extreme), mixed(n, n, &[]));
+                let ends: Vec<_> = (1..=n.div_ceil(run)).map(|k| (k * run).min(n)).collect();
+                let delta = |k| [0.5, 1e-41, f32::INFINITY, 40.0, 1e-45][k % 5];
+                let deltas: Vec<_> = (0..ends.len()).map(delta).collect();
+                let passes = || Passes {
+                    w: &w,
+                    importance: &importance,
+                    ends: &ends,
+                    deltas: &deltas,
+                };
+                let expected = by_formula(&passes());
+                for level in Level::available() {
+                    let found = level.run(passes());
+                    assert_eq!(found, expected, "{}: {n} in runs of {run}", level.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scales_of_many_groups_are_those_of_each() {
+        for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
+            let values = mixed(1000, 1, &[]);
+            let sums: Vec<_> = values.iter().map(|&w| f64::from(w).abs()).collect();
+            let (mut scales, mut deltas) = (vec![9.0; 1000], vec![9.0; 1000]);
+            tequila::scales(&sums, 24, dtype, &mut scales);
+            tequila::deltas(&scales, dtype, &mut deltas);
+            for ((sum, scale), delta) in sums.into_iter().zip(scales).zip(deltas) {
+                assert_eq!(scale, tequila::scale(sum, 24, dtype));
+                assert_eq!(delta, tequila::delta(scale, dtype));
+            }
+        }
     }
 }

@@ -31,7 +31,6 @@ fn options(target: Target, level: Level) -> Options {
         },
         embedding: Embedding::Keep,
         name: None,
-        tokenizer: vec![],
         metadata: vec![],
         hash: true,
         split_max_size: None,
@@ -55,7 +54,7 @@ fn pack<'a>(
         .build()
         .unwrap();
     pool.install(|| {
-        Plan::new(checkpoint, options)?.run(Some(&output), &|_| ControlFlow::Continue(()))
+        Plan::new(checkpoint, options, vec![])?.run(Some(&output), &|_| ControlFlow::Continue(()))
     })
 }
 
@@ -99,7 +98,7 @@ fn a_dry_run_tells_what_is_written() {
         let checkpoint = open(&folder);
         let options = options(Target::Cpu, Level::widest());
         let written = pack(&checkpoint, &options, &path, 2).unwrap();
-        let dry = Plan::new(&checkpoint, &options)
+        let dry = Plan::new(&checkpoint, &options, vec![])
             .unwrap()
             .run(None, &|_| ControlFlow::Continue(()))
             .unwrap();
@@ -192,7 +191,7 @@ fn an_input_that_changes_is_an_error() {
     for change in change {
         data::copy_folder(&data::fixture("kjv"), path.parent().unwrap());
         let checkpoint = open(path.parent().unwrap());
-        let plan = Plan::new(&checkpoint, &options).unwrap();
+        let plan = Plan::new(&checkpoint, &options, vec![]).unwrap();
         let written = Output {
             path: &output,
             replace: false,
@@ -222,7 +221,7 @@ fn an_interrupted_pack_leaves_what_was_there() {
         path: &path,
         replace: true,
     };
-    let plan = Plan::new(&checkpoint, &options).unwrap();
+    let plan = Plan::new(&checkpoint, &options, vec![]).unwrap();
     let stopped = plan.run(Some(&output), &|_| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(PackError::Interrupted)));
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
@@ -374,7 +373,7 @@ fn a_disk_that_is_too_small_is_said_before_the_work() {
         path: &path,
         replace: true,
     };
-    let plan = Plan::new(&checkpoint, &options).unwrap();
+    let plan = Plan::new(&checkpoint, &options, vec![]).unwrap();
     let error = plan
         .run(Some(&output), &|_| panic!("there is work"))
         .err()

@@ -15,14 +15,14 @@ pub(super) const NOTHING: f32 = 1e-15;
 
 /// `x` rounded to the nearest integer, ties to even, for |x| < 2^22: adding 1.5 * 2^23 leaves the
 /// integer in the low bits of the significand. Beyond that range the result is what those bits say.
-#[inline]
+#[inline(always)]
 pub(super) fn nearest(x: f32) -> i32 {
     let bits = (x + 12_582_912.0).to_bits();
     (bits & 0x007f_ffff) as i32 - 0x0040_0000
 }
 
 /// The first of the elements that are largest in magnitude, with its sign.
-#[inline]
+#[inline(always)]
 pub(super) fn largest_magnitude(x: &[f32]) -> f32 {
     x.iter().fold(
         0.0,
@@ -32,7 +32,7 @@ pub(super) fn largest_magnitude(x: &[f32]) -> f32 {
     )
 }
 
-#[inline]
+#[inline(always)]
 fn transpose<const N: usize, const L: usize>(x: &[[f32; N]; L]) -> [[f32; L]; N] {
     array::from_fn(|i| array::from_fn(|lane| x[lane][i]))
 }
@@ -41,6 +41,7 @@ fn transpose<const N: usize, const L: usize>(x: &[[f32; N]; L]) -> [[f32; L]; N]
 ///
 /// The grids put the largest element at -(32 + k/10), k = 0, then -9..=9; error weights are x^2.
 /// On a grid with integers l, scale = sum(x^2 * x * l) / sum(x^2 * l^2).
+#[inline(always)]
 pub(super) fn scales<const L: usize>(sub_blocks: &[[f32; 16]; L]) -> ([[u8; 16]; L], [f32; L]) {
     let on_grid = |x: f32| nearest(x).clamp(-32, 31);
     let lanes = transpose(sub_blocks);
@@ -92,6 +93,7 @@ pub(super) struct Lines<const L: usize> {
 /// The grids have (15 - 1 + k/10) steps, k = 0..=20, between -minimum and max(x), where minimum is
 /// that of the best line so far (at first that of min(x, 0)). On each grid, scale and minimum solve
 /// the two normal equations, with the minimum held at 0 where it would be negative.
+#[inline(always)]
 pub(super) fn lines<const L: usize>(sub_blocks: &[[f32; 32]; L]) -> Lines<L> {
     let on_grid = |x: f32| nearest(x).clamp(0, 15);
     let lanes = transpose(sub_blocks);
@@ -183,6 +185,7 @@ pub(super) fn lines<const L: usize>(sub_blocks: &[[f32; 32]; L]) -> Lines<L> {
 }
 
 /// rms(x) + |x|. `lanes`: (32, L).
+#[inline(always)]
 fn error_weights<const L: usize>(lanes: &[[f32; L]; 32]) -> [[f32; L]; 32] {
     let mut squares = [0.0; L];
     for x in lanes {

@@ -10,7 +10,7 @@ use half::{bf16, f16};
 const RUN: usize = 64;
 
 /// f32 bytes to f32. `row`: (4 * columns,).  `out`: (columns,).
-#[inline]
+#[inline(always)]
 pub fn read_f32(row: &[u8], out: &mut [f32]) {
     for (w, bytes) in out.iter_mut().zip(row.as_chunks().0) {
         *w = f32::from_le_bytes(*bytes);
@@ -18,7 +18,7 @@ pub fn read_f32(row: &[u8], out: &mut [f32]) {
 }
 
 /// bf16 bytes to f32. `row`: (2 * columns,).  `out`: (columns,).
-#[inline]
+#[inline(always)]
 pub fn read_bf16(row: &[u8], out: &mut [f32]) {
     for (w, bytes) in out.iter_mut().zip(row.as_chunks().0) {
         *w = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
@@ -26,7 +26,7 @@ pub fn read_bf16(row: &[u8], out: &mut [f32]) {
 }
 
 /// f16 bytes to f32. `row`: (2 * columns,).  `out`: (columns,).
-#[inline]
+#[inline(always)]
 pub fn read_f16(row: &[u8], out: &mut [f32]) {
     for (out, bytes) in out.chunks_mut(RUN).zip(row.chunks(2 * RUN)) {
         let mut run = [f16::ZERO; RUN];
@@ -38,6 +38,7 @@ pub fn read_f16(row: &[u8], out: &mut [f32]) {
 }
 
 /// f32 to f32 bytes. `x`: (columns,).  `row`: (4 * columns,) out.
+#[inline(always)]
 pub fn write_f32(x: &[f32], row: &mut [u8]) {
     for (x, bytes) in x.iter().zip(row.as_chunks_mut().0) {
         *bytes = x.to_le_bytes();
@@ -45,6 +46,7 @@ pub fn write_f32(x: &[f32], row: &mut [u8]) {
 }
 
 /// f32 to bf16 bytes. `x`: (columns,).  `row`: (2 * columns,) out.
+#[inline(always)]
 pub fn write_bf16(x: &[f32], row: &mut [u8]) {
     for (x, bytes) in x.iter().zip(row.as_chunks_mut().0) {
         *bytes = bf16::from_f32(*x).to_le_bytes();
@@ -52,6 +54,7 @@ pub fn write_bf16(x: &[f32], row: &mut [u8]) {
 }
 
 /// f32 to f16 bytes. `x`: (columns,).  `row`: (2 * columns,) out.
+#[inline(always)]
 pub fn write_f16(x: &[f32], row: &mut [u8]) {
     for (x, bytes) in x.chunks(RUN).zip(row.chunks_mut(2 * RUN)) {
         let mut run = [f16::ZERO; RUN];

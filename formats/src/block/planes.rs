@@ -8,7 +8,7 @@ const HALF: usize = 128;
 const PLANE: usize = 32;
 
 /// `stored`: (256,) each 0..=3.
-#[inline]
+#[inline(always)]
 pub(super) fn pack(stored: &[u8; 256]) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     let (halves, _) = stored.as_chunks::<HALF>();

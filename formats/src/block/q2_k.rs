@@ -31,7 +31,7 @@ pub const MAX_MULTIPLIER: u8 = 15;
 ///
 /// # Panics
 /// Where a code is not -1, 0 or +1, or a multiplier is above 15.
-#[inline]
+#[inline(always)]
 pub fn pack(codes: &[i8; WEIGHTS], d: f16, multipliers: &[u8; SUB_BLOCKS]) -> [u8; BYTES] {
     ternary::assert_codes(codes);
     assert!(

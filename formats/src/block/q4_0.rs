@@ -22,7 +22,7 @@ const ZERO: i8 = 8;
 ///
 /// # Panics
 /// Where a code is not -1, 0 or +1.
-#[inline]
+#[inline(always)]
 pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
     ternary::assert_codes(codes);
     let mut bytes = [0; BYTES];

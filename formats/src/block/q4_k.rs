@@ -31,6 +31,7 @@ const MAX_MULTIPLIER: u8 = 63;
 /// A near block to `x`, the one that ggml finds: each sub-block gets the line `scale * stored -
 /// minimum` of least squared error, weighted by rms(x) + |x|, among 22 tried; scales and minima are
 /// rounded to 63rds of the largest one, and the codes are rounded anew with what is stored.
+#[inline(always)]
 pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     let sub_blocks = array::from_fn(|j| array::from_fn(|i| x[SUB_BLOCK * j + i]));
     let lines = fit::lines::<SUB_BLOCKS>(&sub_blocks);
@@ -59,6 +60,7 @@ pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
 }
 
 /// `values`, none negative, as d * multiplier with d = max / 63.
+#[inline(always)]
 fn to_sixty_thirds(values: &[f32; SUB_BLOCKS]) -> (f16, [u8; SUB_BLOCKS]) {
     let limit = f32::from(MAX_MULTIPLIER);
     // Not `f32::max`, which may return -0 for a minimum of -0, and so flip the sign bit of d.
@@ -70,6 +72,7 @@ fn to_sixty_thirds(values: &[f32; SUB_BLOCKS]) -> (f16, [u8; SUB_BLOCKS]) {
     (f16::from_f32(largest / limit), multipliers)
 }
 
+#[inline(always)]
 fn pack_multipliers(scales: &[u8; SUB_BLOCKS], minima: &[u8; SUB_BLOCKS]) -> [u8; 12] {
     let mut s = [0; 12];
     for j in 0..4 {

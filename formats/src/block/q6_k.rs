@@ -27,6 +27,7 @@ const LOW: usize = 128;
 /// A near block to `x`, the one that ggml finds: each sub-block gets the scale of least squared
 /// error, weighted by x^2, among 19 tried; scales are rounded to 128ths of the largest one, and the
 /// codes are rounded anew with what is stored.
+#[inline(always)]
 pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     let sub_blocks = array::from_fn(|j| array::from_fn(|i| x[SUB_BLOCK * j + i]));
     let (mut stored, scales) = fit::scales::<SUB_BLOCKS>(&sub_blocks);
@@ -54,6 +55,7 @@ pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     bytes
 }
 
+#[inline(always)]
 fn pack_low(stored: &[u8; WEIGHTS]) -> [u8; LOW] {
     let mut bytes = [0; LOW];
     let (outs, _) = bytes.as_chunks_mut::<64>();

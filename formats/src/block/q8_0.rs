@@ -8,7 +8,7 @@
 //!
 //! weight = scale * stored code      ternary form: stored code = code (-1, 0, +1)
 
-use super::{NotTernary, ternary};
+use super::{NotTernary, fit, ternary};
 use half::f16;
 
 /// Weights in a block.
@@ -20,7 +20,7 @@ pub const BYTES: usize = 34;
 ///
 /// # Panics
 /// Where a code is not -1, 0 or +1.
-#[inline]
+#[inline(always)]
 pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
     ternary::assert_codes(codes);
     join(codes, scale)
@@ -28,7 +28,7 @@ pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
 
 /// The nearest block to `x`: scale = max |x| / 127, stored code = round(x / scale), half away
 /// from zero. The codes follow the scale before it is rounded to f16.
-#[inline]
+#[inline(always)]
 pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     // On the bits of |x|, whose order is that of the numbers: an integer maximum vectorises.
     let largest = x
@@ -42,17 +42,20 @@ pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     };
     let mut stored = [0; WEIGHTS];
     for (code, x) in stored.iter_mut().zip(x) {
-        *code = (x * inverse).round() as i8;
+        // A whole number already; unlike `as`, which saturates, this is vector code.
+        *code = fit::nearest((x * inverse).round()) as i8;
     }
     join(&stored, f16::from_f32(scale))
 }
 
-#[inline]
+#[inline(always)]
 fn join(stored: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
     let [d0, d1, out @ ..] = &mut bytes;
     [*d0, *d1] = scale.to_le_bytes();
-    *out = stored.map(|code| code as u8);
+    for (byte, code) in out.iter_mut().zip(stored) {
+        *byte = *code as u8;
+    }
     bytes
 }
 

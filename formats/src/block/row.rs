@@ -54,6 +54,7 @@ impl BlockType {
     /// `x`: (columns,).  `row`: (`row_bytes(columns)`,) out.
     ///
     /// A weight that is not finite, or above 65504 in magnitude (for BF16: 3.39e38), is an error.
+    #[inline(always)]
     pub fn quantize_row(self, x: &[f32], row: &mut [u8]) -> Result<(), BlockError> {
         self.check_row(row.len(), x.len())?;
         let limit = match self {
@@ -71,13 +72,21 @@ impl BlockType {
                 limit,
             });
         }
+        // No function that is given the codec: a call through one is not inlined.
+        macro_rules! write_blocks {
+            ($codec:ident) => {
+                for (x, block) in x.as_chunks().0.iter().zip(row.as_chunks_mut().0) {
+                    *block = $codec::quantize(x);
+                }
+            };
+        }
         match self {
             Self::F32 => float::write_f32(x, row),
             Self::F16 => float::write_f16(x, row),
             Self::BF16 => float::write_bf16(x, row),
-            Self::Q8_0 => write_blocks(x, row, q8_0::quantize),
-            Self::Q4_K => write_blocks(x, row, q4_k::quantize),
-            Self::Q6_K => write_blocks(x, row, q6_k::quantize),
+            Self::Q8_0 => write_blocks!(q8_0),
+            Self::Q4_K => write_blocks!(q4_k),
+            Self::Q6_K => write_blocks!(q6_k),
             _ => {
                 return Err(BlockError::Unsupported {
                     ty: self,
@@ -170,16 +179,6 @@ fn read_blocks<const BYTES: usize, const WEIGHTS: usize>(
 ) {
     for (block, out) in row.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
         dequantize(block, out);
-    }
-}
-
-fn write_blocks<const BYTES: usize, const WEIGHTS: usize>(
-    x: &[f32],
-    row: &mut [u8],
-    quantize: impl Fn(&[f32; WEIGHTS]) -> [u8; BYTES],
-) {
-    for (x, block) in x.as_chunks().0.iter().zip(row.as_chunks_mut().0) {
-        *block = quantize(x);
     }
 }
 

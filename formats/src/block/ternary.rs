@@ -2,6 +2,7 @@
 
 use super::{Found, NotTernary};
 
+#[inline(always)]
 fn all_ternary(codes: &[i8]) -> bool {
     let worst = codes
         .iter()
@@ -10,7 +11,7 @@ fn all_ternary(codes: &[i8]) -> bool {
 }
 
 /// Guards `pack`: a wider code would spill into its neighbours.
-#[inline]
+#[inline(always)]
 pub(super) fn assert_codes(codes: &[i8]) {
     assert!(all_ternary(codes), "a code is not -1, 0 or +1");
 }

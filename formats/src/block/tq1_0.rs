@@ -27,7 +27,7 @@ pub const BYTES: usize = 54;
 ///
 /// # Panics
 /// Where a code is not -1, 0 or +1.
-#[inline]
+#[inline(always)]
 pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
     ternary::assert_codes(codes);
     let mut bytes = [0; BYTES];
@@ -39,7 +39,7 @@ pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
 }
 
 /// `codes`: (digits, STRIDE) with 4 or 5 digits.  `bytes`: (STRIDE,) out.
-#[inline]
+#[inline(always)]
 fn pack_run<const STRIDE: usize>(codes: &[i8], bytes: &mut [u8]) {
     let mut values = [0u16; STRIDE];
     let (digits, _) = codes.as_chunks::<STRIDE>();

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::files::kind_of;
-use super::json::TokenizerJson;
+use super::json::{Merge, TokenizerJson};
 use super::vocabulary::Vocabulary;
 use super::{Notes, TokenizerError, pre};
 
@@ -32,23 +32,17 @@ pub(super) fn read<'a>(
     let mut vocabulary = json.take_vocabulary(file, rows)?;
     // A space divides the parts in GGUF; in the byte alphabet a space is Ġ.
     for merge in &mut json.model.merges {
-        for text in [&mut merge.left, &mut merge.right] {
-            if text.contains(' ') {
-                *text = text.replace(' ', "Ġ");
-            }
+        let (left, right) = (merge.left(), merge.right());
+        if left.contains(' ') || right.contains(' ') {
+            *merge = Merge::new(&left.replace(' ', "Ġ"), &right.replace(' ', "Ġ"));
         }
     }
     json.check_merges(file, &vocabulary)?;
     json.overlay(file, &mut vocabulary)?;
-    let merges = json
-        .model
-        .merges
-        .iter()
-        .map(|merge| format!("{} {}", merge.left, merge.right))
-        .collect();
+    let merges = json.model.merges.into_iter().map(Merge::into_text);
     Ok(Bpe {
         vocabulary,
-        merges,
+        merges: merges.collect(),
         pre: pre.into(),
     })
 }

@@ -58,8 +58,37 @@ pub(super) struct Entries(pub Vec<(String, u64)>);
 
 /// A pair of texts that become one token: `"a b"` or `["a", "b"]`.
 pub(super) struct Merge {
-    pub left: String,
-    pub right: String,
+    /// `left right`
+    text: String,
+    /// Bytes of the left part.
+    left: usize,
+}
+
+impl Merge {
+    pub fn new(left: &str, right: &str) -> Self {
+        Self {
+            text: format!("{left} {right}"),
+            left: left.len(),
+        }
+    }
+
+    pub fn left(&self) -> &str {
+        &self.text[..self.left]
+    }
+
+    pub fn right(&self) -> &str {
+        &self.text[self.left + 1..]
+    }
+
+    /// The text of the token that the parts become.
+    pub fn joined(&self) -> String {
+        [self.left(), self.right()].concat()
+    }
+
+    /// `left right`
+    pub fn into_text(self) -> String {
+        self.text
+    }
 }
 
 impl<'de> Deserialize<'de> for Entries {
@@ -105,8 +134,8 @@ impl<'de> Deserialize<'de> for Merge {
                         if !left.is_empty() && !right.is_empty() && !right.contains(' ') =>
                     {
                         Ok(Merge {
-                            left: left.into(),
-                            right: right.into(),
+                            text: text.into(),
+                            left: left.len(),
                         })
                     }
                     _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
@@ -129,7 +158,7 @@ impl<'de> Deserialize<'de> for Merge {
                         &self,
                     ));
                 }
-                Ok(Merge { left, right })
+                Ok(Merge::new(&left, &right))
             }
         }
         deserializer.deserialize_any(Pair)
@@ -219,17 +248,17 @@ impl TokenizerJson {
 
     /// Checks that the parts of every merge and what they join to are tokens, as the library does.
     pub fn check_merges(&self, file: &str, vocabulary: &Vocabulary) -> Result<(), TokenizerError> {
-        let unknown = |(index, Merge { left, right }): (usize, &Merge)| {
-            let joined = format!("{left}{right}");
+        let unknown = |(index, merge): (usize, &Merge)| {
+            let (left, right, joined) = (merge.left(), merge.right(), merge.joined());
             let missing = [left, right, &joined]
                 .into_iter()
                 .find(|text| vocabulary.id(text).is_none())?;
             Some(TokenizerError::MergeOfUnknown {
                 file: file.into(),
                 index,
-                left: left.clone(),
-                right: right.clone(),
-                missing: missing.clone(),
+                left: left.into(),
+                right: right.into(),
+                missing: missing.into(),
             })
         };
         let merges = self.model.merges.par_iter().enumerate();

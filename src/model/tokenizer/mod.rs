@@ -302,8 +302,14 @@ impl<'a> Reader<'a> {
 impl Tokenizer {
     /// The `tokenizer.*` metadata of a GGUF file, in the types that llama.cpp demands.
     pub fn metadata(&self) -> Vec<(String, Value)> {
-        let texts = self.tokens.iter().map(|token| token.text.clone()).collect();
+        self.clone().into_metadata()
+    }
+
+    /// The same, of what is not needed any more.
+    pub fn into_metadata(self) -> Vec<(String, Value)> {
         let types = self.tokens.iter().map(|token| token.kind as i32).collect();
+        let scores = self.tokens.iter().map(|token| token.score).collect();
+        let texts = self.tokens.into_iter().map(|token| token.text).collect();
         let mut entries = vec![
             ("ggml.tokens", Value::Array(Array::String(texts))),
             ("ggml.token_type", Value::Array(Array::I32(types))),
@@ -312,21 +318,18 @@ impl Tokenizer {
             ("ggml.add_bos_token", Value::Bool(self.add_bos)),
             ("ggml.add_eos_token", Value::Bool(self.add_eos)),
         ];
-        match &self.model {
+        match self.model {
             Model::ByteLevel { pre, merges } => entries.extend([
                 ("ggml.model", Value::String("gpt2".into())),
-                ("ggml.pre", Value::String(pre.clone())),
-                ("ggml.merges", Value::Array(Array::String(merges.clone()))),
+                ("ggml.pre", Value::String(pre)),
+                ("ggml.merges", Value::Array(Array::String(merges))),
             ]),
-            Model::SentencePiece { space_prefix } => {
-                let scores = self.tokens.iter().map(|token| token.score).collect();
-                entries.extend([
-                    ("ggml.model", Value::String("llama".into())),
-                    ("ggml.pre", Value::String("default".into())),
-                    ("ggml.scores", Value::Array(Array::F32(scores))),
-                    ("ggml.add_space_prefix", Value::Bool(*space_prefix)),
-                ]);
-            }
+            Model::SentencePiece { space_prefix } => entries.extend([
+                ("ggml.model", Value::String("llama".into())),
+                ("ggml.pre", Value::String("default".into())),
+                ("ggml.scores", Value::Array(Array::F32(scores))),
+                ("ggml.add_space_prefix", Value::Bool(space_prefix)),
+            ]),
         }
         let end_keys = ["ggml.eot_token_id", "ggml.eom_token_id"];
         entries.extend(
@@ -338,7 +341,6 @@ impl Tokenizer {
         entries.extend(self.pad.map(|id| ("ggml.padding_token_id", Value::U32(id))));
         entries.extend(
             self.chat_template
-                .clone()
                 .map(|template| ("chat_template", Value::String(template))),
         );
         entries

@@ -140,8 +140,8 @@ pub(super) fn read_json<'a>(
     // Pieces that no merge makes come last of all.
     let unmerged = json.model.merges.len();
     let mut ranks: HashMap<String, usize> = HashMap::new();
-    for (rank, Merge { left, right }) in json.model.merges.iter().enumerate() {
-        ranks.entry(format!("{left}{right}")).or_insert(rank);
+    for (rank, merge) in json.model.merges.iter().enumerate() {
+        ranks.entry(merge.joined()).or_insert(rank);
     }
     for token in vocabulary.iter_mut() {
         token.score = 0.0 - ranks.get(&token.text).copied().unwrap_or(unmerged) as f32;
@@ -270,12 +270,9 @@ fn space_prefix(
 fn note_missing_merges(file: &str, merges: &[Merge], vocabulary: &Vocabulary, notes: &mut Notes) {
     let pairs: HashSet<(&str, &str)> = merges
         .iter()
-        .map(|merge| (merge.left.as_str(), merge.right.as_str()))
+        .map(|merge| (merge.left(), merge.right()))
         .collect();
-    let made: HashSet<String> = merges
-        .iter()
-        .map(|merge| format!("{}{}", merge.left, merge.right))
-        .collect();
+    let made: HashSet<String> = merges.iter().map(Merge::joined).collect();
     let lacks_pair = |text: &str| {
         text.char_indices()
             .skip(1)

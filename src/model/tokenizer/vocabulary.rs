@@ -1,6 +1,7 @@
 //! The tokens by id: one row of the embedding each, every text once.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::TokenizerError;
 
@@ -85,17 +86,19 @@ impl<'a> Vocabulary<'a> {
         if let Some(old) = slot.take() {
             self.ids.remove(&old.text);
         }
-        if let Some(&first) = self.ids.get(&token.text) {
-            return Err(TokenizerError::DuplicateText {
+        match self.ids.entry(token.text.clone()) {
+            Entry::Occupied(taken) => Err(TokenizerError::DuplicateText {
                 file: file.into(),
                 text: token.text,
-                first,
+                first: *taken.get(),
                 second: row,
-            });
+            }),
+            Entry::Vacant(free) => {
+                free.insert(row);
+                *slot = Some(token);
+                Ok(())
+            }
         }
-        self.ids.insert(token.text.clone(), row);
-        *slot = Some(token);
-        Ok(())
     }
 
     /// Marks `text` as an added token with this id. Special ones, and texts that look it, are control tokens;

@@ -943,13 +943,12 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
         rule,
         embedding: Embedding::Keep,
         name: None,
-        tokenizer: vec![],
         metadata: vec![],
         hash: true,
         split_max_size: None,
         level: tqconv::kernels::level::Level::widest(),
     };
-    let plan = Plan::new(&checkpoint, &options).unwrap();
+    let plan = Plan::new(&checkpoint, &options, vec![]).unwrap();
     let weights = std::fs::OpenOptions::new().write(true).open(input.join("model.safetensors")).unwrap();
     change(&weights);
     let path = folder.join("out.gguf");

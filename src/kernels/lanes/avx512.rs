@@ -1,0 +1,118 @@
+//! The steps in AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::{LANES, Lanes};
+
+/// AVX-512 F, BW, DQ and VL: a value exists only where the processor has them.
+#[derive(Clone, Copy)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// # Safety
+    /// The processor has AVX-512 F, BW, DQ and VL.
+    pub unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+// SAFETY of every block below: a value of Avx512 exists only where its instructions do, and what is loaded or
+// stored is an array of that size.
+impl Lanes for Avx512 {
+    type Numbers = __m512;
+    type Sums = [__m512d; 2];
+    type Mask = __mmask16;
+
+    #[inline(always)]
+    fn zero(self) -> [__m512d; 2] {
+        // SAFETY: as above.
+        unsafe { [_mm512_setzero_pd(); 2] }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn abs(self, x: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_abs_ps(x) }
+    }
+
+    #[inline(always)]
+    fn add(self, [low, high]: [__m512d; 2], x: __m512) -> [__m512d; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let x_low = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
+            let x_high = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x));
+            [_mm512_add_pd(low, x_low), _mm512_add_pd(high, x_high)]
+        }
+    }
+
+    #[inline(always)]
+    fn add_where(self, sums: [__m512d; 2], mask: u16, x: __m512) -> [__m512d; 2] {
+        // SAFETY: as above.
+        self.add(sums, unsafe { _mm512_maskz_mov_ps(mask, x) })
+    }
+
+    #[inline(always)]
+    fn split(self, w: __m512, delta: __m512) -> ([i8; LANES], u16) {
+        // SAFETY: as above.
+        unsafe {
+            let minus_delta = _mm512_xor_ps(_mm512_set1_ps(-0.0), delta);
+            let plus = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(w, delta);
+            let minus = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(w, minus_delta);
+            let codes = _mm_sub_epi8(_mm_movm_epi8(minus), _mm_movm_epi8(plus));
+            let mut out = [0; LANES];
+            _mm_storeu_si128(out.as_mut_ptr().cast(), codes);
+            (out, !(plus ^ minus))
+        }
+    }
+
+    #[inline(always)]
+    fn active(self, codes: &[i8; LANES]) -> u16 {
+        // SAFETY: as above.
+        unsafe {
+            let codes = _mm_loadu_si128(codes.as_ptr().cast());
+            _mm_test_epi8_mask(codes, codes)
+        }
+    }
+
+    #[inline(always)]
+    fn count(self, mask: u16) -> u32 {
+        mask.count_ones()
+    }
+
+    #[inline(always)]
+    fn sums(self, [low, high]: [__m512d; 2]) -> [f64; LANES] {
+        let mut sums = [0.0; LANES];
+        // SAFETY: as above.
+        unsafe {
+            _mm512_storeu_pd(sums.as_mut_ptr(), low);
+            _mm512_storeu_pd(sums.as_mut_ptr().add(LANES / 2), high);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn first_least(self, numbers: &[f64; LANES]) -> usize {
+        // SAFETY: as above.
+        let is_least = unsafe {
+            let low = _mm512_loadu_pd(numbers.as_ptr());
+            let high = _mm512_loadu_pd(numbers.as_ptr().add(LANES / 2));
+            let least = _mm512_set1_pd(_mm512_reduce_min_pd(_mm512_min_pd(low, high)));
+            let low = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(low, least);
+            let high = _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(high, least);
+            u16::from(low) | u16::from(high) << 8
+        };
+        (is_least.trailing_zeros() as usize).min(LANES - 1)
+    }
+}

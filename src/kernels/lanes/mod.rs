@@ -1,0 +1,230 @@
+//! Sixteen numbers at a time: the passes over a row of latent weights, in the vectors of each level of instructions.
+//!
+//! Every sum runs in 16 lanes of f64: lane l adds up the numbers l, l + 16, l + 32, ..., then the lanes are added by
+//! halves. `tequila` has the same passes in plain loops and says what they are for; the results are equal to the bit.
+//! Each pass is written once, over the steps that [`Lanes`] asks of a level; [`Plain`] has them for any processor.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod plain;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+pub use plain::Plain;
+
+/// Lanes of every sum.
+pub const LANES: usize = 16;
+
+/// A row's codes, and what its dead zone is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Split {
+    /// Sum of the weights with code 0.
+    pub dead_sum: f64,
+    /// How many codes are not 0.
+    pub active: usize,
+}
+
+/// What a level does with 16 numbers, and the passes that are made of it.
+pub trait Lanes: Copy {
+    /// 16 f32.
+    type Numbers: Copy;
+    /// 16 f64.
+    type Sums: Copy;
+    /// Some of 16 lanes.
+    type Mask: Copy;
+
+    /// No sums yet.
+    fn zero(self) -> Self::Sums;
+    /// These numbers.
+    fn load(self, x: &[f32; LANES]) -> Self::Numbers;
+    /// The same number in each lane.
+    fn splat(self, x: f32) -> Self::Numbers;
+    /// |x|
+    fn abs(self, x: Self::Numbers) -> Self::Numbers;
+    /// sums + x
+    fn add(self, sums: Self::Sums, x: Self::Numbers) -> Self::Sums;
+    /// sums + x where the mask is set.
+    fn add_where(self, sums: Self::Sums, mask: Self::Mask, x: Self::Numbers) -> Self::Sums;
+    /// (w >= delta) - (w <= -delta), and where that is 0.
+    fn split(self, w: Self::Numbers, delta: Self::Numbers) -> ([i8; LANES], Self::Mask);
+    /// Where codes are not 0.
+    fn active(self, codes: &[i8; LANES]) -> Self::Mask;
+    /// In how many lanes the mask is set.
+    fn count(self, mask: Self::Mask) -> u32;
+    /// The sums, one by one.
+    fn sums(self, sums: Self::Sums) -> [f64; LANES];
+    /// The first lane of the least number. None of them is to be NaN: the last lane is given then.
+    fn first_least(self, numbers: &[f64; LANES]) -> usize;
+
+    /// Sum of |w|.
+    #[inline(always)]
+    fn absolute_sum(self, w: &[f32]) -> f64 {
+        let mut sums = self.zero();
+        let (whole, rest) = w.as_chunks();
+        for w in whole {
+            sums = self.add(sums, self.abs(self.load(w)));
+        }
+        if !rest.is_empty() {
+            sums = self.add(sums, self.abs(self.load(&padded(rest))));
+        }
+        fold(self.sums(sums))
+    }
+
+    /// Sum of `importance` over the weights whose code is not 0, and how many they are. `codes`, `importance`: (n,).
+    #[inline(always)]
+    fn active_sum(self, codes: &[i8], importance: &[f32]) -> (f64, usize) {
+        let (mut sums, mut count) = (self.zero(), 0);
+        let (whole, rest) = codes.as_chunks();
+        let (whole_importance, rest_importance) = importance.as_chunks();
+        for (codes, importance) in whole.iter().zip(whole_importance) {
+            let active = self.active(codes);
+            sums = self.add_where(sums, active, self.load(importance));
+            count += self.count(active) as usize;
+        }
+        if !rest.is_empty() {
+            let active = self.active(&padded(rest));
+            sums = self.add_where(sums, active, self.load(&padded(rest_importance)));
+            count += self.count(active) as usize;
+        }
+        (fold(self.sums(sums)), count)
+    }
+
+    /// How many codes are not 0.
+    #[inline(always)]
+    fn active_count(self, codes: &[i8]) -> usize {
+        let mut count = 0;
+        let (whole, rest) = codes.as_chunks();
+        for codes in whole {
+            count += self.count(self.active(codes)) as usize;
+        }
+        count + self.count(self.active(&padded(rest))) as usize
+    }
+
+    /// The codes of a row. `w`, `codes`: (columns,).
+    ///
+    /// `ends`, `deltas`: of each run of columns that shares a delta, the column after the last, and that; a weight of
+    /// this magnitude and above is active. The runs cover all columns in their order.
+    #[inline(always)]
+    fn split_row(self, w: &[f32], ends: &[usize], deltas: &[f32], codes: &mut [i8]) -> Split {
+        let mut thresholds = Thresholds {
+            ends,
+            deltas,
+            run: 0,
+            at: 0,
+        };
+        let (mut sums, mut dead_count) = (self.zero(), 0);
+        let (whole, rest) = w.as_chunks();
+        let (whole_codes, rest_codes) = codes.as_chunks_mut();
+        for (w, codes) in whole.iter().zip(whole_codes) {
+            let w = self.load(w);
+            let (found, dead) = self.split(w, thresholds.next(self));
+            sums = self.add_where(sums, dead, w);
+            dead_count += self.count(dead) as usize;
+            *codes = found;
+        }
+        if !rest.is_empty() {
+            let w = self.load(&padded(rest));
+            let (found, dead) = self.split(w, thresholds.next(self));
+            sums = self.add_where(sums, dead, w);
+            dead_count += self.count(dead) as usize;
+            rest_codes.copy_from_slice(&found[..rest.len()]);
+        }
+        Split {
+            dead_sum: fold(self.sums(sums)),
+            // What the last vector was padded with is dead.
+            active: w.len().next_multiple_of(LANES) - dead_count,
+        }
+    }
+}
+
+/// The threshold of each column.
+struct Thresholds<'a> {
+    ends: &'a [usize],
+    deltas: &'a [f32],
+    /// A run that starts no later than column `at`.
+    run: usize,
+    at: usize,
+}
+
+impl Thresholds<'_> {
+    /// Those of the next lanes.
+    #[inline(always)]
+    fn next<L: Lanes>(&mut self, lanes: L) -> L::Numbers {
+        while self.ends[self.run] <= self.at {
+            self.run += 1;
+        }
+        let thresholds = if self.at + LANES <= self.ends[self.run] {
+            lanes.splat(self.deltas[self.run])
+        } else {
+            lanes.load(&self.mixed())
+        };
+        self.at += LANES;
+        thresholds
+    }
+
+    /// One by one. What the last lanes are padded with gets that of the last run.
+    #[cold]
+    fn mixed(&self) -> [f32; LANES] {
+        std::array::from_fn(|lane| {
+            let run = self.ends.partition_point(|&end| end <= self.at + lane);
+            self.deltas[run.min(self.deltas.len() - 1)]
+        })
+    }
+}
+
+/// `rest`, and zeros.
+#[inline(always)]
+fn padded<T: Copy + Default>(rest: &[T]) -> [T; LANES] {
+    let mut whole = [T::default(); LANES];
+    whole[..rest.len()].copy_from_slice(rest);
+    whole
+}
+
+/// The lanes added by halves: l and l + 8, then l and l + 4, and so on.
+#[inline(always)]
+fn fold(mut lanes: [f64; LANES]) -> f64 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::level::{Level, Work};
+
+    struct FirstLeast<'t>(&'t [f64; LANES]);
+
+    impl Work for FirstLeast<'_> {
+        type Output = usize;
+
+        #[inline(always)]
+        fn run(self, lanes: impl Lanes) -> usize {
+            lanes.first_least(self.0)
+        }
+    }
+
+    #[test]
+    fn of_equal_lanes_the_first_is_the_least() {
+        for level in Level::available() {
+            for (a, b) in (0..LANES).flat_map(|a| (0..LANES).map(move |b| (a, b))) {
+                for least in [[-1.0, -1.0], [0.0, -0.0], [-1e-310, -1e-310], [f64::MIN; 2]] {
+                    let mut numbers = [1.0; LANES];
+                    (numbers[a], numbers[b]) = (least[0], least[1]);
+                    let found = level.run(FirstLeast(&numbers));
+                    assert_eq!(found, a.min(b), "{}: {least:?}", level.name());
+                }
+            }
+            assert_eq!(level.run(FirstLeast(&[f64::NAN; LANES])), LANES - 1);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The steps in arrays.
+
+use super::{LANES, Lanes};
+
+/// Arrays, for the instructions that the program was compiled for.
+#[derive(Clone, Copy)]
+pub struct Plain;
+
+impl Lanes for Plain {
+    type Numbers = [f32; LANES];
+    type Sums = [f64; LANES];
+    type Mask = [bool; LANES];
+
+    #[inline(always)]
+    fn zero(self) -> [f64; LANES] {
+        [0.0; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> [f32; LANES] {
+        *x
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; LANES] {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn abs(self, x: [f32; LANES]) -> [f32; LANES] {
+        x.map(f32::abs)
+    }
+
+    #[inline(always)]
+    fn add(self, mut sums: [f64; LANES], x: [f32; LANES]) -> [f64; LANES] {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum += f64::from(x);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn add_where(
+        self,
+        sums: [f64; LANES],
+        mask: [bool; LANES],
+        mut x: [f32; LANES],
+    ) -> [f64; LANES] {
+        for (x, set) in x.iter_mut().zip(mask) {
+            *x = if set { *x } else { 0.0 };
+        }
+        self.add(sums, x)
+    }
+
+    #[inline(always)]
+    fn split(self, w: [f32; LANES], delta: [f32; LANES]) -> ([i8; LANES], [bool; LANES]) {
+        let mut codes = [0; LANES];
+        for (code, (w, delta)) in codes.iter_mut().zip(w.iter().zip(delta)) {
+            *code = i8::from(*w >= delta) - i8::from(*w <= -delta);
+        }
+        (codes, codes.map(|code| code == 0))
+    }
+
+    #[inline(always)]
+    fn active(self, codes: &[i8; LANES]) -> [bool; LANES] {
+        codes.map(|code| code != 0)
+    }
+
+    #[inline(always)]
+    fn count(self, mask: [bool; LANES]) -> u32 {
+        mask.map(u32::from).iter().sum()
+    }
+
+    #[inline(always)]
+    fn sums(self, sums: [f64; LANES]) -> [f64; LANES] {
+        sums
+    }
+
+    #[inline(always)]
+    fn first_least(self, numbers: &[f64; LANES]) -> usize {
+        let mut first = LANES - 1;
+        for lane in (0..LANES).rev() {
+            first = if numbers[lane] <= numbers[first] {
+                lane
+            } else {
+                first
+            };
+        }
+        first
+    }
+}
