@@ -1,7 +1,9 @@
 //! The tokens by id: one row of the embedding each, every text once.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::hash::BuildHasher;
+
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::TokenizerError;
 
@@ -38,7 +40,58 @@ pub struct Token {
 pub(super) struct Vocabulary<'a> {
     file: &'a str,
     slots: Vec<Option<Token>>,
-    ids: HashMap<String, u32>,
+    ids: Ids,
+}
+
+/// The ids by text. The texts themselves are in the slots.
+struct Ids {
+    table: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Ids {
+    fn with_capacity(count: usize) -> Self {
+        Self {
+            table: HashTable::with_capacity(count),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+
+    fn get(&self, slots: &[Option<Token>], text: &str) -> Option<u32> {
+        let hash = self.hasher.hash_one(text);
+        self.table
+            .find(hash, |&id| has_text(slots, id, text))
+            .copied()
+    }
+
+    fn remove(&mut self, slots: &[Option<Token>], text: &str) {
+        let hash = self.hasher.hash_one(text);
+        if let Ok(entry) = self.table.find_entry(hash, |&id| has_text(slots, id, text)) {
+            entry.remove();
+        }
+    }
+
+    /// Gives the text to `id`, or says which id has it.
+    fn insert(&mut self, slots: &[Option<Token>], text: &str, id: u32) -> Result<(), u32> {
+        let hash = self.hasher.hash_one(text);
+        let same = |&id: &u32| has_text(slots, id, text);
+        let rehash = |&id: &u32| self.hasher.hash_one(text_of(slots, id).unwrap_or_default());
+        match self.table.entry(hash, same, rehash) {
+            Entry::Occupied(taken) => Err(*taken.get()),
+            Entry::Vacant(free) => {
+                free.insert(id);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn text_of(slots: &[Option<Token>], id: u32) -> Option<&str> {
+    Some(&slots.get(id as usize)?.as_ref()?.text)
+}
+
+fn has_text(slots: &[Option<Token>], id: u32, text: &str) -> bool {
+    text_of(slots, id) == Some(text)
 }
 
 impl<'a> Vocabulary<'a> {
@@ -47,7 +100,7 @@ impl<'a> Vocabulary<'a> {
         Self {
             file,
             slots: vec![None; rows],
-            ids: HashMap::with_capacity(rows),
+            ids: Ids::with_capacity(rows),
         }
     }
 
@@ -72,10 +125,8 @@ impl<'a> Vocabulary<'a> {
     /// Gives `id` to a token whether or not the id had another; `file` says so.
     pub fn replace(&mut self, file: &str, id: u64, token: Token) -> Result<(), TokenizerError> {
         let rows = self.slots.len();
-        let slot = usize::try_from(id)
-            .ok()
-            .and_then(|id| self.slots.get_mut(id));
-        let (Some(slot), Ok(row)) = (slot, u32::try_from(id)) else {
+        let at = usize::try_from(id).ok().filter(|&at| at < rows);
+        let (Some(at), Ok(row)) = (at, u32::try_from(id)) else {
             return Err(TokenizerError::NoRow {
                 file: file.into(),
                 text: token.text,
@@ -83,19 +134,19 @@ impl<'a> Vocabulary<'a> {
                 rows,
             });
         };
-        if let Some(old) = slot.take() {
-            self.ids.remove(&old.text);
+        if let Some(old) = text_of(&self.slots, row) {
+            self.ids.remove(&self.slots, old);
+            self.slots[at] = None;
         }
-        match self.ids.entry(token.text.clone()) {
-            Entry::Occupied(taken) => Err(TokenizerError::DuplicateText {
+        match self.ids.insert(&self.slots, &token.text, row) {
+            Err(first) => Err(TokenizerError::DuplicateText {
                 file: file.into(),
                 text: token.text,
-                first: *taken.get(),
+                first,
                 second: row,
             }),
-            Entry::Vacant(free) => {
-                free.insert(row);
-                *slot = Some(token);
+            Ok(()) => {
+                self.slots[at] = Some(token);
                 Ok(())
             }
         }
@@ -135,9 +186,8 @@ impl<'a> Vocabulary<'a> {
     /// Makes a control token of `text`, where it is a plain one.
     pub fn set_control(&mut self, text: &str) {
         let slot = self
-            .ids
-            .get(text)
-            .and_then(|&id| self.slots.get_mut(id as usize)?.as_mut());
+            .id(text)
+            .and_then(|id| self.slots.get_mut(id as usize)?.as_mut());
         if let Some(token) = slot.filter(|token| token.kind == TokenType::Normal) {
             token.kind = TokenType::Control;
         }
@@ -145,12 +195,12 @@ impl<'a> Vocabulary<'a> {
 
     /// The id of `text`.
     pub fn id(&self, text: &str) -> Option<u32> {
-        self.ids.get(text).copied()
+        self.ids.get(&self.slots, text)
     }
 
     /// The text of `id`.
     pub fn text(&self, id: u32) -> Option<&str> {
-        Some(&self.slots.get(id as usize)?.as_ref()?.text)
+        text_of(&self.slots, id)
     }
 
     /// Tokens that are there, to set what they are for.
@@ -168,10 +218,9 @@ impl<'a> Vocabulary<'a> {
 
     /// Every row's token; rows without one get a text of their own and are unused.
     pub fn into_tokens(self) -> Vec<Token> {
-        let ids = self.ids;
         let unused = |id| {
             let mut text = format!("[PAD{id}]");
-            while ids.contains_key(&text) {
+            while self.id(&text).is_some() {
                 text.push('_');
             }
             Token {
@@ -180,10 +229,12 @@ impl<'a> Vocabulary<'a> {
                 score: UNUSED_SCORE,
             }
         };
-        self.slots
-            .into_iter()
-            .enumerate()
-            .map(|(id, slot)| slot.unwrap_or_else(|| unused(id)))
+        let free = (0..).zip(&self.slots).filter(|(_, slot)| slot.is_none());
+        let mut unused: Vec<_> = free.map(|(id, _): (usize, _)| unused(id)).collect();
+        unused.reverse();
+        let slots = self.slots.into_iter();
+        slots
+            .filter_map(|slot| slot.or_else(|| unused.pop()))
             .collect()
     }
 }
