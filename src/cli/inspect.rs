@@ -336,8 +336,8 @@ impl PackPreview {
             split_max_size: None,
             level: Level::widest(),
         };
-        let summary = Plan::new(&checkpoint, &options, vec![])?
-            .run(None, &|_| ControlFlow::Continue(()))?
+        let summary = Plan::new(&checkpoint, &options)?
+            .run(vec![], None, &|_| ControlFlow::Continue(()))?
             .summary;
         let linears: Vec<_> = summary
             .linears

@@ -176,19 +176,23 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
             check_output(modelfile, args.force, &[])?;
         }
     }
-    let mut tokenizer = args.checkpoint.read_tokenizer(&checkpoint)?;
-    let mut notes = std::mem::take(&mut tokenizer.notes);
-    notes.extend(checkpoint.notes());
     let options = options(args, &checkpoint);
     let input = || args.input.display().to_string();
-    let plan = Plan::new(&checkpoint, &options, tokenizer.into_metadata()).with_context(input)?;
+    let (tokenizer, plan) = rayon::join(
+        || args.checkpoint.read_tokenizer(&checkpoint),
+        || Plan::new(&checkpoint, &options).with_context(input),
+    );
+    let (mut tokenizer, plan) = (tokenizer?, plan?);
+    let mut notes = std::mem::take(&mut tokenizer.notes);
+    notes.extend(checkpoint.notes());
     let output = Output {
         path: &args.output,
         replace: args.force,
     };
     let bar = render::progress_bar("packing", checkpoint.tensors.bytes(), context.progress);
     let stop = stop_signal()?; // the output is then removed
-    let packed = plan.run((!args.dry_run).then_some(&output), &|bytes| {
+    let written = (!args.dry_run).then_some(&output);
+    let packed = plan.run(tokenizer.into_metadata(), written, &|bytes| {
         bar.inc(bytes);
         match stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),

@@ -202,11 +202,61 @@ impl Work for ConvertRow<'_> {
 
     #[inline(always)]
     fn run(self, _: impl Lanes) -> Self::Output {
+        if self.out.is_none() && all_finite(self.bytes, self.dtype) {
+            return Ok(());
+        }
         widen(self.bytes, self.dtype, self.numbers);
         check_finite(self.numbers).map_err(RowError::NotFinite)?;
         match self.out {
             None => Ok(()),
             Some((ty, out)) => ty.quantize_row(self.numbers, out).map_err(RowError::Block),
         }
+    }
+}
+
+/// Whether no number is infinite or NaN: the exponent of those is all ones.
+#[inline(always)]
+fn all_finite(bytes: &[u8], dtype: Dtype) -> bool {
+    #[inline(always)]
+    fn all_finite_16(bytes: &[u8], exponent: u16) -> bool {
+        let finite = |&number: &[u8; 2]| u16::from_le_bytes(number) & exponent != exponent;
+        let numbers = bytes.as_chunks().0;
+        numbers
+            .iter()
+            .fold(true, |all, number| all & finite(number))
+    }
+    match dtype {
+        Dtype::F16 => all_finite_16(bytes, 0x7C00),
+        Dtype::F32 => {
+            let finite = |&number: &[u8; 4]| f32::from_le_bytes(number).is_finite();
+            let numbers = bytes.as_chunks().0;
+            numbers
+                .iter()
+                .fold(true, |all, number| all & finite(number))
+        }
+        _ => all_finite_16(bytes, 0x7F80), // bf16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finite_bits_are_finite_numbers() {
+        for dtype in [Dtype::F16, Dtype::BF16] {
+            for bits in 0..=u16::MAX {
+                let (bytes, mut number) = (bits.to_le_bytes(), [0.0]);
+                widen(&bytes, dtype, &mut number);
+                assert_eq!(
+                    all_finite(&bytes, dtype),
+                    number[0].is_finite(),
+                    "{bits:#x}"
+                );
+            }
+        }
+        let (finite, infinite) = (f32::MAX.to_le_bytes(), f32::INFINITY.to_le_bytes());
+        assert!(all_finite(&finite, Dtype::F32) && !all_finite(&infinite, Dtype::F32));
+        assert!(!all_finite(&[finite, infinite].concat(), Dtype::F32));
     }
 }

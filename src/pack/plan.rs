@@ -196,15 +196,11 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Decide all that can be decided without reading all weights. `tokenizer`: its keys.
+    /// Decide all that can be decided without reading all weights.
     ///
     /// # Errors
     /// Any [`PackError`] about the request; numbers that are not finite in what was read.
-    pub fn new(
-        checkpoint: &'a Checkpoint,
-        options: &'a Options,
-        tokenizer: Vec<(String, Value)>,
-    ) -> Result<Self, PackError> {
+    pub fn new(checkpoint: &'a Checkpoint, options: &'a Options) -> Result<Self, PackError> {
         let mut plan = Self {
             checkpoint,
             options,
@@ -235,18 +231,13 @@ impl<'a> Plan<'a> {
                 types,
             });
         }
-        let weights = plan
-            .entries
-            .iter()
-            .map(|entry| entry.shape.iter().product::<u64>());
-        let (weights, files) = (weights.sum(), plan.hashed_files());
-        plan.keys = metadata::keys(checkpoint, options, tokenizer, weights, files)?;
         plan.guess()?;
         plan.check_for_ollama()?;
         Ok(plan)
     }
 
-    /// Read all weights once, and write `output` if there is one. `progress` is told the bytes of weights read.
+    /// Read all weights once, and write `output` if there is one. `tokenizer`: its keys. `progress` is told the bytes of
+    /// weights read.
     ///
     /// Where a linear turns out to lose more than its sampled rows promised, all types are measured on all its rows,
     /// and the output is begun anew with the right one.
@@ -255,9 +246,16 @@ impl<'a> Plan<'a> {
     /// Any [`PackError`]. Nothing is left behind, and what was there before is as it was.
     pub fn run(
         mut self,
+        tokenizer: Keys,
         output: Option<&Output>,
         progress: &Progress,
     ) -> Result<Packed<'a>, PackError> {
+        let weights = self
+            .entries
+            .iter()
+            .map(|entry| entry.shape.iter().product::<u64>());
+        let (weights, files) = (weights.sum(), self.hashed_files());
+        self.keys = metadata::keys(self.checkpoint, self.options, tokenizer, weights, files)?;
         let (tensors, hash) = (&self.checkpoint.tensors, self.options.hash);
         let refused = AtomicBool::new(false);
         let go_on = || !refused.load(Ordering::Relaxed) && progress(0).is_continue();

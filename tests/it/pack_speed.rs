@@ -54,7 +54,7 @@ fn pack<'a>(
         .build()
         .unwrap();
     pool.install(|| {
-        Plan::new(checkpoint, options, vec![])?.run(Some(&output), &|_| ControlFlow::Continue(()))
+        Plan::new(checkpoint, options)?.run(vec![], Some(&output), &|_| ControlFlow::Continue(()))
     })
 }
 
@@ -98,9 +98,9 @@ fn a_dry_run_tells_what_is_written() {
         let checkpoint = open(&folder);
         let options = options(Target::Cpu, Level::widest());
         let written = pack(&checkpoint, &options, &path, 2).unwrap();
-        let dry = Plan::new(&checkpoint, &options, vec![])
+        let dry = Plan::new(&checkpoint, &options)
             .unwrap()
-            .run(None, &|_| ControlFlow::Continue(()))
+            .run(vec![], None, &|_| ControlFlow::Continue(()))
             .unwrap();
         assert_eq!(dry.metadata, written.metadata);
         assert_eq!(dry.summary.bytes, std::fs::metadata(&path).unwrap().len());
@@ -191,13 +191,13 @@ fn an_input_that_changes_is_an_error() {
     for change in change {
         data::copy_folder(&data::fixture("kjv"), path.parent().unwrap());
         let checkpoint = open(path.parent().unwrap());
-        let plan = Plan::new(&checkpoint, &options, vec![]).unwrap();
+        let plan = Plan::new(&checkpoint, &options).unwrap();
         let written = Output {
             path: &output,
             replace: false,
         };
         let once = std::sync::Once::new();
-        let changed = plan.run(Some(&written), &|_| {
+        let changed = plan.run(vec![], Some(&written), &|_| {
             once.call_once(|| change(&path));
             ControlFlow::Continue(())
         });
@@ -221,8 +221,8 @@ fn an_interrupted_pack_leaves_what_was_there() {
         path: &path,
         replace: true,
     };
-    let plan = Plan::new(&checkpoint, &options, vec![]).unwrap();
-    let stopped = plan.run(Some(&output), &|_| ControlFlow::Break(()));
+    let plan = Plan::new(&checkpoint, &options).unwrap();
+    let stopped = plan.run(vec![], Some(&output), &|_| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(PackError::Interrupted)));
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
     assert!(!bench.path("out.gguf.partial").exists());
@@ -373,9 +373,9 @@ fn a_disk_that_is_too_small_is_said_before_the_work() {
         path: &path,
         replace: true,
     };
-    let plan = Plan::new(&checkpoint, &options, vec![]).unwrap();
+    let plan = Plan::new(&checkpoint, &options).unwrap();
     let error = plan
-        .run(Some(&output), &|_| panic!("there is work"))
+        .run(vec![], Some(&output), &|_| panic!("there is work"))
         .err()
         .unwrap();
     assert!(

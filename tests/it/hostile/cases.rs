@@ -878,7 +878,7 @@ fn library(cases: &mut List) {
         PackError::Split { max: 1, files: 65536 }.into()
     });
     cases.call("PackError::Interrupted", &["interrupted; nothing was written", "pack again"], |folder| {
-        packed(folder, |plan, output| plan.run(Some(output), &|_| ControlFlow::Break(())).err().unwrap(), |_| ())
+        packed(folder, |plan, output| plan.run(vec![], Some(output), &|_| ControlFlow::Break(())).err().unwrap(), |_| ())
     });
     cases.call("PackError::Changed", &["model.safetensors: changed while it was being packed", "pack again"], |folder| {
         packed(folder, run, |weights| weights.write_all_at(&[0; 64], 14_000).unwrap())
@@ -948,7 +948,7 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
         split_max_size: None,
         level: tqconv::kernels::level::Level::widest(),
     };
-    let plan = Plan::new(&checkpoint, &options, vec![]).unwrap();
+    let plan = Plan::new(&checkpoint, &options).unwrap();
     let weights = std::fs::OpenOptions::new().write(true).open(input.join("model.safetensors")).unwrap();
     change(&weights);
     let path = folder.join("out.gguf");
@@ -958,7 +958,7 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
 }
 
 fn run(plan: Plan, output: &Output) -> PackError {
-    plan.run(Some(output), &|_| ControlFlow::Continue(())).err().expect("refused")
+    plan.run(vec![], Some(output), &|_| ControlFlow::Continue(())).err().expect("refused")
 }
 
 /// A Q2_K block of these factors, every sub-block with the same multipliers, every code the middle one.
