@@ -540,13 +540,21 @@ pub fn numbers(stored: Stored, name: &str) -> Result<Vec<f32>, PackError> {
     Ok(numbers)
 }
 
-/// The square of a norm's weight. (columns,)
+/// The square of a norm's weight, or of all of them made smaller where one square would be infinite: only their ratios
+/// count. (columns,)
 fn importance(checkpoint: &Checkpoint, norm: &str) -> Result<Vec<f32>, PackError> {
+    const SMALLER: f32 = 1.0 / (1u128 << 65) as f32;
     let stored = checkpoint
         .tensors
         .stored(norm)
         .expect("Checkpoint::open found every norm");
     let mut importance = numbers(stored, norm)?;
+    if importance
+        .iter()
+        .any(|weight| (weight * weight).is_infinite())
+    {
+        importance.iter_mut().for_each(|weight| *weight *= SMALLER);
+    }
     importance.iter_mut().for_each(|weight| *weight *= *weight);
     Ok(importance)
 }

@@ -120,12 +120,35 @@ fn rewrite(folder: &Path, tensor: &str, weight: impl Fn(usize, usize) -> f32) {
     let mut bytes = std::fs::read(&path).unwrap();
     let entries = formats::safetensors::parse(&bytes).unwrap();
     let entry = entries.iter().find(|entry| entry.name == tensor).unwrap();
-    let columns = entry.shape[1];
+    let columns = *entry.shape.last().unwrap();
     let numbers = bytes[entry.range.clone()].as_chunks_mut().0.iter_mut();
     for (index, number) in numbers.enumerate() {
         *number = bf16::from_f32(weight(index / columns, index % columns)).to_le_bytes();
     }
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Only ratios of a norm's weights count, and those of huge ones have squares that no f32 holds.
+#[test]
+fn norms_of_any_size_are_packed() {
+    let bench = Bench::new();
+    let folder = bench.path("norms");
+    data::copy_folder(&data::fixture("kjv"), &folder);
+    let packed = |size: f32| {
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            for layer in 0..open(&folder).config.layers {
+                let name = format!("model.layers.{layer}.{norm}.weight");
+                rewrite(&folder, &name, |_, column| [size, size / 2.0][column % 2]);
+            }
+        }
+        let (bytes, _) = bench.pack(&folder, "--type q2_k --max-nmse 1");
+        let file = File::parse(&bytes).unwrap();
+        file.tensor("blk.0.attn_q.weight").unwrap().1.to_vec()
+    };
+    let usual = packed(1.0);
+    for size in [1e-4, 1e30, 3e38] {
+        assert!(packed(size) == usual, "{size}");
+    }
 }
 
 #[test]
