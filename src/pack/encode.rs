@@ -185,14 +185,19 @@ fn encode_q2_k(
             loss = loss + loss_of(&found[block.segments.clone()], d);
         }
         for part in &parts[block.parts.clone()] {
-            multipliers[part.sub_blocks.clone()].fill(part.multiplier);
+            // Parts follow each other, and the next one takes what is behind this one.
+            for (sub_block, multiplier) in multipliers.iter_mut().enumerate() {
+                if sub_block >= part.sub_blocks.start {
+                    *multiplier = part.multiplier;
+                }
+            }
             let scale = d * f32::from(part.multiplier);
             loss = loss + loss_of(&found[part.segments.clone()], scale);
         }
         if let Some(out) = &mut out {
             let codes = &row.codes.as_chunks().0[index];
             let out = &mut out.as_chunks_mut().0[index];
-            *out = q2_k::pack(codes, block.d, &multipliers);
+            q2_k::pack_into(codes, block.d, &multipliers, out);
         }
     }
     Ok(loss)

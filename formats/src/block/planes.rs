@@ -11,6 +11,14 @@ const PLANE: usize = 32;
 #[inline(always)]
 pub(super) fn pack(stored: &[u8; 256]) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
+    pack_into(stored, &mut bytes);
+    bytes
+}
+
+/// The same in place. What is built beside its place is stored in halves, and read back whole only when they have
+/// arrived.
+#[inline(always)]
+pub(super) fn pack_into(stored: &[u8; 256], bytes: &mut [u8; BYTES]) {
     let (halves, _) = stored.as_chunks::<HALF>();
     let (outs, _) = bytes.as_chunks_mut::<PLANE>();
     for (half, out) in halves.iter().zip(outs) {
@@ -21,7 +29,6 @@ pub(super) fn pack(stored: &[u8; 256]) -> [u8; BYTES] {
                 | half[3 * PLANE + m] << 6;
         }
     }
-    bytes
 }
 
 /// `bytes`: ([`BYTES`],).  `out`: (256,) of `value(number)`, each number 0..=3.

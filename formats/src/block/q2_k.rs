@@ -33,19 +33,34 @@ pub const MAX_MULTIPLIER: u8 = 15;
 /// Where a code is not -1, 0 or +1, or a multiplier is above 15.
 #[inline(always)]
 pub fn pack(codes: &[i8; WEIGHTS], d: f16, multipliers: &[u8; SUB_BLOCKS]) -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    pack_into(codes, d, multipliers, &mut bytes);
+    bytes
+}
+
+/// [`pack`] in place.
+///
+/// # Panics
+/// As there.
+#[inline(always)]
+pub fn pack_into(
+    codes: &[i8; WEIGHTS],
+    d: f16,
+    multipliers: &[u8; SUB_BLOCKS],
+    block: &mut [u8; BYTES],
+) {
     ternary::assert_codes(codes);
     assert!(
         multipliers.iter().all(|&m| m <= MAX_MULTIPLIER),
         "a multiplier is above 15"
     );
-    let mut bytes = [0; BYTES];
-    let (head, d_dmin) = bytes.split_at_mut(SUB_BLOCKS + planes::BYTES);
-    let (scales, stored) = head.split_at_mut(SUB_BLOCKS);
+    let [scales @ .., d0, d1, m0, m1] = block;
+    let (scales, stored) = scales.split_at_mut(SUB_BLOCKS);
     scales.copy_from_slice(&multipliers.map(|m| m | m << 4));
-    stored.copy_from_slice(&planes::pack(&codes.map(|code| (code + 1) as u8)));
-    let [d0, d1] = d.to_le_bytes();
-    d_dmin.copy_from_slice(&[d0, d1, d0, d1]);
-    bytes
+    let stored = stored.try_into().expect("the rest of the block");
+    planes::pack_into(&codes.map(|code| (code + 1) as u8), stored);
+    [*d0, *d1] = d.to_le_bytes();
+    [*m0, *m1] = d.to_le_bytes();
 }
 
 /// A block as its fields.

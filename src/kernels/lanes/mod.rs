@@ -110,35 +110,61 @@ pub trait Lanes: Copy {
     /// this magnitude and above is active. The runs cover all columns in their order.
     #[inline(always)]
     fn split_row(self, w: &[f32], ends: &[usize], deltas: &[f32], codes: &mut [i8]) -> Split {
-        let mut thresholds = Thresholds {
-            ends,
-            deltas,
-            run: 0,
-            at: 0,
+        let mut found = Found {
+            sums: self.zero(),
+            dead: 0,
         };
-        let (mut sums, mut dead_count) = (self.zero(), 0);
-        let (whole, rest) = w.as_chunks();
-        let (whole_codes, rest_codes) = codes.as_chunks_mut();
-        for (w, codes) in whole.iter().zip(whole_codes) {
-            let w = self.load(w);
-            let (found, dead) = self.split(w, thresholds.next(self));
-            sums = self.add_where(sums, dead, w);
-            dead_count += self.count(dead) as usize;
-            *codes = found;
-        }
-        if !rest.is_empty() {
-            let w = self.load(&padded(rest));
-            let (found, dead) = self.split(w, thresholds.next(self));
-            sums = self.add_where(sums, dead, w);
-            dead_count += self.count(dead) as usize;
-            rest_codes.copy_from_slice(&found[..rest.len()]);
+        if ends.iter().all(|end| end.is_multiple_of(LANES)) {
+            let mut start = 0;
+            for (&end, &delta) in ends.iter().zip(deltas) {
+                let delta = self.splat(delta);
+                let codes = codes[start..end].as_chunks_mut().0;
+                for (w, codes) in w[start..end].as_chunks().0.iter().zip(codes) {
+                    *codes = self.split_next(self.load(w), delta, &mut found);
+                }
+                start = end;
+            }
+        } else {
+            let mut thresholds = Thresholds {
+                ends,
+                deltas,
+                run: 0,
+                at: 0,
+            };
+            for (w, codes) in w.chunks(LANES).zip(codes.chunks_mut(LANES)) {
+                let delta = thresholds.next(self);
+                let split = self.split_next(self.load(&padded(w)), delta, &mut found);
+                codes.copy_from_slice(&split[..w.len()]);
+            }
         }
         Split {
-            dead_sum: fold(self.sums(sums)),
+            dead_sum: fold(self.sums(found.sums)),
             // What the last vector was padded with is dead.
-            active: w.len().next_multiple_of(LANES) - dead_count,
+            active: w.len().next_multiple_of(LANES) - found.dead,
         }
     }
+
+    /// The codes of the next 16 weights, and what is dead among them.
+    #[inline(always)]
+    fn split_next(
+        self,
+        w: Self::Numbers,
+        delta: Self::Numbers,
+        found: &mut Found<Self::Sums>,
+    ) -> [i8; LANES] {
+        let (codes, dead) = self.split(w, delta);
+        found.sums = self.add_where(found.sums, dead, w);
+        found.dead += self.count(dead) as usize;
+        codes
+    }
+}
+
+/// What a row's dead zone is so far.
+pub struct Found<S> {
+    /// Sums of the dead weights, in lanes.
+    sums: S,
+    /// How many they are.
+    dead: usize,
 }
 
 /// The threshold of each column.
