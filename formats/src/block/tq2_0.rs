@@ -25,7 +25,7 @@ pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
     ternary::assert_codes(codes);
     let mut bytes = [0; BYTES];
     let [stored @ .., d0, d1] = &mut bytes;
-    *stored = planes::pack(&codes.map(|code| (code + 1) as u8));
+    planes::pack_into(&codes.map(|code| (code + 1) as u8), stored);
     [*d0, *d1] = scale.to_le_bytes();
     bytes
 }
