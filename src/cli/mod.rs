@@ -42,7 +42,7 @@ Examples:
   tqconv pack my-checkpoint/ model.gguf --dry-run      what would be written
   tqconv verify model.gguf --against my-checkpoint/    prove it
 
-Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request).";
+Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request); `run`, when interrupted, 130.";
 
 #[derive(Subcommand)]
 enum Command {

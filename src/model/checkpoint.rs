@@ -44,7 +44,7 @@ impl Source {
             (input, weights_in(input)?)
         } else {
             check_regular(input)?;
-            (input.parent().unwrap_or(Path::new("")), input.to_owned())
+            (folder_of(input), input.to_owned())
         };
         let config = match config {
             Some(config) => config.to_owned(),
@@ -62,6 +62,14 @@ impl Source {
     pub fn name(&self) -> Option<String> {
         let folder = self.weights.canonicalize().ok()?;
         Some(folder.parent()?.file_name()?.to_str()?.to_owned())
+    }
+}
+
+/// The folder of a file, as one that has a name in messages: `.` where only the file's name is given.
+pub fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }
 
@@ -193,7 +201,7 @@ impl Tensors {
         }
         let index =
             ShardIndex::parse(&start).map_err(|source| ModelError::format(weights, source))?;
-        let folder = weights.parent().unwrap_or(Path::new(""));
+        let folder = folder_of(weights);
         for file in index.files.values().collect::<BTreeSet<_>>() {
             let path = folder.join(file);
             if !path.exists() {
@@ -594,5 +602,18 @@ fn surplus_hint(names: &[String]) -> &'static str {
         "config.json must say \"attention_bias\" or \"mlp_bias\": true where the layers have biases"
     } else {
         "name the config.json of this checkpoint with --config"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_folder_of_a_bare_file_name() {
+        // Tests run in the folder of the crate.
+        let error = Source::find(Path::new("Cargo.toml"), None, None).err();
+        let error = error.expect("a crate has no config.json").to_string();
+        assert!(error.starts_with(".: no config.json"), "{error}");
     }
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::PackError;
 use super::layout::{Layout, paths};
+use crate::model::folder_of;
 
 /// Time between two requests to the disk to take what was written.
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);
@@ -63,13 +64,6 @@ pub fn check_output(output: &Path, replace: bool, inputs: &[&Path]) -> Result<()
         Ok(())
     } else {
         Err(PackError::Exists { path: path() })
-    }
-}
-
-fn folder_of(output: &Path) -> &Path {
-    match output.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::TokenizerError;
+use crate::model::folder_of;
 
 /// The largest file that is read, in bytes; Gemma's tokenizer.json, among the largest in use, has 33 MB.
 const FILE_LIMIT: u64 = 256 << 20;
@@ -52,7 +53,7 @@ impl TokenizerFiles {
             path: path.to_owned(),
             source: std::io::ErrorKind::NotFound.into(),
         })?;
-        let mut files = Self::settings(path.parent().unwrap_or(Path::new("")))?;
+        let mut files = Self::settings(folder_of(path))?;
         // JSON starts with a brace; a SentencePiece model starts with the tag of its first piece.
         let is_json = vocabulary.bytes.trim_ascii_start().first() == Some(&b'{');
         if is_json {
