@@ -663,7 +663,6 @@ fn the_table_names_the_fault_first() {
     assert!(text.contains("1 wrong of 10 240 biases"), "{text}");
 }
 
-/// The page holds itself: no link, no script from elsewhere.
 #[test]
 fn bench_tells_what_loading_costs() {
     let bench = Bench::new();
@@ -703,6 +702,7 @@ fn bench_tells_what_loading_costs() {
     }
 }
 
+/// The page holds itself: no link, no script from elsewhere.
 #[test]
 fn the_page_is_self_contained() {
     let packed = Packed::new("kjv", "");
