@@ -48,7 +48,7 @@ pub struct BenchArgs {
     /// Numbers of threads to measure with, the same on both sides
     #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "2"])]
     thread_counts: Vec<usize>,
-    /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, neon-dotprod or neon-i8mm
+    /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, avx512lookup, neon-dotprod or neon-i8mm
     #[arg(long)]
     isa: Option<Isa>,
     /// Quantize the activations of Q2_0 and Q4_0 in groups of 64 to 256, not of 32 as llama.cpp does

@@ -21,6 +21,9 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 F, BW, VL and VNNI: `vpdpbusd` on 64 bytes.
     Avx512Vnni,
+    /// The same and, for many tokens and ternary codes, sums looked up by `vpermw` beside it: for CPUs whose ports it
+    /// leaves idle.
+    Avx512Lookup,
     /// AArch64 NEON with `sdot`.
     NeonDot,
     /// AArch64 NEON with `sdot` and, for several tokens, `smmla`.
@@ -29,18 +32,21 @@ pub enum Isa {
 
 impl Isa {
     /// All instruction sets, slowest first.
-    pub const ALL: [Isa; 6] = [
+    pub const ALL: [Isa; 7] = [
         Isa::Scalar,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512Vnni,
+        Isa::Avx512Lookup,
         Isa::NeonDot,
         Isa::NeonI8mm,
     ];
 
     /// The fastest one that this CPU has.
     pub fn best() -> Isa {
-        *Isa::available().last().expect("scalar is always there")
+        let mut available = Isa::available();
+        available.retain(|&isa| isa != Isa::Avx512Lookup || lookup_pays());
+        *available.last().expect("scalar is always there")
     }
 
     /// All that this CPU has, slowest first, so the first is [`Isa::Scalar`].
@@ -58,6 +64,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Lookup => "avx512lookup",
             Isa::NeonDot => "neon-dotprod",
             Isa::NeonI8mm => "neon-i8mm",
         }
@@ -73,6 +80,8 @@ impl Isa {
             Isa::AvxVnni => x86::avx_vnni(),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => x86::avx512_vnni(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Lookup => x86::avx512_lookup(),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => aarch64::dotprod(),
             #[cfg(target_arch = "aarch64")]
@@ -81,6 +90,14 @@ impl Isa {
             _ => None,
         }
     }
+}
+
+/// Whether [`Isa::Avx512Lookup`] is known to be faster than [`Isa::Avx512Vnni`] on this CPU.
+fn lookup_pays() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return x86::lookup_pays();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 impl std::fmt::Display for Isa {

@@ -51,6 +51,12 @@ pub(super) trait Kernel: Sync {
         out: &mut [[f32; ROWS]],
     );
 
+    /// A faster way where stored codes are 0, 1 and 2 alone, if there is one for so many rows and tokens and for
+    /// inner runs of `run` columns.
+    fn many(&self, _rows: usize, _run: usize, _tokens: usize) -> Option<&dyn Many> {
+        None
+    }
+
     /// Quantize one token: `x` to `codes` (as many), one scale per group, one sum of codes per [`STEP`].
     fn quantize(
         &self,
@@ -75,6 +81,32 @@ pub(super) trait Kernel: Sync {
         panel: &FloatPanel<'_>,
         out: &mut [[f32; ROWS]],
     );
+}
+
+/// A product of many rows and tokens at once.
+pub(super) trait Many: Sync {
+    /// The largest pieces that it wants a product in.
+    fn block(&self) -> Block;
+
+    /// [`Kernel::multiply`] for several panels, whose results lie in `out` one behind the other.
+    fn multiply(
+        &self,
+        weights: &Strip<'_>,
+        groups: Range<usize>,
+        panels: &[Panel<'_>],
+        out: &mut [[f32; ROWS]],
+    );
+}
+
+/// The size of a piece of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    /// Row groups.
+    pub groups: usize,
+    /// Row groups that a thread is to have at least, where there are enough.
+    pub least: usize,
+    /// Panels.
+    pub panels: usize,
 }
 
 /// Some columns of up to 16 tokens, quantized and interleaved.

@@ -47,6 +47,7 @@ struct Format {
     shift: Option<u32>,
     group: usize,
     multiplied: bool,
+    ternary: bool,
 }
 
 /// All rows of up to 4096 columns.
@@ -106,6 +107,11 @@ impl Packed {
     /// Columns that share a scale.
     pub fn group(&self) -> usize {
         self.format.group
+    }
+
+    /// Whether every stored code is 0, 1 or 2, and 1 means 0.
+    pub fn ternary(&self) -> bool {
+        self.format.ternary
     }
 
     /// Bytes that one product reads.
@@ -442,6 +448,7 @@ trait Source {
             },
             group,
             multiplied: !survey.plain,
+            ternary: false,
         };
         let length = strips(columns)
             .map(|columns| format.strip_bytes(columns.len()))
@@ -451,7 +458,8 @@ trait Source {
             columns,
             region: Region::zeroed(length)?,
         };
-        packed.fill::<Self>(bytes, row_bytes);
+        let below_3 = packed.fill::<Self>(bytes, row_bytes);
+        packed.format.ternary = below_3 && format.shift == Some(0);
         Ok(packed)
     }
 }
@@ -539,28 +547,35 @@ struct RowGroupMut<'a> {
 }
 
 impl Packed {
-    fn fill<S: Source + ?Sized>(&mut self, bytes: &[u8], row_bytes: usize) {
+    /// Write everything; returns whether every stored code is 0, 1 or 2.
+    fn fill<S: Source + ?Sized>(&mut self, bytes: &[u8], row_bytes: usize) -> bool {
         let Packed {
             format, columns, ..
         } = *self;
         let mut rest: &mut [u8] = &mut self.region;
+        let mut below_3 = S::BITS == 2;
         for columns in strips(columns) {
             let strip = rest
                 .split_off_mut(..format.strip_bytes(columns.len()))
                 .expect("the region was made for all strips");
             let blocks = columns.start / S::BLOCK * S::BYTES..columns.end / S::BLOCK * S::BYTES;
-            format
+            below_3 &= format
                 .split(strip, columns.len())
                 .into_par_iter()
                 .zip(bytes.par_chunks((ROWS * row_bytes).max(1)))
-                .for_each(|(mut to, rows)| {
+                .map(|(mut to, rows)| {
                     let rows = rows.chunks_exact(row_bytes).map(|row| &row[blocks.clone()]);
                     to.write_codes::<S>(rows.clone());
                     for (lane, row) in rows.enumerate() {
                         to.write_factors::<S>(lane, row, &format);
                     }
-                });
+                    // The bits of a 3 are both set.
+                    let both = |any, byte: &u8| any | byte & byte >> 1;
+                    to.codes.iter().fold(0, both) & 0x55 == 0
+                })
+                .reduce(|| true, |a, b| a & b);
         }
+        below_3
     }
 }
 

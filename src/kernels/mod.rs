@@ -53,12 +53,16 @@ pub use threads::Threads;
 
 use floats::{FloatType, Floats};
 use formats::block::BlockType;
-use kernel::{Kernel, MAX_WIDTH, ROWS};
+use kernel::{Block, Kernel, Many, ROWS};
 use layout::{PackError, Packed};
 use std::ops::Range;
 
-/// Row groups whose products with a panel are in the works: 32 KiB of sums.
-const GROUPS_AT_ONCE: usize = 32;
+/// One panel, and as many row groups as have 32 KiB of results.
+const ONE_PANEL: Block = Block {
+    groups: 32,
+    least: 1,
+    panels: 1,
+};
 /// Pieces of work for each thread: enough that a delayed thread holds up little.
 const CHUNKS_PER_THREAD: usize = 4;
 
@@ -281,57 +285,81 @@ impl Matrix {
         }
     }
 
-    /// The products of a few row groups with a panel stay in the cache from strip to strip. The activations of a strip
-    /// are in the first-level cache while its weights stream by, once for each panel.
+    /// Columns of an inner run.
+    fn run(&self, weights: &Packed) -> usize {
+        weights.group().min(self.grouping.group())
+    }
+
+    /// The kernel's way for so many tokens.
+    fn many(&self, weights: &Packed, tokens: usize) -> Option<&dyn Many> {
+        match weights.ternary() {
+            true => self.kernel.many(weights.rows(), self.run(weights), tokens),
+            false => None,
+        }
+    }
+
     fn multiply_packed(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
-        let run = weights.group().min(self.grouping.group());
-        for_tiles(weights.rows(), x, y, threads, |groups, index, out| {
-            out.fill([0.0; ROWS]);
+        let (rows, run) = (weights.rows(), self.run(weights));
+        if let Some(many) = self.many(weights, x.tokens()) {
+            return for_blocks(rows, x, y, threads, many.block(), |groups, panels, out| {
+                for strip in weights.strips() {
+                    let panel = |index| x.panel(index, strip.columns(), run);
+                    let panels: Vec<_> = panels.clone().map(panel).collect();
+                    many.multiply(&strip, groups.clone(), &panels, out);
+                }
+            });
+        }
+        // The products stay in the cache from strip to strip. The activations of a strip are in the first-level cache
+        // while its weights stream by, once for each panel.
+        for_blocks(rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
             for strip in weights.strips() {
-                let panel = x.panel(index, strip.columns(), run);
+                let panel = x.panel(panels.start, strip.columns(), run);
                 self.kernel.multiply(&strip, groups.clone(), &panel, out);
             }
         });
     }
 
     fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
-        for_tiles(weights.rows, x, y, threads, |groups, index, out| {
-            let panel = x.float_panel(index);
-            self.kernel.multiply_floats(weights, groups, &panel, out);
-        });
+        for_blocks(
+            weights.rows,
+            x,
+            y,
+            threads,
+            ONE_PANEL,
+            |groups, panels, out| {
+                let panel = x.float_panel(panels.start);
+                self.kernel.multiply_floats(weights, groups, &panel, out);
+            },
+        );
     }
 }
 
-/// `y` (tokens, rows), made a few row groups at a time: `product(groups, index, out)` is to overwrite `out` with the
-/// product of these row groups with panel `index`, as [`Kernel::multiply`] has it.
-fn for_tiles(
+/// `y` (tokens, rows), made a block at a time: `product(groups, panels, out)` is to add the product of these row
+/// groups with these panels to `out`, as [`Many::multiply`] has it.
+fn for_blocks(
     rows: usize,
     x: &Activations,
     y: &mut [f32],
     threads: &Threads,
-    product: impl Fn(Range<usize>, usize, &mut [[f32; ROWS]]) + Sync,
+    block: Block,
+    product: impl Fn(Range<usize>, Range<usize>, &mut [[f32; ROWS]]) + Sync,
 ) {
-    let y = Output::new(y);
-    for_chunks(rows.div_ceil(ROWS), threads, |chunk| {
-        let mut out = [[0.0; ROWS]; GROUPS_AT_ONCE * MAX_WIDTH];
-        for first in chunk.clone().step_by(GROUPS_AT_ONCE) {
-            let groups = first..chunk.end.min(first + GROUPS_AT_ONCE);
-            for (index, (tokens, width)) in x.panels().enumerate() {
-                let out = &mut out[..groups.len() * width];
-                product(groups.clone(), index, out);
-                for (i, token) in tokens.enumerate() {
-                    let here = groups.start * ROWS..rows.min(groups.end * ROWS);
+    let y = Output::new(y, rows);
+    let panels: Vec<_> = x.panels().collect();
+    for_chunks(rows.div_ceil(ROWS), block.least, threads, |chunk| {
+        let mut out = Vec::new();
+        for groups in pieces(chunk, block.groups) {
+            for here in pieces(0..panels.len(), block.panels) {
+                let width: usize = panels[here.clone()].iter().map(|(_, width)| width).sum();
+                out.clear();
+                out.resize(groups.len() * width, [0.0; ROWS]);
+                product(groups.clone(), here.clone(), &mut out);
+                let mut rest = &out[..];
+                for (tokens, width) in &panels[here] {
+                    let (out, others) = rest.split_at(groups.len() * width);
+                    rest = others;
                     // SAFETY: the rows of these groups belong to this chunk alone.
-                    let y = unsafe { y.slice(token * rows + here.start..token * rows + here.end) };
-                    let mut out = out[i..].iter().step_by(width);
-                    let (whole, rest) = y.as_chunks_mut();
-                    whole
-                        .iter_mut()
-                        .zip(&mut out)
-                        .for_each(|(y, out)| *y = *out);
-                    rest.iter_mut()
-                        .zip(out.flatten())
-                        .for_each(|(y, out)| *y = *out);
+                    unsafe { y.write(groups.clone(), tokens.clone(), out.chunks_exact(*width)) };
                 }
             }
         }
@@ -353,42 +381,74 @@ fn grouping(ty: BlockType, columns: usize, precision: Precision) -> Grouping {
     }
 }
 
-/// `task` for every chunk of 0..count, on all threads.
-fn for_chunks(count: usize, threads: &Threads, task: impl Fn(Range<usize>) + Sync) {
+/// `task` for every chunk of 0..count, on all threads, as many chunks on each; no chunk is shorter than `least` where
+/// that leaves one for each thread.
+fn for_chunks(count: usize, least: usize, threads: &Threads, task: impl Fn(Range<usize>) + Sync) {
     let chunks = match threads.count() {
         1 => 1,
-        threads => count.min(threads * CHUNKS_PER_THREAD),
+        threads => (count / least / threads).clamp(1, CHUNKS_PER_THREAD) * threads,
     };
-    threads.run(chunks, |i| {
-        task(count * i / chunks..count * (i + 1) / chunks)
-    });
+    let chunks = chunks.min(count);
+    threads.run(chunks, |i| task(piece(0..count, i, chunks)));
 }
 
-/// The product, written by several threads at once.
+/// `range` in as few pieces of up to `most` as there can be, all about as long.
+fn pieces(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = range.len().div_ceil(most);
+    (0..count).map(move |i| piece(range.clone(), i, count))
+}
+
+/// Piece `i` of `count`.
+fn piece(range: Range<usize>, i: usize, count: usize) -> Range<usize> {
+    let at = |i: usize| range.start + range.len() * i / count;
+    at(i)..at(i + 1)
+}
+
+/// The product (tokens, rows), written by several threads at once.
 struct Output<'a> {
     start: *mut f32,
     length: usize,
+    rows: usize,
     owner: std::marker::PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: the only access is `slice`, whose caller promises that slices do not overlap.
+// SAFETY: the only access is `write`, whose caller promises that no two write the same rows.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
-    fn new(y: &'a mut [f32]) -> Output<'a> {
+    fn new(y: &'a mut [f32], rows: usize) -> Output<'a> {
         Output {
             start: y.as_mut_ptr(),
             length: y.len(),
+            rows,
             owner: std::marker::PhantomData,
         }
     }
 
+    /// Write some row groups of some tokens. `results` has those of a group's tokens, then perhaps some that do not
+    /// count.
+    ///
     /// # Safety
-    /// No two slices that live at the same time may overlap.
-    #[allow(clippy::mut_from_ref, reason = "see Safety")]
-    unsafe fn slice(&self, range: Range<usize>) -> &mut [f32] {
-        assert!(range.start <= range.end && range.end <= self.length);
-        // SAFETY: inside the slice that this was made from, and by the caller's promise not shared.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    /// No two calls may run at the same time for the same row group.
+    unsafe fn write<'r>(
+        &self,
+        groups: Range<usize>,
+        tokens: Range<usize>,
+        results: impl Iterator<Item = &'r [[f32; ROWS]]>,
+    ) {
+        for (group, results) in groups.zip(results) {
+            let first = group * ROWS;
+            let count = ROWS.min(self.rows - first);
+            for (token, result) in tokens.clone().zip(results) {
+                let at = token * self.rows + first;
+                assert!(at + count <= self.length);
+                // SAFETY: inside the slice that this was made from, and by the caller's promise not shared.
+                let y = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) };
+                match y.first_chunk_mut() {
+                    Some(y) => *y = *result,
+                    None => y.copy_from_slice(&result[..count]),
+                }
+            }
+        }
     }
 }

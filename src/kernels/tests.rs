@@ -245,6 +245,93 @@ fn every_kernel_equals_scalar_whatever_the_group() {
     assert!(names.len() >= 16, "{names:?}");
 }
 
+/// The same with codes that mean -1, 0 and +1 alone.
+fn ternary_blocks(random: &mut Random, ty: BlockType, weights: usize, run: usize) -> Vec<u8> {
+    let mut bytes = blocks_with_runs(random, ty, weights, run);
+    for block in bytes.chunks_exact_mut(ty.bytes()) {
+        let codes = match ty {
+            BlockType::TQ2_0 => 0..64,
+            BlockType::Q2_0 | BlockType::Q4_0 => 2..18,
+            BlockType::Q2_K => 16..80,
+            _ => 0..0, // TQ1_0 has no others
+        };
+        for byte in &mut block[codes] {
+            let code = |place: u32| ((u32::from(*byte) >> place & 3) % 3) << place;
+            *byte = match ty {
+                BlockType::Q4_0 => (code(0) | code(4)) as u8 + 0x77,
+                _ => (code(0) | code(2) | code(4) | code(6)) as u8,
+            };
+        }
+    }
+    bytes
+}
+
+/// Whether the kernel has a way of its own for so many tokens.
+fn many(matrix: &Matrix, tokens: usize) -> bool {
+    match &matrix.weights {
+        Weights::Packed(weights) => matrix.many(weights, tokens).is_some(),
+        Weights::Floats(_) => false,
+    }
+}
+
+/// Enough rows and tokens for the kernels that have a way of their own for many.
+#[test]
+fn every_kernel_equals_scalar_for_many_rows_and_tokens() {
+    let mut random = Random(7);
+    let threads: Vec<Threads> = (1..=2).map(Threads::new).collect();
+    let types = [
+        BlockType::TQ2_0,
+        BlockType::TQ1_0,
+        BlockType::Q2_0,
+        BlockType::Q2_K,
+        BlockType::Q4_0,
+    ];
+    let mut ways = std::collections::BTreeSet::new();
+    for (case, ty) in types.into_iter().cycle().take(20).enumerate() {
+        let run = [32, 64, 128, 256][case / 5];
+        let rows = [256, 273, 520, 300][case % 4];
+        let columns = if case < 15 { 512 } else { STRIP + 256 };
+        let mut bytes = ternary_blocks(&mut random, ty, rows * columns, run);
+        for precision in [Precision::Exact, Precision::Fast] {
+            let options = options(Isa::Scalar, precision);
+            let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
+            for tokens in [16, 36, 60, 72] {
+                let mut x = random.floats(tokens * columns);
+                match tokens {
+                    36 => x.fill(127.0),
+                    60 => x.fill(-127.0),
+                    _ => {}
+                }
+                matrix.kernel = &Scalar;
+                let scalar = bits(&product(&matrix, &x, &threads[0]));
+                for kernel in kernels() {
+                    matrix.kernel = kernel;
+                    if many(&matrix, tokens) {
+                        ways.insert((kernel.name(), ty.name(), run));
+                    }
+                    let found = bits(&product(&matrix, &x, &threads[case % 2]));
+                    let kernel = kernel.name();
+                    assert!(
+                        found == scalar,
+                        "{ty} {rows}x{columns} {run} {tokens} {precision:?} {kernel}"
+                    );
+                }
+            }
+        }
+        // One code that is not ternary, and the whole matrix is not.
+        if let BlockType::TQ2_0 | BlockType::Q2_0 = ty {
+            let last = bytes.len() - if ty == BlockType::TQ2_0 { 3 } else { 1 };
+            bytes[last] |= 3;
+            let best = options(Isa::best(), Precision::Exact);
+            let matrix = Matrix::new(ty, rows, columns, &bytes, &best).unwrap();
+            assert!(!many(&matrix, 60));
+        }
+    }
+    println!("{ways:?}");
+    // A run of 64 of TQ2_0 and TQ1_0 is one of 256.
+    assert!(ways.is_empty() || ways.len() == 20, "{ways:?}");
+}
+
 #[test]
 fn packed_weights_are_those_of_the_file() {
     let mut random = Random(5);

@@ -17,23 +17,28 @@
 //!
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
+use super::lookup::Lookup;
 use super::{fetch, fetch_ahead};
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
-use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
+use crate::kernels::kernel::{Kernel, Many, Panel, ROWS, Runs, STEP};
 use crate::kernels::layout::{RowGroup, Strip};
 use std::arch::x86_64::*;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Bytes to fetch ahead for one token where runs are short.
 const FAR_AHEAD: usize = 4096;
 
 /// The proof that the CPU has AVX-512 F, BW, VL and VNNI (and what comes with them).
-pub(super) struct Avx512Vnni(());
+pub(super) struct Avx512Vnni {
+    /// Whether many tokens are multiplied with [`Lookup`].
+    lookup: Option<Lookup>,
+}
 
 impl Avx512Vnni {
     pub fn detect() -> Option<&'static Avx512Vnni> {
-        static KERNEL: Avx512Vnni = Avx512Vnni(());
+        static KERNEL: Avx512Vnni = Avx512Vnni { lookup: None };
         let found = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
@@ -41,11 +46,29 @@ impl Avx512Vnni {
             && is_x86_feature_detected!("f16c");
         found.then_some(&KERNEL)
     }
+
+    /// The same with look-ups.
+    pub fn detect_with_lookup() -> Option<&'static Avx512Vnni> {
+        static KERNEL: OnceLock<Option<Avx512Vnni>> = OnceLock::new();
+        let kernel = || {
+            let lookup = Some(Lookup(Avx512Vnni::detect()?));
+            Some(Avx512Vnni { lookup })
+        };
+        KERNEL.get_or_init(kernel).as_ref()
+    }
 }
 
 impl Kernel for Avx512Vnni {
     fn name(&self) -> &'static str {
-        "avx512vnni"
+        match self.lookup {
+            None => "avx512vnni",
+            Some(_) => "avx512lookup",
+        }
+    }
+
+    fn many(&self, rows: usize, run: usize, tokens: usize) -> Option<&dyn Many> {
+        let lookup = self.lookup.as_ref()?;
+        Lookup::pays(rows, run, tokens).then_some(lookup)
     }
 
     fn multiply(
@@ -548,7 +571,7 @@ fn offsets<const W: usize>(multipliers: &[[u8; ROWS]], sums: &[[i32; W]]) -> [__
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_bytes(bytes: &[u8; 16]) -> __m128i {
+pub(super) fn load_bytes(bytes: &[u8; 16]) -> __m128i {
     // SAFETY: 16 bytes are there.
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
@@ -556,7 +579,7 @@ fn load_bytes(bytes: &[u8; 16]) -> __m128i {
 /// The four planes of a step, each code in its byte.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack<const BITS: usize>(step: &[u8]) -> [__m512i; 4] {
+pub(super) fn unpack<const BITS: usize>(step: &[u8]) -> [__m512i; 4] {
     let nibbles = |mask: i8| {
         let (a, b, mask) = (
             load(&step[..64]),
@@ -616,14 +639,14 @@ fn in_place(step: &[u8]) -> [__m512i; 4] {
 /// 16 f16 as f32.
 #[inline]
 #[target_feature(enable = "avx512f,f16c")]
-fn halves(bytes: &[u8; 32]) -> __m512 {
+pub(super) fn halves(bytes: &[u8; 32]) -> __m512 {
     // SAFETY: 32 bytes are there.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load(bytes: &[u8]) -> __m512i {
+pub(super) fn load(bytes: &[u8]) -> __m512i {
     let bytes = &bytes[..64];
     // SAFETY: 64 bytes are there.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
@@ -631,14 +654,14 @@ fn load(bytes: &[u8]) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_floats(floats: &[f32; 16]) -> __m512 {
+pub(super) fn load_floats(floats: &[f32; 16]) -> __m512 {
     // SAFETY: 16 floats are there.
     unsafe { _mm512_loadu_ps(floats.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store(floats: &mut [f32; 16], vector: __m512) {
+pub(super) fn store(floats: &mut [f32; 16], vector: __m512) {
     // SAFETY: there is room for 16 floats.
     unsafe { _mm512_storeu_ps(floats.as_mut_ptr(), vector) }
 }

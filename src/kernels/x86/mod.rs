@@ -7,9 +7,10 @@
 
 mod avx2;
 mod avx512;
+mod lookup;
 
 use super::kernel::Kernel;
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{__cpuid, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 /// The AVX2 kernel, where the CPU has AVX2, FMA and F16C.
 pub(super) fn avx2() -> Option<&'static dyn Kernel> {
@@ -32,6 +33,20 @@ pub(super) fn avx512_vnni() -> Option<&'static dyn Kernel> {
     avx512::Avx512Vnni::detect().map(|kernel| kernel as &dyn Kernel)
 }
 
+/// The same with look-ups.
+pub(super) fn avx512_lookup() -> Option<&'static dyn Kernel> {
+    avx512::Avx512Vnni::detect_with_lookup().map(|kernel| kernel as &dyn Kernel)
+}
+
+/// Whether this is a Zen 4, whose ports suit look-ups (AMD's family 25, as far as it has AVX-512).
+pub(super) fn lookup_pays() -> bool {
+    let vendor = __cpuid(0);
+    let version = __cpuid(1).eax;
+    let family = (version >> 8 & 15) + (version >> 20 & 255);
+    let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+    name.as_flattened() == b"AuthenticAMD" && family == 25
+}
+
 /// Bytes to fetch ahead of the codes in use.
 const AHEAD: usize = 512;
 
@@ -48,5 +63,14 @@ fn fetch_ahead(codes: &[u8], ahead: usize) {
         let ahead = codes.as_ptr().wrapping_add(ahead + line);
         // SAFETY: every CPU of this architecture has the instruction; it reads nothing and may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
+    }
+}
+
+/// Fetch `codes` as far as the second-level cache.
+#[inline(always)]
+fn fetch_to_l2(codes: &[u8]) {
+    for line in codes.chunks(64) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
 }
