@@ -12,13 +12,13 @@
 //! 3. Many tokens: 16 sums, 4 planes and the mask stay in registers; the f32 results live in the first-level cache and
 //!    are touched once in a run.
 //! 4. Activations are broadcast by the load of `vpdpbusd` itself.
-//! 5. Codes are fetched ahead where much work lies between two lines: the hardware does so in time only where it is little,
-//!    for one token and codes of 2 bits in long runs.
+//! 5. Codes are fetched ahead where much work lies between two lines. Where it is little, for one token and codes of 2
+//!    bits in long runs, a Zen 4 does so in time by itself, and fetching slows it down; an Emerald Rapids does not.
 //!
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
 use super::lookup::Lookup;
-use super::{fetch, fetch_ahead};
+use super::{AHEAD, fetch, fetch_ahead, is_zen_4};
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Many, Panel, ROWS, Runs, STEP};
@@ -27,34 +27,44 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Bytes to fetch ahead for one token where runs are short.
+/// Bytes to fetch ahead for one token.
 const FAR_AHEAD: usize = 4096;
 
 /// The proof that the CPU has AVX-512 F, BW, VL and VNNI (and what comes with them).
 pub(super) struct Avx512Vnni {
     /// Whether many tokens are multiplied with [`Lookup`].
     lookup: Option<Lookup>,
+    /// Whether codes are fetched for one token also where runs are long.
+    fetch: bool,
 }
 
 impl Avx512Vnni {
     pub fn detect() -> Option<&'static Avx512Vnni> {
-        static KERNEL: Avx512Vnni = Avx512Vnni { lookup: None };
-        let found = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("f16c");
-        found.then_some(&KERNEL)
+        static KERNEL: OnceLock<Option<Avx512Vnni>> = OnceLock::new();
+        let kernel = || {
+            let found = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("f16c");
+            found.then(|| Avx512Vnni {
+                lookup: None,
+                fetch: !is_zen_4(),
+            })
+        };
+        KERNEL.get_or_init(kernel).as_ref()
     }
 
     /// The same with look-ups.
     pub fn detect_with_lookup() -> Option<&'static Avx512Vnni> {
         static KERNEL: OnceLock<Option<Avx512Vnni>> = OnceLock::new();
-        let kernel = || {
-            let lookup = Some(Lookup(Avx512Vnni::detect()?));
-            Some(Avx512Vnni { lookup })
+        let with_lookup = |kernel: &'static Avx512Vnni| Avx512Vnni {
+            lookup: Some(Lookup(kernel)),
+            ..*kernel
         };
-        KERNEL.get_or_init(kernel).as_ref()
+        KERNEL
+            .get_or_init(|| Avx512Vnni::detect().map(with_lookup))
+            .as_ref()
     }
 }
 
@@ -81,12 +91,16 @@ impl Kernel for Avx512Vnni {
         let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         let product = match panel.width {
             width if weights.multiplied() => {
-                multiplied_of(weights.bits(), width, runs.columns / STEP)
+                multiplied_of(weights.bits(), width, runs.columns / STEP, self.fetch)
             }
-            1 if runs.activation_inside => {
-                one_token_of::<true>(weights.bits(), runs.columns / STEP)
+            1 => {
+                let steps = runs.columns / STEP;
+                match (runs.activation_inside, self.fetch) {
+                    (true, _) => one_token_of::<true, true>(weights.bits(), steps),
+                    (false, true) => one_token_of::<false, true>(weights.bits(), steps),
+                    (false, false) => one_token_of::<false, false>(weights.bits(), steps),
+                }
             }
-            1 => one_token_of::<false>(weights.bits(), runs.columns / STEP),
             12 if runs.activation_inside => in_two_of::<12, 4>(weights.bits()),
             16 if runs.activation_inside => in_two_of::<16, 8>(weights.bits()),
             4 => tokens_of::<4>(weights.bits(), runs.inner),
@@ -195,14 +209,14 @@ fn in_two<const BITS: usize, const W: usize, const B: usize>(
 }
 
 /// The product for one token, codes of `bits` bits and inner runs of `steps` steps. `INSIDE`: the inner scale is the
-/// activation's.
-fn one_token_of<const INSIDE: bool>(bits: usize, steps: usize) -> Product {
+/// activation's. `FETCH`: codes are fetched ahead.
+fn one_token_of<const INSIDE: bool, const FETCH: bool>(bits: usize, steps: usize) -> Product {
     match (bits, steps) {
-        (2, 1) => one_token_2_bits::<1, INSIDE>,
-        (2, 2) => one_token_2_bits::<2, INSIDE>,
-        (2, 4) => one_token_2_bits::<4, INSIDE>,
-        (2, 8) => one_token_2_bits::<8, INSIDE>,
-        (2, _) => one_token_2_bits::<16, INSIDE>,
+        (2, 1) => one_token_2_bits::<1, INSIDE, FETCH>,
+        (2, 2) => one_token_2_bits::<2, INSIDE, FETCH>,
+        (2, 4) => one_token_2_bits::<4, INSIDE, FETCH>,
+        (2, 8) => one_token_2_bits::<8, INSIDE, FETCH>,
+        (2, _) => one_token_2_bits::<16, INSIDE, FETCH>,
         (4, _) => one_token::<4, INSIDE>,
         (6, _) => one_token::<6, INSIDE>,
         (_, _) => one_token::<8, INSIDE>,
@@ -211,7 +225,7 @@ fn one_token_of<const INSIDE: bool>(bits: usize, steps: usize) -> Product {
 
 /// One token, codes of 2 bits, inner runs of `STEPS` steps.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn one_token_2_bits<const STEPS: usize, const INSIDE: bool>(
+fn one_token_2_bits<const STEPS: usize, const INSIDE: bool, const FETCH: bool>(
     group: &RowGroup<'_>,
     _: Option<u32>,
     runs: Runs,
@@ -224,7 +238,7 @@ fn one_token_2_bits<const STEPS: usize, const INSIDE: bool>(
     for outer in 0..runs.outer {
         let mut partial = _mm512_setzero_ps();
         for run in outer * runs.inner..(outer + 1) * runs.inner {
-            if INSIDE {
+            if FETCH {
                 fetch_ahead(codes[run].as_flattened(), FAR_AHEAD);
             }
             let offset = _mm512_set1_epi32(panel.sums[run]);
@@ -438,9 +452,11 @@ fn tokens<
     }
 }
 
-/// The product for a panel of `width` tokens where scales have multipliers.
-fn multiplied_of(bits: usize, width: usize, steps: usize) -> Product {
+/// The product for a panel of `width` tokens where scales have multipliers. `fetch`: codes are fetched ahead for one token
+/// also where runs are long.
+fn multiplied_of(bits: usize, width: usize, steps: usize, fetch: bool) -> Product {
     match (bits, steps) {
+        (2, 8) if width == 1 && !fetch => multiplied::<2, 8, 1, 0>,
         (2, 8) => multiplied_of_width::<2, 8>(width),
         (2, _) => multiplied_of_width::<2, 1>(width),
         (4, _) => multiplied_of_width::<4, 1>(width),
@@ -450,19 +466,19 @@ fn multiplied_of(bits: usize, width: usize, steps: usize) -> Product {
 
 fn multiplied_of_width<const BITS: usize, const STEPS: usize>(width: usize) -> Product {
     match width {
-        1 => multiplied::<BITS, STEPS, 1>,
-        4 => multiplied::<BITS, STEPS, 4>,
-        8 => multiplied::<BITS, STEPS, 8>,
-        12 => multiplied::<BITS, STEPS, 12>,
-        _ => multiplied::<BITS, STEPS, 16>,
+        1 => multiplied::<BITS, STEPS, 1, FAR_AHEAD>,
+        4 => multiplied::<BITS, STEPS, 4, AHEAD>,
+        8 => multiplied::<BITS, STEPS, 8, AHEAD>,
+        12 => multiplied::<BITS, STEPS, 12, AHEAD>,
+        _ => multiplied::<BITS, STEPS, 16, AHEAD>,
     }
 }
 
 /// A panel of `W` tokens where scales have multipliers, which are applied to the sums of `STEPS` steps. Those of a short
 /// run are applied to every step: then only the totals have to stay in registers, and no product waits for that of
-/// another step.
+/// another step. `FETCH`: how many bytes ahead codes are fetched; 0: they are not.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn multiplied<const BITS: usize, const STEPS: usize, const W: usize>(
+fn multiplied<const BITS: usize, const STEPS: usize, const W: usize, const FETCH: usize>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
@@ -485,11 +501,8 @@ fn multiplied<const BITS: usize, const STEPS: usize, const W: usize>(
         for multipliers in &group.multipliers[span_runs.clone()] {
             let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
             for (codes, quads) in pieces.by_ref().take(steps / STEPS) {
-                if W > 1 {
-                    fetch(codes);
-                } else if STEPS == 1 {
-                    // So much work lies between two steps that the loads of few of them are under way at a time.
-                    fetch_ahead(codes, 32 * codes.len());
+                if FETCH > 0 {
+                    fetch_ahead(codes, FETCH);
                 }
                 let dots = dots_of_steps::<BITS, STEPS, W>(codes, quads);
                 for c in 0..W {
