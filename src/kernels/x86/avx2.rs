@@ -13,7 +13,7 @@
 //! 3. `vpdpbusd` adds in 32 bits and needs none of that. It is written in assembly: then one body serves both, and the
 //!    tests can run it in its AVX-512VL encoding on CPUs that have only that.
 
-use super::fetch;
+use super::{AHEAD, FAR_AHEAD, fetch_ahead};
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
@@ -272,7 +272,7 @@ fn multiplied<const BITS: usize, const H: usize, const C: usize>(
             };
             let steps = codes.chunks_exact(32 * BITS);
             for (step, quads) in steps.zip(quads.chunks_exact(4 * width)) {
-                fetch(step);
+                fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
                 for h in 0..H {
                     let multiplier = pairs(multipliers, multipliers, half + h);
                     // Codes of 6 bits: 2 * 63 * 127 = 16,002 a product, and two of them 32,004 < 32,767.
@@ -395,7 +395,7 @@ fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
             .chunks_exact(32 * BITS)
             .zip(quads.chunks_exact(4 * width))
         {
-            fetch(step);
+            fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
             for h in 0..H {
                 let planes = planes::<DOT, BITS>(step, half + h);
                 for l in 0..4 {

@@ -18,7 +18,7 @@
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
 use super::lookup::Lookup;
-use super::{AHEAD, fetch, fetch_ahead, is_zen_4};
+use super::{AHEAD, FAR_AHEAD, fetch, fetch_ahead, is_zen_4};
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
 use crate::kernels::kernel::{Kernel, Many, Panel, ROWS, Runs, STEP};
@@ -26,9 +26,6 @@ use crate::kernels::layout::{RowGroup, Strip};
 use std::arch::x86_64::*;
 use std::ops::Range;
 use std::sync::OnceLock;
-
-/// Bytes to fetch ahead for one token.
-const FAR_AHEAD: usize = 4096;
 
 /// The proof that the CPU has AVX-512 F, BW, VL and VNNI (and what comes with them).
 pub(super) struct Avx512Vnni {

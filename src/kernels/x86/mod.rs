@@ -55,6 +55,8 @@ fn is_zen_4() -> bool {
 
 /// Bytes to fetch ahead of the codes in use.
 const AHEAD: usize = 512;
+/// The same for one token.
+const FAR_AHEAD: usize = 4096;
 
 /// Fetch the codes that follow in [`AHEAD`] bytes.
 #[inline(always)]
