@@ -277,6 +277,11 @@ fn many(matrix: &Matrix, tokens: usize) -> bool {
 /// Enough rows and tokens for the kernels that have a way of their own for many.
 #[test]
 fn every_kernel_equals_scalar_for_many_rows_and_tokens() {
+    let with_many = |kernel: &&dyn Kernel| kernel.many(256, 256, 132).is_some();
+    let kernels: Vec<_> = kernels().into_iter().filter(with_many).collect();
+    if kernels.is_empty() {
+        return println!("skipped: no kernel of this CPU has a way of its own for many tokens");
+    }
     let mut random = Random(7);
     let threads: Vec<Threads> = (1..=2).map(Threads::new).collect();
     let types = [
@@ -286,50 +291,41 @@ fn every_kernel_equals_scalar_for_many_rows_and_tokens() {
         BlockType::Q2_K,
         BlockType::Q4_0,
     ];
-    let mut ways = std::collections::BTreeSet::new();
-    for (case, ty) in types.into_iter().cycle().take(20).enumerate() {
-        let run = [32, 64, 128, 256][case / 5];
-        let rows = [256, 273, 520, 300][case % 4];
-        let columns = if case < 15 { 512 } else { STRIP + 256 };
+    for (case, ty) in types.into_iter().cycle().take(40).enumerate() {
+        let run = [32, 64, 128, 256][case % 4];
+        let rows = [256, 273, 520, 300][case / 3 % 4];
+        let tokens = [60, 48, 132, 76][case / 7 % 4];
+        let columns = if case % 9 == 0 { STRIP + 256 } else { 512 };
         let mut bytes = ternary_blocks(&mut random, ty, rows * columns, run);
+        let mut x = random.floats(tokens * columns);
+        match case % 6 {
+            0 => x.fill(127.0),
+            3 => x.fill(-127.0),
+            _ => {}
+        }
         for precision in [Precision::Exact, Precision::Fast] {
             let options = options(Isa::Scalar, precision);
             let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
-            for tokens in [16, 36, 60, 72] {
-                let mut x = random.floats(tokens * columns);
-                match tokens {
-                    36 => x.fill(127.0),
-                    60 => x.fill(-127.0),
-                    _ => {}
-                }
-                matrix.kernel = &Scalar;
-                let scalar = bits(&product(&matrix, &x, &threads[0]));
-                for kernel in kernels() {
-                    matrix.kernel = kernel;
-                    if many(&matrix, tokens) {
-                        ways.insert((kernel.name(), ty.name(), run));
-                    }
-                    let found = bits(&product(&matrix, &x, &threads[case % 2]));
-                    let kernel = kernel.name();
-                    assert!(
-                        found == scalar,
-                        "{ty} {rows}x{columns} {run} {tokens} {precision:?} {kernel}"
-                    );
-                }
+            let scalar = bits(&product(&matrix, &x, &threads[0]));
+            for &kernel in &kernels {
+                matrix.kernel = kernel;
+                let found = bits(&product(&matrix, &x, &threads[case % 2]));
+                assert!(
+                    many(&matrix, tokens) && found == scalar,
+                    "case {case} {precision:?}"
+                );
             }
         }
         // One code that is not ternary, and the whole matrix is not.
         if let BlockType::TQ2_0 | BlockType::Q2_0 = ty {
             let last = bytes.len() - if ty == BlockType::TQ2_0 { 3 } else { 1 };
             bytes[last] |= 3;
-            let best = options(Isa::best(), Precision::Exact);
-            let matrix = Matrix::new(ty, rows, columns, &bytes, &best).unwrap();
-            assert!(!many(&matrix, 60));
+            let options = options(Isa::Scalar, Precision::Exact);
+            let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
+            matrix.kernel = kernels[0];
+            assert!(!many(&matrix, tokens));
         }
     }
-    println!("{ways:?}");
-    // A run of 64 of TQ2_0 and TQ1_0 is one of 256.
-    assert!(ways.is_empty() || ways.len() == 20, "{ways:?}");
 }
 
 #[test]
