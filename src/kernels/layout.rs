@@ -570,8 +570,12 @@ impl Packed {
                         to.write_factors::<S>(lane, row, &format);
                     }
                     // The bits of a 3 are both set.
-                    let both = |any, byte: &u8| any | byte & byte >> 1;
-                    to.codes.iter().fold(0, both) & 0x55 == 0
+                    let both = |any: u64, codes: &[u8; 8]| {
+                        let codes = u64::from_ne_bytes(*codes);
+                        any | codes & codes >> 1
+                    };
+                    let words = to.codes.as_chunks().0;
+                    words.iter().fold(0, both) & 0x5555_5555_5555_5555 == 0
                 })
                 .reduce(|| true, |a, b| a & b);
         }
