@@ -51,8 +51,8 @@ pub(super) trait Kernel: Sync {
         out: &mut [[f32; ROWS]],
     );
 
-    /// A faster way where stored codes are 0, 1 and 2 alone, if there is one for so many rows and tokens and for
-    /// inner runs of `run` columns.
+    /// A faster way where stored codes are 0, 1 and 2 alone, if there is one for so many tokens, so many rows for each
+    /// thread, and inner runs of `run` columns.
     fn many(&self, _rows: usize, _run: usize, _tokens: usize) -> Option<&dyn Many> {
         None
     }

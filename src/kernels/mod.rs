@@ -291,16 +291,17 @@ impl Matrix {
     }
 
     /// The kernel's way for so many tokens.
-    fn many(&self, weights: &Packed, tokens: usize) -> Option<&dyn Many> {
+    fn many(&self, weights: &Packed, tokens: usize, threads: usize) -> Option<&dyn Many> {
+        let (rows, run) = (weights.rows() / threads, self.run(weights));
         match weights.ternary() {
-            true => self.kernel.many(weights.rows(), self.run(weights), tokens),
+            true => self.kernel.many(rows, run, tokens),
             false => None,
         }
     }
 
     fn multiply_packed(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
         let (rows, run) = (weights.rows(), self.run(weights));
-        if let Some(many) = self.many(weights, x.tokens()) {
+        if let Some(many) = self.many(weights, x.tokens(), threads.count()) {
             return for_blocks(rows, x, y, threads, many.block(), |groups, panels, out| {
                 for strip in weights.strips() {
                     let panel = |index| x.panel(index, strip.columns(), run);
