@@ -20,7 +20,8 @@ use crate::verify::{LoadFacts, Rate, SpeedFacts, Workload, race};
 /// Measure speed, ours and llama.cpp's, in one run
 ///
 /// With a GGUF file: prefill and decode of the whole model by both engines, in turn. Without: single matrix products
-/// against llama.cpp's ggml, and against what this machine can do at most.
+/// against llama.cpp's ggml, and as a share of what this machine reads from memory ("of read") and of what its dot
+/// instruction does on registers alone ("of dots", which the kernel avx512lookup can pass).
 #[derive(Args, Debug)]
 pub struct BenchArgs {
     /// A packed model; without one, matrix products are measured
@@ -220,7 +221,7 @@ fn table(outcomes: &[Outcome]) -> Table {
         "GB/s",
         "of read",
         "GMAC/s",
-        "of peak",
+        "of dots",
         "kernel",
     ]);
     for o in outcomes {

@@ -1,4 +1,4 @@
-//! How fast the products are: ours, ggml's, and what the machine could do at most, measured in turns.
+//! How fast the products are, ours and ggml's, beside what memory and the dot instruction do, measured in turns.
 //!
 //! Machines are shared and clocks change, so all four take turns of about a millisecond, and what is quoted are ratios
 //! of medians over many turns:

@@ -67,8 +67,8 @@ pub(super) trait Kernel: Sync {
         sums: &mut [i32],
     );
 
-    /// Run the dot instruction on registers, `repeats` times; returns the multiplications of one repeat. It is the
-    /// rate that no kernel can pass; None where nothing was written to measure it.
+    /// Run the dot instruction on registers, `repeats` times; returns the multiplications of one repeat. No kernel can
+    /// pass that rate without a way for [`Many`]; None where nothing was written to measure it.
     fn dots(&self, _repeats: usize) -> Option<usize> {
         None
     }
