@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use comfy_table::{CellAlignment, Table, presets};
 use formats::block::BlockType;
 use formats::gguf::File;
@@ -27,50 +28,65 @@ pub struct BenchArgs {
     /// A packed model; without one, matrix products are measured
     model: Option<PathBuf>,
     /// Tokens of a prefill, with a model
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value = "128", value_parser = count(65536), requires = "model")]
     prefill: usize,
     /// Tokens decoded after it, with a model
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = count(65536), requires = "model")]
     decode: usize,
     /// Runs of each engine, with a model
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = count(1000), requires = "model")]
     runs: usize,
     /// Shapes of the weight matrices
     #[arg(long = "shape", value_name = "ROWSxCOLUMNS", value_delimiter = ',', value_parser = shape,
-          default_values = ["2048x2048", "8192x2048", "2048x8192"])]
+          default_values = ["2048x2048", "8192x2048", "2048x8192"], conflicts_with = "model")]
     shapes: Vec<(usize, usize)>,
     /// Types of the weights
     #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', value_parser = block_type,
-          default_values = ["tq2_0", "q2_0", "q2_k"])]
+          default_values = ["tq2_0", "q2_0", "q2_k"], conflicts_with = "model")]
     types: Vec<BlockType>,
     /// Tokens in one product; 1 is decode
-    #[arg(long, value_delimiter = ',', default_values = ["1", "8", "128"])]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "8", "128"],
+          value_parser = count(65536), conflicts_with = "model")]
     tokens: Vec<usize>,
     /// Numbers of threads to measure with, the same on both sides
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "2"])]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "2"], value_parser = count(1024))]
     thread_counts: Vec<usize>,
     /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, avx512lookup, neon-dotprod or neon-i8mm
-    #[arg(long)]
+    #[arg(long, conflicts_with = "model")]
     isa: Option<Isa>,
     /// Quantize the activations of Q2_0 and Q4_0 in groups of 64 to 256, not of 32 as llama.cpp does
-    #[arg(long)]
+    #[arg(long, conflicts_with = "model")]
     fast: bool,
     /// Keep one matrix in the cache; without this many are read from memory in turn
-    #[arg(long)]
+    #[arg(long, conflicts_with = "model")]
     hot: bool,
     /// Seconds for each case
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
+    #[arg(long, default_value = "1", value_parser = seconds, conflicts_with = "model")]
+    seconds: Duration,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// A number of 1 to `most`.
+fn count(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().map(Duration::try_from_secs_f64);
+    match seconds {
+        Some(Ok(seconds)) => Ok(seconds),
+        _ => Err(format!("'{text}' is no number of seconds such as 0.5")),
+    }
 }
 
 fn shape(text: &str) -> Result<(usize, usize), String> {
     let number = |text: &str| text.parse().ok().filter(|&n: &usize| n > 0);
     text.split_once('x')
         .and_then(|(rows, columns)| Some((number(rows)?, number(columns)?)))
-        .ok_or_else(|| format!("'{text}' is no shape such as 2048x8192"))
+        .filter(|&(rows, columns)| rows.checked_mul(columns).is_some_and(|n| n <= 1 << 31))
+        .ok_or_else(|| format!("'{text}' is no shape such as 2048x8192, of at most 2^31 weights"))
 }
 
 fn block_type(text: &str) -> Result<BlockType, String> {
@@ -95,11 +111,11 @@ fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
     let mut outcomes = vec![];
     for &threads in &args.thread_counts {
         let workload = Workload {
-            prefill: args.prefill.max(1),
-            decode: args.decode.max(1),
-            runs: args.runs.max(1),
+            prefill: args.prefill,
+            decode: args.decode,
+            runs: args.runs,
             patience: Duration::from_secs(600),
-            ..Workload::new(threads.max(1))
+            ..Workload::new(threads)
         };
         let (facts, missing) = race(model, &file, workload, &|_| {}).with_context(place)?;
         outcomes.push((facts, missing));
@@ -186,11 +202,11 @@ fn bench_products(args: &BenchArgs) -> Result<ExitCode> {
                         ty,
                         rows,
                         columns,
-                        tokens: tokens.max(1),
-                        threads: threads.max(1),
+                        tokens,
+                        threads,
                         hot: args.hot,
                         options: Options { isa, precision },
-                        time: Duration::try_from_secs_f64(args.seconds).context("--seconds")?,
+                        time: args.seconds,
                     };
                     outcomes.push(measure(&case)?);
                 }

@@ -85,8 +85,8 @@ pub(super) trait Kernel: Sync {
 
 /// A product of many rows and tokens at once.
 pub(super) trait Many: Sync {
-    /// The largest pieces that it wants a product in.
-    fn block(&self) -> Block;
+    /// The largest tile that it wants at a time.
+    fn tile(&self) -> Tile;
 
     /// [`Kernel::multiply`] for several panels, whose results lie in `out` one behind the other.
     fn multiply(
@@ -98,9 +98,9 @@ pub(super) trait Many: Sync {
     );
 }
 
-/// The size of a piece of a product.
+/// The size of a part of a product.
 #[derive(Clone, Copy)]
-pub(super) struct Block {
+pub(super) struct Tile {
     /// Row groups.
     pub groups: usize,
     /// Row groups that a thread is to have at least, where there are enough.

@@ -53,12 +53,12 @@ pub use threads::Threads;
 
 use floats::{FloatType, Floats};
 use formats::block::BlockType;
-use kernel::{Block, Kernel, Many, ROWS};
+use kernel::{Kernel, Many, ROWS, Tile};
 use layout::{PackError, Packed};
 use std::ops::Range;
 
 /// One panel, and as many row groups as have 32 KiB of results.
-const ONE_PANEL: Block = Block {
+const ONE_PANEL: Tile = Tile {
     groups: 32,
     least: 1,
     panels: 1,
@@ -302,7 +302,7 @@ impl Matrix {
     fn multiply_packed(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
         let (rows, run) = (weights.rows(), self.run(weights));
         if let Some(many) = self.many(weights, x.tokens(), threads.count()) {
-            return for_blocks(rows, x, y, threads, many.block(), |groups, panels, out| {
+            return for_tiles(rows, x, y, threads, many.tile(), |groups, panels, out| {
                 for strip in weights.strips() {
                     let panel = |index| x.panel(index, strip.columns(), run);
                     let panels: Vec<_> = panels.clone().map(panel).collect();
@@ -312,7 +312,7 @@ impl Matrix {
         }
         // The products stay in the cache from strip to strip. The activations of a strip are in the first-level cache
         // while its weights stream by, once for each panel.
-        for_blocks(rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
+        for_tiles(rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
             for strip in weights.strips() {
                 let panel = x.panel(panels.start, strip.columns(), run);
                 self.kernel.multiply(&strip, groups.clone(), &panel, out);
@@ -321,7 +321,7 @@ impl Matrix {
     }
 
     fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
-        for_blocks(
+        for_tiles(
             weights.rows,
             x,
             y,
@@ -335,22 +335,22 @@ impl Matrix {
     }
 }
 
-/// `y` (tokens, rows), made a block at a time: `product(groups, panels, out)` is to add the product of these row
-/// groups with these panels to `out`, as [`Many::multiply`] has it.
-fn for_blocks(
+/// `y` (tokens, rows), made a tile at a time: `product(groups, panels, out)` is to add the product of these row
+/// groups with these panels to `out`, which is 0 before, as [`Many::multiply`] has it.
+fn for_tiles(
     rows: usize,
     x: &Activations,
     y: &mut [f32],
     threads: &Threads,
-    block: Block,
+    tile: Tile,
     product: impl Fn(Range<usize>, Range<usize>, &mut [[f32; ROWS]]) + Sync,
 ) {
     let y = Output::new(y, rows);
     let panels: Vec<_> = x.panels().collect();
-    for_chunks(rows.div_ceil(ROWS), block.least, threads, |chunk| {
+    for_chunks(rows.div_ceil(ROWS), tile.least, threads, |chunk| {
         let mut out = Vec::new();
-        for groups in pieces(chunk, block.groups) {
-            for here in pieces(0..panels.len(), block.panels) {
+        for groups in pieces(chunk, tile.groups) {
+            for here in pieces(0..panels.len(), tile.panels) {
                 let width: usize = panels[here.clone()].iter().map(|(_, width)| width).sum();
                 out.clear();
                 out.resize(groups.len() * width, [0.0; ROWS]);

@@ -664,6 +664,31 @@ fn the_table_names_the_fault_first() {
 }
 
 #[test]
+fn bench_refuses_what_it_would_not_measure() {
+    let bench = Bench::new();
+    for (arguments, said) in [
+        (&["--tokens=0"][..], "0 is not in 1..=65536"),
+        (&["--thread-counts=0"], "0 is not in 1..=1024"),
+        (&["--thread-counts=100000"], "100000 is not in 1..=1024"),
+        (
+            &["--seconds=-1"],
+            "'-1' is no number of seconds such as 0.5",
+        ),
+        (&["--shape=99999x99999"], "of at most 2^31 weights"),
+        (&["--prefill=4"], "<MODEL>"),
+        (&["model.gguf", "--runs=0"], "0 is not in 1..=1000"),
+        (&["model.gguf", "--isa=avx2"], "'--isa <ISA>'"),
+    ] {
+        let ran = bench.run(&[&["bench"], arguments].concat());
+        let text = String::from_utf8(ran.stderr).unwrap();
+        assert!(
+            ran.status.code() == Some(2) && text.contains(said),
+            "{arguments:?}: {text}"
+        );
+    }
+}
+
+#[test]
 fn bench_tells_what_loading_costs() {
     let bench = Bench::new();
     bench.pack(&data::fixture("kjv"), "--type q4_0");

@@ -449,8 +449,8 @@ fn tokens<
     }
 }
 
-/// The product for a panel of `width` tokens where scales have multipliers. `fetch`: codes are fetched ahead for one token
-/// also where runs are long.
+/// The product for a panel of `width` tokens where scales have multipliers. `fetch`: codes are fetched ahead for one
+/// token also where runs are long.
 fn multiplied_of(bits: usize, width: usize, steps: usize, fetch: bool) -> Product {
     match (bits, steps) {
         (2, 8) if width == 1 && !fetch => multiplied::<2, 8, 1, 0>,

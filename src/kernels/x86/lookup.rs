@@ -19,12 +19,12 @@
 //! 1. Codes are those stored, 0 to 2. A run's first table has its sum of activations taken off, so dots and sums begin
 //!    at 0 and end at the dot product less the offset.
 //! 2. Sums wrap, and end right: a run's lies between -256 * 127 and 256 * 127, which is below 2^15.
-//! 3. Rows of the first group are in the even lanes of `sums`, those of the second in the odd ones, and `vpdpwssd` adds
-//!    each to its dots.
+//! 3. Rows of the first group are in the even lanes of `sums`, where `vpdpwssd` adds them to their dots, those of the
+//!    second in the odd ones, which a shift brings into place.
 
 use super::avx512::{Avx512Vnni, halves, load, load_bytes, load_floats, store, unpack};
 use super::{fetch_ahead, fetch_to_l2};
-use crate::kernels::kernel::{Block, Kernel, Many, Panel, ROWS, Runs, STEP};
+use crate::kernels::kernel::{Kernel, Many, Panel, ROWS, Runs, STEP, Tile};
 use crate::kernels::layout::{RowGroup, Strip};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -45,8 +45,8 @@ impl Lookup {
 
 impl Many for Lookup {
     /// What is arranged of 128 row groups, 450 KiB, stays in the second-level cache.
-    fn block(&self) -> Block {
-        Block {
+    fn tile(&self) -> Tile {
+        Tile {
             groups: 128,
             least: 64,
             panels: 8,
@@ -85,7 +85,7 @@ impl Many for Lookup {
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// What is made for one outer run. It is kept for the next.
+/// What is made for one outer run, in memory that is kept for the next.
 #[derive(Default)]
 struct Scratch {
     /// See [`arrange`].
@@ -160,7 +160,7 @@ fn product<const S: usize, const G: usize, const T: usize, const KIND: usize>(
     scratch.weights.resize(pairs * lines, Line([0; 64]));
     scratch.factors.resize(pairs * factors, Line([0; 64]));
     scratch.tables.resize(runs.inner * 4 * G * T, Line([0; 64]));
-    scratch.quads.resize(runs.inner * dots(S, G) * T, 0);
+    scratch.quads.resize(runs.inner * dot_quads(S, G) * T, 0);
     for outer in 0..runs.outer {
         let lines = scratch.weights.chunks_exact_mut(lines);
         let factors = scratch.factors.chunks_exact_mut(factors);
@@ -169,7 +169,7 @@ fn product<const S: usize, const G: usize, const T: usize, const KIND: usize>(
             let second = (group + 1).min(groups.end - 1);
             let pair = (&weights.row_group(group), &weights.row_group(second));
             if outer == 0 {
-                fetch_pair(weights, group + AHEAD, groups.end, runs, 0);
+                fetch_pair(weights, group + GROUPS_AHEAD, groups.end, runs, 0);
             }
             arrange::<S, G, KIND>(pair, runs, outer, to);
         }
@@ -193,7 +193,7 @@ fn product<const S: usize, const G: usize, const T: usize, const KIND: usize>(
 }
 
 /// Row groups to fetch ahead where nothing else is computed meanwhile.
-const AHEAD: usize = 4;
+const GROUPS_AHEAD: usize = 4;
 
 /// Fetch outer run `outer` of row group `first` and the next, as far as they lie before `end`. What is arranged
 /// together lies apart in memory, so the hardware does not fetch it in time.
@@ -210,13 +210,13 @@ fn fetch_pair(weights: &Strip<'_>, first: usize, end: usize, runs: Runs, outer: 
 }
 
 /// Quads for dots in a run.
-const fn dots(s: usize, g: usize) -> usize {
+const fn dot_quads(s: usize, g: usize) -> usize {
     4 * s - 3 * g
 }
 
 /// Lines that [`arrange`] makes of the codes of a run.
 const fn lines(s: usize, g: usize) -> usize {
-    2 * dots(s, g) + 4 * g
+    2 * dot_quads(s, g) + 4 * g
 }
 
 /// Arrange an outer run of two row groups.
@@ -258,7 +258,7 @@ fn arrange<const S: usize, const G: usize, const KIND: usize>(
             let high = _mm512_mask_mov_epi16(y, 0x5555_5555, _mm512_srli_epi32(x, 16));
             let (second, fourth) = (_mm512_srli_epi16(low, 8), _mm512_srli_epi16(high, 8));
             for (i, numbers) in (4 * g..).zip([low, second, high, fourth]) {
-                put(&mut to[2 * dots(S, G).min(i + 1) + i], numbers);
+                put(&mut to[2 * dot_quads(S, G).min(i + 1) + i], numbers);
             }
         }
     }
@@ -311,7 +311,7 @@ fn prepare<const S: usize, const G: usize, const T: usize>(
     let quads = scratch.quads.as_chunks_mut::<T>().0;
     let to = tables
         .chunks_exact_mut(4 * G)
-        .zip(quads.chunks_exact_mut(dots(S, G)));
+        .zip(quads.chunks_exact_mut(dot_quads(S, G)));
     for (run, (tables, quads)) in (outer * runs.inner..).zip(to) {
         let tokens = |i: usize, all: &[i32]| -> [i32; T] {
             *all[i * panel.width + first..]
@@ -401,7 +401,7 @@ fn multiply<const S: usize, const G: usize, const T: usize, const KIND: usize>(
         let each_run = weights
             .chunks_exact(lines(S, G))
             .zip(inner_factors.as_chunks::<2>().0)
-            .zip(quads.chunks_exact(dots(S, G)))
+            .zip(quads.chunks_exact(dot_quads(S, G)))
             .zip(tables.chunks_exact(4 * G));
         for (run, (((lines, factors), quads), tables)) in (outer * inner..).zip(each_run) {
             let dots = dots_of_run::<S, G, T>(lines, quads, tables);
@@ -449,7 +449,7 @@ fn dots_of_run<const S: usize, const G: usize, const T: usize>(
     quads: &[[i32; T]],
     tables: &[[Line; T]],
 ) -> [[__m512i; T]; 2] {
-    let both = dots(S, G).min(4 * G);
+    let both = dot_quads(S, G).min(4 * G);
     let mut dots = [[_mm512_setzero_si512(); T]; 2];
     let mut sums = [_mm512_setzero_si512(); T];
     let (lines, rest) = lines.split_at(3 * both);

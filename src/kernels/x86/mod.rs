@@ -38,14 +38,8 @@ pub(super) fn avx512_lookup() -> Option<&'static dyn Kernel> {
     avx512::Avx512Vnni::detect_with_lookup().map(|kernel| kernel as &dyn Kernel)
 }
 
-/// Whether look-ups are worth it: where they were measured, the ports of a Zen 4 suit them, and an Emerald Rapids' do
-/// not.
-pub(super) fn lookup_pays() -> bool {
-    is_zen_4()
-}
-
 /// Whether this is a Zen 4, as far as it has AVX-512: AMD's family 25.
-fn is_zen_4() -> bool {
+pub(super) fn is_zen_4() -> bool {
     let vendor = __cpuid(0);
     let version = __cpuid(1).eax;
     let family = (version >> 8 & 15) + (version >> 20 & 255);
