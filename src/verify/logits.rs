@@ -7,11 +7,12 @@ use formats::gguf::File;
 
 use super::latent::Dense;
 use super::report::{Check, EngineFacts, Level, Limit, NotChecked, TextFacts};
+use super::witness::Witness;
 use super::{Against, Options, Progress, TextOptions, VerifyError};
+use crate::engine::Engine;
 use crate::engine::native::{self, Native};
 use crate::engine::oracle::Oracle;
 use crate::engine::text::Text;
-use crate::engine::{Engine, EngineError};
 use crate::metrics;
 
 pub(super) const NUMBER: u8 = 4;
@@ -261,21 +262,21 @@ const WORST: f64 = 200.0;
 const SINGLE: &str = "200 x the limit of the mean: a single broken position";
 
 /// A text as windows of tokens, each to be run from an empty context.
-struct Windows {
+pub(super) struct Windows {
     windows: Vec<Window>,
     /// Tokens of the longest one.
-    window: usize,
+    pub(super) window: usize,
     vocab: usize,
     /// What the file's tokenizer is to be compared on.
     #[cfg_attr(not(feature = "llama"), allow(dead_code))]
-    samples: Samples,
+    pub(super) samples: Samples,
 }
 
 /// Our tokenizer of the file, and the text.
 #[cfg_attr(not(feature = "llama"), allow(dead_code))]
-struct Samples {
-    tokenizer: Text,
-    text: String,
+pub(super) struct Samples {
+    pub(super) tokenizer: Text,
+    pub(super) text: String,
 }
 
 struct Window {
@@ -332,86 +333,5 @@ impl Windows {
 
     fn predictions(&self) -> usize {
         self.windows.iter().map(|window| window.tokens.len()).sum()
-    }
-}
-
-/// llama.cpp, where there is one.
-#[cfg(feature = "llama")]
-struct Witness(crate::engine::llamacpp::Model);
-
-/// What tokenizers stumble over: spaces, digits, accents, scripts, contractions, line ends, symbols, code.
-#[cfg(feature = "llama")]
-const HARD: [&str; 8] = [
-    "  two  spaces,\ttabs\n\nand lines \r\n",
-    "1 12 123 1234567 3.14 1,000",
-    "don't I'LL we've Zoë naïve Ångström",
-    "Привет мир, 你好世界, مرحبا, こんにちは",
-    "a\u{301} \u{1F600}\u{200D} \u{FEFF}",
-    "<|begin_of_text|> is text here",
-    "fn main() { println!(\"{}\", x[0]); }",
-    " ",
-];
-
-#[cfg(feature = "llama")]
-impl Witness {
-    /// Whether llama.cpp splits texts into the tokens that we split them into.
-    fn same_tokens(&self, text: &Windows) -> Check {
-        let texts = || HARD.into_iter().chain([text.samples.text.as_str()]);
-        let problems: Vec<_> = texts()
-            .filter_map(|sample| {
-                let (ours, theirs) = (
-                    text.samples.tokenizer.encode(sample, false),
-                    self.0.tokenize(sample, false, false),
-                );
-                let at =
-                    (0..ours.len().max(theirs.len())).find(|&i| ours.get(i) != theirs.get(i))?;
-                let start: String = sample.chars().take(24).collect();
-                Some(format!(
-                    "token {at} of {start:?}: {:?} to us, {:?} to llama.cpp",
-                    ours.get(at),
-                    theirs.get(at)
-                ))
-            })
-            .collect();
-        const ORIGIN: &str = "our tokenizer and llama.cpp's on the same keys";
-        Check::no_problems(
-            "texts split alike",
-            problems,
-            texts().count() as u64,
-            "texts",
-            ORIGIN,
-        )
-    }
-
-    fn load(path: &Path, file: &File) -> Result<Self, String> {
-        let model = crate::engine::llamacpp::Model::load(path, file);
-        model.map(Self).map_err(|error| error.to_string())
-    }
-
-    fn engine(&self, text: &Windows, threads: usize) -> Result<Box<dyn Engine + '_>, EngineError> {
-        let settings = crate::engine::llamacpp::Settings {
-            context: text.window,
-            threads,
-            exact_cache: true,
-        };
-        Ok(Box::new(self.0.session(settings)?))
-    }
-}
-
-#[cfg(not(feature = "llama"))]
-enum Witness {}
-
-#[cfg(not(feature = "llama"))]
-impl Witness {
-    fn load(_: &Path, _: &File) -> Result<Self, String> {
-        Err(super::NO_LLAMA.into())
-    }
-
-    fn same_tokens(&self, _: &Windows) -> Check {
-        match *self {}
-    }
-
-    fn engine(&self, _: &Windows, _: usize) -> Result<Box<dyn Engine + '_>, EngineError> {
-        match *self {}
     }
 }

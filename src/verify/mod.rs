@@ -6,7 +6,7 @@
 //! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
 //! | 2 codes | `codes`, `tables`, `keys`, `latent` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
-//! | 4 logits | `logits` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
+//! | 4 logits | `logits`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
 //!
 //! docs/verify.md tells where each limit comes from.
@@ -22,6 +22,7 @@ mod ollama;
 mod report;
 mod speed;
 mod tables;
+mod witness;
 
 use std::path::{Path, PathBuf};
 
