@@ -18,7 +18,7 @@
 
 use super::activations::Grouping;
 use super::floats::{FloatPanel, FloatType, Floats};
-use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
+use super::kernel::{Kernel, MISSING_RUN, Panel, ROWS, Runs, STEP};
 use super::layout::{RowGroup, Strip};
 use super::scalar::{scales_k, scales_q8_0};
 use std::arch::aarch64::*;
@@ -82,7 +82,7 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
         scales: &mut [f32],
         sums: &mut [i32],
     ) {
-        // SAFETY: as above.
+        // SAFETY: every AArch64 CPU has NEON.
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
@@ -99,7 +99,7 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
             FloatType::Bf16 => floats_product::<0>,
         };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
-            // SAFETY: as above.
+            // SAFETY: every AArch64 CPU has NEON.
             unsafe { product(weights.group(group), panel, out) }
         }
     }
@@ -159,7 +159,7 @@ fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
         let mut partials: Square<float32x4_t, C> = [[vdupq_n_f32(0.0); C]; QUARTERS];
         for _ in 0..runs.inner {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                return;
+                panic!("{MISSING_RUN}");
             };
             let dots = dots::<BITS, I8MM, C>(codes, quads, width, first);
             let sums = &panel.sums[run * width + first..][..C];
@@ -218,7 +218,7 @@ fn multiplied<const BITS: usize, const I8MM: bool, const C: usize>(
         let mut offsets = totals;
         for run in span * runs.inner..(span + 1) * runs.inner {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                return;
+                panic!("{MISSING_RUN}");
             };
             let dots = dots::<BITS, I8MM, C>(codes, quads, width, first);
             let sums = &panel.sums[run * width + first..][..C];

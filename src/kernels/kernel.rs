@@ -36,6 +36,9 @@ pub(super) const STEP: usize = 16;
 /// Most tokens in a panel.
 pub(super) const MAX_WIDTH: usize = 16;
 
+/// What a kernel panics with where codes or activations end before the last run.
+pub(super) const MISSING_RUN: &str = "codes and activations of every run";
+
 /// One way to do the two operations that cost time.
 pub(super) trait Kernel: Sync {
     /// Its instruction set, as in reports.

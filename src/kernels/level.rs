@@ -85,7 +85,7 @@ impl Level {
             // SAFETY: `available` makes this value only where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => unsafe { avx2(work) },
-            // SAFETY: as above.
+            // SAFETY: `available` makes this value only where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => unsafe { avx512(work) },
         }

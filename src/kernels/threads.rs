@@ -53,7 +53,8 @@ struct Shared {
 // SAFETY: `job` is written only while the gate is closed and nobody is inside, and read only by threads that entered
 // the open gate; the gate's acquire and release order these accesses. The task it points to is `Sync`.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer is never used after the job that it belongs to.
+// SAFETY: all but `job` may be sent by itself, and the task that `job` points to is `Sync`; the pointer is never used
+// after the job that it belongs to.
 unsafe impl Send for Shared {}
 
 /// A pool of threads; the calling thread is one of them.

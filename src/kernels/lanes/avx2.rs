@@ -16,8 +16,6 @@ impl Avx2 {
     }
 }
 
-// SAFETY of every block below: a value of Avx2 exists only where its instructions do, and what is loaded or stored
-// is an array of that size.
 impl Lanes for Avx2 {
     type Numbers = [__m256; 2];
     type Sums = [__m256d; 4];
@@ -26,13 +24,13 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn zero(self) -> [__m256d; 4] {
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions.
         unsafe { [_mm256_setzero_pd(); 4] }
     }
 
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions; the array is as long as what is loaded or stored.
         unsafe {
             [
                 _mm256_loadu_ps(x.as_ptr()),
@@ -43,13 +41,13 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn splat(self, x: f32) -> [__m256; 2] {
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions.
         unsafe { [_mm256_set1_ps(x); 2] }
     }
 
     #[inline(always)]
     fn abs(self, x: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions.
         unsafe {
             let sign = _mm256_set1_ps(-0.0);
             [_mm256_andnot_ps(sign, x[0]), _mm256_andnot_ps(sign, x[1])]
@@ -58,7 +56,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn add(self, [a, b, c, d]: [__m256d; 4], [low, high]: [__m256; 2]) -> [__m256d; 4] {
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions.
         unsafe {
             [
                 _mm256_add_pd(a, _mm256_cvtps_pd(_mm256_castps256_ps128(low))),
@@ -76,14 +74,14 @@ impl Lanes for Avx2 {
         [mask_low, mask_high]: [__m256; 2],
         [low, high]: [__m256; 2],
     ) -> [__m256d; 4] {
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions.
         let x = unsafe { [_mm256_and_ps(mask_low, low), _mm256_and_ps(mask_high, high)] };
         self.add(sums, x)
     }
 
     #[inline(always)]
     fn split(self, w: [__m256; 2], delta: [__m256; 2]) -> ([i8; LANES], [__m256; 2]) {
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions.
         unsafe {
             let (low, high) = (codes(w[0], delta[0]), codes(w[1], delta[1]));
             let zero = _mm256_setzero_si256();
@@ -105,7 +103,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn active(self, codes: &[i8; LANES]) -> [__m256; 2] {
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions; the array is as long as what is loaded or stored.
         unsafe {
             let codes = _mm_loadu_si128(codes.as_ptr().cast());
             let zero = _mm_setzero_si128();
@@ -119,7 +117,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn count(self, [low, high]: [__m256; 2]) -> u32 {
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions.
         let bits = unsafe { _mm256_movemask_ps(low) | _mm256_movemask_ps(high) << 8 };
         bits.count_ones()
     }
@@ -128,7 +126,7 @@ impl Lanes for Avx2 {
     fn sums(self, sums: [__m256d; 4]) -> [f64; LANES] {
         let mut out = [0.0; LANES];
         for (out, sums) in out.as_chunks_mut::<4>().0.iter_mut().zip(sums) {
-            // SAFETY: as above.
+            // SAFETY: Avx2 is the proof of its instructions; the array is as long as what is loaded or stored.
             unsafe { _mm256_storeu_pd(out.as_mut_ptr(), sums) }
         }
         out
@@ -137,7 +135,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn first_least(self, numbers: &[f64; LANES]) -> usize {
         let mut is_least = 0;
-        // SAFETY: as above.
+        // SAFETY: Avx2 is the proof of its instructions; the array is as long as what is loaded or stored.
         unsafe {
             let a = _mm256_loadu_pd(numbers.as_ptr());
             let b = _mm256_loadu_pd(numbers.as_ptr().add(4));

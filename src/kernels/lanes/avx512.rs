@@ -16,8 +16,6 @@ impl Avx512 {
     }
 }
 
-// SAFETY of every block below: a value of Avx512 exists only where its instructions do, and what is loaded or
-// stored is an array of that size.
 impl Lanes for Avx512 {
     type Numbers = __m512;
     type Sums = [__m512d; 2];
@@ -25,31 +23,31 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn zero(self) -> [__m512d; 2] {
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions.
         unsafe { [_mm512_setzero_pd(); 2] }
     }
 
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> __m512 {
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions; the array is as long as what is loaded or stored.
         unsafe { _mm512_loadu_ps(x.as_ptr()) }
     }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions.
         unsafe { _mm512_set1_ps(x) }
     }
 
     #[inline(always)]
     fn abs(self, x: __m512) -> __m512 {
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions.
         unsafe { _mm512_abs_ps(x) }
     }
 
     #[inline(always)]
     fn add(self, [low, high]: [__m512d; 2], x: __m512) -> [__m512d; 2] {
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions.
         unsafe {
             let x_low = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
             let x_high = _mm512_cvtps_pd(_mm512_extractf32x8_ps::<1>(x));
@@ -59,13 +57,13 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn add_where(self, sums: [__m512d; 2], mask: u16, x: __m512) -> [__m512d; 2] {
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions.
         self.add(sums, unsafe { _mm512_maskz_mov_ps(mask, x) })
     }
 
     #[inline(always)]
     fn split(self, w: __m512, delta: __m512) -> ([i8; LANES], u16) {
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions; the array is as long as what is loaded or stored.
         unsafe {
             let minus_delta = _mm512_xor_ps(_mm512_set1_ps(-0.0), delta);
             let plus = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(w, delta);
@@ -79,7 +77,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn active(self, codes: &[i8; LANES]) -> u16 {
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions; the array is as long as what is loaded or stored.
         unsafe {
             let codes = _mm_loadu_si128(codes.as_ptr().cast());
             _mm_test_epi8_mask(codes, codes)
@@ -94,7 +92,7 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn sums(self, [low, high]: [__m512d; 2]) -> [f64; LANES] {
         let mut sums = [0.0; LANES];
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions; the array is as long as what is loaded or stored.
         unsafe {
             _mm512_storeu_pd(sums.as_mut_ptr(), low);
             _mm512_storeu_pd(sums.as_mut_ptr().add(LANES / 2), high);
@@ -104,7 +102,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn first_least(self, numbers: &[f64; LANES]) -> usize {
-        // SAFETY: as above.
+        // SAFETY: Avx512 is the proof of its instructions; the array is as long as what is loaded or stored.
         let is_least = unsafe {
             let low = _mm512_loadu_pd(numbers.as_ptr());
             let high = _mm512_loadu_pd(numbers.as_ptr().add(LANES / 2));

@@ -16,7 +16,7 @@
 use super::{AHEAD, FAR_AHEAD, fetch_ahead};
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
-use crate::kernels::kernel::{Kernel, Panel, ROWS, Runs, STEP};
+use crate::kernels::kernel::{Kernel, MISSING_RUN, Panel, ROWS, Runs, STEP};
 use crate::kernels::layout::{RowGroup, Strip};
 use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::asm;
@@ -109,7 +109,7 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
         scales: &mut [f32],
         sums: &mut [i32],
     ) {
-        // SAFETY: as above.
+        // SAFETY: a value of this type exists only where `detect` found the features.
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
@@ -126,7 +126,7 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
             FloatType::Bf16 => floats_product::<0>,
         };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
-            // SAFETY: as above.
+            // SAFETY: a value of this type exists only where `detect` found the features.
             unsafe { product(weights.group(group), panel, out) }
         }
     }
@@ -180,7 +180,7 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
         let mut partials = [[_mm256_setzero_ps(); C]; H];
         for _ in 0..runs.inner {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                return;
+                panic!("{MISSING_RUN}");
             };
             let dots = dots::<DOT, BITS, H, C>(codes, quads, width, half, first);
             let sums = &panel.sums[run * width + first..][..C];
@@ -268,7 +268,7 @@ fn multiplied<const BITS: usize, const H: usize, const C: usize>(
         let mut totals = [[zero; C]; H];
         for multipliers in &group.multipliers[span_runs.clone()] {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                return;
+                panic!("{MISSING_RUN}");
             };
             let steps = codes.chunks_exact(32 * BITS);
             for (step, quads) in steps.zip(quads.chunks_exact(4 * width)) {
@@ -438,7 +438,7 @@ fn add_dot<const DOT: usize>(mut sum: __m256i, codes: __m256i, x: __m256i) -> __
             asm!("{{vex}} vpdpbusd {0}, {1}, {2}", inout(ymm_reg) sum, in(ymm_reg) codes, in(ymm_reg) x,
                  options(pure, nomem, nostack, preserves_flags));
         },
-        // SAFETY: as above.
+        // SAFETY: reads and writes registers only; the CPU has the instruction, see `Avx2`.
         _ => unsafe {
             asm!("{{evex}} vpdpbusd {0}, {1}, {2}", inout(ymm_reg) sum, in(ymm_reg) codes, in(ymm_reg) x,
                  options(pure, nomem, nostack, preserves_flags));

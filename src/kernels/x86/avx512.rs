@@ -21,7 +21,7 @@ use super::lookup::Lookup;
 use super::{AHEAD, FAR_AHEAD, fetch, fetch_ahead, is_zen_4};
 use crate::kernels::activations::Grouping;
 use crate::kernels::floats::{FloatPanel, FloatType, Floats};
-use crate::kernels::kernel::{Kernel, Many, Panel, ROWS, Runs, STEP};
+use crate::kernels::kernel::{Kernel, MISSING_RUN, Many, Panel, ROWS, Runs, STEP};
 use crate::kernels::layout::{RowGroup, Strip};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -119,12 +119,12 @@ impl Kernel for Avx512Vnni {
         scales: &mut [f32],
         sums: &mut [i32],
     ) {
-        // SAFETY: as above.
+        // SAFETY: a value of this type exists only where `detect` found the features.
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
     fn dots(&self, repeats: usize) -> Option<usize> {
-        // SAFETY: as above.
+        // SAFETY: a value of this type exists only where `detect` found the features.
         unsafe { dots(repeats) };
         Some(DOTS * 64)
     }
@@ -142,7 +142,7 @@ impl Kernel for Avx512Vnni {
             FloatType::Bf16 => floats_of::<0>(panel.width),
         };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
-            // SAFETY: as above.
+            // SAFETY: a value of this type exists only where `detect` found the features.
             unsafe { product(weights.group(group), panel.x, out) }
         }
     }
@@ -272,7 +272,7 @@ fn one_token<const BITS: usize, const INSIDE: bool>(
         let mut partial = _mm512_setzero_ps();
         for run in outer * runs.inner..(outer + 1) * runs.inner {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                return;
+                panic!("{MISSING_RUN}");
             };
             let offset = _mm512_set1_epi32(panel.sums[run] * unit);
             let dot = _mm512_sub_epi32(dot::<BITS>(codes, quads), offset);
@@ -378,9 +378,7 @@ fn tokens<
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let Ok(out) = <&mut [[f32; ROWS]; C]>::try_from(out) else {
-        return;
-    };
+    let out: &mut [[f32; ROWS]; C] = out.try_into().expect("a result for each token");
     let inner = if NESTED { runs.inner } else { 1 };
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
     let mut quads = panel
@@ -397,7 +395,7 @@ fn tokens<
         let mut partials = [_mm512_setzero_ps(); C];
         for _ in 0..inner {
             let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                return;
+                panic!("{MISSING_RUN}");
             };
             let mut dots: [__m512i; C] = std::array::from_fn(|c| {
                 let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
@@ -482,9 +480,7 @@ fn multiplied<const BITS: usize, const STEPS: usize, const W: usize, const FETCH
     panel: &Panel<'_>,
     out: &mut [[f32; ROWS]],
 ) {
-    let Ok(out) = <&mut [[f32; ROWS]; W]>::try_from(out) else {
-        return;
-    };
+    let out: &mut [[f32; ROWS]; W] = out.try_into().expect("a result for each token");
     let zero = _mm512_setzero_si512();
     let steps = runs.columns / STEP;
     let codes = group.codes.chunks_exact(STEPS * 32 * BITS);
