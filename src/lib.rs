@@ -11,5 +11,7 @@ pub mod mapped;
 pub mod metrics;
 pub mod model;
 pub mod pack;
+#[allow(unsafe_code)]
+pub mod simd;
 pub mod tequila;
 pub mod verify;

@@ -7,17 +7,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "engine", "kernels", "mapped", "metrics", "model", "pack", "tequila", "verify",
+            "engine", "kernels", "mapped", "metrics", "model", "pack", "simd", "tequila", "verify",
         ],
     ),
-    ("pack", &["kernels", "model", "tequila"]),
+    ("pack", &["model", "simd", "tequila"]),
     (
         "verify",
         &["engine", "kernels", "mapped", "metrics", "model", "tequila"],
     ),
-    ("engine", &["kernels", "mapped"]),
+    ("engine", &["kernels", "mapped", "simd"]),
     ("model", &["mapped", "tequila"]),
-    ("kernels", &[]),
+    ("kernels", &["simd"]),
+    ("simd", &[]),
     ("tequila", &[]),
     ("metrics", &[]),
     ("mapped", &[]),

@@ -13,12 +13,12 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::{print, print_json, render};
-use crate::kernels::level::Level;
 use crate::mapped::Mapped;
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Training, TrainingOverrides,
 };
 use crate::pack::{Embedding, Options, Plan, Rule, Target, ollama_reads};
+use crate::simd::Level;
 
 /// Show what a checkpoint or a GGUF file holds
 ///

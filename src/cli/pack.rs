@@ -13,11 +13,11 @@ use serde_json::json;
 
 use super::checkpoint::CheckpointArgs;
 use super::{Context, print, print_json, render, stop_signal};
-use crate::kernels::level::Level;
 use crate::model::{Checkpoint, LambdaSource, Training};
 use crate::pack::{
     Embedding, Options, Output, PACKABLE, Packed, Plan, Rule, Target, check_output, paths,
 };
+use crate::simd::Level;
 use crate::tequila::Granularity;
 
 /// What storing a matrix may add in relative squared error, unless told otherwise: on a trained checkpoint Q2_K's 5.2e-5

@@ -24,7 +24,6 @@
 //! | `floats` | F32, F16 and BF16 |
 //! | `exact` | the product in f64, to measure against |
 //! | `threads`, `memory`, `isa` | the pool, huge pages, what the CPU can do |
-//! | `level`, `lanes` | code compiled for several instruction sets, and its vectors: ternarization, not products |
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -36,9 +35,7 @@ mod floats;
 pub mod ggml;
 mod isa;
 mod kernel;
-pub mod lanes;
 mod layout;
-pub mod level;
 mod memory;
 mod scalar;
 #[cfg(test)]

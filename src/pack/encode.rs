@@ -4,7 +4,7 @@ use formats::block::{BlockType, q2_0, q2_k, q4_0, q8_0, tq1_0, tq2_0};
 use half::{bf16, f16};
 
 use super::row::Row;
-use crate::kernels::lanes::{LANES, Lanes};
+use crate::simd::{LANES, Lanes};
 
 /// What storing ternary weights loses, against the trained scales rounded to f16.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -446,7 +446,7 @@ fn round_to_f16(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::lanes::Plain;
+    use crate::simd::Plain;
 
     /// A row with a scale for every weight.
     fn row(codes: &[i8], scales: &[f32]) -> Row {

@@ -16,9 +16,8 @@ use super::output::Files;
 use super::plan::{Content, Entry, Job, Plan, stored_as};
 use super::row::{Bench, Facts, not_finite, read_numbers, widen};
 use super::{PackError, Progress};
-use crate::kernels::lanes::Lanes;
-use crate::kernels::level::Work;
 use crate::model::{Config, Part};
+use crate::simd::{Lanes, Work};
 use crate::tequila::{NotFinite, check_finite};
 
 /// Numbers in a piece.

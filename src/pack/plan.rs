@@ -20,11 +20,11 @@ use super::pass::Pass;
 use super::row::{Bench, Facts, Ternary, numbers};
 use super::rule::{Embedding, Rule, Target, ollama_reads};
 use super::{PackError, Progress};
-use crate::kernels::level::Level;
 use crate::model::{
     Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, Stored, attention_norm,
     feed_forward_norm,
 };
+use crate::simd::Level;
 
 /// What the caller decides.
 #[derive(Clone, Debug)]

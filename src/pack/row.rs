@@ -9,9 +9,8 @@ use rayon::prelude::*;
 
 use super::PackError;
 use super::encode::{Loss, ScaleRange, Scratch, encode};
-use crate::kernels::lanes::Lanes;
-use crate::kernels::level::{Level, Work};
 use crate::model::{Checkpoint, Linear, Stored};
+use crate::simd::{Lanes, Level, Work};
 use crate::tequila::{self, Lambda, NotFinite};
 
 /// A linear of the checkpoint: all that its rows are made from, but for the weights.
@@ -584,7 +583,7 @@ pub fn not_finite(stored: Stored, name: &str, found: NotFinite) -> PackError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::lanes::Split;
+    use crate::simd::Split;
 
     /// Numbers of every kind whose sums depend on their order: like weights, denormal, both zeros, and `extreme`.
     fn mixed(n: usize, seed: usize, extreme: &[f32]) -> Vec<f32> {

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use formats::block::BlockType;
 use formats::gguf::File;
 use half::bf16;
-use tqconv::kernels::level::Level;
 use tqconv::model::{Checkpoint, Source, TrainingOverrides};
 use tqconv::pack::{Embedding, Options, Output, PackError, Packed, Plan, Rule, Target};
+use tqconv::simd::Level;
 
 use crate::data;
 use crate::pack::Bench;

@@ -9,8 +9,9 @@
 use std::array;
 
 use crate::kernels::Threads;
+use crate::simd::{LANES, Lanes, Level, Work};
 
-use super::math::{LANES, fma, softmax};
+use super::math::softmax;
 use super::{Shape, for_each_chunk};
 
 /// Queries that share one pass over keys and values.
@@ -53,11 +54,27 @@ impl Rotation {
 
     /// Turn the pairs (2i, 2i + 1) of every head: the order that GGUF has a Llama's q and k rows in.
     /// `x`: (heads, head_dim) of the position that is `index` after the first.
-    pub fn apply(&self, index: usize, x: &mut [f32]) {
+    pub fn apply(&self, level: Level, index: usize, x: &mut [f32]) {
         let pairs = self.frequencies.len();
         let turns = &self.turns[index * pairs..][..pairs];
-        for head in x.chunks_exact_mut(2 * pairs) {
-            for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
+        level.run(Turn { turns, x });
+    }
+}
+
+struct Turn<'a> {
+    /// (head_dim / 2,) cosine and sine.
+    turns: &'a [(f32, f32)],
+    /// (heads, head_dim)
+    x: &'a mut [f32],
+}
+
+impl Work for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: impl Lanes) {
+        for head in self.x.chunks_exact_mut(2 * self.turns.len()) {
+            for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(self.turns) {
                 let [a, b] = *pair;
                 *pair = [a * cos - b * sin, a * sin + b * cos];
             }
@@ -134,8 +151,8 @@ impl Cache {
     /// `q`: (tokens, heads, head_dim), the first token at position `first`.  `out`: the same shape.
     pub fn attend(
         &self,
-        layer: usize,
-        first: usize,
+        level: Level,
+        (layer, first): (usize, usize),
         q: &[f32],
         width: usize,
         out: &mut [f32],
@@ -147,9 +164,9 @@ impl Cache {
             for_each_chunk(threads, out, group, |kv_head, out| {
                 let queries = q[kv_head * group..][..group].chunks_exact(self.head_dim);
                 let queries: Vec<_> = queries.map(|q| (q, first + 1)).collect();
-                self.attend_head(layer, kv_head, &queries, |i, y| {
+                level.run(self.head(layer, kv_head, &queries, |i, y| {
                     out[i * self.head_dim..][..self.head_dim].copy_from_slice(y)
-                });
+                }));
             });
             return;
         }
@@ -165,55 +182,31 @@ impl Cache {
                     (&q[start..][..self.head_dim], first + token + 1)
                 };
                 let queries: Vec<_> = (0..tokens.len() * heads).map(query).collect();
-                self.attend_head(layer, kv_head, &queries, |i, y| {
+                level.run(self.head(layer, kv_head, &queries, |i, y| {
                     let start = i / heads * width + kv_head * group + i % heads * self.head_dim;
                     out[start..][..self.head_dim].copy_from_slice(y);
-                });
+                }));
             }
         });
     }
 
-    /// Attention of `queries`, each with the number of positions that it sees, over one key-value head.
-    fn attend_head(
-        &self,
+    /// Attention of `queries`, each with the number of positions that it sees, over one key-value head. `done` takes
+    /// the output of each query.
+    fn head<'a, F: FnMut(usize, &[f32])>(
+        &'a self,
         layer: usize,
         kv_head: usize,
-        queries: &[(&[f32], usize)],
-        mut done: impl FnMut(usize, &[f32]),
-    ) {
+        queries: &'a [(&'a [f32], usize)],
+        done: F,
+    ) -> Head<'a, F> {
         let head = layer * self.kv_heads + kv_head;
-        let keys = &self.keys[head * self.keys_per_head()..][..self.keys_per_head()];
-        let values = &self.values[head * self.values_per_head()..][..self.values_per_head()];
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let pieces = self.head_dim.div_ceil(LANES);
-        let mut scores: [Vec<Vector>; QUERIES] = array::from_fn(|_| Vec::new());
-        let mut out = vec![[[0.0; LANES]; QUERIES]; pieces];
-        for (batch, queries) in queries.chunks(QUERIES).enumerate() {
-            // The last query stands in for those behind the end.
-            let query: [_; QUERIES] = array::from_fn(|i| queries[i.min(queries.len() - 1)]);
-            let seen = query.iter().map(|(_, seen)| *seen).max().unwrap_or(0);
-            scores.iter_mut().for_each(Vec::clear);
-            for tile in keys.chunks_exact(self.head_dim).take(seen.div_ceil(LANES)) {
-                for (scores, tile) in scores
-                    .iter_mut()
-                    .zip(score_tile(query.map(|(q, _)| q), tile))
-                {
-                    scores.push(tile.map(|score| score * scale));
-                }
-            }
-            for (scores, (_, seen)) in scores.iter_mut().zip(query) {
-                let (own, later) = scores.as_flattened_mut().split_at_mut(seen);
-                softmax(own);
-                later.fill(0.0);
-            }
-            let weights: [&[f32]; QUERIES] = array::from_fn(|i| &scores[i].as_flattened()[..seen]);
-            for (out, values) in out.iter_mut().zip(values.chunks_exact(self.positions)) {
-                *out = mix_piece(weights, &values[..seen]);
-            }
-            for i in 0..queries.len() {
-                let y: Vec<f32> = out.iter().flat_map(|piece| piece[i]).collect();
-                done(batch * QUERIES + i, &y[..self.head_dim]);
-            }
+        Head {
+            keys: &self.keys[head * self.keys_per_head()..][..self.keys_per_head()],
+            values: &self.values[head * self.values_per_head()..][..self.values_per_head()],
+            head_dim: self.head_dim,
+            positions: self.positions,
+            queries,
+            done,
         }
     }
 
@@ -226,28 +219,77 @@ impl Cache {
     }
 }
 
-/// `q k` for 16 positions and all queries. `tile`: (head_dim,) vectors of 16 positions.
-#[inline]
-fn score_tile(queries: [&[f32]; QUERIES], tile: &[Vector]) -> [Vector; QUERIES] {
-    let queries = queries.map(|q| &q[..tile.len()]);
-    let mut sums = [[0.0; LANES]; QUERIES];
-    for (dimension, k) in tile.iter().enumerate() {
-        for (sum, q) in sums.iter_mut().zip(queries) {
-            *sum = array::from_fn(|lane| fma(q[dimension], k[lane], sum[lane]));
-        }
-    }
-    sums
+/// See [`Cache::head`].
+struct Head<'a, F> {
+    keys: &'a [Vector],
+    values: &'a [Vector],
+    head_dim: usize,
+    positions: usize,
+    queries: &'a [(&'a [f32], usize)],
+    done: F,
 }
 
-/// `sum_p weight_p v_p` for 16 dimensions and all queries. `weights`, `values`: (positions,).
-#[inline]
-fn mix_piece(weights: [&[f32]; QUERIES], values: &[Vector]) -> [Vector; QUERIES] {
-    let weights = weights.map(|weights| &weights[..values.len()]);
-    let mut sums = [[0.0; LANES]; QUERIES];
-    for (position, v) in values.iter().enumerate() {
-        for (sum, weights) in sums.iter_mut().zip(weights) {
-            *sum = array::from_fn(|lane| fma(weights[position], v[lane], sum[lane]));
+impl<F: FnMut(usize, &[f32])> Work for Head<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self, lanes: impl Lanes) {
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        let pieces = self.head_dim.div_ceil(LANES);
+        let mut scores: [Vec<Vector>; QUERIES] = array::from_fn(|_| Vec::new());
+        let mut out = vec![[[0.0; LANES]; QUERIES]; pieces];
+        for (batch, queries) in self.queries.chunks(QUERIES).enumerate() {
+            // The last query stands in for those behind the end.
+            let query: [_; QUERIES] = array::from_fn(|i| queries[i.min(queries.len() - 1)]);
+            let seen = query.iter().map(|(_, seen)| *seen).max().unwrap_or(0);
+            scores.iter_mut().for_each(Vec::clear);
+            let tiles = self.keys.chunks_exact(self.head_dim);
+            for tile in tiles.take(seen.div_ceil(LANES)) {
+                let of_tile = sums_of_products(lanes, query.map(|(q, _)| q), tile);
+                for (scores, of_tile) in scores.iter_mut().zip(of_tile) {
+                    scores.push(of_tile.map(|score| score * scale));
+                }
+            }
+            for (scores, (_, seen)) in scores.iter_mut().zip(query) {
+                let (own, later) = scores.as_flattened_mut().split_at_mut(seen);
+                softmax(own);
+                later.fill(0.0);
+            }
+            let weights: [&[f32]; QUERIES] = array::from_fn(|i| &scores[i].as_flattened()[..seen]);
+            let values = self.values.chunks_exact(self.positions);
+            for (out, values) in out.iter_mut().zip(values) {
+                *out = sums_of_products(lanes, weights, &values[..seen]);
+            }
+            for i in 0..queries.len() {
+                let y: Vec<f32> = out.iter().flat_map(|piece| piece[i]).collect();
+                (self.done)(batch * QUERIES + i, &y[..self.head_dim]);
+            }
         }
     }
-    sums
+}
+
+/// `sum_i factors_i vectors_i` of each query, in this order: the scores of 16 positions, where the factors are its
+/// dimensions, or 16 dimensions of the output, where they are the weights of positions. All (n,).
+#[inline(always)]
+fn sums_of_products(
+    lanes: impl Lanes,
+    [a, b, c, d]: [&[f32]; QUERIES],
+    vectors: &[Vector],
+) -> [Vector; QUERIES] {
+    // One by one: an array of sums would be kept in memory.
+    let zero = lanes.splat(0.0);
+    let (mut of_a, mut of_b, mut of_c, mut of_d) = (zero, zero, zero, zero);
+    for ((((vector, a), b), c), d) in vectors.iter().zip(a).zip(b).zip(c).zip(d) {
+        let vector = lanes.load(vector);
+        of_a = lanes.fma(lanes.splat(*a), vector, of_a);
+        of_b = lanes.fma(lanes.splat(*b), vector, of_b);
+        of_c = lanes.fma(lanes.splat(*c), vector, of_c);
+        of_d = lanes.fma(lanes.splat(*d), vector, of_d);
+    }
+    [
+        lanes.store(of_a),
+        lanes.store(of_b),
+        lanes.store(of_c),
+        lanes.store(of_d),
+    ]
 }

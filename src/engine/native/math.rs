@@ -1,34 +1,23 @@
-//! The elementwise parts of a Llama in f32, written so that the compiler turns the loops into vectors.
+//! The elementwise parts of a Llama in f32, in loops that the compiler turns into the vectors of the [`Level`].
+//!
+//! Products are added by `mul_add`, one rounding, so that every level and every build gives the same bits.
 
-use std::array;
-
-/// Numbers that the loops here handle side by side: one 512-bit vector of f32.
-pub const LANES: usize = 16;
-
-/// `a * b + c`, in one rounding where the CPU that we compile for can (elsewhere the exact form would be a slow call).
-#[inline(always)]
-pub fn fma(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
-        a.mul_add(b, c)
-    } else {
-        a * b + c
-    }
-}
+use crate::simd::{LANES, Lanes, Level, Work};
 
 /// `e^x` to about 1e-7 of its value; 0 below -87 and the largest power of two above 88, a NaN stays one.
 ///
 /// `x = n ln 2 + r` with |r| <= ln 2 / 2, and `e^x = 2^n e^r` with the Taylor series of `e^r` to r^7 (rest below 6e-9).
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+fn exp(x: f32) -> f32 {
     /// Adding it leaves the nearest whole number in the lowest bits (1.5 * 2^23).
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts, the first with so few bits that `n * LN2_HIGH` is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-87.3, 88.3);
-    let shifted = fma(x, std::f32::consts::LOG2_E, ROUND);
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, x));
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
     let series = [
         1.0 / 720.0,
         1.0 / 120.0,
@@ -38,9 +27,10 @@ pub fn exp(x: f32) -> f32 {
         1.0,
         1.0,
     ];
-    let e_r = series
-        .into_iter()
-        .fold(1.0 / 5040.0, |sum, coefficient| fma(sum, r, coefficient));
+    let mut e_r = 1.0 / 5040.0;
+    for coefficient in series {
+        e_r = r.mul_add(e_r, coefficient);
+    }
     // 2^n: the lowest bits of `shifted` are n, the exponent field of 1.0 is added to them.
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
     e_r * power
@@ -48,31 +38,56 @@ pub fn exp(x: f32) -> f32 {
 
 /// `x * sigmoid(x)`.
 #[inline(always)]
-pub fn silu(x: f32) -> f32 {
+fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
 /// `y = x / sqrt(mean x^2 + epsilon) * weight`, all (hidden,).
-pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) {
-    let mean_square = sum_of_squares(x) / x.len() as f32;
-    let factor = 1.0 / (mean_square + epsilon).sqrt();
-    for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-        *y = x * factor * weight;
+pub fn rms_norm(level: Level, x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) {
+    level.run(RmsNorm {
+        x,
+        weight,
+        epsilon,
+        y,
+    });
+}
+
+struct RmsNorm<'a> {
+    x: &'a [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+    y: &'a mut [f32],
+}
+
+impl Work for RmsNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: impl Lanes) {
+        let mean_square = sum_of_squares(self.x) / self.x.len() as f32;
+        let factor = 1.0 / (mean_square + self.epsilon).sqrt();
+        for ((y, x), weight) in self.y.iter_mut().zip(self.x).zip(self.weight) {
+            *y = x * factor * weight;
+        }
     }
 }
 
+#[inline(always)]
 fn sum_of_squares(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
     for chunk in chunks {
-        sums = array::from_fn(|lane| fma(chunk[lane], chunk[lane], sums[lane]));
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum = x.mul_add(*x, *sum);
+        }
     }
-    sums.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>()
+    in_order(&sums) + rest.iter().map(|x| x * x).sum::<f32>()
 }
 
-/// `x_i = exp(x_i) / sum_j exp(x_j)`, shifted by the maximum so that nothing overflows.
+/// `x_i = exp(x_i) / sum_j exp(x_j)`, shifted by the maximum so that nothing overflows. To run in a [`Level`].
+#[inline(always)]
 pub fn softmax(x: &mut [f32]) {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = max(x);
     for x in &mut *x {
         *x = exp(*x - max);
     }
@@ -82,16 +97,72 @@ pub fn softmax(x: &mut [f32]) {
     }
 }
 
+#[inline(always)]
+fn max(x: &[f32]) -> f32 {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut maxima = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (max, x) in maxima.iter_mut().zip(chunk) {
+            *max = if *x > *max { *x } else { *max };
+        }
+    }
+    let mut max = f32::NEG_INFINITY;
+    for x in maxima.iter().chain(rest) {
+        max = max.max(*x);
+    }
+    max
+}
+
+#[inline(always)]
 fn sum(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
     for chunk in chunks {
-        sums = array::from_fn(|lane| sums[lane] + chunk[lane]);
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += x;
+        }
     }
-    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+    in_order(&sums) + in_order(rest)
 }
 
-/// `x += y + bias`, where there is one.
+#[inline(always)]
+fn in_order(x: &[f32]) -> f32 {
+    x.iter().sum()
+}
+
+/// `gate = silu(gate) * (up + bias)`, all (ffn,).
+pub fn swiglu(level: Level, gate: &mut [f32], up: &[f32], bias: Option<&[f32]>) {
+    level.run(SwiGlu { gate, up, bias });
+}
+
+struct SwiGlu<'a> {
+    gate: &'a mut [f32],
+    up: &'a [f32],
+    bias: Option<&'a [f32]>,
+}
+
+impl Work for SwiGlu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: impl Lanes) {
+        let gate_and_up = self.gate.iter_mut().zip(self.up);
+        match self.bias {
+            Some(bias) => {
+                for ((gate, up), bias) in gate_and_up.zip(bias) {
+                    *gate = silu(*gate) * (up + bias);
+                }
+            }
+            None => {
+                for (gate, up) in gate_and_up {
+                    *gate = silu(*gate) * up;
+                }
+            }
+        }
+    }
+}
+
+/// `x += y + bias`, where there is one. An addition of two numbers needs no level: memory takes longer.
 pub fn add(x: &mut [f32], y: &[f32], bias: Option<&[f32]>) {
     match bias {
         Some(bias) => x
@@ -136,10 +207,12 @@ mod tests {
         let x: Vec<f32> = (0..20)
             .map(|i| if i % 2 == 0 { 3.0 } else { -4.0 })
             .collect();
-        let mut y = vec![f32::NAN; 20];
-        rms_norm(&x, &[2.0; 20], 3.5, &mut y);
-        assert_eq!(y[..2], [1.5, -2.0]);
-        assert_eq!(y[18..], [1.5, -2.0]);
+        for level in Level::available() {
+            let mut y = vec![f32::NAN; 20];
+            rms_norm(level, &x, &[2.0; 20], 3.5, &mut y);
+            assert_eq!(y[..2], [1.5, -2.0]);
+            assert_eq!(y[18..], [1.5, -2.0]);
+        }
     }
 
     #[test]
@@ -149,6 +222,39 @@ mod tests {
             .collect();
         softmax(&mut x);
         assert!((x[7] - 5.0 / 24.0).abs() < 1e-5 && (x[19] - 1.0 / 24.0).abs() < 1e-6);
+    }
+
+    struct Softmax<'a>(&'a mut [f32]);
+
+    impl Work for Softmax<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run(self, _: impl Lanes) {
+            softmax(self.0);
+        }
+    }
+
+    #[test]
+    fn every_level_computes_the_same_bits() {
+        for n in (1..40).chain([127, 1000]) {
+            let x: Vec<f32> = (0..n)
+                .map(|i| ((i * 37 % 101) as f32).sin() * 9.0)
+                .collect();
+            let weight: Vec<f32> = x.iter().map(|x| x + 10.0).collect();
+            let of_level = |level: Level| {
+                let mut y = [vec![0.0; n], x.clone(), x.clone(), x.clone()];
+                rms_norm(level, &x, &weight, 1e-5, &mut y[0]);
+                level.run(Softmax(&mut y[1]));
+                swiglu(level, &mut y[2], &weight, None);
+                swiglu(level, &mut y[3], &weight, Some(&x));
+                y.map(|y| y.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+            };
+            let expected = of_level(Level::BASELINE);
+            for level in Level::available() {
+                assert_eq!(of_level(level), expected, "{}: {n}", level.name());
+            }
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use self::attention::{Cache, Rotation};
 use super::shape::Shape;
 use super::{Engine, EngineError, Generate, check_tokens, threads_text};
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
+use crate::simd::Level;
 
 /// Most tokens that go through the layers together.
 const BATCH: usize = 512;
@@ -53,6 +54,7 @@ pub struct Native<'file> {
     shape: Shape,
     settings: Settings,
     threads: Threads,
+    level: Level,
     embedding: Embedding<'file>,
     layers: Vec<Layer>,
     norm: Vec<f32>,
@@ -143,6 +145,7 @@ impl<'file> Native<'file> {
             used: 0,
             buffers: Buffers::new(settings.kernels.isa),
             threads: Threads::new(settings.threads),
+            level: Level::widest(),
             shape,
             settings,
             load_time: start.elapsed(),
@@ -214,6 +217,7 @@ impl<'file> Native<'file> {
             shape,
             layers,
             threads,
+            level,
             buffers: b,
             rotation,
             ..
@@ -221,7 +225,7 @@ impl<'file> Native<'file> {
         let layer = &layers[index];
         let width = shape.heads * shape.head_dim;
         let kv_width = shape.kv_heads * shape.head_dim;
-        b.norm(&layer.attention_norm, shape.norm_epsilon, threads);
+        b.norm(*level, &layer.attention_norm, shape.norm_epsilon, threads);
         multiply(
             &mut b.activations,
             &b.normed,
@@ -234,17 +238,18 @@ impl<'file> Native<'file> {
         );
         for_each_row(threads, &mut b.q, width, |token, q| {
             layer.q.add_bias(q);
-            rotation.apply(token, q);
+            rotation.apply(*level, token, q);
         });
         for_each_row(threads, &mut b.k, kv_width, |token, k| {
             layer.k.add_bias(k);
-            rotation.apply(token, k);
+            rotation.apply(*level, token, k);
         });
         for_each_row(threads, &mut b.v, kv_width, |_, v| layer.v.add_bias(v));
         self.cache.store(index, self.used, &b.k, &b.v, threads);
         b.mixed.resize(b.q.len(), 0.0);
+        let at = (index, self.used);
         self.cache
-            .attend(index, self.used, &b.q, width, &mut b.mixed, threads);
+            .attend(*level, at, &b.q, width, &mut b.mixed, threads);
         multiply(
             &mut b.activations,
             &b.mixed,
@@ -260,11 +265,12 @@ impl<'file> Native<'file> {
             shape,
             layers,
             threads,
+            level,
             buffers: b,
             ..
         } = self;
         let layer = &layers[index];
-        b.norm(&layer.ffn_norm, shape.norm_epsilon, threads);
+        b.norm(*level, &layer.ffn_norm, shape.norm_epsilon, threads);
         multiply(
             &mut b.activations,
             &b.normed,
@@ -278,17 +284,7 @@ impl<'file> Native<'file> {
         for_each_row(threads, &mut b.gate, shape.ffn, |token, gate| {
             layer.gate.add_bias(gate);
             let up = &up[token * shape.ffn..][..shape.ffn];
-            match &layer.up.bias {
-                Some(bias) => {
-                    for ((gate, up), bias) in gate.iter_mut().zip(up).zip(bias) {
-                        *gate = math::silu(*gate) * (up + bias);
-                    }
-                }
-                None => gate
-                    .iter_mut()
-                    .zip(up)
-                    .for_each(|(gate, up)| *gate = math::silu(*gate) * up),
-            }
+            math::swiglu(*level, gate, up, layer.up.bias.as_deref());
         });
         multiply(
             &mut b.activations,
@@ -304,10 +300,11 @@ impl<'file> Native<'file> {
         let Native {
             shape,
             threads,
+            level,
             buffers: b,
             ..
         } = self;
-        b.norm(&self.norm, shape.norm_epsilon, threads);
+        b.norm(*level, &self.norm, shape.norm_epsilon, threads);
         let mut logits = Vec::new();
         multiply(
             &mut b.activations,
@@ -495,12 +492,13 @@ impl Buffers {
     }
 
     /// `normed = norm(x)`
-    fn norm(&mut self, weight: &[f32], epsilon: f32, threads: &Threads) {
+    fn norm(&mut self, level: Level, weight: &[f32], epsilon: f32, threads: &Threads) {
         let hidden = weight.len();
         self.normed.resize(self.x.len(), 0.0);
         let x = &self.x;
         for_each_row(threads, &mut self.normed, hidden, |token, normed| {
-            math::rms_norm(&x[token * hidden..][..hidden], weight, epsilon, normed);
+            let x = &x[token * hidden..][..hidden];
+            math::rms_norm(level, x, weight, epsilon, normed);
         });
     }
 

@@ -946,7 +946,7 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
         metadata: vec![],
         hash: true,
         split_max_size: None,
-        level: tqconv::kernels::level::Level::widest(),
+        level: tqconv::simd::Level::widest(),
     };
     let plan = Plan::new(&checkpoint, &options).unwrap();
     let weights = std::fs::OpenOptions::new().write(true).open(input.join("model.safetensors")).unwrap();

@@ -2,11 +2,12 @@
 //! passes over [`Lanes`], which are given the vectors of the level.
 //!
 //! Rust neither reorders floating-point sums nor contracts products into them, so that every level computes the same
-//! bits; what differs is how many numbers an instruction takes. On aarch64 NEON is part of the baseline.
+//! bits; what differs is how many numbers an instruction takes. (`mul_add` is exact everywhere, and slow where the
+//! processor has no instruction for it.) On aarch64 NEON is part of the baseline.
 
 #[cfg(target_arch = "x86_64")]
-use super::lanes::{Avx2, Avx512};
-use super::lanes::{Lanes, Plain};
+use super::{Avx2, Avx512};
+use super::{Lanes, Plain};
 
 /// Work that gains from wider vectors.
 pub trait Work {
@@ -40,6 +41,7 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         let wider = {
             let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c")
                 && is_x86_feature_detected!("popcnt");
             let avx512 = avx2
@@ -93,14 +95,14 @@ impl Level {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c,popcnt")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
 fn avx2<W: Work>(work: W) -> W::Output {
     // SAFETY: these are the features that this function is called with.
     work.run(unsafe { Avx2::new() })
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,popcnt")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 fn avx512<W: Work>(work: W) -> W::Output {
     // SAFETY: these are the features that this function is called with.
     work.run(unsafe { Avx512::new() })

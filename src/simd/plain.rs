@@ -27,6 +27,19 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn store(self, x: [f32; LANES]) -> [f32; LANES] {
+        x
+    }
+
+    #[inline(always)]
+    fn fma(self, a: [f32; LANES], b: [f32; LANES], mut c: [f32; LANES]) -> [f32; LANES] {
+        for (c, (a, b)) in c.iter_mut().zip(a.iter().zip(b)) {
+            *c = a.mul_add(b, *c);
+        }
+        c
+    }
+
+    #[inline(always)]
     fn abs(self, x: [f32; LANES]) -> [f32; LANES] {
         x.map(f32::abs)
     }

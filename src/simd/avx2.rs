@@ -4,13 +4,13 @@ use std::arch::x86_64::*;
 
 use super::{LANES, Lanes};
 
-/// AVX2 and POPCNT: a value exists only where the processor has them.
+/// AVX2, FMA and POPCNT: a value exists only where the processor has them.
 #[derive(Clone, Copy)]
 pub struct Avx2(());
 
 impl Avx2 {
     /// # Safety
-    /// The processor has AVX2 and POPCNT.
+    /// The processor has AVX2, FMA and POPCNT.
     pub unsafe fn new() -> Self {
         Self(())
     }
@@ -43,6 +43,27 @@ impl Lanes for Avx2 {
     fn splat(self, x: f32) -> [__m256; 2] {
         // SAFETY: Avx2 is the proof of its instructions.
         unsafe { [_mm256_set1_ps(x); 2] }
+    }
+
+    #[inline(always)]
+    fn store(self, x: [__m256; 2]) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        for (out, x) in out.as_chunks_mut::<{ LANES / 2 }>().0.iter_mut().zip(x) {
+            // SAFETY: Avx2 is the proof of its instructions; the array is as long as what is loaded or stored.
+            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), x) }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: Avx2 is the proof of its instructions.
+        unsafe {
+            [
+                _mm256_fmadd_ps(a[0], b[0], c[0]),
+                _mm256_fmadd_ps(a[1], b[1], c[1]),
+            ]
+        }
     }
 
     #[inline(always)]

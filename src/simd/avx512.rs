@@ -40,6 +40,20 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn store(self, x: __m512) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        // SAFETY: Avx512 is the proof of its instructions; the array is as long as what is loaded or stored.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) };
+        out
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: Avx512 is the proof of its instructions.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
     fn abs(self, x: __m512) -> __m512 {
         // SAFETY: Avx512 is the proof of its instructions.
         unsafe { _mm512_abs_ps(x) }

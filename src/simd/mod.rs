@@ -1,19 +1,23 @@
-//! Sixteen numbers at a time: the passes over a row of latent weights, in the vectors of each level of instructions.
+//! Code that is written once and runs in the widest vectors of the processor, chosen at run time: [`Level`] runs
+//! [`Work`], which gets the vectors of the level as [`Lanes`], 16 numbers at a time. [`Plain`] has them for any
+//! processor. All levels give the same bits.
 //!
-//! Every sum runs in 16 lanes of f64: lane l adds up the numbers l, l + 16, l + 32, ..., then the lanes are added by
-//! halves. `tequila` has the same passes in plain loops and says what they are for; the results are equal to the bit.
-//! Each pass is written once, over the steps that [`Lanes`] asks of a level; [`Plain`] has them for any processor.
+//! Every f64 sum over a row of latent weights runs in 16 lanes: lane l adds up the numbers l, l + 16, l + 32, ..., then
+//! the lanes are added by halves. `tequila` has the same passes in plain loops and says what they are for; the results
+//! are equal to the bit.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod level;
 mod plain;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
+pub use level::{Level, Work};
 pub use plain::Plain;
 
 /// Lanes of every sum.
@@ -34,7 +38,7 @@ pub trait Lanes: Copy {
     type Numbers: Copy;
     /// 16 f64.
     type Sums: Copy;
-    /// Some of 16 lanes.
+    /// A lane mask.
     type Mask: Copy;
 
     /// No sums yet.
@@ -43,6 +47,10 @@ pub trait Lanes: Copy {
     fn load(self, x: &[f32; LANES]) -> Self::Numbers;
     /// The same number in each lane.
     fn splat(self, x: f32) -> Self::Numbers;
+    /// The numbers, one by one.
+    fn store(self, x: Self::Numbers) -> [f32; LANES];
+    /// a * b + c, rounded once.
+    fn fma(self, a: Self::Numbers, b: Self::Numbers, c: Self::Numbers) -> Self::Numbers;
     /// |x|
     fn abs(self, x: Self::Numbers) -> Self::Numbers;
     /// sums + x
@@ -226,7 +234,7 @@ fn fold(mut lanes: [f64; LANES]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::level::{Level, Work};
+    use crate::simd::{Level, Work};
 
     struct FirstLeast<'t>(&'t [f64; LANES]);
 
