@@ -10,6 +10,7 @@ pub mod kernels;
 pub mod mapped;
 pub mod metrics;
 pub mod model;
+pub mod output;
 pub mod pack;
 #[allow(unsafe_code)]
 pub mod simd;

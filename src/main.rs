@@ -1,16 +1,18 @@
 //! Parse, run, exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tqconv::cli::{Cli, message, run};
+use tqconv::cli::{Cli, exit_code, message, run};
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", message(&error));
-            ExitCode::from(2)
+            // Nobody may be listening, or the disk behind stderr be full.
+            let _ = writeln!(std::io::stderr(), "error: {}", message(&error));
+            ExitCode::from(exit_code(&error))
         }
     }
 }

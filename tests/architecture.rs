@@ -7,20 +7,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "engine", "kernels", "mapped", "metrics", "model", "pack", "simd", "tequila", "verify",
+            "engine", "kernels", "mapped", "metrics", "model", "output", "pack", "simd", "tequila",
+            "verify",
         ],
     ),
-    ("pack", &["model", "simd", "tequila"]),
+    ("pack", &["model", "output", "simd", "tequila"]),
     (
         "verify",
         &["engine", "kernels", "mapped", "metrics", "model", "tequila"],
     ),
     ("engine", &["kernels", "mapped", "simd"]),
-    ("model", &["mapped", "tequila"]),
+    ("model", &["mapped", "output", "tequila"]),
     ("kernels", &["simd"]),
     ("simd", &[]),
     ("tequila", &[]),
     ("metrics", &[]),
+    ("output", &[]),
     ("mapped", &[]),
 ];
 

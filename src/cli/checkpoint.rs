@@ -1,5 +1,6 @@
 //! Arguments that say what a checkpoint does not say itself.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -49,6 +50,26 @@ impl CheckpointArgs {
             lambda: self.lambda,
         };
         Ok(Checkpoint::open(source, &overrides)?)
+    }
+
+    /// These arguments again, as words of a command.
+    pub fn words(&self) -> Vec<OsString> {
+        let number = |number: usize| OsString::from(number.to_string());
+        let text = |text: &String| OsString::from(text);
+        let given = [
+            ("--config", self.config.clone().map(OsString::from)),
+            ("--tokenizer", self.tokenizer.clone().map(OsString::from)),
+            ("--tokenizer-pre", self.tokenizer_pre.as_ref().map(text)),
+            ("--quant-method", self.quant_method.as_ref().map(text)),
+            ("--granularity", self.granularity.as_ref().map(text)),
+            ("--group-size", self.group_size.map(number)),
+            (
+                "--lambda",
+                self.lambda.map(|lambda| lambda.to_string().into()),
+            ),
+        ];
+        let words = |(flag, value): (&str, Option<OsString>)| Some([flag.into(), value?]);
+        given.into_iter().filter_map(words).flatten().collect()
     }
 
     /// Read the tokenizer of an opened checkpoint.

@@ -38,7 +38,7 @@ pub(super) fn run(args: &DiffArgs, context: Context) -> anyhow::Result<ExitCode>
         Input::open(&args.b, &args.checkpoint)?,
     );
     let (a, b) = (a.parse(&args.a)?, b.parse(&args.b)?);
-    let bar = render::spinner(context.progress);
+    let bar = render::spinner(!context.quiet);
     let found = diff(&a.side(), &b.side(), &|doing| {
         bar.set_message(doing.to_owned());
     })

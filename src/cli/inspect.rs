@@ -12,12 +12,13 @@ use formats::gguf::{File, TensorInfo, Value};
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::{print, print_json, render};
+use super::{lossy, print, print_json, render};
 use crate::mapped::Mapped;
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Training, TrainingOverrides,
 };
 use crate::pack::{Embedding, Options, Plan, Rule, Target, ollama_reads};
+use crate::simd::Level;
 use crate::simd::Level;
 
 /// Show what a checkpoint or a GGUF file holds
@@ -232,7 +233,7 @@ impl<'a> Gguf<'a> {
             .collect();
         let ollama = self.engines().iter().all(|(ty, _)| ollama_reads(*ty));
         json!({
-            "path": self.path, "kind": "gguf", "version": self.file.version(), "bytes": self.bytes,
+            "path": lossy(self.path), "kind": "gguf", "version": self.file.version(), "bytes": self.bytes,
             "alignment_bytes": self.file.alignment(), "ollama": ollama, "types": types, "metadata": metadata,
             "tensors": tensors,
         })
@@ -461,7 +462,7 @@ impl Found {
             Err(problem) => Err(problem.clone()),
         });
         json!({
-            "path": path, "kind": "checkpoint", "bytes": self.tensors.bytes(), "config": result(config),
+            "path": lossy(path), "kind": "checkpoint", "bytes": self.tensors.bytes(), "config": result(config),
             "training": result(training), "pack": result(pack), "tensors": tensors,
         })
     }

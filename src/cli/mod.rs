@@ -8,14 +8,26 @@ mod pack;
 mod render;
 mod report;
 mod run;
+mod shell;
+mod text;
 mod verify;
 
-use std::io::Write;
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anstream::{AutoStream, ColorChoice};
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+use crate::output;
+use crate::pack::PackError;
 
 /// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
 ///
@@ -29,9 +41,29 @@ pub struct Cli {
     /// Say nothing but results and errors
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// When to paint results: auto paints on a terminal, as NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM allow
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    color: Color,
     /// Threads to work with [default: all processors]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    fn paints(self) -> bool {
+        match self {
+            Self::Auto => AutoStream::choice(&io::stdout()) != ColorChoice::Never,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -42,7 +74,7 @@ Examples:
   tqconv pack my-checkpoint/ model.gguf --dry-run      what would be written
   tqconv verify model.gguf --against my-checkpoint/    prove it
 
-Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request); `run`, when interrupted, 130.";
+Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request), 130 interrupted.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -64,21 +96,68 @@ enum Command {
 /// What every command needs to know of how it was called.
 #[derive(Clone, Copy)]
 struct Context {
-    /// Whether progress may be shown.
-    progress: bool,
+    /// Whether only results and errors are wanted.
+    quiet: bool,
+    /// Whether results are painted.
+    colour: bool,
 }
 
 /// What a process that was interrupted ends with.
 const INTERRUPTED: u8 = 130;
 
-/// Set when the user interrupts. A second time ends the process at once.
-fn stop_signal() -> std::io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED.into(), stop.clone())?;
-        signal_hook::flag::register(signal, stop.clone())?;
+/// What the process ends with after `error`.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(PackError::Interrupted) => INTERRUPTED,
+        _ => 2,
     }
+}
+
+/// Set when the user interrupts. A second time ends the process at once; what was not finished is removed all the same.
+fn stop_signal() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut signals = Signals::new(heeded_signals())?;
+    let asked = stop.clone();
+    let wait = move || {
+        for _ in signals.forever() {
+            if asked.swap(true, Ordering::Relaxed) {
+                output::remove_unfinished();
+                std::process::exit(INTERRUPTED.into());
+            }
+        }
+    };
+    std::thread::Builder::new().spawn(wait)?;
     Ok(stop)
+}
+
+/// The signals that ask to end, without those that this process was started to ignore (`nohup`).
+fn heeded_signals() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    [SIGINT, SIGTERM, SIGHUP]
+        .into_iter()
+        .filter(|signal| ignored >> (signal - 1) & 1 == 0)
+        .collect()
+}
+
+/// Prepare the process: what the system would end it for becomes an error, and all threads are there from the start.
+fn prepare(threads: Option<u32>) -> anyhow::Result<()> {
+    // With a handler a write beyond the limit of file sizes is an error (EFBIG).
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+    let threads = threads.map_or(0, |threads| threads as usize);
+    let built = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global();
+    match built {
+        // Without a cause: a process that runs several commands has its threads already.
+        Err(error) if error.source().is_some() => {
+            Err(error).context("the threads cannot be started")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Run the command that `cli` holds.
@@ -86,18 +165,17 @@ fn stop_signal() -> std::io::Result<Arc<AtomicBool>> {
 /// # Errors
 /// Whatever kept it from being done; the text says where, what was found, and what to do.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    if let Some(threads) = cli.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads as usize)
-            .build_global()?;
-    }
     let context = Context {
-        progress: !cli.quiet,
+        quiet: cli.quiet,
+        colour: cli.color.paints(),
     };
+    if !matches!(cli.command, Command::Completions { .. }) {
+        prepare(cli.threads)?;
+    }
     match cli.command {
         Command::Pack(args) => pack::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(&args, context),
         Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args, context),
         Command::Bench(args) => bench::run(&args),
@@ -122,54 +200,58 @@ pub fn message(error: &anyhow::Error) -> String {
             line += &format!(": {cause}");
         }
     }
+    let io_error = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<io::Error>());
+    if let Some(hint) = io_error.and_then(limit_hint) {
+        line += &format!("; {hint}");
+    }
     if let Some((end, _)) = line.char_indices().nth(LONGEST_MESSAGE) {
         line.truncate(end);
         line += "...";
     }
-    printable(line.trim(), |_, _| false)
+    text::shown(line.trim())
 }
 
-/// Names and texts come from somebody else's file: control characters in them, with which a terminal could be made to
-/// show something else, are written as escapes, except those that `keep` is true for.
-fn printable(text: &str, keep: impl Fn(char, &str) -> bool) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for (at, char) in text.char_indices() {
-        if char.is_control() && !keep(char, &text[at + char.len_utf8()..]) {
-            printable.extend(char.escape_debug());
-        } else {
-            printable.push(char);
+/// What to raise where the machine lacks something, for people who do not know the system's words for it.
+fn limit_hint(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_io_error(error)? {
+        Errno::MFILE | Errno::NFILE => Some("raise the limit of open files with `ulimit -n`"),
+        Errno::FBIG => {
+            Some("raise the limit of a file's size with `ulimit -f`, or name another folder")
         }
+        Errno::AGAIN => Some(
+            "raise the limit of processes and threads with `ulimit -u`, or pass a smaller --threads",
+        ),
+        Errno::NOMEM => Some("make memory free, or raise its limit with `ulimit -v`"),
+        Errno::NOSPC | Errno::DQUOT => Some("make room on the disk"),
+        _ => None,
     }
-    printable
 }
 
-/// Line ends, tabs, and the colours that reports have: `ESC [ digits ; ... m`.
-fn is_layout(char: char, rest: &str) -> bool {
-    let is_colour = || {
-        let rest = rest.strip_prefix('[')?;
-        rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';')
-            .chars()
-            .next()
-    };
-    match char {
-        '\n' | '\t' => true,
-        '\u{1b}' => is_colour() == Some('m'),
-        _ => false,
-    }
+/// A path as text: what is not UTF-8 in it is replaced.
+fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// Write `text` to stdout; that nobody reads on is no error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    let text = printable(text, is_layout);
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    write_out(&text::report(text))
 }
 
 /// Write a value to stdout as JSON.
 fn print_json(value: &serde_json::Value) -> anyhow::Result<ExitCode> {
-    print(&format!("{value:#}\n"))
+    write_out(&format!("{}\n", text::shown_json(&format!("{value:#}"))))
+}
+
+fn write_out(text: &str) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("standard output")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 #[cfg(test)]
@@ -179,13 +261,6 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_name_cannot_steer_the_terminal() {
-        let text = "\u{1b}[1;32mok\u{1b}[0m\tname\u{1b}]0;title\u{7}\u{9b}2J\r\n";
-        let shown = "\u{1b}[1;32mok\u{1b}[0m\tname\\u{1b}]0;title\\u{7}\\u{9b}2J\\r\n";
-        assert_eq!(printable(text, is_layout), shown);
     }
 
     #[test]

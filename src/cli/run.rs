@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use formats::gguf::File;
 use serde_json::json;
 
-use super::{INTERRUPTED, stop_signal};
+use super::{Context, INTERRUPTED, stop_signal};
 use crate::engine::Generate;
 use crate::engine::native::{Native, Settings};
 use crate::engine::sample::Sampler;
@@ -81,11 +81,11 @@ fn parse_share(text: &str) -> Result<f64, String> {
 ///
 /// # Errors
 /// A file that cannot be read or run, or a prompt that does not fit the model's context.
-pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    run_file(args).with_context(|| args.model.display().to_string())
+pub fn run(args: &RunArgs, context: Context) -> anyhow::Result<ExitCode> {
+    run_file(args, context.quiet).with_context(|| args.model.display().to_string())
 }
 
-fn run_file(args: &RunArgs) -> anyhow::Result<ExitCode> {
+fn run_file(args: &RunArgs, quiet: bool) -> anyhow::Result<ExitCode> {
     let bytes = Mapped::open(&args.model)?;
     let file = File::parse(&bytes)?;
     let shape = Shape::read(&file)?;
@@ -101,6 +101,7 @@ fn run_file(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .max(1);
     let job = Job {
         args,
+        quiet,
         text: &text,
         prompt: &prompt,
     };
@@ -144,6 +145,7 @@ fn llamacpp(_: &Job, _: &Path, _: &File, _: usize, _: usize) -> anyhow::Result<E
 /// What is to be generated.
 struct Job<'a> {
     args: &'a RunArgs,
+    quiet: bool,
     text: &'a Text,
     prompt: &'a [u32],
 }
@@ -185,7 +187,7 @@ impl Job<'_> {
         };
         if self.args.json {
             self.print_json(engine, &outcome, load_time)?;
-        } else {
+        } else if !self.quiet {
             self.print_speed(engine, &outcome, load_time);
         }
         Ok(match outcome.stopped {

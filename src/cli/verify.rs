@@ -1,6 +1,5 @@
 //! `tqconv verify`: the proof of a file, as a table, as JSON and as a page.
 
-use std::io::IsTerminal;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +10,7 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use super::checkpoint::CheckpointArgs;
 use super::{Context, print, print_json, render, report};
+use crate::output::{self, Inputs};
 use crate::verify::{
     self, Against, Check, Level, Limit, Options, Report, Status, TextOptions, Verdict,
 };
@@ -96,8 +96,11 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
             name: path.display().to_string(),
         }),
     };
+    if let Some(report) = &args.report {
+        output::check(report, true, &inputs(args, against.as_ref()))?;
+    }
     let options = options(args)?;
-    let bar = render::spinner(context.progress);
+    let bar = render::spinner(!context.quiet);
     let report = verify::verify(&args.file, against.as_ref(), &options, &|doing| {
         bar.set_message(doing.to_owned());
     })
@@ -106,12 +109,13 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     if args.json {
         print_json(&serde_json::to_value(&report)?)?;
     } else {
-        let style = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        print(&Text { colour: style }.report(&report))?;
+        let text = Text {
+            colour: context.colour,
+        };
+        print(&text.report(&report))?;
     }
     if let Some(path) = &args.report {
-        let page = report::page(&report);
-        std::fs::write(path, page).with_context(|| path.display().to_string())?;
+        output::write(path, report::page(&report).as_bytes())?;
     }
     Ok(match report.verdict {
         Verdict::Agrees | Verdict::Sound => ExitCode::SUCCESS,
@@ -119,6 +123,13 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
         Verdict::NothingChecked if measured(&report) => ExitCode::SUCCESS,
         Verdict::NothingChecked => ExitCode::from(2),
     })
+}
+
+/// Every file that is read, which the page must not replace.
+fn inputs(args: &VerifyArgs, against: Option<&Against>) -> Inputs {
+    let checkpoint = against.map_or(vec![], |against| against.checkpoint.files());
+    let named = [Some(&args.file), args.text.as_ref()].into_iter().flatten();
+    Inputs::new(named.chain(&checkpoint))
 }
 
 fn measured(report: &Report) -> bool {

@@ -12,6 +12,7 @@ use super::ModelError;
 use super::config::{Config, ConfigFile, LambdaSource, Training, TrainingOverrides};
 use super::names::{EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
 use crate::mapped::Mapped;
+use crate::output::folder_of;
 use crate::tequila::Granularity;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -65,12 +66,17 @@ impl Source {
     }
 }
 
-/// The folder of a file, as one that has a name in messages: `.` where only the file's name is given.
-pub fn folder_of(file: &Path) -> &Path {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
+/// Kinds of files that a checkpoint consists of.
+const PARTS: [&str; 5] = ["json", "safetensors", "model", "jinja", "txt"];
+
+/// The files of a folder that can be a part of a checkpoint, whether they are read or not.
+fn parts_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_part = |path: &PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        extension.is_some_and(|extension| PARTS.contains(&extension))
+    };
+    entries.map(|entry| entry.path()).filter(is_part).collect()
 }
 
 /// Asked before a file is opened: opening a pipe would wait for its writer.
@@ -406,6 +412,21 @@ impl Checkpoint {
         };
         checkpoint.check()?;
         Ok(checkpoint)
+    }
+
+    /// Every file that is read of the checkpoint, and those beside them that belong to it.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let source = &self.source;
+        let mut files = vec![source.weights.clone(), source.config.clone()];
+        files.push(source.tokenizer.clone());
+        files.extend(self.tensors.files().map(|(path, _)| path.to_owned()));
+        let tokenizer = match source.tokenizer.is_dir() {
+            true => &source.tokenizer,
+            false => folder_of(&source.tokenizer),
+        };
+        files.extend(parts_in(folder_of(&source.weights)));
+        files.extend(parts_in(tokenizer));
+        files
     }
 
     /// The tensors of one linear.

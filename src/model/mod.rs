@@ -7,7 +7,7 @@ mod metadata;
 mod names;
 pub mod tokenizer;
 
-pub use checkpoint::{Checkpoint, LatentLinear, Source, Stored, Tensors, folder_of};
+pub use checkpoint::{Checkpoint, LatentLinear, Source, Stored, Tensors};
 pub use config::{
     Architecture, Config, ConfigFile, LambdaSource, Rope, RopeScaling, Training, TrainingOverrides,
 };

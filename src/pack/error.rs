@@ -5,51 +5,24 @@ use std::path::{Path, PathBuf};
 use formats::FormatError;
 use formats::block::BlockType;
 
+use crate::output::OutputError;
+
 /// A checkpoint that cannot be packed as asked: nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// The layout of the output.
     #[error("the output cannot be laid out: {0}")]
     Format(#[from] FormatError),
-    /// The output cannot be written, or the input cannot be read.
-    #[error("{}: {source}; check that it can be read or written, and that there is room", path.display())]
-    Io {
+    /// The output cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// The input cannot be read.
+    #[error("{}: {source}; check that it can be read", path.display())]
+    Read {
         /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
-    },
-    /// The output is there already.
-    #[error("{}: exists already; replace it with --force, or name another output", path.display())]
-    Exists {
-        /// The output.
-        path: PathBuf,
-    },
-    /// The output is one of the files that are read.
-    #[error("{}: is one of the input's files; name another output", path.display())]
-    SameFile {
-        /// The output.
-        path: PathBuf,
-    },
-    /// The output is something other than a file.
-    #[error("{}: is {found}; name a file", path.display())]
-    NoFile {
-        /// The output.
-        path: PathBuf,
-        /// What it is.
-        found: &'static str,
-    },
-    /// The folder of the output is not there.
-    #[error("{}: no such folder; create it with `mkdir -p {}`, or name another output", path.display(), path.display())]
-    NoFolder {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// Another process is writing the same output.
-    #[error("{}: another process is writing it; wait for it, or name another output", path.display())]
-    Busy {
-        /// The temporary file.
-        path: PathBuf,
     },
     /// Linears whose rows fill no blocks of any allowed type.
     #[error(
@@ -152,18 +125,6 @@ pub enum PackError {
         /// The file.
         path: PathBuf,
     },
-    /// The disk is too small.
-    #[error(
-        "{}: the output takes {needed} bytes{}; make room, or name another folder", path.display(), free_text(*free)
-    )]
-    NoSpace {
-        /// The folder.
-        path: PathBuf,
-        /// Bytes of the output.
-        needed: u64,
-        /// Bytes that were free, where the file system says.
-        free: Option<u64>,
-    },
     /// More files than a split can count.
     #[error(
         "--split-max-size {max} would make {files} files, at most 65535 are allowed; allow larger ones with --split-max-size"
@@ -185,13 +146,9 @@ impl PackError {
         let path = path.into();
         match source.kind() {
             std::io::ErrorKind::UnexpectedEof => Self::Changed { path },
-            _ => Self::Io { path, source },
+            _ => Self::Read { path, source },
         }
     }
-}
-
-fn free_text(free: Option<u64>) -> String {
-    free.map_or(String::new(), |free| format!(", {free} are free"))
 }
 
 fn names(types: &[BlockType]) -> String {

@@ -9,20 +9,20 @@ mod error;
 mod hash;
 mod layout;
 mod metadata;
-mod output;
 mod pass;
 mod plan;
 mod row;
 mod rule;
+mod run;
 
 use std::ops::ControlFlow;
 
 pub use encode::Loss;
 pub use error::PackError;
 pub use layout::paths;
-pub use output::{Output, check_output};
-pub use plan::{Item, Options, Packed, Plan, Summary};
+pub use plan::{Options, Plan};
 pub use rule::{Embedding, PACKABLE, Rule, Target, ollama_reads};
+pub use run::{Item, Output, Packed, Summary};
 
 /// Told how many bytes of weights have been worked through since it was last told; says whether to go on.
 pub type Progress<'a> = dyn Fn(u64) -> ControlFlow<()> + Sync + 'a;

@@ -12,11 +12,11 @@ use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
 use super::layout::Layout;
-use super::output::Files;
 use super::plan::{Content, Entry, Job, Plan, stored_as};
 use super::row::{Bench, Facts, not_finite, read_numbers, widen};
 use super::{PackError, Progress};
 use crate::model::{Config, Part};
+use crate::output::Files;
 use crate::simd::{Lanes, Work};
 use crate::tequila::{NotFinite, check_finite};
 

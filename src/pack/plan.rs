@@ -1,29 +1,22 @@
-//! Deciding: every name, shape, type, size and offset. Types that depend on the weights are guessed from some rows of
-//! each linear, and held against all rows while they are packed.
+//! Deciding: every name, shape and type. Types that depend on the weights are guessed from some rows of each linear; `run`
+//! compares them with all rows while they are packed.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use formats::block::BlockType;
-use formats::gguf::{Layout as FileLayout, TensorInfo, Value};
+use formats::gguf::TensorInfo;
 use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
-use super::encode::Loss;
-use super::hash::source_hashes;
-use super::layout::Layout;
-use super::metadata::{self, Keys};
-use super::output::{Files, Output};
-use super::pass::Pass;
+use super::PackError;
+use super::metadata::Keys;
 use super::row::{Bench, Facts, Ternary, numbers};
 use super::rule::{Embedding, Rule, Target, ollama_reads};
-use super::{PackError, Progress};
 use crate::model::{
     Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, Stored, attention_norm,
     feed_forward_norm,
 };
+use crate::simd::Level;
 use crate::simd::Level;
 
 /// What the caller decides.
@@ -43,95 +36,6 @@ pub struct Options {
     pub split_max_size: Option<u64>,
     /// Which instructions to use: the output is the same with any.
     pub level: Level,
-}
-
-/// One tensor of the output.
-pub struct Item {
-    /// Its name, type and shape in the file.
-    pub info: TensorInfo,
-    /// What storing it lost, for a linear.
-    pub loss: Option<Loss>,
-    /// Which file it is in, from 0.
-    pub file: usize,
-    /// Where it starts in that file.
-    pub offset: u64,
-}
-
-/// What was packed, or would be.
-pub struct Packed<'a> {
-    /// From what.
-    pub checkpoint: &'a Checkpoint,
-    /// Keys and values of the first file, in file order.
-    pub metadata: Vec<(String, Value)>,
-    /// Tensors, in file order.
-    pub items: Vec<Item>,
-    /// How many files; [`paths`](super::paths) has their names.
-    pub files: usize,
-    /// What a person wants to know of it.
-    pub summary: Summary,
-}
-
-/// The figures of a pack.
-#[derive(Clone, Debug, Default)]
-pub struct Summary {
-    /// Weights of all linears.
-    pub ternary_weights: u64,
-    /// Bytes of all linears without their biases.
-    pub ternary_bytes: u64,
-    /// How many of the ternary weights are in the dead zone.
-    pub dead_weights: u64,
-    /// The largest bias, as a magnitude.
-    pub largest_bias: f64,
-    /// The loss over all linears.
-    pub loss: Loss,
-    /// The linear with the largest NMSE, and that.
-    pub worst: Option<(String, f64)>,
-    /// How many linears became each type.
-    pub linears: BTreeMap<BlockType, usize>,
-    /// Bytes of the output.
-    pub bytes: u64,
-}
-
-impl Summary {
-    /// Bits that a ternary weight takes, scales included.
-    pub fn bits_per_weight(&self) -> f64 {
-        8.0 * self.ternary_bytes as f64 / self.ternary_weights as f64
-    }
-
-    /// The share of ternary weights in the dead zone, 0 to 1.
-    pub fn dead_share(&self) -> f64 {
-        self.dead_weights as f64 / self.ternary_weights as f64
-    }
-
-    /// The type of most linears.
-    pub fn main_type(&self) -> BlockType {
-        self.linears
-            .iter()
-            .max_by_key(|(_, count)| **count)
-            .map_or(BlockType::F32, |(ty, _)| *ty)
-    }
-
-    fn add(&mut self, job: &Job, facts: &Facts) {
-        let (ty, loss) = (job.ty(), facts.losses[job.chosen]);
-        let (rows, columns) = job.shape;
-        self.ternary_weights += (rows * columns) as u64;
-        self.ternary_bytes += (rows * job.row_bytes()) as u64;
-        self.dead_weights += facts.dead;
-        self.largest_bias = facts
-            .biases
-            .iter()
-            .map(|bias| bias.abs())
-            .fold(self.largest_bias, f64::max);
-        self.loss = self.loss + loss;
-        *self.linears.entry(ty).or_default() += 1;
-        if self
-            .worst
-            .as_ref()
-            .is_none_or(|(_, worst)| loss.nmse() > *worst)
-        {
-            self.worst = Some((job.name.clone(), loss.nmse()));
-        }
-    }
 }
 
 /// A tensor of the output, and where it comes from.
@@ -189,10 +93,10 @@ impl Job<'_> {
 /// What is to be packed, and how.
 pub struct Plan<'a> {
     pub(super) checkpoint: &'a Checkpoint,
-    options: &'a Options,
+    pub(super) options: &'a Options,
     pub(super) entries: Vec<Entry<'a>>,
     pub(super) jobs: Vec<Job<'a>>,
-    keys: Keys,
+    pub(super) keys: Keys,
 }
 
 impl<'a> Plan<'a> {
@@ -234,160 +138,6 @@ impl<'a> Plan<'a> {
         plan.guess()?;
         plan.check_for_ollama()?;
         Ok(plan)
-    }
-
-    /// Read all weights once, and write `output` if there is one. `tokenizer`: its keys. `progress` is told the bytes of
-    /// weights read.
-    ///
-    /// Where a linear turns out to lose more than its sampled rows promised, all types are measured on all its rows,
-    /// and the output is begun anew with the right one.
-    ///
-    /// # Errors
-    /// Any [`PackError`]. Nothing is left behind, and what was there before is as it was.
-    pub fn run(
-        mut self,
-        tokenizer: Keys,
-        output: Option<&Output>,
-        progress: &Progress,
-    ) -> Result<Packed<'a>, PackError> {
-        let weights = self
-            .entries
-            .iter()
-            .map(|entry| entry.shape.iter().product::<u64>());
-        let (weights, files) = (weights.sum(), self.hashed_files());
-        self.keys = metadata::keys(self.checkpoint, self.options, tokenizer, weights, files)?;
-        let (tensors, hash) = (&self.checkpoint.tensors, self.options.hash);
-        let refused = AtomicBool::new(false);
-        let go_on = || !refused.load(Ordering::Relaxed) && progress(0).is_continue();
-        let (settled, hashes) = rayon::join(
-            || {
-                let settled = self.settle(output, progress);
-                refused.store(settled.is_err(), Ordering::Relaxed);
-                settled
-            },
-            || match hash {
-                true => source_hashes(tensors, go_on),
-                false => Ok(vec![]),
-            },
-        );
-        let ((facts, files), hashes) = (settled?, hashes?);
-        if let Some(path) = tensors.changed() {
-            return Err(PackError::Changed { path: path.into() });
-        }
-        let mut summary = Summary::default();
-        for (job, facts) in self.jobs.iter().zip(&facts) {
-            summary.add(job, facts);
-        }
-        metadata::set_found(&mut self.keys, self.options, &summary, hashes);
-        let layout = self.layout()?;
-        summary.bytes = layout.size();
-        if let Some(files) = files {
-            self.put_numbers(&files, &layout, &facts)?;
-            files.finish()?;
-        }
-        let items = self.infos().into_iter().enumerate().map(|(entry, info)| {
-            let loss = match self.entries[entry].content {
-                Content::Linear(job) => Some(facts[job].losses[self.jobs[job].chosen]),
-                _ => None,
-            };
-            let (file, offset) = layout.place(entry);
-            Item {
-                info,
-                loss,
-                file,
-                offset,
-            }
-        });
-        Ok(Packed {
-            checkpoint: self.checkpoint,
-            items: items.collect(),
-            metadata: self.keys,
-            files: layout.files.len(),
-            summary,
-        })
-    }
-
-    /// Read all weights, and write them where there is an `output`, until every linear has become the first of its
-    /// types that is within the allowed error.
-    fn settle(
-        &mut self,
-        output: Option<&Output>,
-        progress: &Progress,
-    ) -> Result<(Vec<Facts>, Option<Files>), PackError> {
-        let inputs: Vec<_> = self
-            .checkpoint
-            .tensors
-            .files()
-            .map(|(path, _)| path)
-            .collect();
-        // Nothing is written where some rows show already that it would be in vain.
-        let mut writing = output.filter(|_| self.jobs.iter().all(|job| job.promising));
-        loop {
-            self.check_for_ollama()?;
-            let layout = self.layout()?;
-            let files = writing
-                .map(|output| output.create(&layout, &inputs))
-                .transpose()?;
-            let sink = files.as_ref().map(|files| (files, &layout));
-            let pass = Pass {
-                plan: self,
-                sink,
-                progress,
-            };
-            let facts = match &files {
-                Some(files) => files.sync_during(|| pass.run()),
-                None => pass.run(),
-            }?;
-            if self.held(&facts)? && files.is_some() == output.is_some() {
-                return Ok((facts, files));
-            }
-            writing = output;
-        }
-    }
-
-    /// Whether each linear became what it should; else it is known afterwards what that is.
-    fn held(&mut self, facts: &[Facts]) -> Result<bool, PackError> {
-        let max_nmse = self.options.rule.max_nmse;
-        let (mut held, mut refused, mut loss) = (true, vec![], Loss::default());
-        let mut types = vec![];
-        for (job, facts) in self.jobs.iter_mut().zip(facts) {
-            let mut losses = facts.losses.clone();
-            if !losses.iter().any(|loss| loss.nmse() <= max_nmse) {
-                let untried = &job.types[losses.len()..];
-                if !untried.is_empty() {
-                    losses.extend(measure(self.checkpoint, job, 0..job.shape.0, untried)?.losses);
-                }
-            }
-            let fits = losses.iter().position(|loss| loss.nmse() <= max_nmse);
-            let least = losses
-                .iter()
-                .copied()
-                .min_by(|a, b| a.nmse().total_cmp(&b.nmse()));
-            loss = loss
-                + fits
-                    .map(|index| losses[index])
-                    .or(least)
-                    .unwrap_or_default();
-            match (fits, least) {
-                (Some(index), _) => {
-                    held &= index == job.chosen;
-                    job.chosen = index;
-                }
-                (None, least) => {
-                    refused.push((job.name.clone(), least.unwrap_or_default().nmse()));
-                    types.clone_from(&job.types);
-                }
-            }
-        }
-        if refused.is_empty() {
-            return Ok(held);
-        }
-        Err(PackError::Lossy {
-            tensors: refused,
-            overall: loss.nmse(),
-            max_nmse,
-            types,
-        })
     }
 
     /// Choose the first type of each linear that is within the allowed error on its first rows.
@@ -495,12 +245,7 @@ impl<'a> Plan<'a> {
         self.options.level
     }
 
-    /// Where everything goes, as the types are now.
-    fn layout(&self) -> Result<Layout, PackError> {
-        Layout::new(&self.keys, &self.infos(), self.options.split_max_size)
-    }
-
-    fn check_for_ollama(&self) -> Result<(), PackError> {
+    pub(super) fn check_for_ollama(&self) -> Result<(), PackError> {
         let refused = self.infos().into_iter().find(|info| !ollama_reads(info.ty));
         match refused.filter(|_| self.options.rule.target == Target::Ollama) {
             None => Ok(()),
@@ -511,7 +256,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn infos(&self) -> Vec<TensorInfo> {
+    pub(super) fn infos(&self) -> Vec<TensorInfo> {
         let ty = |content: &Content| match content {
             Content::Numbers(_) | Content::Bias(_) => BlockType::F32,
             Content::Table { ty, .. } => *ty,
@@ -527,44 +272,6 @@ impl<'a> Plan<'a> {
             .collect()
     }
 
-    /// The names of the input files, if their hashes are to be noted.
-    fn hashed_files(&self) -> Option<Vec<String>> {
-        let name = |path: &Path| {
-            path.file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned()
-        };
-        let files = self.checkpoint.tensors.files().map(|(path, _)| name(path));
-        self.options.hash.then(|| files.collect())
-    }
-
-    /// Write all but the weights: the start of each file, norms and biases.
-    fn put_numbers(
-        &self,
-        files: &Files,
-        layout: &Layout,
-        facts: &[Facts],
-    ) -> Result<(), PackError> {
-        for (file, FileLayout { header, .. }) in layout.files.iter().enumerate() {
-            files.put(file, header, 0)?;
-        }
-        for (entry, Entry { content, .. }) in self.entries.iter().enumerate() {
-            let numbers: Vec<f32> = match content {
-                Content::Numbers(numbers) => numbers.clone(),
-                Content::Bias(job) => facts[*job].biases.iter().map(|&bias| bias as f32).collect(),
-                Content::Table { .. } | Content::Linear(_) => continue,
-            };
-            let bytes: Vec<_> = numbers
-                .iter()
-                .flat_map(|number| number.to_le_bytes())
-                .collect();
-            let (file, offset) = layout.place(entry);
-            files.put(file, &bytes, offset)?;
-        }
-        Ok(())
-    }
-
     fn stored(&self, name: &str) -> Stored<'a> {
         self.checkpoint
             .tensors
@@ -574,7 +281,7 @@ impl<'a> Plan<'a> {
 }
 
 /// What each of `types` loses on `rows` of a linear, in the order of the file.
-fn measure(
+pub(super) fn measure(
     checkpoint: &Checkpoint,
     job: &Job,
     rows: Range<usize>,

@@ -9,6 +9,7 @@ mod diff;
 mod dots;
 mod engine;
 mod hostile;
+mod limits;
 mod pack;
 mod pack_speed;
 mod run;

@@ -10,6 +10,7 @@ use formats::block::BlockType;
 use formats::gguf::File;
 use half::bf16;
 use tqconv::model::{Checkpoint, Source, TrainingOverrides};
+use tqconv::output::{Inputs, OutputError};
 use tqconv::pack::{Embedding, Options, Output, PackError, Packed, Plan, Rule, Target};
 use tqconv::simd::Level;
 
@@ -48,6 +49,7 @@ fn pack<'a>(
     let output = Output {
         path,
         replace: true,
+        inputs: &Inputs::default(),
     };
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -190,7 +192,7 @@ fn a_linear_whose_first_rows_deceive_gets_the_type_that_all_need() {
         refused.err()
     );
     assert!(!bench.path("forced.gguf").exists());
-    assert!(!bench.path("forced.gguf.partial").exists());
+    assert!(!bench.path("forced.gguf.tqconv.partial").exists());
 }
 
 #[test]
@@ -218,6 +220,7 @@ fn an_input_that_changes_is_an_error() {
         let written = Output {
             path: &output,
             replace: false,
+            inputs: &Inputs::default(),
         };
         let once = std::sync::Once::new();
         let changed = plan.run(vec![], Some(&written), &|_| {
@@ -229,7 +232,7 @@ fn an_input_that_changes_is_an_error() {
             "{:?}",
             changed.err()
         );
-        assert!(!output.exists() && !bench.path("out.gguf.partial").exists());
+        assert!(!output.exists() && !bench.path("out.gguf.tqconv.partial").exists());
     }
 }
 
@@ -243,12 +246,13 @@ fn an_interrupted_pack_leaves_what_was_there() {
     let output = Output {
         path: &path,
         replace: true,
+        inputs: &Inputs::default(),
     };
     let plan = Plan::new(&checkpoint, &options).unwrap();
     let stopped = plan.run(vec![], Some(&output), &|_| ControlFlow::Break(()));
     assert!(matches!(stopped, Err(PackError::Interrupted)));
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
-    assert!(!bench.path("out.gguf.partial").exists());
+    assert!(!bench.path("out.gguf.tqconv.partial").exists());
 }
 
 fn start(output: &Path, options: &[&str]) -> Child {
@@ -295,7 +299,7 @@ fn killed_at_any_moment_the_output_is_the_old_or_the_new_file() {
     }
     assert!(killed > KILLS / 4, "only {killed} were still running");
     assert!(undisturbed(&path).0 == whole);
-    assert!(!bench.path("out.gguf.partial").exists());
+    assert!(!bench.path("out.gguf.tqconv.partial").exists());
 }
 
 #[test]
@@ -337,23 +341,37 @@ fn killed_at_any_moment_a_split_output_is_never_a_mixture() {
 
 #[test]
 fn asked_to_end_it_removes_what_it_began() {
-    const SIGNALS: u32 = 20;
+    const ROUNDS: u32 = 32;
     let bench = Bench::new();
     let path = bench.path("out.gguf");
     let (whole, time) = undisturbed(&path);
-    for signal in 0..SIGNALS {
+    let mut interrupted = 0;
+    for round in 0..ROUNDS {
         let _ = std::fs::remove_file(&path);
         let mut child = start(&path, &[]);
-        std::thread::sleep(time * signal / SIGNALS);
-        let name = if signal % 2 == 0 { "-INT" } else { "-TERM" };
-        let _ = Command::new("kill")
-            .args([name, &child.id().to_string()])
-            .status();
-        child.wait().unwrap();
-        assert!(!bench.path("out.gguf.partial").exists(), "signal {signal}");
+        std::thread::sleep(time * round / ROUNDS);
+        let signals: &[&str] =
+            [&["-INT"][..], &["-TERM"], &["-HUP"], &["-TERM", "-TERM"]][round as usize % 4];
+        for signal in signals {
+            let _ = Command::new("kill")
+                .args([signal, &*child.id().to_string()])
+                .status();
+        }
+        let status = child.wait().unwrap();
+        assert!(
+            !bench.path("out.gguf.tqconv.partial").exists(),
+            "{signals:?}"
+        );
         let found = std::fs::read(&path).ok();
-        assert!(found.is_none_or(|bytes| bytes == whole), "signal {signal}");
+        assert!(found.is_none_or(|bytes| bytes == whole), "{signals:?}");
+        interrupted += u32::from(status.code() == Some(130));
+        // Before it listens the signal ends it.
+        assert!(
+            matches!(status.code(), None | Some(0 | 130)),
+            "{signals:?}: {status}"
+        );
     }
+    assert!(interrupted > 0, "no pack was interrupted");
 }
 
 /// A small file system, unmounted at the end.
@@ -395,6 +413,7 @@ fn a_disk_that_is_too_small_is_said_before_the_work() {
     let output = Output {
         path: &path,
         replace: true,
+        inputs: &Inputs::default(),
     };
     let plan = Plan::new(&checkpoint, &options).unwrap();
     let error = plan
@@ -402,7 +421,7 @@ fn a_disk_that_is_too_small_is_said_before_the_work() {
         .err()
         .unwrap();
     assert!(
-        matches!(error, PackError::NoSpace { needed, free: Some(free), .. } if needed > 2_000_000 && free <= 1 << 20),
+        matches!(error, PackError::Output(OutputError::NoSpace { needed, free: Some(free), .. }) if needed > 2_000_000 && free <= 1 << 20),
         "{error}"
     );
     assert_eq!(std::fs::read(&path).unwrap(), b"old");

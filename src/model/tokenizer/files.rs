@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::TokenizerError;
-use crate::model::folder_of;
+use crate::output::folder_of;
 
 /// The largest file that is read, in bytes; Gemma's tokenizer.json, among the largest in use, has 33 MB.
 const FILE_LIMIT: u64 = 256 << 20;

@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 use tqconv::engine::text::{Text, TextError};
 use tqconv::kernels::{Isa, KernelError, Matrix};
 use tqconv::model::{Checkpoint as Opened, Source, TrainingOverrides};
+use tqconv::output::Inputs;
 use tqconv::pack::{Embedding, Options, Output, PackError, Plan, Rule, Target};
 use tqconv::verify::VerifyError;
 
@@ -688,18 +689,18 @@ fn process(cases: &mut List) {
     let sound = |cases: &mut List, row, variant, says, output: fn(&Path) -> PathBuf| {
         cases.command(row, variant, says, move |folder| pack_sound(folder, &output(folder)));
     };
-    sound(cases, 39, "PackError::SameFile", &["model.safetensors: is one of the input's files", "name another output"], |folder| folder.join("checkpoint/model.safetensors"));
-    sound(cases, 39, "PackError::SameFile", &["config.json: is one of the input's files", "name another output"], |folder| folder.join("checkpoint/config.json"));
-    sound(cases, 39, "PackError::NoFile", &["checkpoint: is a folder", "name a file"], |folder| folder.join("checkpoint"));
-    sound(cases, 39, "PackError::NoFolder", &["none: no such folder", "mkdir -p"], |folder| folder.join("none/out.gguf"));
-    sound(cases, 39, "PackError::Exists", &["out.gguf: exists already", "--force"], |folder| {
+    sound(cases, 39, "OutputError::SameFile", &["model.safetensors: is one of the input's files", "name another output"], |folder| folder.join("checkpoint/model.safetensors"));
+    sound(cases, 39, "OutputError::SameFile", &["config.json: is one of the input's files", "name another output"], |folder| folder.join("checkpoint/config.json"));
+    sound(cases, 39, "OutputError::NoFile", &["checkpoint: is a folder", "name a file"], |folder| folder.join("checkpoint"));
+    sound(cases, 39, "OutputError::NoFolder", &["none: no such folder", "mkdir -p"], |folder| folder.join("none/out.gguf"));
+    sound(cases, 39, "OutputError::Exists", &["out.gguf: exists already", "--force"], |folder| {
         std::fs::write(folder.join("out.gguf"), "old").unwrap();
         folder.join("out.gguf")
     });
-    sound(cases, 39, "PackError::NoFile", &["pipe.gguf: is a device or a pipe", "name a file"], |folder| pipe(&folder.join("pipe.gguf")));
+    sound(cases, 39, "OutputError::NoFile", &["pipe.gguf: is a device or a pipe", "name a file"], |folder| pipe(&folder.join("pipe.gguf")));
     cases.pack(39, "PackError::Metadata", &["--metadata llama.block_count=x: expected a whole number", "leave it out"], |c| {
         c.arguments("--metadata llama.block_count=x");
-    });
+    }).names_file = false;
     cases.pack(39, "PackError::Ollama", &["would be Q2_0, which Ollama does not read", "leave --type out"], |c| {
         wide(c);
         c.arguments("--for ollama --type q2_0 --max-nmse 1");
@@ -749,14 +750,57 @@ fn process(cases: &mut List) {
         std::fs::write(folder.join("text.gguf"), "text").unwrap();
         vec!["verify".into(), text_of(&folder.join("text.gguf"))]
     });
-    cases.command(39, "PackError::Busy", &["out.gguf.partial: another process is writing it", "wait for it"], |folder| {
-        let partial = std::fs::File::create(folder.join("out.gguf.partial")).unwrap();
+    for (file, replaced) in [("tokenizer.json", "tokenizer.json"), ("generation_config.json", "link.gguf"), ("chat_template.jinja", "hard.gguf")] {
+        cases.command(39, "OutputError::SameFile", &["is one of the input's files", "name another output"], move |folder| {
+            let (input, output) = (folder.join("checkpoint").join(file), folder.join("checkpoint").join(replaced));
+            let mut arguments = pack_sound(folder, &output);
+            std::fs::OpenOptions::new().append(true).create(true).open(&input).unwrap();
+            match replaced {
+                "link.gguf" => std::os::unix::fs::symlink(&input, &output).unwrap(),
+                "hard.gguf" => std::fs::hard_link(&input, &output).unwrap(),
+                _ => {}
+            }
+            arguments.push("--force".into());
+            arguments
+        });
+    }
+    for read in ["model.gguf", "text.txt", "checkpoint/tokenizer.json"] {
+        cases.command(39, "OutputError::SameFile", &["is one of the input's files", "name another output"], move |folder| {
+            let (model, text) = (folder.join("model.gguf"), folder.join("text.txt"));
+            std::fs::write(&model, Gguf::sound().bytes()).unwrap();
+            std::fs::write(&text, "a text").unwrap();
+            let checkpoint = folder.join("checkpoint");
+            Checkpoint::sound().write(&checkpoint);
+            let arguments = ["verify", &text_of(&model), "--against", &text_of(&checkpoint), "--text", &text_of(&text)];
+            let report = ["--report", &text_of(&folder.join(read))];
+            arguments.iter().chain(&report).map(|word| word.to_string()).collect()
+        });
+    }
+    cases.command(39, "OutputError::NoFolder", &["none: no such folder", "mkdir -p"], |folder| {
+        let model = folder.join("model.gguf");
+        std::fs::write(&model, Gguf::sound().bytes()).unwrap();
+        vec!["verify".into(), text_of(&model), "--report".into(), text_of(&folder.join("none/report.html"))]
+    });
+    sound(cases, 39, "OutputError::Name", &["holds a control character", "name another output"], |folder| folder.join("a\nPARAMETER x.gguf"));
+    cases.command(39, "OutputError::NoFile", &["-: is the standard output", "name a file"], |folder| pack_sound(folder, Path::new("-"))).names_file = false;
+    cases.command(39, "OutputError::Foreign", &["out.gguf.tqconv.partial: is needed for a temporary file", "move it away"], |folder| {
+        std::fs::write(folder.join("kept"), "kept").unwrap();
+        std::os::unix::fs::symlink(folder.join("kept"), folder.join("out.gguf.tqconv.partial")).unwrap();
+        pack_sound(folder, &folder.join("out.gguf"))
+    });
+    cases.command(39, "OutputError::Foreign", &["out.gguf.tqconv.partial: is needed for a temporary file", "move it away"], |folder| {
+        std::fs::write(folder.join("kept"), "kept").unwrap();
+        std::fs::hard_link(folder.join("kept"), folder.join("out.gguf.tqconv.partial")).unwrap();
+        pack_sound(folder, &folder.join("out.gguf"))
+    });
+    cases.command(39, "OutputError::Busy", &["out.gguf.tqconv.partial: another process is writing it", "wait for it"], |folder| {
+        let partial = std::fs::File::create(folder.join("out.gguf.tqconv.partial")).unwrap();
         partial.lock().unwrap();
         std::mem::forget(partial); // locked as long as the tests run
         pack_sound(folder, &folder.join("out.gguf"))
     });
-    cases.command(39, "PackError::Io", &["out.gguf.partial: Is a directory", "check that it can be"], |folder| {
-        std::fs::create_dir(folder.join("out.gguf.partial")).unwrap();
+    cases.command(39, "OutputError::Io", &["out.gguf.tqconv.partial: Is a directory", "check that it can be written"], |folder| {
+        std::fs::create_dir(folder.join("out.gguf.tqconv.partial")).unwrap();
         pack_sound(folder, &folder.join("out.gguf"))
     });
     // The checkpoint that a file is held against.
@@ -886,7 +930,7 @@ fn library(cases: &mut List) {
     cases.call("PackError::Changed", &["model.safetensors: changed while it was being packed"], |folder| {
         packed(folder, run, |weights| weights.set_len(3000).unwrap())
     });
-    cases.call("PackError::NoSpace", &["the output takes ", "are free; make room, or name another folder"], |folder| {
+    cases.call("OutputError::NoSpace", &["the output takes ", "are free; make room, or name another folder"], |folder| {
         // A checkpoint of 1.6 TB, none of it on the disk.
         const HIDDEN: usize = 1 << 18;
         const FFN: usize = 1 << 20;
@@ -952,8 +996,8 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
     let weights = std::fs::OpenOptions::new().write(true).open(input.join("model.safetensors")).unwrap();
     change(&weights);
     let path = folder.join("out.gguf");
-    let error = run(plan, &Output { path: &path, replace: false });
-    assert!(!path.exists() && !folder.join("out.gguf.partial").exists());
+    let error = run(plan, &Output { path: &path, replace: false, inputs: &Inputs::default() });
+    assert!(!path.exists() && !folder.join("out.gguf.tqconv.partial").exists());
     error.into()
 }
 

@@ -78,7 +78,7 @@ fn disturb(change: impl Fn(&std::fs::File, u32)) -> u32 {
             code => panic!("round {round}: {code:?} {stderr}"),
         }
         assert!(
-            !folder.path().join("out.gguf.partial").exists(),
+            !folder.path().join("out.gguf.tqconv.partial").exists(),
             "round {round}"
         );
     }

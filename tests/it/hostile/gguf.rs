@@ -307,7 +307,7 @@ fn a_write_that_fails_is_an_error() {
     let stderr = String::from_utf8_lossy(&ran.stderr);
     assert_eq!(ran.status.code(), Some(2), "{stderr}");
     assert!(
-        stderr.contains("out.gguf.partial: File too large"),
+        stderr.contains("out.gguf.tqconv.partial: File too large"),
         "{stderr}"
     );
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);

@@ -135,7 +135,7 @@ fn check_message(case: &Case, message: &str, place: &str) {
 
 /// Whether a part of the message says what to do, what would do, or asks the question that leads there.
 fn has_remedy(message: &str) -> bool {
-    const VERBS: [&str; 28] = [
+    const VERBS: [&str; 30] = [
         "allow",
         "check",
         "convert",
@@ -148,8 +148,10 @@ fn has_remedy(message: &str) -> bool {
         "make",
         "mend",
         "merge",
+        "move",
         "name",
         "pass",
+        "raise",
         "remove",
         "replace",
         "run",

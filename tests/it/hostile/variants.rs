@@ -12,6 +12,7 @@ use tqconv::engine::text::TextError;
 use tqconv::kernels::KernelError;
 use tqconv::model::ModelError;
 use tqconv::model::tokenizer::TokenizerError;
+use tqconv::output::OutputError;
 use tqconv::pack::PackError;
 use tqconv::verify::VerifyError;
 
@@ -81,13 +82,15 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
             })*
         };
     }
-    look!(FormatError BlockError ModelError TokenizerError PackError EngineError TextError KernelError VerifyError Found);
+    look!(FormatError BlockError ModelError TokenizerError OutputError PackError EngineError TextError KernelError VerifyError Found);
     if let Some(NotTernary { found: what, .. }) = error.downcast_ref() {
         found.push(named("Found", what));
     }
     // A transparent variant is not in the chain beside what it holds.
-    if let Some(PackError::Format(error)) = error.downcast_ref() {
-        add(error, found);
+    match error.downcast_ref() {
+        Some(PackError::Format(error)) => add(error, found),
+        Some(PackError::Output(error)) => add(error, found),
+        _ => {}
     }
     match error.downcast_ref() {
         Some(VerifyError::Model(error)) => add(error, found),

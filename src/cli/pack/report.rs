@@ -1,0 +1,185 @@
+//! What came of a pack: for a person, and as JSON.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::PackArgs;
+use super::next::Next;
+use crate::cli::text::shown;
+use crate::cli::{lossy, render};
+use crate::model::{LambdaSource, Training};
+use crate::pack::Packed;
+use crate::tequila::Granularity;
+
+/// What there is to tell of a pack.
+pub(super) struct Report<'a> {
+    pub args: &'a PackArgs,
+    pub packed: &'a Packed<'a>,
+    pub next: Next<'a>,
+    pub paths: &'a [PathBuf],
+    pub notes: Vec<String>,
+    pub time: Duration,
+}
+
+impl Report<'_> {
+    pub fn text(&self) -> String {
+        let mut text = if self.args.dry_run {
+            self.tensors()
+        } else {
+            String::new()
+        };
+        text += &self.headline();
+        text += &render::facts(&self.facts());
+        for note in &self.notes {
+            text += &format!("note: {}\n", shown(note));
+        }
+        if !self.args.dry_run {
+            text += &self.next.text();
+        }
+        text
+    }
+
+    fn headline(&self) -> String {
+        let (output, bytes) = (
+            shown(&self.paths[0].display().to_string()),
+            render::bytes(self.packed.summary.bytes),
+        );
+        match self.args.dry_run {
+            true => format!("\n{output} would be written: {bytes}\n"),
+            false => format!("{output}: {bytes} in {}\n", render::seconds(self.time)),
+        }
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        const WORTH_A_RATE: u64 = 100_000_000; // bytes; below, starting up takes most of the time
+        let (summary, training) = (&self.packed.summary, &self.packed.checkpoint.training);
+        let linears: Vec<_> = summary
+            .linears
+            .iter()
+            .map(|(ty, count)| format!("{count} x {ty}"))
+            .collect();
+        let input = self.packed.checkpoint.tensors.bytes();
+        let rate = input as f64 / 1e9 / self.time.as_secs_f64();
+        let mut facts = vec![
+            ("training", training_text(training)),
+            (
+                "linears",
+                format!(
+                    "{}: {} weights, {:.4} bits per weight",
+                    linears.join(", "),
+                    render::count(summary.ternary_weights),
+                    summary.bits_per_weight()
+                ),
+            ),
+            ("weight NMSE", self.loss()),
+            ("dead zone", render::percent(summary.dead_share())),
+            ("largest bias", render::small(summary.largest_bias)),
+            ("embedding", self.packed.items[0].info.ty.to_string()),
+        ];
+        if !self.args.dry_run && input >= WORTH_A_RATE {
+            facts.push((
+                "speed",
+                format!("{rate:.2} GB/s of input ({})", render::bytes(input)),
+            ));
+        }
+        facts
+    }
+
+    fn loss(&self) -> String {
+        let summary = &self.packed.summary;
+        match &summary.worst {
+            Some((name, worst)) if *worst > 0.0 => {
+                format!(
+                    "{} over all, {} in the worst ({name})",
+                    render::small(summary.loss.nmse()),
+                    render::small(*worst)
+                )
+            }
+            _ => "0: every scale and code is stored as trained".into(),
+        }
+    }
+
+    fn tensors(&self) -> String {
+        let rows = self.packed.items.iter().map(|item| {
+            let nmse = item.loss.map(|loss| render::small(loss.nmse()));
+            let shape: Vec<_> = item.info.shape.iter().rev().map(u64::to_string).collect();
+            let bytes = item.info.bytes().map_or(String::new(), render::bytes);
+            vec![
+                item.info.name.clone(),
+                item.info.ty.to_string(),
+                shape.join(" x "),
+                bytes,
+                nmse.unwrap_or_default(),
+            ]
+        });
+        render::table(
+            &["tensor", "type", ">rows x columns", ">size", ">NMSE"],
+            rows.collect(),
+        )
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        let (packed, summary) = (self.packed, &self.packed.summary);
+        let tensors: Vec<_> = packed
+            .items
+            .iter()
+            .map(|item| {
+                json!({
+                    "name": item.info.name, "type": item.info.ty.name(), "shape": item.info.shape,
+                    "file": item.file, "offset_bytes": item.offset, "bytes": item.info.bytes(),
+                    "nmse": item.loss.map(|loss| loss.nmse()),
+                })
+            })
+            .collect();
+        let linears: serde_json::Map<_, _> = summary
+            .linears
+            .iter()
+            .map(|(ty, count)| (ty.name().into(), json!(count)))
+            .collect();
+        json!({
+            "output": lossy(&self.args.output), "files": self.paths.iter().map(|path| lossy(path)).collect::<Vec<_>>(), "written": !self.args.dry_run, "bytes": summary.bytes,
+            "seconds": self.time.as_secs_f64(), "input_bytes": packed.checkpoint.tensors.bytes(),
+            "training": training_json(&packed.checkpoint.training),
+            "linears": linears, "ternary_weights": summary.ternary_weights,
+            "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(),
+            "largest_bias": summary.largest_bias, "nmse": summary.loss.nmse(),
+            "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
+            "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
+            "modelfile": self.next.modelfile.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,
+        })
+    }
+}
+
+/// How a checkpoint was trained, in a few words.
+pub(in crate::cli) fn training_text(training: &Training) -> String {
+    let lambda = match training.lambda {
+        LambdaSource::Fixed(lambda) => format!("lambda {lambda}"),
+        LambdaSource::Learned => "learned lambda".into(),
+    };
+    format!(
+        "{}, {}, {lambda}",
+        training.lambda.method(),
+        granularity(training.granularity)
+    )
+}
+
+/// How a checkpoint was trained, with the names of config.json.
+pub(in crate::cli) fn training_json(training: &Training) -> serde_json::Value {
+    let lambda = match training.lambda {
+        LambdaSource::Fixed(lambda) => Some(lambda),
+        LambdaSource::Learned => None,
+    };
+    json!({
+        "quant_method": training.lambda.method(), "granularity": granularity(training.granularity), "lambda": lambda,
+    })
+}
+
+fn granularity(granularity: Granularity) -> String {
+    match granularity {
+        Granularity::Group(size) => format!("per_group {size}"),
+        Granularity::Channel => "per_channel".into(),
+        Granularity::Tensor => "per_tensor".into(),
+    }
+}
