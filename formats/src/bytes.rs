@@ -58,7 +58,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A u64 length, at most 1 GiB as in ggml (gguf.cpp), and that many bytes of UTF-8.
-    pub(crate) fn string(&mut self, what: &str) -> Result<&'a str, FormatError> {
+    pub(crate) fn string(&mut self, what: &str) -> Result<String, FormatError> {
         const MAX: u64 = 1 << 30;
         let length = self.u64(what)?;
         if length > MAX {
@@ -69,6 +69,7 @@ impl<'a> Cursor<'a> {
             });
         }
         let bytes = self.take(length, what)?;
-        std::str::from_utf8(bytes).map_err(|_| FormatError::Utf8 { what: what.into() })
+        // Copied, then checked: another process may write the bytes of a map at any time.
+        String::from_utf8(bytes.to_vec()).map_err(|_| FormatError::Utf8 { what: what.into() })
     }
 }

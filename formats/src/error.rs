@@ -137,6 +137,14 @@ pub enum FormatError {
         /// What a known wrong offset means, and what to do.
         remedy: &'static str,
     },
+    /// Parts that are not those of one split model.
+    #[error("part {part} of the model: {problem}; take all parts from one download")]
+    Split {
+        /// The part, from 1.
+        part: usize,
+        /// What does not fit.
+        problem: String,
+    },
     /// A file of another kind where safetensors are expected.
     #[error("not a safetensors file: it is {found}")]
     NotSafetensors {

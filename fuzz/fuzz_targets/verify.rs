@@ -15,6 +15,7 @@ fuzz_target!(|data: &[u8]| {
         levels: vec![1, 2, 3],
         for_ollama: true,
         max_nmse: 1e-4,
+        metadata: vec![],
         max_kld: None,
         text: TextOptions::default(),
         oracle_at_any_size: false,

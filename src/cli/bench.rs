@@ -9,13 +9,12 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use comfy_table::{CellAlignment, Table, presets};
 use formats::block::BlockType;
-use formats::gguf::File;
 
 use super::render;
 use crate::engine::threads_text;
 use crate::kernels::bench::{Case, Outcome, Seconds, measure};
 use crate::kernels::{Isa, Options, Precision};
-use crate::mapped::Mapped;
+use crate::mapped::Model;
 use crate::verify::{LoadFacts, Rate, SpeedFacts, Workload, race};
 
 /// Measure speed, ours and llama.cpp's, in one run
@@ -24,6 +23,10 @@ use crate::verify::{LoadFacts, Rate, SpeedFacts, Workload, race};
 /// against llama.cpp's ggml, and as a share of what this machine reads from memory ("of read") and of what its dot
 /// instruction does on registers alone ("of dots", which the kernel avx512lookup can pass).
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  tqconv bench model.gguf                         prefill and decode, ours and llama.cpp's
+  tqconv bench --type tq2_0 --shape 2048x8192     one matrix product")]
 pub struct BenchArgs {
     /// A packed model; without one, matrix products are measured
     model: Option<PathBuf>,
@@ -106,8 +109,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
 
 fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
     let place = || model.display().to_string();
-    let bytes = Mapped::open(model).with_context(place)?;
-    let file = File::parse(&bytes).with_context(place)?;
+    let opened = Model::open(model)?;
+    let file = opened.parse()?;
     let mut outcomes = vec![];
     for &threads in &args.thread_counts {
         let workload = Workload {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::shell;
 use crate::model::tokenizer::{self, Tokenizer, TokenizerFiles};
-use crate::model::{Checkpoint, Source, TrainingOverrides};
+use crate::model::{Checkpoint, ModelError, Source, TrainingOverrides};
 
 /// How the checkpoint is to be read; the same for every command that reads one.
 #[derive(Args, Clone, Default)]
@@ -49,7 +50,42 @@ impl CheckpointArgs {
             group_size: self.group_size,
             lambda: self.lambda,
         };
-        Ok(Checkpoint::open(source, &overrides)?)
+        Checkpoint::open(source, &overrides).map_err(|error| self.of_argument(error).into())
+    }
+
+    /// The error, about the argument where it was one of them that said so and not config.json.
+    fn of_argument(&self, error: ModelError) -> ModelError {
+        let given = [
+            ("granularity", "--granularity", self.granularity.is_some()),
+            ("group_size", "--group-size", self.group_size.is_some()),
+            ("eps", "--lambda", self.lambda.is_some()),
+            (
+                "quant_method",
+                "--quant-method",
+                self.quant_method.is_some(),
+            ),
+        ];
+        match error {
+            ModelError::Key {
+                path,
+                key,
+                found,
+                expected,
+            } => match given.iter().find(|(name, _, given)| *given && *name == key) {
+                Some((_, flag, _)) => ModelError::Argument {
+                    flag,
+                    found,
+                    expected,
+                },
+                None => ModelError::Key {
+                    path,
+                    key,
+                    found,
+                    expected,
+                },
+            },
+            error => error,
+        }
     }
 
     /// These arguments again, as words of a command.
@@ -68,7 +104,7 @@ impl CheckpointArgs {
                 self.lambda.map(|lambda| lambda.to_string().into()),
             ),
         ];
-        let words = |(flag, value): (&str, Option<OsString>)| Some([flag.into(), value?]);
+        let words = |(flag, value): (&str, Option<OsString>)| Some(shell::option(flag, value?));
         given.into_iter().filter_map(words).flatten().collect()
     }
 

@@ -8,8 +8,10 @@ use clap::Args;
 use formats::gguf::File;
 
 use super::checkpoint::CheckpointArgs;
-use super::{Context, print, print_json, render};
-use crate::mapped::Mapped;
+use super::pack::parse_nmse;
+use super::text::shown;
+use super::{Context, lossy, print, print_json, render};
+use crate::mapped::Model;
 use crate::model::Checkpoint;
 use crate::model::tokenizer::Tokenizer;
 use crate::verify::{Difference, Differences, Side, diff};
@@ -20,6 +22,10 @@ use crate::verify::{Difference, Differences, Side, diff};
 /// against A is told. A checkpoint stands for the file that it gives by the formula, with nothing lost but the rounding
 /// of scales to f16. The order is that of A; what only B has comes last.
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  tqconv diff old.gguf new.gguf                             what changed
+  tqconv diff model.gguf my-checkpoint/ --max-nmse 1e-4     what differs beyond the rounding of Q2_K")]
 pub struct DiffArgs {
     /// A GGUF file or a checkpoint
     a: PathBuf,
@@ -27,6 +33,9 @@ pub struct DiffArgs {
     b: PathBuf,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    /// Take tensors for equal whose NMSE is at most this, whatever their types
+    #[arg(long, value_name = "NMSE", default_value_t = 0.0, value_parser = parse_nmse, help_heading = "Limits")]
+    max_nmse: f64,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -37,13 +46,14 @@ pub(super) fn run(args: &DiffArgs, context: Context) -> anyhow::Result<ExitCode>
         Input::open(&args.a, &args.checkpoint)?,
         Input::open(&args.b, &args.checkpoint)?,
     );
-    let (a, b) = (a.parse(&args.a)?, b.parse(&args.b)?);
+    let (a, b) = (a.parse()?, b.parse()?);
     let bar = render::spinner(!context.quiet);
-    let found = diff(&a.side(), &b.side(), &|doing| {
-        bar.set_message(doing.to_owned());
+    let mut found = diff(&a.side(), &b.side(), &|doing| {
+        bar.set_message(shown(doing));
     })
     .with_context(|| format!("{} and {}", args.a.display(), args.b.display()))?;
     bar.finish_and_clear();
+    found.allow(args.max_nmse);
     if args.json {
         print_json(&serde_json::to_value(&found)?)?;
     } else {
@@ -58,7 +68,7 @@ pub(super) fn run(args: &DiffArgs, context: Context) -> anyhow::Result<ExitCode>
 
 /// What a path names.
 enum Input {
-    Gguf(Mapped),
+    Gguf(Model),
     Checkpoint(Box<Checkpoint>, Box<Tokenizer>),
 }
 
@@ -77,16 +87,12 @@ impl Input {
             let tokenizer = args.read_tokenizer(&checkpoint)?;
             return Ok(Self::Checkpoint(checkpoint.into(), tokenizer.into()));
         }
-        let mapped = Mapped::open(path).with_context(|| path.display().to_string())?;
-        Ok(Self::Gguf(mapped))
+        Ok(Self::Gguf(Model::open(path)?))
     }
 
-    fn parse(&self, path: &Path) -> anyhow::Result<Parsed<'_>> {
+    fn parse(&self) -> anyhow::Result<Parsed<'_>> {
         Ok(match self {
-            Self::Gguf(bytes) => {
-                let file = File::parse(bytes).with_context(|| path.display().to_string())?;
-                Parsed::Gguf(file.into())
-            }
+            Self::Gguf(model) => Parsed::Gguf(model.parse()?.into()),
             Self::Checkpoint(checkpoint, tokenizer) => Parsed::Checkpoint(checkpoint, tokenizer),
         })
     }
@@ -102,7 +108,7 @@ impl Parsed<'_> {
 }
 
 fn text(a: &Path, b: &Path, found: &Differences) -> String {
-    let (a, b) = (a.display(), b.display());
+    let [a, b] = [a, b].map(|path| shown(&lossy(path)));
     let same = format!(
         "{} keys and {} tensors",
         found.same_keys, found.same_tensors

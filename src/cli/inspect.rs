@@ -12,13 +12,13 @@ use formats::gguf::{File, TensorInfo, Value};
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::text::shown;
 use super::{lossy, print, print_json, render};
-use crate::mapped::Mapped;
+use crate::mapped::{Mapped, Model};
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Training, TrainingOverrides,
 };
 use crate::pack::{Embedding, Options, Plan, Rule, Target, ollama_reads};
-use crate::simd::Level;
 use crate::simd::Level;
 
 /// Show what a checkpoint or a GGUF file holds
@@ -26,6 +26,10 @@ use crate::simd::Level;
 /// A checkpoint: its shape, how it was trained, the share of its weights in the dead zone, and what `pack` would make
 /// of it. A GGUF file: its metadata, types and sizes, the dead zone, and which engines load it.
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  tqconv inspect my-checkpoint/        its shape, its training, what `pack` would make of it
+  tqconv inspect model.gguf --all      every key and every tensor")]
 pub struct InspectArgs {
     /// A folder with a checkpoint, a safetensors file, its index, or a GGUF file
     path: PathBuf,
@@ -43,22 +47,30 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     if path.is_dir() {
         return inspect_checkpoint(args);
     }
-    let bytes = Mapped::open(path).with_context(|| path.display().to_string())?;
-    if bytes.starts_with(b"GGUF")
-        || path
-            .extension()
-            .is_some_and(|extension| extension == "gguf")
-    {
-        let file = File::parse(&bytes).with_context(|| path.display().to_string())?;
-        let gguf = Gguf::new(path, &file, bytes.len() as u64);
+    if is_gguf(path)? {
+        let model = Model::open(path)?;
+        let file = model.parse()?;
+        let gguf = Gguf {
+            path,
+            file: &file,
+            bytes: model.bytes(),
+        };
         return if args.json {
             print_json(&gguf.json())
         } else {
             print(&gguf.text(args.all))
         };
     }
-    drop(bytes);
     inspect_checkpoint(args)
+}
+
+/// By its name or by its first bytes.
+fn is_gguf(path: &Path) -> anyhow::Result<bool> {
+    let named = path
+        .extension()
+        .is_some_and(|extension| extension == "gguf");
+    let file = Mapped::open(path).with_context(|| path.display().to_string())?;
+    Ok(named || file.starts_with(b"GGUF"))
 }
 
 /// What a stored type needs of an engine: measured or read in the engines' sources, see docs/types.md.
@@ -93,11 +105,7 @@ struct Share {
     ternary: u64,
 }
 
-impl<'a> Gguf<'a> {
-    fn new(path: &'a Path, file: &'a File<'a>, bytes: u64) -> Self {
-        Self { path, file, bytes }
-    }
-
+impl Gguf<'_> {
     fn shares(&self) -> BTreeMap<BlockType, Share> {
         let mut shares = BTreeMap::<_, Share>::new();
         for info in self.file.tensors() {
@@ -145,7 +153,7 @@ impl<'a> Gguf<'a> {
         let file = self.file;
         let mut text = format!(
             "{}: GGUF version {}, {} tensors, {} keys, {}\n\n",
-            self.path.display(),
+            shown(&lossy(self.path)),
             file.version(),
             file.tensors().len(),
             file.metadata().len(),
@@ -156,7 +164,7 @@ impl<'a> Gguf<'a> {
             .iter()
             .filter(|(_, value)| all || !matches!(value, Value::Array(_)));
         let shown: Vec<_> = keys
-            .map(|(key, value)| (key.as_str(), shown(value)))
+            .map(|(key, value)| (key.as_str(), brief(value)))
             .collect();
         text += &render::facts(&shown);
         let rows = self.shares().into_iter().map(|(ty, share)| {
@@ -249,8 +257,8 @@ fn listed(value: &Value) -> serde_json::Value {
     }
 }
 
-/// A value on one line.
-fn shown(value: &Value) -> String {
+/// The start of a value.
+fn brief(value: &Value) -> String {
     const WIDTH: usize = 72;
     let text = match value {
         Value::Array(array) => format!(
@@ -259,7 +267,7 @@ fn shown(value: &Value) -> String {
             array.len(),
             array.first(WIDTH).to_json()
         ),
-        Value::String(text) => text.escape_debug().to_string(),
+        Value::String(text) => shown(text),
         value => value.to_json().to_string(),
     };
     if text.chars().count() <= WIDTH {
@@ -378,7 +386,7 @@ impl Found {
         let (files, tensors) = (self.tensors.files().count(), self.tensors.iter().count());
         let mut text = format!(
             "{}: safetensors, {files} file{}, {tensors} tensors, {}\n\n",
-            args.path.display(),
+            shown(&lossy(&args.path)),
             if files == 1 { "" } else { "s" },
             render::bytes(self.tensors.bytes())
         );

@@ -143,10 +143,8 @@ fn heeded_signals() -> Vec<i32> {
         .collect()
 }
 
-/// Prepare the process: what the system would end it for becomes an error, and all threads are there from the start.
-fn prepare(threads: Option<u32>) -> anyhow::Result<()> {
-    // With a handler a write beyond the limit of file sizes is an error (EFBIG).
-    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+/// Start all threads, so that a lack of them is an error and no panic later.
+fn start_threads(threads: Option<u32>) -> anyhow::Result<()> {
     let threads = threads.map_or(0, |threads| threads as usize);
     let built = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -169,8 +167,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         quiet: cli.quiet,
         colour: cli.color.paints(),
     };
+    // With a handler a write beyond the limit of file sizes is an error (EFBIG).
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     if !matches!(cli.command, Command::Completions { .. }) {
-        prepare(cli.threads)?;
+        start_threads(cli.threads)?;
     }
     match cli.command {
         Command::Pack(args) => pack::run(&args, context),

@@ -6,6 +6,8 @@ use std::time::Duration;
 use console::{Alignment, Term, measure_text_width, pad_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::text::shown;
+
 /// Bytes with a decimal unit: `1.7 MB` (1 MB = 1e6 B).
 pub fn bytes(n: u64) -> String {
     let value = n as f64;
@@ -87,40 +89,66 @@ pub fn spinner(wanted: bool) -> ProgressBar {
     const TICK: Duration = Duration::from_millis(100);
     let style = ProgressStyle::with_template("{elapsed:>4} {spinner} {msg}");
     let bar = ProgressBar::new_spinner().with_style(style.expect("the template is sound"));
-    bar.enable_steady_tick(TICK);
+    // Where no thread can be started it does without.
+    if std::thread::Builder::new().spawn(|| ()).is_ok() {
+        bar.enable_steady_tick(TICK);
+    }
     bar
 }
 
-/// `name  value` lines, names padded to one width.
+/// `name  value` lines, names padded to one width. Names and values are shown on one line each, whatever they hold.
 pub fn facts(lines: &[(&str, String)]) -> String {
-    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|(name, value)| (shown(name), shown(value)))
+        .collect();
+    let width = lines
+        .iter()
+        .map(|(name, _)| measure_text_width(name))
+        .max()
+        .unwrap_or(0);
     lines
         .iter()
-        .map(|(name, value)| format!("  {name:width$}  {value}\n"))
+        .map(|(name, value)| {
+            let name = pad_str(name, width, Alignment::Left, None);
+            format!("  {name}  {value}\n")
+        })
         .collect()
 }
 
 /// A table with a head line; columns whose head starts with `>` are set to the right. On a terminal that is too narrow
-/// for it, the last cell of each line stands below the others.
+/// for it, the last cell of each line stands below the others. Cells are shown on one line each, whatever they hold.
 pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let terminal = Term::stdout();
-    let room = terminal.is_term().then(|| usize::from(terminal.size().1));
-    table_within(room.unwrap_or(usize::MAX), head, rows)
+    marked_table(head, rows, |_, cell| cell.into())
 }
 
-/// [`table`] for a terminal of `room` columns: where a line would be longer, its last cell stands below the others.
-fn table_within(room: usize, head: &[&str], mut rows: Vec<Vec<String>>) -> String {
+/// [`table`] whose first column is painted: `paint` is given the row and the cell.
+pub fn marked_table(
+    head: &[&str],
+    rows: Vec<Vec<String>>,
+    paint: impl Fn(usize, &str) -> String,
+) -> String {
+    let terminal = Term::stdout();
+    let room = terminal.is_term().then(|| usize::from(terminal.size().1));
+    table_within(room.unwrap_or(usize::MAX), head, rows, paint)
+}
+
+/// [`marked_table`] for a terminal of `room` columns.
+fn table_within(
+    room: usize,
+    head: &[&str],
+    mut rows: Vec<Vec<String>>,
+    paint: impl Fn(usize, &str) -> String,
+) -> String {
     rows.insert(
         0,
         head.iter()
             .map(|name| name.trim_start_matches('>').to_owned())
             .collect(),
     );
-    // A name of several lines would tear the table apart.
     rows.iter_mut()
         .flatten()
-        .filter(|cell| cell.contains('\n'))
-        .for_each(|cell| *cell = cell.replace('\n', "\\n"));
+        .for_each(|cell| *cell = shown(cell));
     let width = |column: usize| {
         rows.iter()
             .map(|row| measure_text_width(&row[column]))
@@ -135,7 +163,7 @@ fn table_within(room: usize, head: &[&str], mut rows: Vec<Vec<String>>) -> Strin
         head.len()
     };
     let mut text = String::new();
-    for row in &rows {
+    for (number, row) in rows.iter().enumerate() {
         let cells = row
             .iter()
             .zip(&widths)
@@ -147,9 +175,13 @@ fn table_within(room: usize, head: &[&str], mut rows: Vec<Vec<String>>) -> Strin
                 } else {
                     Alignment::Left
                 };
-                pad_str(cell, *width, alignment, None)
+                pad_str(cell, *width, alignment, None).into_owned()
             });
-        text += cells.collect::<Vec<_>>().join(GAP).trim_end();
+        let mut cells: Vec<_> = cells.collect();
+        if number > 0 {
+            cells[0] = paint(number - 1, &cells[0]);
+        }
+        text += cells.join(GAP).trim_end();
         text.push('\n');
         for below in row.iter().skip(beside).filter(|cell| !cell.is_empty()) {
             text += &format!("{BELOW}{below}\n");
@@ -169,24 +201,25 @@ mod tests {
     fn tables_line_up_whatever_is_painted_and_fit_their_terminal() {
         let rows = || {
             vec![vec![
-                "\u{1b}[32mok\u{1b}[0m".into(),
+                "ok".into(),
                 "7 B".into(),
-                "first\nsecond".into(),
+                "first\nsecond\u{1b}[1m".into(),
             ]]
         };
-        let wide = table_within(80, &["", ">size", "from"], rows());
+        let paint = |row: usize, cell: &str| format!("\u{1b}[3{}m{cell}\u{1b}[0m", row + 2);
+        let wide = table_within(80, &["", ">size", "from"], rows(), paint);
         assert_eq!(
             wide,
-            "    size  from\n\u{1b}[32mok\u{1b}[0m   7 B  first\\nsecond\n"
+            "    size  from\n\u{1b}[32mok\u{1b}[0m   7 B  first\\nsecond\\u{1b}[1m\n"
         );
-        let narrow = table_within(20, &["", ">size", "from"], rows());
+        let narrow = table_within(20, &["", ">size", "from"], rows(), paint);
         let below = "        ";
         let expected = [
             "    size\n",
             below,
             "from\n\u{1b}[32mok\u{1b}[0m   7 B\n",
             below,
-            "first\\nsecond\n",
+            "first\\nsecond\\u{1b}[1m\n",
         ];
         assert_eq!(narrow, expected.concat());
     }

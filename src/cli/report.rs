@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::render;
+use super::text::shown;
 use super::verify::{found, limit};
 use crate::engine::threads_text;
 use crate::metrics;
@@ -56,7 +57,7 @@ fn fill(template: &str, value: impl Fn(&str) -> String) -> String {
 
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in shown(text).chars() {
         match c {
             '<' => escaped += "&lt;",
             '>' => escaped += "&gt;",
@@ -679,7 +680,10 @@ mod tests {
 
     #[test]
     fn text_cannot_become_markup() {
-        assert_eq!(escape("<a b=\"c\">&"), "&lt;a b=&quot;c&quot;&gt;&amp;");
+        assert_eq!(
+            escape("<a b=\"c\">&\u{202e}"),
+            "&lt;a b=&quot;c&quot;&gt;&amp;\\u{202e}"
+        );
     }
 
     #[test]

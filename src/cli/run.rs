@@ -1,5 +1,6 @@
 //! `tqconv run`: text from a GGUF file, by the native engine or by llama.cpp.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,13 +12,14 @@ use clap::{Args, ValueEnum};
 use formats::gguf::File;
 use serde_json::json;
 
+use super::text::shown_json;
 use super::{Context, INTERRUPTED, stop_signal};
 use crate::engine::Generate;
 use crate::engine::native::{Native, Settings};
 use crate::engine::sample::Sampler;
 use crate::engine::shape::Shape;
 use crate::engine::text::Text;
-use crate::mapped::Mapped;
+use crate::mapped::Model;
 
 /// Generate text with a GGUF file
 ///
@@ -25,10 +27,15 @@ use crate::mapped::Mapped;
 /// says how fast it went and by which kernel. The native engine runs the file's ternary weights on kernels of our own;
 /// llama.cpp runs the same file as anybody else's would.
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  tqconv run model.gguf -p \"In the beginning\"         continue a text
+  tqconv run model.gguf -p - < story.txt              continue standard input
+  tqconv run model.gguf -p \"Once\" --temp 0.8 --seed 7   draw tokens")]
 pub struct RunArgs {
     /// The GGUF file
     model: PathBuf,
-    /// The text to continue
+    /// The text to continue; - reads it from standard input
     #[arg(short, long, default_value = "", hide_default_value = true)]
     prompt: String,
     /// Take special tokens that the prompt writes out, such as <|user|>, for those tokens
@@ -86,15 +93,19 @@ pub fn run(args: &RunArgs, context: Context) -> anyhow::Result<ExitCode> {
 }
 
 fn run_file(args: &RunArgs, quiet: bool) -> anyhow::Result<ExitCode> {
-    let bytes = Mapped::open(&args.model)?;
-    let file = File::parse(&bytes)?;
+    let model = Model::open(&args.model)?;
+    let file = model.parse()?;
     let shape = Shape::read(&file)?;
     let text = Text::from_gguf(&file)?;
+    let written = prompt(&args.prompt)?;
     let prompt = if args.special {
-        text.encode_with_specials(&args.prompt, true)
+        text.encode_with_specials(&written, true)
     } else {
-        text.encode(&args.prompt, true)
+        text.encode(&written, true)
     };
+    if prompt.is_empty() {
+        anyhow::bail!("there is no text to continue; give one with -p TEXT");
+    }
     // The last token is printed and not run, so it needs no place in the context.
     let context = (prompt.len() + args.tokens.saturating_sub(1))
         .min(shape.context)
@@ -102,6 +113,7 @@ fn run_file(args: &RunArgs, quiet: bool) -> anyhow::Result<ExitCode> {
     let job = Job {
         args,
         quiet,
+        written: &written,
         text: &text,
         prompt: &prompt,
     };
@@ -116,6 +128,18 @@ fn run_file(args: &RunArgs, quiet: bool) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The text to continue: as given, or all of standard input without its last line end.
+fn prompt(given: &str) -> anyhow::Result<Cow<'_, str>> {
+    if given != "-" {
+        return Ok(given.into());
+    }
+    let mut text = io::read_to_string(io::stdin()).context("standard input")?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(text.into())
+}
+
 #[cfg(feature = "llama")]
 fn llamacpp(
     job: &Job,
@@ -124,9 +148,9 @@ fn llamacpp(
     context: usize,
     threads: usize,
 ) -> anyhow::Result<ExitCode> {
-    use crate::engine::llamacpp::{Model, Settings};
+    use crate::engine::llamacpp::{self, Settings};
     let start = Instant::now();
-    let model = Model::load(path, file)?;
+    let model = llamacpp::Model::load(path, file)?;
     let mut engine = model.session(Settings {
         context,
         threads,
@@ -146,6 +170,8 @@ fn llamacpp(_: &Job, _: &Path, _: &File, _: usize, _: usize) -> anyhow::Result<E
 struct Job<'a> {
     args: &'a RunArgs,
     quiet: bool,
+    /// The text to continue.
+    written: &'a str,
     text: &'a Text,
     prompt: &'a [u32],
 }
@@ -209,7 +235,7 @@ impl Job<'_> {
             .context("the prompt cannot be run")?;
         outcome.prefill = start.elapsed();
         let stop = stop_signal()?;
-        let mut open = write_text(out, &args.prompt)?;
+        let mut open = write_text(out, self.written)?;
         while outcome.tokens.len() < args.tokens {
             let token = sampler.pick(&logits);
             if self.text.is_end(token) {
@@ -274,7 +300,7 @@ impl Job<'_> {
         let (prefill, decode) = self.rates(outcome);
         let report = json!({
             "engine": engine.name(),
-            "prompt": self.args.prompt,
+            "prompt": self.written,
             "prompt_tokens": self.prompt,
             "text": outcome.text,
             "tokens": outcome.tokens,
@@ -283,7 +309,8 @@ impl Job<'_> {
             "prefill_tokens_per_second": prefill,
             "decode_tokens_per_second": decode,
         });
-        write_text(&mut io::stdout().lock(), &format!("{report:#}\n"))?;
+        let report = shown_json(&format!("{report:#}\n"));
+        write_text(&mut io::stdout().lock(), &report)?;
         Ok(())
     }
 

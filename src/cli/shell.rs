@@ -1,6 +1,6 @@
 //! Commands as one would type them in a shell.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 
@@ -11,6 +11,17 @@ pub fn command<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> String {
         .map(|word| quoted(word.as_ref()))
         .collect();
     quoted.join(" ")
+}
+
+/// An option and its value: one word where the value would be taken for an option.
+pub fn option(flag: &str, value: impl Into<OsString>) -> Vec<OsString> {
+    let value = value.into();
+    if value.as_bytes().starts_with(b"-") {
+        let mut word = OsString::from(format!("{flag}="));
+        word.push(value);
+        return vec![word];
+    }
+    vec![flag.into(), value]
 }
 
 /// A word that a shell takes as it is: quoted where it must be, as `$'...'` where it cannot be shown.

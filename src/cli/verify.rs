@@ -9,6 +9,8 @@ use clap::Args;
 use clap::builder::styling::{AnsiColor, Style};
 
 use super::checkpoint::CheckpointArgs;
+use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
+use super::text::shown;
 use super::{Context, print, print_json, render, report};
 use crate::output::{self, Inputs};
 use crate::verify::{
@@ -21,6 +23,11 @@ use crate::verify::{
 /// the products of our kernels and of ggml's, level 4 at the logits of an exact forward pass, of our engine and of
 /// llama.cpp, level 5 at their speed. Each check tells what was found, its limit, and where the limit comes from.
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  tqconv verify model.gguf --against my-checkpoint/                        levels 1 to 4
+  tqconv verify model.gguf --against my-checkpoint/ --report proof.html    with a page to look at
+  tqconv verify model.gguf --levels 1                                      the layout alone")]
 pub struct VerifyArgs {
     /// The GGUF file
     file: PathBuf,
@@ -40,12 +47,13 @@ pub struct VerifyArgs {
     #[arg(
         long,
         value_name = "NMSE",
-        default_value_t = 1e-4,
+        default_value_t = MAX_NMSE,
+        value_parser = parse_nmse,
         help_heading = "Limits"
     )]
     max_nmse: f64,
     /// The mean KLD that an engine may be off, in nats a token [default: from the NMSE of the weights]
-    #[arg(long, value_name = "NATS", help_heading = "Limits")]
+    #[arg(long, value_name = "NATS", value_parser = parse_nmse, help_heading = "Limits")]
     max_kld: Option<f64>,
     /// What the engines are to predict: the text of a file
     #[arg(
@@ -66,6 +74,9 @@ pub struct VerifyArgs {
     window: usize,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
+    /// A key that `pack` was told to set, and its value; can be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair, help_heading = "Checkpoint")]
+    metadata: Vec<(String, String)>,
     /// Write a page to look at, too
     #[arg(long, value_name = "FILE.html", help_heading = "Output")]
     report: Option<PathBuf>,
@@ -102,7 +113,7 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     let options = options(args)?;
     let bar = render::spinner(!context.quiet);
     let report = verify::verify(&args.file, against.as_ref(), &options, &|doing| {
-        bar.set_message(doing.to_owned());
+        bar.set_message(shown(doing));
     })
     .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
@@ -162,6 +173,7 @@ fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
         levels,
         for_ollama: args.target.is_some(),
         max_nmse: args.max_nmse,
+        metadata: args.metadata.clone(),
         max_kld: args.max_kld,
         text,
         threads: rayon::current_num_threads(),
@@ -190,7 +202,7 @@ impl Text {
         }
         text += &facts(report);
         for note in &report.notes {
-            text += &format!("note: {note}\n");
+            text += &format!("note: {}\n", shown(note));
         }
         text
     }
@@ -202,9 +214,10 @@ impl Text {
             .map(|level| level.checks.len())
             .sum::<usize>();
         let failed: Vec<_> = report.failures().collect();
-        let file = &report.file;
+        let file = shown(&report.file);
+        let against = report.held_against().map(shown);
         if report.verdict == Verdict::Disagrees {
-            let head = match report.held_against() {
+            let head = match &against {
                 Some(against) => format!("{file} disagrees with {against}"),
                 None => format!("{file} is not sound"),
             };
@@ -214,9 +227,9 @@ impl Text {
                 failed.len()
             );
             for (level, check) in failed {
-                text += &format!("  level {level}, {}\n", check.name);
+                text += &format!("  level {level}, {}\n", shown(&check.name));
                 for detail in &check.details {
-                    text += &format!("    {detail}\n");
+                    text += &format!("    {}\n", shown(detail));
                 }
             }
             return text;
@@ -224,7 +237,7 @@ impl Text {
         if report.verdict == Verdict::NothingChecked {
             return format!("{file}: {}\n", self.paint("nothing was checked", YELLOW));
         }
-        let head = match report.held_against() {
+        let head = match &against {
             Some(against) => self.paint(&format!("{file} agrees with {against}"), GREEN),
             None => self.paint(
                 &format!("{file} is sound, but was not held against a checkpoint"),
@@ -252,34 +265,22 @@ impl Text {
             Status::Measured => "measured".into(),
         };
         let mut text = format!("\nlevel {} {}: {status}\n", level.number, level.name);
-        let rows: Vec<_> = level.checks.iter().map(|check| self.row(check)).collect();
+        let rows: Vec<_> = level.checks.iter().map(row).collect();
         if !rows.is_empty() {
-            text += &render::table(&["", "check", ">found", ">limit", "from"], rows);
+            let head = ["", "check", ">found", ">limit", "from"];
+            text += &render::marked_table(&head, rows, |row, mark| {
+                self.paint(mark, if level.checks[row].pass { GREEN } else { RED })
+            });
         }
         for not in &level.not_checked {
             text += &format!(
                 "  {}: {}: {}\n",
                 self.paint("not checked", YELLOW),
-                not.what,
-                not.why
+                shown(&not.what),
+                shown(&not.why)
             );
         }
         text
-    }
-
-    fn row(&self, check: &Check) -> Vec<String> {
-        let mark = if check.pass {
-            self.paint("  ok", GREEN)
-        } else {
-            self.paint("FAIL", RED)
-        };
-        vec![
-            mark,
-            check.name.clone(),
-            found(check),
-            limit(check),
-            check.origin.into(),
-        ]
     }
 
     fn paint(&self, text: &str, style: Style) -> String {
@@ -289,6 +290,16 @@ impl Text {
             text.into()
         }
     }
+}
+
+fn row(check: &Check) -> Vec<String> {
+    vec![
+        if check.pass { "  ok" } else { "FAIL" }.into(),
+        check.name.clone(),
+        found(check),
+        limit(check),
+        check.origin.into(),
+    ]
 }
 
 const RED: Style = AnsiColor::Red.on_default().bold();
@@ -335,7 +346,7 @@ fn facts(report: &Report) -> String {
         text += &format!(
             "\nperplexity over {} predictions of {}, windows of {} tokens\n",
             render::count(facts.tokens as u64),
-            facts.source,
+            shown(&facts.source),
             facts.window
         );
         let engines = std::iter::once(&facts.reference).chain(&facts.tested);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use formats::FormatError;
 use formats::safetensors::{
     Dtype, Entry, ShardIndex, Tensor, looks_like, parse_start, start_length,
 };
@@ -45,6 +46,7 @@ impl Source {
             (input, weights_in(input)?)
         } else {
             check_regular(input)?;
+            check_not_gguf(input)?;
             (folder_of(input), input.to_owned())
         };
         let config = match config {
@@ -87,6 +89,20 @@ pub(super) fn check_regular(path: &Path) -> Result<(), ModelError> {
     }
     let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
     Err(ModelError::io(path, source))
+}
+
+/// Said before anything else is missed beside it.
+fn check_not_gguf(path: &Path) -> Result<(), ModelError> {
+    let mut magic = [0; 4];
+    let file = Mapped::open(path).map_err(|source| ModelError::io(path, source))?;
+    if file.read_at(0, &mut magic).is_ok() && magic == *b"GGUF" {
+        let found = "a GGUF file (packed already: use it as it is)";
+        return Err(ModelError::format(
+            path,
+            FormatError::NotSafetensors { found },
+        ));
+    }
+    Ok(())
 }
 
 fn config_in(folder: &Path) -> Result<PathBuf, ModelError> {

@@ -63,6 +63,16 @@ pub enum ModelError {
         /// What it should be, and what to do where it cannot be mended there.
         expected: String,
     },
+    /// A setting that the user gave, over config.json.
+    #[error("{flag} {found}: expected {expected}; give another value, or leave it out")]
+    Argument {
+        /// The option.
+        flag: &'static str,
+        /// What it says.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
     /// An architecture that no GGUF architecture with all seven biases can express.
     #[error("{}: architecture {found} is not supported: {why}", path.display())]
     Architecture {

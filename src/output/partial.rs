@@ -44,27 +44,11 @@ impl Partial {
     /// Make and lock it.
     pub fn create(output: PathBuf) -> Result<Self, OutputError> {
         let path = beside(&output, ".tqconv.partial");
-        let failed = |source| OutputError::Io {
-            path: path.clone(),
-            source,
-        };
         let before = FileId::at(&output);
         for _ in 0..ATTEMPTS {
-            let file = match open(&path) {
-                Err(source) if Errno::from_io_error(&source) == Some(Errno::LOOP) => {
-                    return Err(OutputError::Foreign { path });
-                }
-                opened => opened.map_err(failed)?,
-            };
-            let locked = retry(|| flock(&file, FlockOperation::NonBlockingLockExclusive));
-            match locked {
-                Err(Errno::WOULDBLOCK) => return Err(OutputError::Busy { path }),
-                locked => locked.map_err(|source| failed(source.into()))?,
-            }
-            // Between opening and locking the process that held the lock may have given the file its name.
-            let metadata = file.metadata().map_err(failed)?;
-            if FileId::at(&path) == Some(FileId::of(&metadata)) {
-                return Self::begin(path, output, file, &metadata);
+            let file = open(&path)?;
+            if let Some(partial) = Self::claim(&path, &output, file)? {
+                return Ok(partial);
             }
             if FileId::at(&output) != before {
                 return Err(OutputError::Busy { path: output });
@@ -73,12 +57,22 @@ impl Partial {
         Err(OutputError::Busy { path })
     }
 
-    fn begin(
-        path: PathBuf,
-        output: PathBuf,
-        file: File,
-        metadata: &std::fs::Metadata,
-    ) -> Result<Self, OutputError> {
+    /// Lock `file`, which was opened at `path`. `None` where it is no longer the file of that name: between opening and
+    /// locking the process that held the lock has finished or given up.
+    fn claim(path: &Path, output: &Path, file: File) -> Result<Option<Self>, OutputError> {
+        let path = path.to_owned();
+        let failed = |source| OutputError::Io {
+            path: path.clone(),
+            source,
+        };
+        match retry(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+            Err(Errno::WOULDBLOCK) => return Err(OutputError::Busy { path }),
+            locked => locked.map_err(|source| failed(source.into()))?,
+        }
+        let metadata = file.metadata().map_err(failed)?;
+        if FileId::at(&path) != Some(FileId::of(&metadata)) {
+            return Ok(None);
+        }
         // A second name of the file is nobody's leftover.
         if !metadata.is_file() || metadata.nlink() != 1 {
             return Err(OutputError::Foreign { path });
@@ -86,12 +80,12 @@ impl Partial {
         unfinished().push(path.clone());
         let partial = Self {
             path,
-            output,
+            output: output.into(),
             file,
             finished: false,
         };
         match partial.file.set_len(0) {
-            Ok(()) => Ok(partial),
+            Ok(()) => Ok(Some(partial)),
             Err(source) => Err(partial.failed(source)),
         }
     }
@@ -143,12 +137,56 @@ impl Drop for Partial {
 }
 
 /// Not truncated before the lock is held: another process may be writing it. A link is not followed.
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+fn open(path: &Path) -> Result<File, OutputError> {
+    let opened = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-        .open(path)
+        .open(path);
+    opened.map_err(|source| match Errno::from_io_error(&source) {
+        Some(Errno::LOOP) => OutputError::Foreign { path: path.into() },
+        _ => OutputError::Io {
+            path: path.into(),
+            source,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_another_process_finished_is_left_alone() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let output = folder.path().join("out");
+        let path = beside(&output, ".tqconv.partial");
+        // Opened here, finished there, locked here.
+        let opened_early = open(&path).unwrap();
+        let mut other = Partial::create(output.clone()).unwrap();
+        other.file.set_len(5).unwrap();
+        other.rename(&mut unfinished()).unwrap();
+        drop(other);
+        assert!(
+            Partial::claim(&path, &output, opened_early)
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(std::fs::metadata(&output).unwrap().len(), 5);
+        drop(Partial::create(output).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_process_writes_at_a_time() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let output = folder.path().join("out");
+        let first = Partial::create(output.clone()).unwrap();
+        let second = Partial::create(output.clone()).err().unwrap();
+        assert!(matches!(second, OutputError::Busy { .. }), "{second}");
+        drop(first);
+        drop(Partial::create(output).unwrap());
+    }
 }

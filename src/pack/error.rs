@@ -117,7 +117,17 @@ pub enum PackError {
         /// The value given.
         text: String,
         /// What would do.
-        expected: &'static str,
+        expected: String,
+    },
+    /// A part of a name that no linear has.
+    #[error(
+        "--tensor-type {text}=...: no linear has that in its name; use a part of a name such as {example}"
+    )]
+    NoTensor {
+        /// The part of a name.
+        text: String,
+        /// The name of a linear.
+        example: String,
     },
     /// The input changed while it was read.
     #[error("{}: changed while it was being packed; pack again when nothing writes it", path.display())]

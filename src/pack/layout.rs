@@ -1,9 +1,11 @@
 //! Which file a tensor goes to, and where in it: one file, or several as llama.cpp's gguf-split makes them.
 
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use formats::gguf::{ALIGNMENT, Layout as FileLayout, TensorInfo, Value};
+use formats::gguf::{ALIGNMENT, Layout as FileLayout, TensorInfo, Value, part_path};
 
 use super::PackError;
 use super::metadata::Keys;
@@ -102,10 +104,11 @@ pub fn paths(output: &Path, count: usize) -> Vec<PathBuf> {
     if count == 1 {
         return vec![output.to_owned()];
     }
-    let name = output.file_name().unwrap_or_default().to_string_lossy();
-    let prefix = name.strip_suffix(".gguf").unwrap_or(&name);
+    let name = output.file_name().unwrap_or_default().as_bytes();
+    let prefix = name.strip_suffix(b".gguf").unwrap_or(name);
+    let prefix = output.with_file_name(OsStr::from_bytes(prefix));
     (1..=count)
-        .map(|number| output.with_file_name(format!("{prefix}-{number:05}-of-{count:05}.gguf")))
+        .map(|number| part_path(&prefix, number, count))
         .collect()
 }
 

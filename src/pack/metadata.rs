@@ -14,18 +14,15 @@ const FILE_TYPE: &str = "general.file_type";
 const WEIGHT_NMSE: &str = "tqconv.weight_nmse";
 const SOURCE_HASHES: &str = "tqconv.source.sha256";
 
-/// Set what is known when all weights have been read, but for what the user has set. `hashes`: of each input file.
-pub fn set_found(keys: &mut Keys, options: &Options, summary: &Summary, hashes: Vec<String>) {
+/// Set what is known when all weights have been read. `hashes`: of each input file.
+pub fn set_found(keys: &mut Keys, summary: &Summary, hashes: Vec<String>) {
     let found = [
         (FILE_TYPE, Value::U32(file_type(summary.main_type()))),
         (WEIGHT_NMSE, Value::F64(summary.loss.nmse())),
         (SOURCE_HASHES, Value::Array(Array::String(hashes))),
     ];
-    let by_user = |key: &str| options.metadata.iter().any(|(name, _)| name == key);
     for (key, value) in found {
-        if let Some((_, old)) = keys.iter_mut().find(|(name, _)| name == key)
-            && !by_user(key)
-        {
+        if let Some((_, old)) = keys.iter_mut().find(|(name, _)| name == key) {
             *old = value;
         }
     }
@@ -108,32 +105,102 @@ fn provenance(checkpoint: &Checkpoint, files: Option<Vec<String>>) -> Keys {
         .collect()
 }
 
-/// Give `key` the value written as `text`, in the type that the key has; a new key is a string.
-fn set_key(keys: &mut Vec<(String, Value)>, key: &str, text: &str) -> Result<(), PackError> {
-    let wrong = |expected: &'static str| PackError::Metadata {
+/// What a value of `--metadata` must be.
+enum Kind {
+    Text,
+    Flag,
+    Context,
+    TokenId,
+}
+
+/// What `--metadata` may set: nothing that the tensors, the forward pass or the splitting of text depend on, so that the
+/// file stays the one that the checkpoint gives.
+fn kind(key: &str) -> Result<Kind, &'static str> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_word = |part: &str| !part.is_empty() && part.chars().all(legal);
+    if key.len() > MAX_KEY || !key.split(['.', '_']).all(is_word) {
+        return Err("a key of lower-case names with dots between them, as general.name");
+    }
+    match key {
+        "llama.context_length" => Ok(Kind::Context),
+        "tokenizer.ggml.add_bos_token" | "tokenizer.ggml.add_eos_token" => Ok(Kind::Flag),
+        _ if key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id") => Ok(Kind::TokenId),
+        _ if key.starts_with("tokenizer.chat_template") => Ok(Kind::Text),
+        _ if key.starts_with("tokenizer.") => {
+            Err("another key: how text is split is what --tokenizer and --tokenizer-pre say")
+        }
+        _ if key.starts_with("llama.") => {
+            Err("another key: the shape of the model is what config.json says (--config)")
+        }
+        "general.architecture"
+        | "general.alignment"
+        | "general.file_type"
+        | "general.quantization_version" => Err("another key: this one says how the file is read"),
+        _ if key.starts_with("tqconv.") || key.starts_with("split.") => {
+            Err("another key: this one says how the file was made")
+        }
+        _ => Ok(Kind::Text),
+    }
+}
+
+/// Tokens: a shorter context predicts next to nothing.
+const LEAST_CONTEXT: u32 = 64;
+
+/// Bytes of a key (docs/gguf.md of ggml allows 2^16 - 1, which no reader shows).
+const MAX_KEY: usize = 255;
+
+/// Give `key` the value written as `text`.
+fn set_key(keys: &mut Keys, key: &str, text: &str) -> Result<(), PackError> {
+    let wrong = |expected: &str| PackError::Metadata {
         key: key.into(),
         text: text.into(),
-        expected,
+        expected: expected.into(),
     };
-    if key.is_empty() || matches!(key, "general.architecture" | "general.alignment") {
-        return Err(wrong("another key: this one decides how the file is read"));
-    }
-    let Some((_, value)) = keys.iter_mut().find(|(name, _)| name == key) else {
-        keys.push((key.into(), Value::String(text.into())));
-        return Ok(());
+    let number = |range: std::ops::Range<u32>| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let last = range.end - 1;
+        number.ok_or_else(|| wrong(&format!("a whole number from {} to {last}", range.start)))
     };
-    *value = match value {
-        Value::String(_) => Value::String(text.into()),
-        Value::U32(_) => Value::U32(text.parse().map_err(|_| wrong("a whole number"))?),
-        Value::F32(_) => Value::F32(text.parse().map_err(|_| wrong("a number"))?),
-        Value::Bool(_) => Value::Bool(text.parse().map_err(|_| wrong("true or false"))?),
-        _ => {
-            return Err(wrong(
-                "a key whose value is text, a number or true or false",
-            ));
+    let value = match kind(key).map_err(wrong)? {
+        Kind::Text => Value::String(text.into()),
+        Kind::Flag => Value::Bool(text.parse().map_err(|_| wrong("true or false"))?),
+        Kind::Context => Value::U32(number(LEAST_CONTEXT..1 << 31)?),
+        Kind::TokenId => {
+            let id = number(0..vocabulary(keys))?;
+            if !is_control(keys, id) {
+                return Err(wrong(
+                    "the id of a special token: llama.cpp makes it one, and then splits text otherwise",
+                ));
+            }
+            Value::U32(id)
         }
     };
+    match keys.iter_mut().find(|(name, _)| name == key) {
+        Some((_, old)) => *old = value,
+        None => keys.push((key.into(), value)),
+    }
     Ok(())
+}
+
+/// How many tokens there are.
+fn vocabulary(keys: &Keys) -> u32 {
+    let tokens = keys
+        .iter()
+        .find(|(name, _)| name == "tokenizer.ggml.tokens");
+    let tokens = tokens.and_then(|(_, value)| value.as_strings());
+    tokens.map_or(0, <[String]>::len) as u32
+}
+
+/// Whether a token is one that steers and is not spelled by a text.
+fn is_control(keys: &Keys, id: u32) -> bool {
+    const CONTROL: i32 = 3; // LLAMA_TOKEN_TYPE_CONTROL
+    let types = keys
+        .iter()
+        .find(|(name, _)| name == "tokenizer.ggml.token_type");
+    match types {
+        Some((_, Value::Array(Array::I32(types)))) => types.get(id as usize) == Some(&CONTROL),
+        _ => false,
+    }
 }
 
 /// `llama_ftype` of include/llama.h: shown to people, decides nothing.

@@ -9,14 +9,14 @@ use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
 use super::PackError;
+use super::encode::Loss;
 use super::metadata::Keys;
 use super::row::{Bench, Facts, Ternary, numbers};
-use super::rule::{Embedding, Rule, Target, ollama_reads};
+use super::rule::{Embedding, Larger, Rule, Target, ollama_reads};
 use crate::model::{
     Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, Stored, attention_norm,
     feed_forward_norm,
 };
-use crate::simd::Level;
 use crate::simd::Level;
 
 /// What the caller decides.
@@ -76,9 +76,19 @@ pub(super) struct Job<'a> {
     pub chosen: usize,
     /// Whether some rows lose no more than is allowed in it.
     pub promising: bool,
+    /// Why it does not become the smallest type of the rule, if it does not.
+    pub larger: Option<Larger>,
 }
 
 impl Job<'_> {
+    /// Note why it becomes a larger type than the first. `losses`: those of the types, in their order.
+    pub fn note_loss(&mut self, losses: &[Loss]) {
+        if self.chosen > 0 && !matches!(self.larger, Some(Larger::Width { .. })) {
+            let (ty, nmse) = (self.types[0], losses[0].nmse());
+            self.larger = Some(Larger::Loss { ty, nmse });
+        }
+    }
+
     pub fn ty(&self) -> BlockType {
         self.types[self.chosen]
     }
@@ -135,6 +145,7 @@ impl<'a> Plan<'a> {
                 types,
             });
         }
+        plan.check_names()?;
         plan.guess()?;
         plan.check_for_ollama()?;
         Ok(plan)
@@ -149,6 +160,7 @@ impl<'a> Plan<'a> {
             let fits = facts.losses.iter().position(|loss| loss.nmse() <= max_nmse);
             job.promising = fits.is_some();
             job.chosen = fits.unwrap_or(job.types.len() - 1);
+            job.note_loss(&facts.losses);
             if max_nmse == 0.0 && job.promising {
                 // What loses on some rows loses on all: it need not be looked at again.
                 job.types.drain(..job.chosen);
@@ -156,6 +168,19 @@ impl<'a> Plan<'a> {
             }
             Ok(())
         })
+    }
+
+    /// Every part of a name that was given a type is in the name of a linear.
+    fn check_names(&self) -> Result<(), PackError> {
+        let known = |text: &str| self.jobs.iter().any(|job| job.name.contains(text));
+        let mut texts = self.options.rule.tensor_types.iter().map(|(text, _)| text);
+        match texts.find(|text| !known(text)) {
+            None => Ok(()),
+            Some(text) => Err(PackError::NoTensor {
+                text: text.clone(),
+                example: self.jobs[0].name.clone(),
+            }),
+        }
     }
 
     fn add_numbers(&mut self, name: &str, numbers: Vec<f32>) {
@@ -207,7 +232,9 @@ impl<'a> Plan<'a> {
         let name = format!("{}.weight", linear.gguf_name());
         let (rows, columns) = linear.shape(&self.checkpoint.config);
         let mut types = self.options.rule.candidates(&name);
+        let ty = types[0];
         types.retain(|ty| ty.row_bytes(columns).is_some());
+        let larger = (types.first() != Some(&ty)).then_some(Larger::Width { ty, columns });
         if types.is_empty() {
             no_block.push((name, columns));
             return Ok(());
@@ -236,6 +263,7 @@ impl<'a> Plan<'a> {
             types,
             chosen: 0,
             promising: true,
+            larger,
         });
         Ok(())
     }

@@ -83,6 +83,25 @@ impl Rule {
     }
 }
 
+/// Why a linear is not of the smallest type that the rule would take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Larger {
+    /// Its columns fill no blocks of that type.
+    Width {
+        /// The smallest type.
+        ty: BlockType,
+        /// Columns of the linear.
+        columns: usize,
+    },
+    /// That type would lose more than is allowed.
+    Loss {
+        /// The smallest type.
+        ty: BlockType,
+        /// The NMSE in it, of some rows or of all.
+        nmse: f64,
+    },
+}
+
 /// How the embedding and the head are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Embedding {

@@ -14,6 +14,7 @@ use super::metadata::{self, Keys};
 use super::pass::Pass;
 use super::plan::{Content, Entry, Job, Plan, measure};
 use super::row::Facts;
+use super::rule::Larger;
 use super::{PackError, Progress};
 use crate::model::Checkpoint;
 use crate::output::{Files, Inputs};
@@ -79,6 +80,8 @@ pub struct Summary {
     pub loss: Loss,
     /// The linear with the largest NMSE, and that.
     pub worst: Option<(String, f64)>,
+    /// How many linears are not of the smallest type of the rule, and why the first of them is not.
+    pub larger: Option<(usize, Larger)>,
     /// How many linears became each type.
     pub linears: BTreeMap<BlockType, usize>,
     /// Bytes of the output.
@@ -116,6 +119,9 @@ impl Summary {
             .map(|bias| bias.abs())
             .fold(self.largest_bias, f64::max);
         self.loss = self.loss + loss;
+        if let Some(why) = job.larger {
+            self.larger.get_or_insert((0, why)).0 += 1;
+        }
         *self.linears.entry(ty).or_default() += 1;
         if self
             .worst
@@ -170,7 +176,7 @@ impl<'a> Plan<'a> {
         for (job, facts) in self.jobs.iter().zip(&facts) {
             summary.add(job, facts);
         }
-        metadata::set_found(&mut self.keys, self.options, &summary, hashes);
+        metadata::set_found(&mut self.keys, &summary, hashes);
         let layout = self.layout()?;
         summary.bytes = layout.size();
         if let Some(files) = files {
@@ -256,6 +262,7 @@ impl<'a> Plan<'a> {
                 (Some(index), _) => {
                     held &= index == job.chosen;
                     job.chosen = index;
+                    job.note_loss(&losses);
                 }
                 (None, least) => {
                     refused.push((job.name.clone(), least.unwrap_or_default().nmse()));

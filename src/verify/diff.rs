@@ -37,6 +37,17 @@ pub struct Differences {
     pub same_tensors: usize,
 }
 
+impl Differences {
+    /// Take tensors for equal whose numbers are within `max_nmse`.
+    pub fn allow(&mut self, max_nmse: f64) {
+        let all = self.tensors.len();
+        let within = |tensor: &Difference| tensor.nmse.is_some_and(|nmse| nmse <= max_nmse);
+        self.tensors
+            .retain(|tensor| max_nmse == 0.0 || !within(tensor));
+        self.same_tensors += all - self.tensors.len();
+    }
+}
+
 /// One key or tensor that differs.
 #[derive(Debug, Serialize)]
 pub struct Difference {

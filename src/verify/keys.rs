@@ -10,9 +10,44 @@ use super::report::{Check, NotChecked, SHOWN};
 use crate::model::tokenizer::{self, TokenizerFiles};
 use crate::model::{Checkpoint, Config, RopeScaling};
 
+/// A key that was set by hand, and its value as text.
+type ByHand = (String, String);
+
+fn is_by_hand(by_hand: &[ByHand], key: &str) -> bool {
+    by_hand.iter().any(|(name, _)| name == key)
+}
+
+/// Each key that was set by hand has that value; the last time it was set counts.
+pub(super) fn by_hand(file: &File, by_hand: &[ByHand]) -> Option<Check> {
+    let wanted: BTreeMap<_, _> = by_hand.iter().map(|(key, text)| (key, text)).collect();
+    let is = |value: &Value, text: &str| match value {
+        Value::String(value) => value == text,
+        Value::U32(value) => text.parse() == Ok(*value),
+        Value::Bool(value) => text.parse() == Ok(*value),
+        _ => false,
+    };
+    let wrong = wanted
+        .iter()
+        .filter(|(key, text)| !file.get(key).is_some_and(|value| is(value, text)));
+    let problems = wrong.map(|(key, text)| {
+        let found = file.get(key).map_or("absent".into(), Value::brief);
+        format!("key '{key}' is {found}, expected {text}")
+    });
+    (!wanted.is_empty()).then(|| {
+        Check::no_problems(
+            "keys by hand",
+            problems.collect(),
+            wanted.len() as u64,
+            "keys",
+            "--metadata",
+        )
+    })
+}
+
 /// The keys that shape the forward pass.
-pub(super) fn config(file: &File, config: &Config) -> Check {
-    let expected = expected(config);
+pub(super) fn config(file: &File, config: &Config, by_hand: &[ByHand]) -> Check {
+    let mut expected = expected(config);
+    expected.retain(|(key, _)| !is_by_hand(by_hand, key));
     let mut problems: Vec<_> = expected
         .iter()
         .filter(|(key, value)| file.get(key) != Some(value))
@@ -73,6 +108,9 @@ fn difference(key: &str, found: Option<&Value>, expected: Option<&Value>) -> Str
         show(found),
         show(expected)
     );
+    if let Some(Value::U32(_) | Value::Bool(_) | Value::String(_)) = found {
+        text += "; if pack was told so, tell verify, too: --metadata KEY=VALUE";
+    }
     if let (Some(Value::Array(found)), Some(Value::Array(expected))) = (found, expected) {
         text += &first_difference(found, expected);
     }
@@ -98,19 +136,22 @@ pub(super) fn tokenizer(
     file: &File,
     checkpoint: &Checkpoint,
     pre: Option<&str>,
+    by_hand: &[ByHand],
     not_checked: &mut Vec<NotChecked>,
 ) -> Result<Vec<Check>, VerifyError> {
     let files = TokenizerFiles::open(&checkpoint.source.tokenizer)?;
     let config = &checkpoint.config;
     let read = tokenizer::read(&files, config.vocab_size, &config.special_ids, pre)?;
-    let expected: BTreeMap<String, Value> = read.metadata().into_iter().collect();
+    let mut expected: BTreeMap<String, Value> = read.metadata().into_iter().collect();
+    expected.retain(|key, _| !is_by_hand(by_hand, key));
     let mut problems: Vec<_> = expected
         .iter()
         .filter(|(key, value)| file.get(key) != Some(value))
         .map(|(key, value)| difference(key, file.get(key), Some(value)))
         .collect();
     for (key, value) in file.metadata() {
-        if key.starts_with("tokenizer.") && !expected.contains_key(key) {
+        if key.starts_with("tokenizer.") && !expected.contains_key(key) && !is_by_hand(by_hand, key)
+        {
             problems.push(difference(key, Some(value), None));
         }
     }

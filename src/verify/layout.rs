@@ -1,7 +1,6 @@
 //! Level 1: whether the file keeps to llama.cpp's rules, as three readers see it: ours, gguf-rs-lib, and ggml's own.
 
 use std::io::Cursor;
-use std::path::Path;
 
 use formats::block::BlockType;
 use formats::gguf::{Array, File, TensorInfo, Value};
@@ -12,13 +11,19 @@ use rayon::prelude::*;
 use super::ollama;
 use super::report::{Check, Level, NotChecked, SHOWN};
 use crate::engine::shape::Shape;
+use crate::mapped::{Model, OpenError, Part};
 
 pub(super) const NUMBER: u8 = 1;
 pub(super) const NAME: &str = "layout";
 
-/// All checks of the level. `bytes`: the whole file, which `file` was read from.
-pub(super) fn check(path: &Path, bytes: &[u8], file: &File, for_ollama: bool) -> Level {
-    let mut checks = vec![readable(bytes, file), second_reader(bytes, file)];
+/// All checks of the level. `file`: what `model` holds.
+pub(super) fn check(model: &Model, file: &File, for_ollama: bool) -> Level {
+    let parts: Vec<_> = model
+        .parts()
+        .iter()
+        .filter_map(|part| Some((part, part.parse().ok()?)))
+        .collect();
+    let mut checks = vec![readable(&parts), second_reader(&parts)];
     let mut not_checked = vec![];
     checks.push(shape(file));
     checks.extend(file_type(file));
@@ -26,54 +31,66 @@ pub(super) fn check(path: &Path, bytes: &[u8], file: &File, for_ollama: bool) ->
     let finite = finite(file);
     let sound = checks.iter().all(|check| check.pass) && finite.pass;
     checks.push(finite);
-    ggml(path, file, sound, &mut checks, &mut not_checked);
+    ggml(&parts, sound, &mut checks, &mut not_checked);
     if for_ollama {
-        checks.extend(ollama::checks(file));
+        checks.extend(ollama::checks(file, parts.len()));
     }
     Level::new(NUMBER, NAME, checks, not_checked)
 }
 
 /// The level of a file that our own reader does not accept.
-pub(super) fn unreadable(error: &formats::FormatError) -> Level {
+pub(super) fn unreadable(error: &OpenError) -> Level {
     let check = Check::no_problems("our reader", vec![error.to_string()], 1, "file", READER);
     Level::new(NUMBER, NAME, vec![check], vec![])
 }
 
 const READER: &str = "llama.cpp refuses the file otherwise (gguf.cpp)";
 
+/// A file of the model, and what it holds.
+type Parsed<'a> = (&'a Part, File<'a>);
+
 /// That it was read is known; whether anything follows what was read is not.
-fn readable(bytes: &[u8], file: &File) -> Check {
-    let end = file.tensors().iter().fold(0, |end: u64, info| {
-        (end + info.bytes().unwrap_or(0)).next_multiple_of(file.alignment())
-    });
-    let surplus = (bytes.len() as u64).saturating_sub(file.data_start() + end);
-    let problem = (surplus > 0).then(|| format!("{surplus} bytes follow the last tensor"));
+fn readable(parts: &[Parsed]) -> Check {
+    let surplus = |(part, file): &Parsed| {
+        let end = file.tensors().iter().fold(0, |end: u64, info| {
+            (end + info.bytes().unwrap_or(0)).next_multiple_of(file.alignment())
+        });
+        let surplus = (part.bytes.len() as u64).saturating_sub(file.data_start() + end);
+        (surplus > 0).then(|| format!("{surplus} bytes follow the last tensor"))
+    };
     Check::no_problems(
         "our reader",
-        problem.into_iter().collect(),
-        file.tensors().len() as u64,
+        parts.iter().filter_map(surplus).collect(),
+        parts
+            .iter()
+            .map(|(_, file)| file.tensors().len() as u64)
+            .sum(),
         "tensors",
         READER,
     )
 }
 
-/// gguf-rs-lib reads the file, and finds in it what we find.
-fn second_reader(bytes: &[u8], file: &File) -> Check {
-    let problems = match GGUFFileReader::new(Cursor::new(bytes)) {
+/// gguf-rs-lib reads each file, and finds in it what we find.
+fn second_reader(parts: &[Parsed]) -> Check {
+    let problems = |(part, file): &Parsed| match GGUFFileReader::new(Cursor::new(&*part.bytes)) {
         Err(error) => vec![format!("gguf-rs-lib: {error}")],
         Ok(mut reader) => match reader.validate_integrity() {
             Err(error) => vec![format!("gguf-rs-lib: {error}")],
             Ok(()) => differences(&reader, file),
         },
     };
-    let of = (file.tensors().len() + file.metadata().len()) as u64;
     Check::no_problems(
         "gguf-rs-lib agrees",
-        problems,
-        of,
+        parts.iter().flat_map(problems).collect(),
+        parts.iter().map(|(_, file)| things(file)).sum(),
         "tensors and keys",
         "an independent reader",
     )
+}
+
+/// Tensors and keys.
+fn things(file: &File) -> u64 {
+    (file.tensors().len() + file.metadata().len()) as u64
 }
 
 fn differences(reader: &GGUFFileReader<Cursor<&[u8]>>, file: &File) -> Vec<String> {
@@ -395,28 +412,22 @@ fn rows<'a>(file: &File<'a>, info: &TensorInfo) -> Option<(usize, usize, &'a [u8
 }
 
 #[cfg(feature = "llama")]
-fn ggml(
-    path: &Path,
-    file: &File,
-    sound: bool,
-    checks: &mut Vec<Check>,
-    not_checked: &mut Vec<NotChecked>,
-) {
+fn ggml(parts: &[Parsed], sound: bool, checks: &mut Vec<Check>, not_checked: &mut Vec<NotChecked>) {
     use crate::engine::llamacpp;
-    let expected = (file.tensors().len(), file.metadata().len());
-    let problems = match llamacpp::read_gguf(path) {
-        Err(error) => vec![error.to_string()],
-        Ok(found) if found == expected => vec![],
-        Ok((tensors, keys)) => vec![format!(
-            "ggml finds {tensors} tensors and {keys} keys, we find {} and {}",
-            expected.0, expected.1
-        )],
+    let problem = |(part, file): &Parsed| {
+        let (our_tensors, our_keys) = (file.tensors().len(), file.metadata().len());
+        match llamacpp::read_gguf(&part.path) {
+            Err(error) => Some(error.to_string()),
+            Ok(found) if found == (our_tensors, our_keys) => None,
+            Ok((tensors, keys)) => Some(format!(
+                "ggml finds {tensors} tensors and {keys} keys, we find {our_tensors} and {our_keys}"
+            )),
+        }
     };
-    let of = (expected.0 + expected.1) as u64;
     checks.push(Check::no_problems(
         "ggml's reader",
-        problems,
-        of,
+        parts.iter().filter_map(problem).collect(),
+        parts.iter().map(|(_, file)| things(file)).sum(),
         "tensors and keys",
         "the reader of llama.cpp",
     ));
@@ -429,26 +440,26 @@ fn ggml(
         ));
         return;
     }
-    let accepted = |info: &&TensorInfo| {
-        file.tensor(&info.name)
-            .map_or(Ok(()), |(info, bytes)| llamacpp::check_tensor(info, bytes))
+    let tensors = || {
+        parts
+            .iter()
+            .flat_map(|(_, file)| file.tensors().iter().map(move |info| (file, info)))
     };
-    let problems = file
-        .tensors()
-        .iter()
-        .filter_map(|info| accepted(&info).err())
-        .map(|error| error.to_string())
-        .collect();
+    let refused = |(file, info): (&File, &TensorInfo)| {
+        let (info, bytes) = file.tensor(&info.name)?;
+        Some(llamacpp::check_tensor(info, bytes).err()?.to_string())
+    };
+    let problems = tensors().filter_map(refused).collect();
     checks.push(Check::no_problems(
         BLOCKS,
         problems,
-        file.tensors().len() as u64,
+        tensors().count() as u64,
         "tensors",
         "llama.cpp --check-tensors (ggml-quants.c)",
     ));
 }
 
 #[cfg(not(feature = "llama"))]
-fn ggml(_: &Path, _: &File, _: bool, _: &mut Vec<Check>, not_checked: &mut Vec<NotChecked>) {
+fn ggml(_: &[Parsed], _: bool, _: &mut Vec<Check>, not_checked: &mut Vec<NotChecked>) {
     not_checked.push(NotChecked::new("ggml's reader", super::NO_LLAMA));
 }

@@ -37,7 +37,7 @@ pub use report::{
 pub use speed::{Workload, race};
 
 use crate::engine::EngineError;
-use crate::mapped::Mapped;
+use crate::mapped::{Model, OpenError};
 use crate::model::tokenizer::TokenizerError;
 use crate::model::{Checkpoint, Linear, ModelError};
 
@@ -58,6 +58,8 @@ pub struct Options {
     pub for_ollama: bool,
     /// The NMSE that storing a linear may have added.
     pub max_nmse: f64,
+    /// Keys that were set by hand, and their values as text: in the place of what the checkpoint gives.
+    pub metadata: Vec<(String, String)>,
     /// The mean KLD that an engine may be off, in nats a token; `None`: what follows from the weights' NMSE.
     pub max_kld: Option<f64>,
     /// What the engines predict.
@@ -107,13 +109,8 @@ pub struct Against {
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The file cannot be opened.
-    #[error("{}: {source}; check the name, and that you may read it", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The file is something else than GGUF.
     #[error("{}: {source}", path.display())]
     NotGguf {
@@ -188,10 +185,7 @@ pub fn verify(
     options: &Options,
     progress: &Progress,
 ) -> Result<Report, VerifyError> {
-    let bytes = Mapped::open(path).map_err(|source| VerifyError::Io {
-        path: path.into(),
-        source,
-    })?;
+    let model = Model::open(path)?;
     let mut report = Report {
         file: path.display().to_string(),
         against: against.map(|against| against.name.clone()),
@@ -205,11 +199,11 @@ pub fn verify(
         speed: None,
         notes: against.map_or(vec![], |against| against.checkpoint.notes()),
     };
-    match File::parse(&bytes) {
+    match model.parse() {
         Ok(file) => {
             let run = Run {
                 path,
-                bytes: &bytes,
+                model: &model,
                 file: &file,
                 against,
                 options,
@@ -217,12 +211,10 @@ pub fn verify(
             };
             run.all(&mut report)?;
         }
-        Err(source @ formats::FormatError::Magic { .. }) => {
-            return Err(VerifyError::NotGguf {
-                path: path.into(),
-                source,
-            });
-        }
+        Err(OpenError::Format {
+            path,
+            source: source @ formats::FormatError::Magic { .. },
+        }) => return Err(VerifyError::NotGguf { path, source }),
         Err(error) => {
             report.levels.push(layout::unreadable(&error));
             for (number, name) in LEVELS {
@@ -258,7 +250,7 @@ const CODES: &str = "codes";
 /// One verification of a file that can be read.
 struct Run<'a> {
     path: &'a Path,
-    bytes: &'a [u8],
+    model: &'a Model,
     file: &'a File<'a>,
     against: Option<&'a Against>,
     options: &'a Options,
@@ -268,13 +260,12 @@ struct Run<'a> {
 impl Run<'_> {
     fn all(&self, report: &mut Report) -> Result<(), VerifyError> {
         let wanted = |number| self.options.levels.contains(&number);
-        report.model = Some(model_facts(self.file, self.bytes.len() as u64));
+        report.model = Some(model_facts(self.file, self.model.bytes()));
         let mut weight_nmse = self.recorded_nmse();
         if wanted(layout::NUMBER) {
             (self.progress)("layout");
             report.levels.push(layout::check(
-                self.path,
-                self.bytes,
+                self.model,
                 self.file,
                 self.options.for_ollama,
             ));
@@ -331,12 +322,15 @@ impl Run<'_> {
         (self.progress)("codes: tables and keys");
         let (tables, table_nmse) = tables::check(self.file, checkpoint);
         checks.extend(tables);
-        checks.push(keys::config(self.file, &checkpoint.config));
+        let by_hand = &self.options.metadata;
+        checks.push(keys::config(self.file, &checkpoint.config, by_hand));
+        checks.extend(keys::by_hand(self.file, by_hand));
         let pre = tokenizer_pre.as_deref();
         checks.extend(keys::tokenizer(
             self.file,
             checkpoint,
             pre,
+            by_hand,
             &mut not_checked,
         )?);
         report

@@ -11,8 +11,28 @@ fn has_size(ty: BlockType) -> bool {
     matches!(ty.id(), 0..=3 | 6..=8 | 10..=14 | 16..=23 | 29 | 30 | 39..=41)
 }
 
-pub(super) fn checks(file: &File) -> Vec<Check> {
-    vec![types(file), alignment(file), keys(file), names(file)]
+/// `parts`: how many files the model is in.
+pub(super) fn checks(file: &File, parts: usize) -> Vec<Check> {
+    vec![
+        one_file(parts),
+        types(file),
+        alignment(file),
+        keys(file),
+        names(file),
+    ]
+}
+
+fn one_file(parts: usize) -> Check {
+    let problem = (parts > 1).then(|| {
+        format!("the model is in {parts} files: join them with `llama-gguf-split --merge`, or pack without --split-max-size")
+    });
+    Check::no_problems(
+        "Ollama's one file",
+        problem.into_iter().collect(),
+        1,
+        "model",
+        "`ollama create` reads no split models (ollama issue 5245)",
+    )
 }
 
 fn types(file: &File) -> Check {

@@ -101,12 +101,12 @@ fn one_changed_number_is_found_where_it_is() {
 
 #[test]
 fn one_changed_key_is_found_with_both_values() {
-    let pair = Pair::new("", "--metadata llama.rope.freq_base=500000");
+    let pair = Pair::new("", "--metadata llama.context_length=500000");
     let (code, report) = pair.diff();
     assert_eq!(code, 1);
-    assert_eq!(names(&report["keys"]), ["llama.rope.freq_base"]);
-    assert_eq!(report["keys"][0]["a"], "10000.0 (f32)");
-    assert_eq!(report["keys"][0]["b"], "500000.0 (f32)");
+    assert_eq!(names(&report["keys"]), ["llama.context_length"]);
+    assert_eq!(report["keys"][0]["a"], "1024 (u32)");
+    assert_eq!(report["keys"][0]["b"], "500000 (u32)");
     assert_eq!(names(&report["tensors"]), [""; 0]);
 }
 

@@ -12,6 +12,8 @@ mod hostile;
 mod limits;
 mod pack;
 mod pack_speed;
+mod people;
+mod promise;
 mod run;
 mod tokenizer;
 mod verify;

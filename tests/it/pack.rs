@@ -372,7 +372,7 @@ fn bad_requests_name_the_remedy_and_leave_nothing_behind() {
             "Ollama does not read",
         ),
         (
-            &[kjv, new, "--metadata", "llama.block_count=x"],
+            &[kjv, new, "--metadata", "llama.context_length=x"],
             "a whole number",
         ),
         (

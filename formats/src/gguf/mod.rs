@@ -13,11 +13,13 @@
 //! All numbers are little-endian. [`File`] reads, [`Layout`] writes; neither opens a file.
 
 mod read;
+mod split;
 pub mod tokenizer;
 mod value;
 mod write;
 
 pub use read::File;
+pub use split::{part_of, part_path, split_count};
 pub use value::{Array, Value};
 pub use write::Layout;
 

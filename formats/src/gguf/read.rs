@@ -10,14 +10,14 @@ use crate::error::{DAMAGED, describe_start};
 
 /// A GGUF file over its bytes (a memory map, as a rule).
 pub struct File<'a> {
-    version: u32,
-    metadata: Vec<(String, Value)>,
-    keys: HashMap<String, usize>,
-    tensors: Vec<TensorInfo>,
-    names: HashMap<String, usize>,
-    data: Vec<&'a [u8]>,
-    alignment: u64,
-    data_start: u64,
+    pub(super) version: u32,
+    pub(super) metadata: Vec<(String, Value)>,
+    pub(super) keys: HashMap<String, usize>,
+    pub(super) tensors: Vec<TensorInfo>,
+    pub(super) names: HashMap<String, usize>,
+    pub(super) data: Vec<&'a [u8]>,
+    pub(super) alignment: u64,
+    pub(super) data_start: u64,
 }
 
 impl<'a> File<'a> {
@@ -35,9 +35,7 @@ impl<'a> File<'a> {
         let mut metadata = Vec::new();
         let mut keys = HashMap::new();
         for index in 0..key_count {
-            let key = cursor
-                .string(&format!("the name of key {index}"))?
-                .to_owned();
+            let key = cursor.string(&format!("the name of key {index}"))?;
             if key.is_empty() {
                 return Err(FormatError::Name {
                     what: "key",
@@ -186,7 +184,7 @@ fn alignment(value: Option<&Value>) -> Result<u64, FormatError> {
 /// A tensor's info and its offset from the start of the data.
 fn read_tensor_info(cursor: &mut Cursor, index: u64) -> Result<(TensorInfo, u64), FormatError> {
     let what = format!("the info of tensor {index}");
-    let name = cursor.string(&what)?.to_owned();
+    let name = cursor.string(&what)?;
     if name.len() > MAX_NAME {
         return Err(FormatError::Name {
             what: "tensor",

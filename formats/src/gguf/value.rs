@@ -58,7 +58,7 @@ macro_rules! value_types {
                 match cursor.u32(&what)? {
                     $($id => read_number(cursor, &what).map(|bytes| Value::$variant(<$type>::from_le_bytes(bytes))),)*
                     7 => Ok(Value::Bool(read_number::<1>(cursor, &what)? != [0])),
-                    STRING => cursor.string(&what).map(|text| Value::String(text.into())),
+                    STRING => cursor.string(&what).map(Value::String),
                     ARRAY => Array::read(key, &what, cursor).map(Value::Array),
                     id => Err(FormatError::ValueType { key: key.into(), id, nested: "" }),
                 }
@@ -287,7 +287,5 @@ fn read_strings(cursor: &mut Cursor, count: u64, what: &str) -> Result<Vec<Strin
     if count.saturating_mul(LENGTH_FIELD) > cursor.remaining() as u64 {
         cursor.take(count.saturating_mul(LENGTH_FIELD), what)?;
     }
-    (0..count)
-        .map(|_| cursor.string(what).map(String::from))
-        .collect()
+    (0..count).map(|_| cursor.string(what)).collect()
 }

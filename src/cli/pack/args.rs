@@ -19,6 +19,12 @@ pub(in crate::cli) const MAX_NMSE: f64 = 1e-4;
 /// (--for), within the error that you allow (--max-nmse). Nothing falls back silently: what cannot be written as
 /// asked is refused before anything is written, and --dry-run shows what would be.
 #[derive(Args)]
+#[command(after_help = "\
+Examples:
+  tqconv pack my-checkpoint/ model.gguf                       for llama.cpp anywhere, and for Ollama
+  tqconv pack my-checkpoint/ model.gguf --exact --for gpu     not one bit of the weights lost, for GPUs
+  tqconv pack my-checkpoint/ model.gguf --embedding q8_0      a smaller embedding
+  tqconv pack my-checkpoint/ model.gguf --dry-run             what every tensor would become")]
 pub struct PackArgs {
     /// A folder with a checkpoint, a model.safetensors, or a model.safetensors.index.json
     pub(super) input: PathBuf,
@@ -67,6 +73,13 @@ pub struct PackArgs {
     pub(super) json: bool,
 }
 
+impl PackArgs {
+    /// The relative squared error that storing a matrix may add.
+    pub(super) fn limit(&self) -> f64 {
+        if self.exact { 0.0 } else { self.max_nmse }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum TargetArg {
     /// llama.cpp on every backend, and Ollama
@@ -93,7 +106,7 @@ impl From<TargetArg> for Target {
     }
 }
 
-/// A limit on a relative squared error: not negative, not NaN.
+/// A limit: not negative, not infinite, not NaN.
 pub(in crate::cli) fn parse_nmse(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(nmse) if (0.0..f64::INFINITY).contains(&nmse) => Ok(nmse),

@@ -16,9 +16,9 @@ use crate::output::{self, Inputs};
 use crate::pack::{Options, Output, PackError, Plan, Rule, paths};
 use crate::simd::Level;
 
-pub(super) use args::MAX_NMSE;
 pub use args::PackArgs;
 use args::TargetArg;
+pub(super) use args::{MAX_NMSE, parse_nmse, parse_pair};
 use next::Next;
 use report::Report;
 pub(super) use report::{training_json, training_text};
@@ -102,6 +102,12 @@ fn modelfile(args: &PackArgs) -> anyhow::Result<Option<PathBuf>> {
             "--for ollama: Ollama reads no model that is split into several files; leave out --split-max-size"
         );
     }
+    if args.output.to_str().is_none() {
+        anyhow::bail!(
+            "{}: the Modelfile of --for ollama cannot hold a name that is not UTF-8; name another output",
+            args.output.display()
+        );
+    }
     let modelfile = args.output.with_extension("Modelfile");
     if modelfile == args.output {
         anyhow::bail!(
@@ -127,7 +133,7 @@ fn check_outputs(args: &PackArgs, modelfile: Option<&Path>, inputs: &Inputs) -> 
 fn options(args: &PackArgs, checkpoint: &Checkpoint) -> Options {
     let rule = Rule {
         target: args.target.into(),
-        max_nmse: if args.exact { 0.0 } else { args.max_nmse },
+        max_nmse: args.limit(),
         ty: args.ty,
         tensor_types: args.tensor_type.clone(),
     };

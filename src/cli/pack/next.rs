@@ -63,13 +63,12 @@ impl Next<'_> {
         if self.modelfile.is_some() {
             words.extend(["--for".into(), "ollama".into()]);
         }
-        let max_nmse = if args.exact { 0.0 } else { args.max_nmse };
-        if max_nmse != super::MAX_NMSE {
-            words.extend(["--max-nmse".into(), max_nmse.to_string().into()]);
+        if args.limit() != super::MAX_NMSE {
+            words.extend(["--max-nmse".into(), format!("{:e}", args.limit()).into()]);
         }
         words.extend(args.checkpoint.words());
         for (key, value) in &args.metadata {
-            words.extend(["--metadata".into(), format!("{key}={value}").into()]);
+            words.extend(shell::option("--metadata", format!("{key}={value}")));
         }
         shell::command(words)
     }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::PackArgs;
+use super::args::TargetArg;
 use super::next::Next;
 use crate::cli::text::shown;
 use crate::cli::{lossy, render};
 use crate::model::{LambdaSource, Training};
-use crate::pack::Packed;
+use crate::pack::{Larger, Packed};
 use crate::tequila::Granularity;
 
 /// What there is to tell of a pack.
@@ -74,10 +75,12 @@ impl Report<'_> {
                 ),
             ),
             ("weight NMSE", self.loss()),
+            ("not smaller", self.larger()),
             ("dead zone", render::percent(summary.dead_share())),
             ("largest bias", render::small(summary.largest_bias)),
             ("embedding", self.packed.items[0].info.ty.to_string()),
         ];
+        facts.retain(|(_, text)| !text.is_empty());
         if !self.args.dry_run && input >= WORTH_A_RATE {
             facts.push((
                 "speed",
@@ -99,6 +102,32 @@ impl Report<'_> {
             }
             _ => "0: every scale and code is stored as trained".into(),
         }
+    }
+
+    /// Why linears became a larger type than the smallest, and what would make them smaller; empty where none did.
+    fn larger(&self) -> String {
+        let Some((linears, why)) = self.packed.summary.larger else {
+            return String::new();
+        };
+        let why = match why {
+            Larger::Width { ty, columns } => {
+                format!(
+                    "{columns} columns are no multiple of {ty}'s {}",
+                    ty.weights()
+                )
+            }
+            Larger::Loss { ty, nmse } => {
+                let (nmse, max) = (render::small(nmse), render::small(self.args.limit()));
+                format!("{ty} would lose {nmse}, --max-nmse is {max}")
+            }
+        };
+        let other = match self.args.target {
+            TargetArg::Any | TargetArg::Cpu => {
+                "; --for gpu and --for arm try Q2_0 first, 2.25 bits per weight"
+            }
+            TargetArg::Gpu | TargetArg::Arm | TargetArg::Ollama => "",
+        };
+        format!("{linears} linears: {why}{other}")
     }
 
     fn tensors(&self) -> String {

@@ -180,6 +180,14 @@ fn text_of(path: &Path) -> String {
     path.to_str().unwrap().into()
 }
 
+/// The sound checkpoint packed into two files, `m-00001-of-00002.gguf` and its fellow.
+fn pack_split(folder: &Path) {
+    let arguments = pack_sound(folder, &folder.join("m.gguf"));
+    let size = ["--split-max-size".into(), "8000".into(), "-q".into()];
+    let ran = super::bounded(&arguments.into_iter().chain(size).collect::<Vec<_>>(), "");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
 /// The arguments of a pack of the sound checkpoint in `folder`.
 fn pack_sound(folder: &Path, output: &Path) -> Vec<String> {
     let input = folder.join("checkpoint");
@@ -698,9 +706,35 @@ fn process(cases: &mut List) {
         folder.join("out.gguf")
     });
     sound(cases, 39, "OutputError::NoFile", &["pipe.gguf: is a device or a pipe", "name a file"], |folder| pipe(&folder.join("pipe.gguf")));
-    cases.pack(39, "PackError::Metadata", &["--metadata llama.block_count=x: expected a whole number", "leave it out"], |c| {
-        c.arguments("--metadata llama.block_count=x");
-    }).names_file = false;
+    let metadata = |cases: &mut List, says: &'static [&'static str]| {
+        cases.pack(39, "PackError::Metadata", says, move |c| c.arguments(says[0])).names_file = false;
+    };
+    metadata(cases, &["--metadata llama.context_length=x", "expected a whole number from 64 to 2147483647", "leave it out"]);
+    metadata(cases, &["--metadata llama.context_length=0", "expected a whole number from 64 to 2147483647"]);
+    metadata(cases, &["--metadata tokenizer.ggml.eos_token_id=999999", "expected a whole number from 0 to 15"]);
+    metadata(cases, &["--metadata tokenizer.ggml.eos_token_id=2", "the id of a special token"]);
+    metadata(cases, &["--metadata My-Key=2", "a key of lower-case names"]);
+    metadata(cases, &["--metadata tokenizer.ggml.eot_token_id=-1", "expected a whole number from 0 to 15"]);
+    metadata(cases, &["--metadata tokenizer.ggml.add_bos_token=yes", "expected true or false"]);
+    metadata(cases, &["--metadata tokenizer.ggml.model=bert", "how text is split"]);
+    metadata(cases, &["--metadata llama.block_count=1", "the shape of the model is what config.json says"]);
+    metadata(cases, &["--metadata llama.rope.scaling.type=yarn", "the shape of the model is what config.json says"]);
+    metadata(cases, &["--metadata general.alignment=64", "this one says how the file is read"]);
+    metadata(cases, &["--metadata split.count=2", "this one says how the file was made"]);
+    for (arguments, says) in [
+        ("--group-size 100", &["--group-size 100: expected a divisor of the ", "leave it out"][..]),
+        ("--granularity per_head", &["--granularity ", "per_head", "expected per_group, per_channel or per_tensor"]),
+        ("--lambda 1e39", &["--lambda 1e39: expected a number that fits BF16"]),
+    ] {
+        cases.pack(21, "ModelError::Argument", says, |c| c.arguments(arguments)).names_file = false;
+    }
+    cases.command(4, "FormatError::NotSafetensors", &["m.gguf: not a safetensors file: it is a GGUF file", "use it as it is"], |folder| {
+        std::fs::write(folder.join("m.gguf"), Gguf::sound().bytes()).unwrap();
+        vec!["pack".into(), text_of(&folder.join("m.gguf")), text_of(&folder.join("out.gguf"))]
+    });
+    cases.pack(39, "PackError::NoTensor", &["--tensor-type nosuch=...: no linear has that in its name", "such as blk.0.attn_q.weight"], |c| {
+        c.arguments("--tensor-type nosuch=q4_0");
+    });
     cases.pack(39, "PackError::Ollama", &["would be Q2_0, which Ollama does not read", "leave --type out"], |c| {
         wide(c);
         c.arguments("--for ollama --type q2_0 --max-nmse 1");
@@ -743,9 +777,29 @@ fn process(cases: &mut List) {
             arguments
         });
     }
-    cases.command(40, "VerifyError::Io", &["pipe.gguf: not a regular file", "check the name"], |folder| {
+    cases.command(40, "OpenError::Io", &["pipe.gguf: not a regular file", "check the name"], |folder| {
         vec!["verify".into(), text_of(&pipe(&folder.join("pipe.gguf")))]
     });
+    cases.command(40, "OpenError::Folder", &["is a folder, expected a GGUF file", "pack a checkpoint first: `tqconv pack"], |folder| {
+        vec!["run".into(), text_of(folder)]
+    });
+    let split = |cases: &mut List, variant, says, change: fn(&Path), named: usize| {
+        cases.command(36, variant, says, move |folder| {
+            let parts = tqconv::pack::paths(&folder.join("m.gguf"), 2);
+            pack_split(folder);
+            change(&parts[1]);
+            vec!["inspect".into(), text_of(&parts[named])]
+        });
+    };
+    split(cases, "OpenError::Part", &["00002-of-00002.gguf: is part 2 of a model", "name the first, "], |_| (), 1);
+    split(cases, "OpenError::Io", &["m-00002-of-00002.gguf: No such file", "check the name"], |part| std::fs::remove_file(part).unwrap(), 0);
+    split(cases, "FormatError::Truncated", &["m-00002-of-00002.gguf: ", "is truncated"], |part| {
+        std::fs::OpenOptions::new().write(true).open(part).unwrap().set_len(200).unwrap();
+    }, 0);
+    split(cases, "FormatError::Split", &["part 2 of the model: key 'split.no' is 0", "take all parts from one download"], |part| {
+        let first = part.with_file_name("m-00001-of-00002.gguf");
+        std::fs::copy(first, part).unwrap();
+    }, 0);
     cases.command(40, "VerifyError::NotGguf", &["not a GGUF file: it starts with bytes [74, 65, 78, 74]", "name a GGUF file"], |folder| {
         std::fs::write(folder.join("text.gguf"), "text").unwrap();
         vec!["verify".into(), text_of(&folder.join("text.gguf"))]
@@ -917,6 +971,9 @@ fn library(cases: &mut List) {
     });
     cases.call("VerifyError::Engine", &["no tokens to predict from"], |_| {
         VerifyError::from(tqconv::engine::EngineError::NoTokens).into()
+    });
+    cases.call("PackError::Read", &["x: no room", "check that it can be read"], |_| {
+        PackError::Read { path: "x".into(), source: std::io::Error::other("no room") }.into()
     });
     cases.call("PackError::Split", &["--split-max-size 1 would make 65536 files, at most 65535", "allow larger ones"], |_| {
         PackError::Split { max: 1, files: 65536 }.into()

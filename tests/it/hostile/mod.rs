@@ -135,7 +135,7 @@ fn check_message(case: &Case, message: &str, place: &str) {
 
 /// Whether a part of the message says what to do, what would do, or asks the question that leads there.
 fn has_remedy(message: &str) -> bool {
-    const VERBS: [&str; 30] = [
+    const VERBS: [&str; 31] = [
         "allow",
         "check",
         "convert",
@@ -150,6 +150,7 @@ fn has_remedy(message: &str) -> bool {
         "merge",
         "move",
         "name",
+        "pack",
         "pass",
         "raise",
         "remove",

@@ -10,6 +10,7 @@ use formats::block::{BlockError, Found, NotTernary};
 use tqconv::engine::EngineError;
 use tqconv::engine::text::TextError;
 use tqconv::kernels::KernelError;
+use tqconv::mapped::OpenError;
 use tqconv::model::ModelError;
 use tqconv::model::tokenizer::TokenizerError;
 use tqconv::output::OutputError;
@@ -82,7 +83,7 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
             })*
         };
     }
-    look!(FormatError BlockError ModelError TokenizerError OutputError PackError EngineError TextError KernelError VerifyError Found);
+    look!(FormatError BlockError ModelError TokenizerError OpenError OutputError PackError EngineError TextError KernelError VerifyError Found);
     if let Some(NotTernary { found: what, .. }) = error.downcast_ref() {
         found.push(named("Found", what));
     }
@@ -93,6 +94,7 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
         _ => {}
     }
     match error.downcast_ref() {
+        Some(VerifyError::Open(error)) => add(error, found),
         Some(VerifyError::Model(error)) => add(error, found),
         Some(VerifyError::Tokenizer(error)) => add(error, found),
         Some(VerifyError::Engine(error)) => add(error, found),

@@ -1,5 +1,7 @@
 //! The one memory map: a whole file as bytes, and the file itself for those who read it piece by piece.
 
+mod model;
+
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
@@ -8,6 +10,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use memmap2::Mmap;
+
+pub use model::{Model, OpenError, Part};
 
 /// A file's bytes, mapped read-only.
 pub struct Mapped {
@@ -50,9 +54,10 @@ impl Mapped {
         let state = State::of(&file)?;
         let map = match state.length {
             0 => None,
-            // SAFETY: the map is read-only and private to this value; the bytes are only ever read as numbers, for
-            // which every bit pattern is valid, so that another process writing the file can change results but not
-            // break rules.
+            // SAFETY: the map is read-only, and whoever looks at it takes the bytes for numbers, for which every pattern is
+            // valid, or copies them before checking them. That nobody else shortens or writes the file meanwhile is the
+            // condition that no program can ensure (SECURITY.md, "Not promised"); it would end the process or change
+            // numbers.
             _ => Some(unsafe { Mmap::map(&file) }?),
         };
         Ok(Self { file, state, map })

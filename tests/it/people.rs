@@ -1,0 +1,432 @@
+//! What people meet at the command line: names, pipes, colours, split files, messages.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use formats::gguf::{File, Layout, Value};
+
+use crate::data;
+use crate::pack::Bench;
+
+fn tqconv<S: AsRef<OsStr>>(folder: &Path, arguments: &[S]) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("tqconv"));
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null());
+    command
+}
+
+/// kjv packed as `name` in a folder of its own.
+fn packed(name: &str, options: &str) -> (Bench, PathBuf) {
+    let bench = Bench::new();
+    let (kjv, folder) = (data::fixture("kjv"), bench.path(""));
+    let arguments = ["pack", kjv.to_str().unwrap(), name]
+        .into_iter()
+        .chain(options.split_whitespace());
+    let ran = tqconv(&folder, &arguments.collect::<Vec<_>>())
+        .output()
+        .unwrap();
+    assert!(
+        ran.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    (bench, folder)
+}
+
+fn stdout(ran: &Output) -> String {
+    assert!(
+        ran.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    String::from_utf8(ran.stdout.clone()).unwrap()
+}
+
+/// The same keys and tensors with other texts for some keys.
+fn with_texts(bytes: &[u8], texts: &[(&str, &str)]) -> Vec<u8> {
+    let file = File::parse(bytes).unwrap();
+    let mut keys = file.metadata().to_vec();
+    for (key, text) in texts {
+        let value = Value::String((*text).into());
+        match keys.iter_mut().find(|(name, _)| name == key) {
+            Some((_, old)) => *old = value,
+            None => keys.push(((*key).into(), value)),
+        }
+    }
+    let layout = Layout::new(&keys, file.tensors()).unwrap();
+    let mut made = layout.header.clone();
+    made.resize(layout.size as usize, 0);
+    for (info, offset) in file.tensors().iter().zip(&layout.offsets) {
+        let (_, data) = file.tensor(&info.name).unwrap();
+        made[*offset as usize..][..data.len()].copy_from_slice(data);
+    }
+    made
+}
+
+#[test]
+fn a_file_cannot_forge_a_line_of_a_report() {
+    let (bench, folder) = packed("m.gguf", "");
+    let bytes = std::fs::read(bench.path("m.gguf")).unwrap();
+    let forged = "x\n\n\u{1b}[1;32mx.gguf agrees with its checkpoint\u{1b}[0m\u{1b}[8m";
+    let bidi = "kjv \u{202e}gnihtyna\u{2066}\u{200b}";
+    let texts = [
+        ("tokenizer.ggml.pre", forged),
+        ("general.name", bidi),
+        ("my\n\u{1b}[1mkey", forged),
+    ];
+    std::fs::write(bench.path("x.gguf"), with_texts(&bytes, &texts)).unwrap();
+    let kjv = data::fixture("kjv");
+    let kjv = kjv.to_str().unwrap();
+    let commands: [&[&str]; 9] = [
+        &[
+            "verify",
+            "x.gguf",
+            "--levels",
+            "1,2",
+            "--against",
+            kjv,
+            "--report",
+            "x.html",
+        ],
+        &[
+            "verify",
+            "x.gguf",
+            "--levels",
+            "1,2",
+            "--against",
+            kjv,
+            "--json",
+        ],
+        &["verify", "x.gguf", "--color", "always"],
+        &["diff", "m.gguf", "x.gguf"],
+        &["diff", "m.gguf", "x.gguf", "--json"],
+        &["inspect", "x.gguf", "--all"],
+        &["inspect", "x.gguf", "--json"],
+        &["run", "x.gguf", "-p", "And", "-n", "1"],
+        &["pack", kjv, "y.gguf", "--metadata", "my\n\u{1b}[1mkey=5"],
+    ];
+    for command in commands {
+        let ran = tqconv(&folder, command).output().unwrap();
+        let said = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
+        for line in said.lines() {
+            assert!(
+                !line.starts_with("\u{1b}[1;32mx.gguf agrees")
+                    && !line.starts_with("x.gguf agrees"),
+                "{command:?}: {said}"
+            );
+        }
+        let hidden = ['\u{202e}', '\u{2066}', '\u{200b}'];
+        assert!(
+            !said.contains(hidden) && !said.contains("\u{1b}[8m"),
+            "{command:?}: {said}"
+        );
+    }
+    let page = std::fs::read_to_string(bench.path("x.html")).unwrap();
+    assert!(!page.contains(['\u{202e}', '\u{1b}']));
+}
+
+#[test]
+fn a_split_model_is_one_model() {
+    let (bench, folder) = packed("s.gguf", "--split-max-size 1M");
+    let kjv = data::fixture("kjv");
+    let first = "s-00001-of-00003.gguf";
+    assert!(bench.path(first).exists());
+    let (whole, _) = bench.pack(&kjv, "");
+    std::fs::write(bench.path("whole.gguf"), whole).unwrap();
+    let run = |arguments: &[&str]| tqconv(&folder, arguments).output().unwrap();
+    assert!(stdout(&run(&["diff", first, "whole.gguf"])).contains("are equal"));
+    let against = [
+        "verify",
+        first,
+        "--against",
+        kjv.to_str().unwrap(),
+        "--tokens",
+        "32",
+    ];
+    assert!(stdout(&run(&against)).contains("agrees with"));
+    let prompt = ["-p", "And the LORD", "-n", "8", "-q"];
+    let texts =
+        [first, "whole.gguf"].map(|model| stdout(&run(&[&["run", model][..], &prompt].concat())));
+    assert_eq!(texts[0], texts[1]);
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&run(&["inspect", first, "--json"]))).unwrap();
+    assert_eq!(json["tensors"].as_array().unwrap().len(), 66);
+    let bench_ = [
+        "bench",
+        first,
+        "--prefill",
+        "4",
+        "--decode",
+        "2",
+        "--runs",
+        "1",
+        "--thread-counts",
+        "1",
+    ];
+    assert!(run(&bench_).status.success());
+    let ollama = run(&["verify", first, "--levels", "1", "--for", "ollama"]);
+    assert_eq!(ollama.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&ollama.stdout).contains("llama-gguf-split --merge"));
+}
+
+#[test]
+fn names_that_are_no_utf_8_end_in_no_panic() {
+    let (bench, folder) = packed("m.gguf", "");
+    let name = OsStr::from_bytes(b"m\xff\n.gguf");
+    std::fs::rename(bench.path("m.gguf"), folder.join(name)).unwrap();
+    let checkpoint = OsStr::from_bytes(b"kjv\xfe");
+    data::copy_folder(&data::fixture("kjv"), &folder.join(checkpoint));
+    let word = OsStr::new;
+    let output = OsStr::from_bytes(b"new\xfe.gguf");
+    let commands: [Vec<&OsStr>; 8] = [
+        vec![word("inspect"), name, word("--json")],
+        vec![word("inspect"), checkpoint, word("--json")],
+        vec![word("diff"), name, checkpoint, word("--json")],
+        vec![
+            word("run"),
+            name,
+            word("-p"),
+            word("And"),
+            word("-n"),
+            word("1"),
+            word("--json"),
+        ],
+        vec![
+            word("verify"),
+            name,
+            word("--against"),
+            checkpoint,
+            word("--levels"),
+            word("2,3"),
+            word("--json"),
+        ],
+        vec![
+            word("verify"),
+            name,
+            word("--levels"),
+            word("1"),
+            word("--json"),
+        ],
+        vec![word("pack"), checkpoint, output, word("--json")],
+        vec![
+            word("pack"),
+            checkpoint,
+            output,
+            word("--json"),
+            word("--split-max-size"),
+            word("1M"),
+        ],
+    ];
+    for command in commands {
+        let ran = tqconv(&folder, &command).output().unwrap();
+        let stderr = String::from_utf8(ran.stderr).unwrap();
+        assert!(
+            matches!(ran.status.code(), Some(0..=2)),
+            "{command:?}: {} {stderr}",
+            ran.status
+        );
+        assert!(!stderr.contains("panicked"), "{command:?}: {stderr}");
+        if ran.status.code() != Some(2) {
+            serde_json::from_slice::<serde_json::Value>(&ran.stdout).unwrap();
+        }
+    }
+    assert!(folder.join(output).exists());
+    assert!(
+        folder
+            .join(OsStr::from_bytes(b"new\xfe-00001-of-00003.gguf"))
+            .exists()
+    );
+}
+
+#[test]
+fn quiet_says_nothing_and_pipes_are_read_or_refused() {
+    let (_bench, folder) = packed("m.gguf", "");
+    let kjv = data::fixture("kjv");
+    let kjv = kjv.to_str().unwrap();
+    let quiet = tqconv(&folder, &["pack", kjv, "m.gguf", "--force", "-q"])
+        .output()
+        .unwrap();
+    assert!(quiet.status.success() && quiet.stdout.is_empty() && quiet.stderr.is_empty());
+    let given = tqconv(
+        &folder,
+        &["run", "m.gguf", "-p", "And the", "-n", "4", "-q"],
+    )
+    .output()
+    .unwrap();
+    assert!(given.stderr.is_empty());
+    let mut piped = tqconv(&folder, &["run", "m.gguf", "-p", "-", "-n", "4", "-q"]);
+    let mut piped = piped
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    piped.stdin.take().unwrap().write_all(b"And the\n").unwrap();
+    assert_eq!(stdout(&piped.wait_with_output().unwrap()), stdout(&given));
+    let refused = tqconv(&folder, &["pack", kjv, "-"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(!folder.join("-").exists());
+}
+
+#[test]
+fn colours_follow_the_usual_rules() {
+    let (_bench, folder) = packed("m.gguf", "");
+    let paints = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let all = ["verify", "m.gguf", "--levels", "1"]
+            .iter()
+            .chain(arguments)
+            .copied();
+        let mut command = tqconv(&folder, &all.collect::<Vec<_>>());
+        command
+            .env_remove("NO_COLOR")
+            .env_remove("CLICOLOR_FORCE")
+            .envs(variables.iter().copied());
+        stdout(&command.output().unwrap()).contains('\u{1b}')
+    };
+    assert!(!paints(&[], &[]), "a pipe");
+    assert!(paints(&[], &[("CLICOLOR_FORCE", "1")]));
+    assert!(!paints(&[], &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]));
+    assert!(paints(&["--color", "always"], &[("NO_COLOR", "1")]));
+    assert!(!paints(&["--color", "never"], &[("CLICOLOR_FORCE", "1")]));
+}
+
+#[test]
+fn a_larger_type_says_why() {
+    let (bench, kjv) = (Bench::new(), data::fixture("kjv"));
+    let output = bench.path("x.gguf");
+    let pack = |options: &[&str]| {
+        let arguments = [
+            &[
+                "pack",
+                kjv.to_str().unwrap(),
+                output.to_str().unwrap(),
+                "--force",
+            ],
+            options,
+        ]
+        .concat();
+        stdout(&bench.run(&arguments))
+    };
+    let said = pack(&["--max-nmse", "1e-9"]);
+    for part in [
+        "not smaller",
+        "28 linears: Q2_K would lose ",
+        "--max-nmse is 1.0e-9",
+        "--for gpu",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!pack(&[]).contains("not smaller"));
+    assert!(!pack(&["--type", "q4_0"]).contains("not smaller"));
+}
+
+#[test]
+fn the_commands_for_ollama_are_legal() {
+    let (bench, folder) = packed("My Model.gguf", "--for ollama");
+    let modelfile = std::fs::read_to_string(bench.path("My Model.Modelfile")).unwrap();
+    let expected =
+        "FROM ./My Model.gguf\nTEMPLATE \"\"\"{{ .Prompt }}\"\"\"\nPARAMETER num_ctx 1024\n";
+    assert!(modelfile.starts_with(expected), "{modelfile}");
+    let kjv = data::fixture("kjv");
+    let kjv = kjv.to_str().unwrap();
+    let ran = tqconv(
+        &folder,
+        &["pack", kjv, "My Model.gguf", "--for", "ollama", "--force"],
+    )
+    .output()
+    .unwrap();
+    assert!(
+        stdout(&ran)
+            .contains("ollama create my-model -f 'My Model.Modelfile' && ollama run my-model")
+    );
+    for (options, says) in [
+        (&["m.gguf", "--split-max-size", "1M"][..], "split"),
+        (&["m.Modelfile"], "name the output m.gguf"),
+    ] {
+        let arguments = [&["pack", kjv, "--for", "ollama"], options].concat();
+        let ran = tqconv(&folder, &arguments).output().unwrap();
+        assert_eq!(ran.status.code(), Some(2));
+        assert!(
+            String::from_utf8_lossy(&ran.stderr).contains(says),
+            "{ran:?}"
+        );
+    }
+    // A link where the Modelfile goes is replaced, and what it leads to is left alone.
+    std::fs::write(folder.join("kept"), "kept").unwrap();
+    std::os::unix::fs::symlink(folder.join("kept"), folder.join("n.Modelfile")).unwrap();
+    let ran = tqconv(
+        &folder,
+        &["pack", kjv, "n.gguf", "--for", "ollama", "--force"],
+    )
+    .output()
+    .unwrap();
+    assert!(ran.status.success());
+    assert_eq!(std::fs::read(folder.join("kept")).unwrap(), b"kept");
+}
+
+#[test]
+fn differences_within_a_limit_are_none() {
+    let (_bench, folder) = packed("m.gguf", "");
+    let kjv = data::fixture("kjv");
+    let diff = |options: &[&str]| {
+        let arguments = [&["diff", "m.gguf", kjv.to_str().unwrap()], options].concat();
+        tqconv(&folder, &arguments).output().unwrap().status.code()
+    };
+    assert_eq!(diff(&[]), Some(1));
+    assert_eq!(diff(&["--max-nmse", "1e-9"]), Some(1));
+    assert_eq!(diff(&["--max-nmse", "1e-4"]), Some(0));
+}
+
+#[test]
+fn every_command_has_examples_in_its_help() {
+    for command in [
+        "pack",
+        "verify",
+        "run",
+        "inspect",
+        "diff",
+        "bench",
+        "completions",
+    ] {
+        let ran = tqconv(Path::new("."), &[command, "--help"])
+            .output()
+            .unwrap();
+        let help = stdout(&ran);
+        assert!(help.contains("xample"), "{command}: {help}");
+        assert!(
+            command == "completions" || help.contains("--json"),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn limits_that_are_no_numbers_are_refused() {
+    let none: [OsString; 0] = [];
+    assert_eq!(
+        tqconv(Path::new("."), &none)
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(2)
+    );
+    for arguments in [
+        ["pack", "a", "b", "--max-nmse", "nan"],
+        ["pack", "a", "b", "--max-nmse", "inf"],
+        ["verify", "a", "--max-nmse", "nan", "-q"],
+        ["verify", "a", "--max-kld", "nan", "-q"],
+        ["diff", "a", "b", "--max-nmse=-1", "-q"],
+    ] {
+        let ran = tqconv(Path::new("."), &arguments).output().unwrap();
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert!(
+            ran.status.code() == Some(2) && stderr.contains("not negative"),
+            "{arguments:?}: {stderr}"
+        );
+    }
+}
