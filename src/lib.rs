@@ -15,3 +15,4 @@ pub mod pack;
 pub mod simd;
 pub mod tequila;
 pub mod verify;
+pub mod witness;

@@ -8,14 +8,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "engine", "kernels", "mapped", "metrics", "model", "pack", "simd", "tequila", "verify",
+            "witness",
         ],
     ),
     ("pack", &["model", "simd", "tequila"]),
     (
         "verify",
-        &["engine", "kernels", "mapped", "metrics", "model", "tequila"],
+        &[
+            "engine", "kernels", "mapped", "metrics", "model", "tequila", "witness",
+        ],
     ),
-    ("engine", &["kernels", "mapped", "simd"]),
+    ("engine", &["kernels", "mapped", "simd", "witness"]),
+    ("witness", &["kernels", "mapped"]),
     ("model", &["mapped", "tequila"]),
     ("kernels", &["simd"]),
     ("simd", &[]),

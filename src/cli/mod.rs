@@ -11,11 +11,15 @@ mod run;
 mod verify;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::witness::{self, Program};
 
 /// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
 ///
@@ -30,8 +34,14 @@ pub struct Cli {
     #[arg(short, long, global = true)]
     quiet: bool,
     /// Threads to work with [default: all processors]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    threads: Option<u32>,
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    threads: Option<usize>,
+    /// The program whose child is llama.cpp, where it is not this one
+    #[arg(long, global = true, hide = true, value_name = "PROGRAM")]
+    witness: Option<PathBuf>,
+    /// Seconds that llama.cpp may give no sign of life
+    #[arg(long, global = true, hide = true, value_name = "SECONDS")]
+    witness_patience: Option<f64>,
 }
 
 const EXAMPLES: &str = "\
@@ -59,13 +69,28 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Be the process that runs llama.cpp
+    #[command(name = witness::SUBCOMMAND, hide = true)]
+    Witness,
+}
+
+/// A number of threads.
+fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 512;
+    match text.parse() {
+        Ok(threads) if (1..=MOST).contains(&threads) => Ok(threads),
+        _ => Err(format!(
+            "expected 1 to {MOST}: llama.cpp has room for no more threads (GGML_MAX_N_THREADS)"
+        )),
+    }
 }
 
 /// What every command needs to know of how it was called.
-#[derive(Clone, Copy)]
 struct Context {
     /// Whether progress may be shown.
     progress: bool,
+    /// The program whose child is llama.cpp.
+    witness: Program,
 }
 
 /// What a process that was interrupted ends with.
@@ -88,24 +113,30 @@ fn stop_signal() -> std::io::Result<Arc<AtomicBool>> {
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(threads as usize)
+            .num_threads(threads)
             .build_global()?;
+    }
+    let mut witness = cli.witness.map_or_else(Program::this, Program::at);
+    if let Some(seconds) = cli.witness_patience {
+        witness = witness.with_patience(Duration::try_from_secs_f64(seconds)?);
     }
     let context = Context {
         progress: !cli.quiet,
+        witness,
     };
     match cli.command {
         Command::Pack(args) => pack::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(&args, &context.witness),
         Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args, context),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => bench::run(&args, &context.witness),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
+        Command::Witness => Ok(witness::serve()),
     }
 }
 

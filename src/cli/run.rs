@@ -1,7 +1,7 @@
 //! `tqconv run`: text from a GGUF file, by the native engine or by llama.cpp.
 
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,11 +13,13 @@ use serde_json::json;
 
 use super::{INTERRUPTED, stop_signal};
 use crate::engine::Generate;
+use crate::engine::llamacpp::{self, Model};
 use crate::engine::native::{Native, Settings};
 use crate::engine::sample::Sampler;
 use crate::engine::shape::Shape;
 use crate::engine::text::Text;
 use crate::mapped::Mapped;
+use crate::witness::Program;
 
 /// Generate text with a GGUF file
 ///
@@ -81,11 +83,11 @@ fn parse_share(text: &str) -> Result<f64, String> {
 ///
 /// # Errors
 /// A file that cannot be read or run, or a prompt that does not fit the model's context.
-pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    run_file(args).with_context(|| args.model.display().to_string())
+pub fn run(args: &RunArgs, program: &Program) -> anyhow::Result<ExitCode> {
+    run_file(args, program).with_context(|| args.model.display().to_string())
 }
 
-fn run_file(args: &RunArgs) -> anyhow::Result<ExitCode> {
+fn run_file(args: &RunArgs, program: &Program) -> anyhow::Result<ExitCode> {
     let bytes = Mapped::open(&args.model)?;
     let file = File::parse(&bytes)?;
     let shape = Shape::read(&file)?;
@@ -111,34 +113,25 @@ fn run_file(args: &RunArgs) -> anyhow::Result<ExitCode> {
             let load_time = engine.load_time();
             job.run(&mut engine, load_time)
         }
-        EngineArg::LlamaCpp => llamacpp(&job, &args.model, &file, context, threads),
+        EngineArg::LlamaCpp => run_llamacpp(&job, program, &file, context, threads),
     }
 }
 
-#[cfg(feature = "llama")]
-fn llamacpp(
+fn run_llamacpp(
     job: &Job,
-    path: &Path,
+    program: &Program,
     file: &File,
     context: usize,
     threads: usize,
 ) -> anyhow::Result<ExitCode> {
-    use crate::engine::llamacpp::{Model, Settings};
     let start = Instant::now();
-    let model = Model::load(path, file)?;
-    let mut engine = model.session(Settings {
+    let model = Model::load(program, &job.args.model, file)?;
+    let mut engine = model.session(llamacpp::Settings {
         context,
         threads,
         exact_cache: false,
     })?;
     job.run(&mut engine, start.elapsed())
-}
-
-#[cfg(not(feature = "llama"))]
-fn llamacpp(_: &Job, _: &Path, _: &File, _: usize, _: usize) -> anyhow::Result<ExitCode> {
-    anyhow::bail!(
-        "this tqconv was built without llama.cpp: build it with the feature `llama`, or use --engine native"
-    )
 }
 
 /// What is to be generated.

@@ -14,6 +14,7 @@ use super::{Context, print, print_json, render, report};
 use crate::verify::{
     self, Against, Check, Level, Limit, Options, Report, Status, TextOptions, Verdict,
 };
+use crate::witness::Program;
 
 /// Prove a GGUF file: hold it against its checkpoint, and what it computes against what it should
 ///
@@ -96,7 +97,7 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
             name: path.display().to_string(),
         }),
     };
-    let options = options(args)?;
+    let options = options(args, context.witness)?;
     let bar = render::spinner(context.progress);
     let report = verify::verify(&args.file, against.as_ref(), &options, &|doing| {
         bar.set_message(doing.to_owned());
@@ -126,7 +127,7 @@ fn measured(report: &Report) -> bool {
     report.levels.iter().any(measured)
 }
 
-fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
+fn options(args: &VerifyArgs, witness: Program) -> anyhow::Result<Options> {
     let mut text = TextOptions {
         tokens: args.tokens,
         window: args.window,
@@ -154,6 +155,7 @@ fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
         max_kld: args.max_kld,
         text,
         threads: rayon::current_num_threads(),
+        witness,
     })
 }
 

@@ -11,13 +11,20 @@ use rayon::prelude::*;
 
 use super::ollama;
 use super::report::{Check, Level, NotChecked, SHOWN};
+use super::{Options, VerifyError, witness};
 use crate::engine::shape::Shape;
+use crate::witness::{Program, Witness, WitnessError, pieces};
 
 pub(super) const NUMBER: u8 = 1;
 pub(super) const NAME: &str = "layout";
 
 /// All checks of the level. `bytes`: the whole file, which `file` was read from.
-pub(super) fn check(path: &Path, bytes: &[u8], file: &File, for_ollama: bool) -> Level {
+pub(super) fn check(
+    path: &Path,
+    bytes: &[u8],
+    file: &File,
+    options: &Options,
+) -> Result<Level, VerifyError> {
     let mut checks = vec![readable(bytes, file), second_reader(bytes, file)];
     let mut not_checked = vec![];
     checks.push(shape(file));
@@ -26,11 +33,17 @@ pub(super) fn check(path: &Path, bytes: &[u8], file: &File, for_ollama: bool) ->
     let finite = finite(file);
     let sound = checks.iter().all(|check| check.pass) && finite.pass;
     checks.push(finite);
-    ggml(path, file, sound, &mut checks, &mut not_checked);
-    if for_ollama {
+    let mut ggml = Ggml {
+        path,
+        file,
+        checks: &mut checks,
+        not_checked: &mut not_checked,
+    };
+    ggml.check(&options.witness, sound)?;
+    if options.for_ollama {
         checks.extend(ollama::checks(file));
     }
-    Level::new(NUMBER, NAME, checks, not_checked)
+    Ok(Level::new(NUMBER, NAME, checks, not_checked))
 }
 
 /// The level of a file that our own reader does not accept.
@@ -394,61 +407,82 @@ fn rows<'a>(file: &File<'a>, info: &TensorInfo) -> Option<(usize, usize, &'a [u8
     Some((columns, row_bytes, bytes))
 }
 
-#[cfg(feature = "llama")]
-fn ggml(
-    path: &Path,
-    file: &File,
-    sound: bool,
-    checks: &mut Vec<Check>,
-    not_checked: &mut Vec<NotChecked>,
-) {
-    use crate::engine::llamacpp;
-    let expected = (file.tensors().len(), file.metadata().len());
-    let problems = match llamacpp::read_gguf(path) {
-        Err(error) => vec![error.to_string()],
-        Ok(found) if found == expected => vec![],
-        Ok((tensors, keys)) => vec![format!(
-            "ggml finds {tensors} tensors and {keys} keys, we find {} and {}",
-            expected.0, expected.1
-        )],
-    };
-    let of = (expected.0 + expected.1) as u64;
-    checks.push(Check::no_problems(
-        "ggml's reader",
-        problems,
-        of,
-        "tensors and keys",
-        "the reader of llama.cpp",
-    ));
-    const BLOCKS: &str = "ggml's rules for blocks";
-    if !sound {
-        // ggml names the place on stderr, which we have done in the failed check.
-        not_checked.push(NotChecked::new(
-            BLOCKS,
-            "the file does not keep to the rules above",
-        ));
-        return;
-    }
-    let accepted = |info: &&TensorInfo| {
-        file.tensor(&info.name)
-            .map_or(Ok(()), |(info, bytes)| llamacpp::check_tensor(info, bytes))
-    };
-    let problems = file
-        .tensors()
-        .iter()
-        .filter_map(|info| accepted(&info).err())
-        .map(|error| error.to_string())
-        .collect();
-    checks.push(Check::no_problems(
-        BLOCKS,
-        problems,
-        file.tensors().len() as u64,
-        "tensors",
-        "llama.cpp --check-tensors (ggml-quants.c)",
-    ));
+/// What ggml says of the file.
+struct Ggml<'a> {
+    path: &'a Path,
+    file: &'a File<'a>,
+    checks: &'a mut Vec<Check>,
+    not_checked: &'a mut Vec<NotChecked>,
 }
 
-#[cfg(not(feature = "llama"))]
-fn ggml(_: &Path, _: &File, _: bool, _: &mut Vec<Check>, not_checked: &mut Vec<NotChecked>) {
-    not_checked.push(NotChecked::new("ggml's reader", super::NO_LLAMA));
+impl Ggml<'_> {
+    const READER: &'static str = "ggml's reader";
+    const BLOCKS: &'static str = "ggml's rules for blocks";
+
+    /// Its reader, then its rules for blocks, by one child.
+    fn check(&mut self, program: &Program, sound: bool) -> Result<(), VerifyError> {
+        let read = Witness::start(program).and_then(|mut witness| {
+            let check = self.reader(&mut witness)?;
+            Ok((witness, check))
+        });
+        let mut witness = match read {
+            Ok((witness, check)) => {
+                self.checks.push(check);
+                witness
+            }
+            Err(error) => return self.failed(Self::READER, error),
+        };
+        if !sound {
+            // ggml names the place on stderr, which we have done in the failed check.
+            let why = "the file does not keep to the rules above";
+            self.not_checked.push(NotChecked::new(Self::BLOCKS, why));
+            return Ok(());
+        }
+        match self.blocks(&mut witness) {
+            Ok(check) => self.checks.push(check),
+            Err(error) => return self.failed(Self::BLOCKS, error),
+        }
+        Ok(())
+    }
+
+    fn reader(&self, witness: &mut Witness) -> Result<Check, WitnessError> {
+        let expected = (self.file.tensors().len(), self.file.metadata().len());
+        let found = witness.read_gguf(self.path, self.file.data_start())?;
+        let problem = (found != expected).then(|| {
+            format!(
+                "ggml finds {} tensors and {} keys, we find {} and {}",
+                found.0, found.1, expected.0, expected.1
+            )
+        });
+        Ok(Check::no_problems(
+            Self::READER,
+            problem.into_iter().collect(),
+            (expected.0 + expected.1) as u64,
+            "tensors and keys",
+            "the reader of llama.cpp",
+        ))
+    }
+
+    fn blocks(&self, witness: &mut Witness) -> Result<Check, WitnessError> {
+        let sound = witness.check_blocks(self.path, pieces(self.file))?;
+        let tensors = self.file.tensors();
+        let problems = tensors.iter().zip(sound).filter(|(_, sound)| !sound);
+        let told = |(info, _): (&TensorInfo, bool)| {
+            format!(
+                "ggml's own check does not accept the data of '{}'",
+                info.name
+            )
+        };
+        Ok(Check::no_problems(
+            Self::BLOCKS,
+            problems.map(told).collect(),
+            tensors.len() as u64,
+            "tensors",
+            "llama.cpp --check-tensors (ggml-quants.c)",
+        ))
+    }
+
+    fn failed(&mut self, what: &str, error: WitnessError) -> Result<(), VerifyError> {
+        witness::failed(what, error, self.checks, self.not_checked)
+    }
 }

@@ -14,3 +14,5 @@ mod pack_speed;
 mod run;
 mod tokenizer;
 mod verify;
+#[cfg(feature = "llama")]
+mod witness;

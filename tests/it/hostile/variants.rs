@@ -14,6 +14,7 @@ use tqconv::model::ModelError;
 use tqconv::model::tokenizer::TokenizerError;
 use tqconv::pack::PackError;
 use tqconv::verify::VerifyError;
+use tqconv::witness::WitnessError;
 
 /// `Enum::Variant` of every error enum of the sources.
 pub fn declared() -> BTreeSet<String> {
@@ -81,7 +82,7 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
             })*
         };
     }
-    look!(FormatError BlockError ModelError TokenizerError PackError EngineError TextError KernelError VerifyError Found);
+    look!(FormatError BlockError ModelError TokenizerError PackError EngineError TextError KernelError VerifyError WitnessError Found);
     if let Some(NotTernary { found: what, .. }) = error.downcast_ref() {
         found.push(named("Found", what));
     }
@@ -89,10 +90,14 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
     if let Some(PackError::Format(error)) = error.downcast_ref() {
         add(error, found);
     }
+    if let Some(EngineError::Witness(error)) = error.downcast_ref() {
+        add(error, found);
+    }
     match error.downcast_ref() {
         Some(VerifyError::Model(error)) => add(error, found),
         Some(VerifyError::Tokenizer(error)) => add(error, found),
         Some(VerifyError::Engine(error)) => add(error, found),
+        Some(VerifyError::Witness(error)) => add(error, found),
         Some(VerifyError::Block(error)) => add(error, found),
         _ => {}
     }
