@@ -16,3 +16,4 @@ pub mod pack;
 pub mod simd;
 pub mod tequila;
 pub mod verify;
+pub mod witness;

@@ -8,15 +8,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "cli",
         &[
             "engine", "kernels", "mapped", "metrics", "model", "output", "pack", "simd", "tequila",
-            "verify",
+            "verify", "witness",
         ],
     ),
     ("pack", &["model", "output", "simd", "tequila"]),
     (
         "verify",
-        &["engine", "kernels", "mapped", "metrics", "model", "tequila"],
+        &[
+            "engine", "kernels", "mapped", "metrics", "model", "tequila", "witness",
+        ],
     ),
-    ("engine", &["kernels", "mapped", "simd"]),
+    ("engine", &["kernels", "mapped", "simd", "witness"]),
+    ("witness", &["kernels", "mapped"]),
     ("model", &["mapped", "output", "tequila"]),
     ("kernels", &["simd"]),
     ("simd", &[]),

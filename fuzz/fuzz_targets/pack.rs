@@ -53,6 +53,7 @@ fuzz_target!(|data: &[u8]| {
         text: TextOptions::default(),
         oracle_at_any_size: false,
         threads: 1,
+        witness: tqconv::witness::Program::this(),
     };
     let report = verify(&output, Some(&against), &options, &|_| ()).expect("it can be verified");
     let failed: Vec<_> = report.failures().map(|(level, check)| (level, &check.name, &check.details)).collect();

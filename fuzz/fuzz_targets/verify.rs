@@ -20,6 +20,7 @@ fuzz_target!(|data: &[u8]| {
         text: TextOptions::default(),
         oracle_at_any_size: false,
         threads: 1,
+        witness: tqconv::witness::Program::this(),
     };
     let _ = verify(&path, None, &options, &|_| ());
     let path = path.to_str().expect("a plain name");

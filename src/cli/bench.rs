@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use comfy_table::{CellAlignment, Table, presets};
 use formats::block::BlockType;
 
 use super::render;
+use crate::engine::EngineError;
 use crate::engine::threads_text;
-use crate::kernels::bench::{Case, Outcome, Seconds, measure};
+use crate::kernels::bench::{Case, Outcome, Peer, Seconds, measure};
 use crate::kernels::{Isa, Options, Precision};
 use crate::mapped::Model;
 use crate::verify::{LoadFacts, Rate, SpeedFacts, Workload, race};
+use crate::witness::{self, Program, Witness, WitnessError};
 
 /// Measure speed, ours and llama.cpp's, in one run
 ///
@@ -52,7 +54,7 @@ pub struct BenchArgs {
           value_parser = count(65536), conflicts_with = "model")]
     tokens: Vec<usize>,
     /// Numbers of threads to measure with, the same on both sides
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "2"], value_parser = count(1024))]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "2"], value_parser = super::threads)]
     thread_counts: Vec<usize>,
     /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, avx512lookup, neon-dotprod or neon-i8mm
     #[arg(long, conflicts_with = "model")]
@@ -100,14 +102,14 @@ fn block_type(text: &str) -> Result<BlockType, String> {
 ///
 /// # Errors
 /// The model cannot be read, or does not load.
-pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+pub fn run(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
     match &args.model {
-        Some(model) => bench_model(args, model),
-        None => bench_products(args),
+        Some(model) => bench_model(args, program, model),
+        None => bench_products(args, program),
     }
 }
 
-fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
+fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<ExitCode> {
     let place = || model.display().to_string();
     let opened = Model::open(model)?;
     let file = opened.parse()?;
@@ -120,20 +122,21 @@ fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
             patience: Duration::from_secs(600),
             ..Workload::new(threads)
         };
-        let (facts, missing) = race(model, &file, workload, &|_| {}).with_context(place)?;
-        outcomes.push((facts, missing));
+        let (facts, missing) =
+            race(model, &file, program, workload, &|_| {}).with_context(place)?;
+        if let Some(error) = missing.filter(|error| !is_not_built_in(error)) {
+            return Err(error).with_context(place);
+        }
+        outcomes.push(facts);
     }
     if args.json {
-        let facts: Vec<_> = outcomes.iter().map(|(facts, _)| facts).collect();
-        return super::print_json(&serde_json::to_value(facts)?);
+        return super::print_json(&serde_json::to_value(&outcomes)?);
     }
-    let text = |(facts, missing): &(SpeedFacts, Option<String>)| {
-        let note = missing.as_ref().map_or(String::new(), |why| {
-            format!("llama.cpp was not measured: {why}\n")
-        });
-        speed_text(facts) + &note
-    };
-    super::print(&outcomes.iter().map(text).collect::<String>())
+    let mut text: String = outcomes.iter().map(speed_text).collect();
+    if !witness::BUILT_IN {
+        text += &without_llama();
+    }
+    super::print(&text)
 }
 
 /// Both engines beside each other, what it took to load ours, and the ratio of the medians last.
@@ -189,12 +192,17 @@ fn load_text(load: &LoadFacts) -> String {
     )
 }
 
-fn bench_products(args: &BenchArgs) -> Result<ExitCode> {
+fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
     let isa = args.isa.unwrap_or(Isa::best());
     let precision = if args.fast {
         Precision::Fast
     } else {
         Precision::Exact
+    };
+    let mut peer = match Witness::start(program) {
+        Ok(peer) => Some(peer),
+        Err(WitnessError::NotBuiltIn) => None,
+        Err(error) => return Err(error.into()),
     };
     let mut outcomes = Vec::new();
     for &ty in &args.types {
@@ -211,7 +219,8 @@ fn bench_products(args: &BenchArgs) -> Result<ExitCode> {
                         options: Options { isa, precision },
                         time: args.seconds,
                     };
-                    outcomes.push(measure(&case)?);
+                    let peer = peer.as_mut().map(|peer| peer as &mut dyn Peer);
+                    outcomes.push(measure(&case, peer).map_err(|error| anyhow!(error))?);
                 }
             }
         }
@@ -219,11 +228,16 @@ fn bench_products(args: &BenchArgs) -> Result<ExitCode> {
     if args.json {
         return super::print_json(&serde_json::to_value(&outcomes)?);
     }
-    #[cfg(feature = "llama")]
-    let witness = format!("ggml: {}\n", crate::kernels::ggml::system());
-    #[cfg(not(feature = "llama"))]
-    let witness = "built without llama.cpp, so there is nothing to compare with\n";
+    let witness = peer.map_or_else(without_llama, |peer| format!("ggml: {}\n", peer.system()));
     super::print(&format!("{}\n{witness}", table(&outcomes)))
+}
+
+fn without_llama() -> String {
+    format!("llama.cpp was not measured: {}\n", WitnessError::NotBuiltIn)
+}
+
+fn is_not_built_in(error: &EngineError) -> bool {
+    matches!(error, EngineError::Witness(WitnessError::NotBuiltIn))
 }
 
 fn table(outcomes: &[Outcome]) -> Table {

@@ -14,10 +14,11 @@ mod verify;
 
 use std::error::Error as _;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Context as _;
@@ -28,6 +29,8 @@ use signal_hook::iterator::Signals;
 
 use crate::output;
 use crate::pack::PackError;
+
+use crate::witness::{self, Program};
 
 /// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
 ///
@@ -45,8 +48,14 @@ pub struct Cli {
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
     /// Threads to work with [default: all processors]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    threads: Option<u32>,
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    threads: Option<usize>,
+    /// The program whose child is llama.cpp, where it is not this one
+    #[arg(long, global = true, hide = true, value_name = "PROGRAM")]
+    witness: Option<PathBuf>,
+    /// Seconds that llama.cpp may give no sign of life
+    #[arg(long, global = true, hide = true, value_name = "SECONDS")]
+    witness_patience: Option<f64>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -91,15 +100,30 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Be the process that runs llama.cpp
+    #[command(name = witness::SUBCOMMAND, hide = true)]
+    Witness,
+}
+
+/// A number of threads.
+fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 512;
+    match text.parse() {
+        Ok(threads) if (1..=MOST).contains(&threads) => Ok(threads),
+        _ => Err(format!(
+            "expected 1 to {MOST}: llama.cpp has room for no more threads (GGML_MAX_N_THREADS)"
+        )),
+    }
 }
 
 /// What every command needs to know of how it was called.
-#[derive(Clone, Copy)]
 struct Context {
     /// Whether only results and errors are wanted.
     quiet: bool,
     /// Whether results are painted.
     colour: bool,
+    /// The program whose child is llama.cpp.
+    witness: Program,
 }
 
 /// What a process that was interrupted ends with.
@@ -144,10 +168,9 @@ fn heeded_signals() -> Vec<i32> {
 }
 
 /// Start all threads, so that a lack of them is an error and no panic later.
-fn start_threads(threads: Option<u32>) -> anyhow::Result<()> {
-    let threads = threads.map_or(0, |threads| threads as usize);
+fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
     let built = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
+        .num_threads(threads.unwrap_or(0))
         .build_global();
     match built {
         // Without a cause: a process that runs several commands has its threads already.
@@ -163,9 +186,14 @@ fn start_threads(threads: Option<u32>) -> anyhow::Result<()> {
 /// # Errors
 /// Whatever kept it from being done; the text says where, what was found, and what to do.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let mut witness = cli.witness.map_or_else(Program::this, Program::at);
+    if let Some(seconds) = cli.witness_patience {
+        witness = witness.with_patience(Duration::try_from_secs_f64(seconds)?);
+    }
     let context = Context {
         quiet: cli.quiet,
         colour: cli.color.paints(),
+        witness,
     };
     // With a handler a write beyond the limit of file sizes is an error (EFBIG).
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
@@ -175,15 +203,16 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Pack(args) => pack::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
-        Command::Run(args) => run::run(&args, context),
+        Command::Run(args) => run::run(&args, &context),
         Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args, context),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => bench::run(&args, &context.witness),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
+        Command::Witness => Ok(witness::serve()),
     }
 }
 

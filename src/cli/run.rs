@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,11 +15,13 @@ use serde_json::json;
 use super::text::shown_json;
 use super::{Context, INTERRUPTED, stop_signal};
 use crate::engine::Generate;
+use crate::engine::llamacpp::{self, Model};
 use crate::engine::native::{Native, Settings};
 use crate::engine::sample::Sampler;
 use crate::engine::shape::Shape;
 use crate::engine::text::Text;
-use crate::mapped::Model;
+use crate::mapped;
+use crate::witness::Program;
 
 /// Generate text with a GGUF file
 ///
@@ -88,12 +90,12 @@ fn parse_share(text: &str) -> Result<f64, String> {
 ///
 /// # Errors
 /// A file that cannot be read or run, or a prompt that does not fit the model's context.
-pub fn run(args: &RunArgs, context: Context) -> anyhow::Result<ExitCode> {
-    run_file(args, context.quiet).with_context(|| args.model.display().to_string())
+pub fn run(args: &RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    run_file(args, context).with_context(|| args.model.display().to_string())
 }
 
-fn run_file(args: &RunArgs, quiet: bool) -> anyhow::Result<ExitCode> {
-    let model = Model::open(&args.model)?;
+fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
+    let model = mapped::Model::open(&args.model)?;
     let file = model.parse()?;
     let shape = Shape::read(&file)?;
     let text = Text::from_gguf(&file)?;
@@ -112,7 +114,7 @@ fn run_file(args: &RunArgs, quiet: bool) -> anyhow::Result<ExitCode> {
         .max(1);
     let job = Job {
         args,
-        quiet,
+        quiet: called.quiet,
         written: &written,
         text: &text,
         prompt: &prompt,
@@ -124,7 +126,7 @@ fn run_file(args: &RunArgs, quiet: bool) -> anyhow::Result<ExitCode> {
             let load_time = engine.load_time();
             job.run(&mut engine, load_time)
         }
-        EngineArg::LlamaCpp => llamacpp(&job, &args.model, &file, context, threads),
+        EngineArg::LlamaCpp => run_llamacpp(&job, &called.witness, &file, context, threads),
     }
 }
 
@@ -140,30 +142,21 @@ fn prompt(given: &str) -> anyhow::Result<Cow<'_, str>> {
     Ok(text.into())
 }
 
-#[cfg(feature = "llama")]
-fn llamacpp(
+fn run_llamacpp(
     job: &Job,
-    path: &Path,
+    program: &Program,
     file: &File,
     context: usize,
     threads: usize,
 ) -> anyhow::Result<ExitCode> {
-    use crate::engine::llamacpp::{self, Settings};
     let start = Instant::now();
-    let model = llamacpp::Model::load(path, file)?;
-    let mut engine = model.session(Settings {
+    let model = Model::load(program, &job.args.model, file)?;
+    let mut engine = model.session(llamacpp::Settings {
         context,
         threads,
         exact_cache: false,
     })?;
     job.run(&mut engine, start.elapsed())
-}
-
-#[cfg(not(feature = "llama"))]
-fn llamacpp(_: &Job, _: &Path, _: &File, _: usize, _: usize) -> anyhow::Result<ExitCode> {
-    anyhow::bail!(
-        "this tqconv was built without llama.cpp: build it with the feature `llama`, or use --engine native"
-    )
 }
 
 /// What is to be generated.

@@ -16,6 +16,7 @@ use crate::output::{self, Inputs};
 use crate::verify::{
     self, Against, Check, Level, Limit, Options, Report, Status, TextOptions, Verdict,
 };
+use crate::witness::Program;
 
 /// Prove a GGUF file: hold it against its checkpoint, and what it computes against what it should
 ///
@@ -110,7 +111,7 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     if let Some(report) = &args.report {
         output::check(report, true, &inputs(args, against.as_ref()))?;
     }
-    let options = options(args)?;
+    let options = options(args, context.witness)?;
     let bar = render::spinner(!context.quiet);
     let report = verify::verify(&args.file, against.as_ref(), &options, &|doing| {
         bar.set_message(shown(doing));
@@ -148,7 +149,7 @@ fn measured(report: &Report) -> bool {
     report.levels.iter().any(measured)
 }
 
-fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
+fn options(args: &VerifyArgs, witness: Program) -> anyhow::Result<Options> {
     let mut text = TextOptions {
         tokens: args.tokens,
         window: args.window,
@@ -177,6 +178,7 @@ fn options(args: &VerifyArgs) -> anyhow::Result<Options> {
         max_kld: args.max_kld,
         text,
         threads: rayon::current_num_threads(),
+        witness,
     })
 }
 

@@ -2,14 +2,16 @@
 //! against the others: the oracle (f64, from the latent checkpoint), the native engine (packed weights, our kernels)
 //! and llama.cpp.
 
-#[cfg(feature = "llama")]
-#[allow(unsafe_code)]
 pub mod llamacpp;
 pub mod native;
 pub mod oracle;
 pub mod sample;
 pub mod shape;
 pub mod text;
+
+use std::time::{Duration, Instant};
+
+use crate::witness::WitnessError;
 
 /// Something that predicts the next token.
 pub trait Engine {
@@ -39,6 +41,26 @@ pub trait Generate: Engine {
     /// # Errors
     /// As [`Engine::logits`]; the context is then as it was before.
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError>;
+
+    /// How long a prefill from an empty context takes, and decoding token by token after it.
+    ///
+    /// # Errors
+    /// As [`Engine::logits`].
+    fn time(
+        &mut self,
+        prefill: &[u32],
+        decode: &[u32],
+    ) -> Result<(Duration, Duration), EngineError> {
+        self.reset();
+        let start = Instant::now();
+        self.feed(prefill)?;
+        let prefill = start.elapsed();
+        let start = Instant::now();
+        for token in decode {
+            self.feed(&[*token])?;
+        }
+        Ok((prefill, start.elapsed()))
+    }
 }
 
 /// `1 thread`, `2 threads`.
@@ -133,14 +155,9 @@ pub enum EngineError {
     /// The oracle's weights could not be had.
     #[error("the weights cannot be read: {0}; fetch the checkpoint again")]
     Weights(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// llama.cpp refused; the text is what it logged.
-    #[error("llama.cpp cannot {doing}: {log}; convert the model again")]
-    LlamaCpp {
-        /// What it was asked for.
-        doing: &'static str,
-        /// Its warnings and errors.
-        log: String,
-    },
+    /// llama.cpp refused, or is no more.
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
 }
 
 /// `tokens` can follow `used` tokens in a context of `context`, and the vocabulary has them all.

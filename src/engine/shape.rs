@@ -8,6 +8,7 @@ use formats::block::BlockType;
 use formats::gguf::{File, TensorInfo, Value};
 
 use super::EngineError;
+use crate::witness::pieces;
 
 /// The numbers that a Llama is built from.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +57,7 @@ impl Shape {
         let shape = Self::from_metadata(&Keys(file))?;
         shape.check_tensors(file.tensors())?;
         check_vocabulary(file, shape.vocab)?;
+        check_places(file)?;
         Ok(shape)
     }
 
@@ -88,7 +90,12 @@ impl Shape {
             let count = count.brief();
             return Err(EngineError::Split { count });
         }
-        for key in ["llama.expert_count", "llama.expert_used_count"] {
+        // llama.cpp aborts where the others are not 0 and the first is (llama-model.cpp).
+        for key in [
+            "llama.expert_count",
+            "llama.expert_used_count",
+            "llama.expert_group_count",
+        ] {
             if keys.whole_or(key, 0)? != 0 {
                 return Err(keys.refuse(key, "0: a mixture of experts is not run"));
             }
@@ -206,6 +213,13 @@ fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError>
             expected,
         });
     }
+    if expected.len() == 2 && !can_multiply(info.ty) {
+        return Err(EngineError::Type {
+            name: info.name.clone(),
+            found: info.ty.to_string(),
+            expected: "a type that llama.cpp multiplies: F32, F16, BF16 or blocks",
+        });
+    }
     if expected.len() == 1 && info.ty != BlockType::F32 {
         return Err(EngineError::Type {
             name: info.name.clone(),
@@ -214,6 +228,33 @@ fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError>
         });
     }
     Ok(())
+}
+
+/// Whether ggml has a product of such weights on the CPU (the types without `vec_dot` in ggml-cpu.c); it jumps to nowhere
+/// otherwise.
+fn can_multiply(ty: BlockType) -> bool {
+    use BlockType::{F64, I8, I16, I32, I64, Q8_1, Q8_K};
+    !matches!(ty, I8 | I16 | I32 | I64 | F64 | Q8_1 | Q8_K)
+}
+
+/// llama.cpp maps the file, and aborts on a tensor that is not aligned in memory (TENSOR_ALIGNMENT, ggml-impl.h).
+fn check_places(file: &File) -> Result<(), EngineError> {
+    const ALIGNMENT: u64 = 32;
+    let places = pieces(file);
+    let mut tensors = file.tensors().iter().zip(places);
+    match tensors.find(|(_, piece)| !piece.start.is_multiple_of(ALIGNMENT)) {
+        Some((info, piece)) => Err(EngineError::Key {
+            key: "general.alignment".into(),
+            found: format!(
+                "{}, which puts tensor '{}' at byte {}",
+                file.alignment(),
+                info.name,
+                piece.start
+            ),
+            expected: format!("tensors at multiples of {ALIGNMENT}"),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// As many tokens as the embedding has rows, each once (llama.cpp aborts on a token that stands twice: llama-vocab.cpp:2578).
@@ -227,6 +268,14 @@ fn check_vocabulary(file: &File, vocab: usize) -> Result<(), EngineError> {
             key: KEY.into(),
             found: format!("a list of {}", tokens.len()),
             expected: format!("{vocab} tokens, one for each row of token_embd.weight"),
+        });
+    }
+    // llama.cpp reads C strings.
+    if let Some(token) = tokens.iter().find(|token| token.contains('\0')) {
+        return Err(EngineError::Key {
+            key: KEY.into(),
+            found: format!("a list that has {token:?}"),
+            expected: "tokens without NUL".into(),
         });
     }
     let mut seen = HashSet::new();
@@ -448,6 +497,8 @@ mod tests {
             ("llama.rope.scaling.type", Value::String("yarn".into())),
             ("llama.rope.scaling.attn_factor", Value::F32(1.5)),
             ("llama.expert_count", Value::U32(8)),
+            ("llama.expert_group_count", Value::U32(1)),
+            ("tokenizer.ggml.tokens", tokens(&["a", "b", "a\0b"])),
             ("tokenizer.ggml.tokens", tokens(&["a", "b"])),
             ("tokenizer.ggml.tokens", tokens(&["a", "b", "a"])),
         ] {
@@ -458,6 +509,36 @@ mod tests {
                 other => panic!("{key}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_matrix_that_ggml_does_not_multiply_is_named() {
+        use BlockType::{F64, I8, I16, I32, I64};
+        for name in ["blk.0.attn_q.weight", "token_embd.weight"] {
+            for ty in [I8, I16, I32, I64, F64] {
+                let mut parts = Parts::new();
+                parts.tensor(name).ty = ty;
+                let error = parts.read().unwrap_err().to_string();
+                assert!(
+                    error.contains(&format!("'{name}' has type {ty}")),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn tensors_lie_where_ggml_can_map_them() {
+        let misaligned = |alignment: u32| {
+            let places = (0..32).map(|length| {
+                let mut parts = Parts::new();
+                parts.set("general.alignment", Value::U32(alignment));
+                parts.set("general.name", Value::String("n".repeat(length)));
+                parts.read()
+            });
+            places.filter(Result::is_err).count()
+        };
+        assert_eq!([8, 32, 64].map(misaligned), [24, 0, 0]);
     }
 
     #[test]

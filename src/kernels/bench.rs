@@ -1,4 +1,4 @@
-//! How fast the products are, ours and ggml's, beside what memory and the dot instruction do, measured in turns.
+//! How fast the products are, ours and a peer's (ggml's), beside what memory and the dot instruction do, measured in turns.
 //!
 //! Machines are shared and clocks change, so all four take turns of about a millisecond, and what is quoted are ratios
 //! of medians over many turns:
@@ -8,8 +8,6 @@
 //! Both sides quantize their activations inside the measured time, on as many threads, with weights in huge pages.
 //! Threads are awake when their turn begins, and rest while it is not their turn.
 
-#[cfg(feature = "llama")]
-use super::ggml;
 use super::memory::Region;
 use super::{Activations, KernelError, Matrix, Options, Threads};
 use formats::block::{BlockType, q2_0, q2_k, q4_0, tq1_0, tq2_0};
@@ -49,6 +47,30 @@ pub struct Case {
     /// How long to measure.
     pub time: Duration,
 }
+
+/// Who multiplies the same weights and activations: ggml.
+pub trait Peer {
+    /// Make `graphs` times `batch` products with `x` (tokens, columns), each with its own copy of the weights.
+    ///
+    /// # Errors
+    /// The peer cannot.
+    fn prepare(
+        &mut self,
+        case: &Case,
+        weights: &[u8],
+        copies: (usize, usize),
+        x: &[f32],
+    ) -> Result<(), BenchError>;
+
+    /// Compute the products of one graph so often; the seconds that it took, threads being awake. They rest afterwards.
+    ///
+    /// # Errors
+    /// The peer cannot.
+    fn time(&mut self, graph: usize, repeats: usize) -> Result<f64, BenchError>;
+}
+
+/// Why nothing was measured: a [`KernelError`], or the peer's.
+pub type BenchError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Median and spread of the seconds that one product took.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -100,7 +122,10 @@ pub struct Outcome {
 }
 
 /// Measure one case.
-pub fn measure(case: &Case) -> Result<Outcome, KernelError> {
+///
+/// # Errors
+/// A matrix that our kernels cannot take, or a peer that fails.
+pub fn measure(case: &Case, mut peer: Option<&mut dyn Peer>) -> Result<Outcome, BenchError> {
     let Case {
         ty,
         rows,
@@ -132,24 +157,9 @@ pub fn measure(case: &Case) -> Result<Outcome, KernelError> {
             matrix.multiply(&activations, &mut y, &threads);
         }
     };
-    #[cfg(feature = "llama")]
-    let mut theirs = {
-        let (shape, copies) = ((rows, columns), (batches, distinct));
-        let products = ggml::Products::new(ty, shape, tokens, &weights, copies, case.threads);
-        products.map(|mut products| {
-            let x = x.clone();
-            move |turn: usize| {
-                products.wake();
-                let time = seconds(|| {
-                    (0..batch / distinct).for_each(|_| products.compute(turn % batches, &x))
-                });
-                products.rest();
-                time
-            }
-        })
-    };
-    #[cfg(not(feature = "llama"))]
-    let mut theirs: Option<fn(usize) -> f64> = None;
+    if let Some(peer) = &mut peer {
+        peer.prepare(case, &weights, (batches, distinct), &x)?;
+    }
 
     let memory = touched(READ_BYTES).map_err(|source| KernelError::Memory {
         ty,
@@ -171,9 +181,10 @@ pub fn measure(case: &Case) -> Result<Outcome, KernelError> {
         }
         times.macs.extend(dot_rate(kernel, &threads));
         times.ours.push(seconds(|| ours(turn)) / batch as f64);
-        times
-            .ggml
-            .extend(theirs.as_mut().map(|theirs| theirs(turn) / batch as f64));
+        if let Some(peer) = &mut peer {
+            let time = peer.time(turn % batches, batch / distinct)?;
+            times.ggml.push(time / batch as f64);
+        }
         turn += 1;
     }
     let turns = times.ours.len();

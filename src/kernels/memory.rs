@@ -8,7 +8,7 @@ use memmap2::MmapMut;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// A zeroed, 2 MiB aligned piece of memory.
-pub(super) struct Region {
+pub(crate) struct Region {
     map: MmapMut,
     start: usize,
     length: usize,
@@ -16,7 +16,7 @@ pub(super) struct Region {
 
 impl Region {
     /// `length` zero bytes.
-    pub(super) fn zeroed(length: usize) -> std::io::Result<Region> {
+    pub(crate) fn zeroed(length: usize) -> std::io::Result<Region> {
         let map = MmapMut::map_anon(length.next_multiple_of(HUGE_PAGE) + HUGE_PAGE)?;
         let start = map.as_ptr().align_offset(HUGE_PAGE);
         #[cfg(all(target_os = "linux", not(miri)))] // Miri has no madvise
@@ -34,7 +34,7 @@ impl Region {
         Ok(Region { map, start, length })
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.length
     }
 }

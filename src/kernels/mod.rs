@@ -31,12 +31,10 @@ mod activations;
 pub mod bench;
 pub mod exact;
 mod floats;
-#[cfg(feature = "llama")]
-pub mod ggml;
 mod isa;
 mod kernel;
 mod layout;
-mod memory;
+pub(crate) mod memory;
 mod scalar;
 #[cfg(test)]
 mod tests;

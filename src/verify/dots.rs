@@ -1,15 +1,20 @@
 //! Level 3: our kernels against f64, and against ggml's own matrix product, on the blocks of the file and the same
 //! activations, for every linear and the head.
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use formats::block::{BlockError, BlockType};
 use formats::gguf::File;
 use rayon::prelude::*;
 
 use super::report::{Check, DotFacts, Level, Limit, NotChecked};
-use super::{Progress, VerifyError};
+use super::{Options as VerifyOptions, Progress, VerifyError, witness};
 use crate::engine::shape::Shape;
 use crate::kernels::{Activations, Matrix, Options, Threads, exact};
+use crate::mapped::Model;
 use crate::metrics;
+use crate::witness::{self as llama, Piece, Weights, Witness, WitnessError, pieces};
 
 pub(super) const NUMBER: u8 = 3;
 pub(super) const NAME: &str = "dots";
@@ -30,8 +35,9 @@ pub(super) struct Dot {
 
 /// Multiply with every linear and the head.
 pub(super) fn check(
+    model: &Model,
     file: &File,
-    threads: usize,
+    asked: &VerifyOptions,
     progress: &Progress,
 ) -> Result<(Level, Vec<Dot>), VerifyError> {
     let Ok(shape) = Shape::read(file) else {
@@ -42,10 +48,12 @@ pub(super) fn check(
         );
         return Ok((level, vec![]));
     };
-    let (options, threads) = (Options::default(), Threads::new(threads));
+    let (options, threads) = (Options::default(), Threads::new(asked.threads));
     let mut dots = vec![];
     let mut not_checked = vec![];
     let mut kernels: Vec<String> = vec![];
+    let places = places(model);
+    let mut ggml = Witness::start(&asked.witness);
     let matrices = matrices(&shape, file);
     for (seed, name) in matrices.iter().enumerate() {
         progress(&format!("dots: {name}"));
@@ -67,11 +75,17 @@ pub(super) fn check(
         let x = activations(TOKENS * columns, seed as u64);
         let exact = exact_product(info.ty, rows, columns, bytes, &x)?;
         let ours = product(&matrix, &options, &x, &threads);
-        let ggml = ggml_product(info.ty, rows, columns, bytes, &x, threads.count())?;
+        let matrix_of_file = llama::Matrix {
+            ty: info.ty,
+            rows,
+            columns,
+            weights: Weights::File(places[name].0, places[name].1),
+        };
+        let theirs = product_of(&mut ggml, matrix_of_file, &x, threads.count());
         let facts = DotFacts {
             kernel: metrics::nmse(&exact, &ours),
-            ggml: ggml.as_ref().map(|ggml| metrics::nmse(&exact, ggml)),
-            between: ggml.as_ref().map(|ggml| metrics::nmse(ggml, &ours)),
+            ggml: theirs.as_ref().map(|ggml| metrics::nmse(&exact, ggml)),
+            between: theirs.as_ref().map(|ggml| metrics::nmse(ggml, &ours)),
             largest: largest_difference(&exact, &ours),
         };
         dots.push(Dot {
@@ -80,11 +94,24 @@ pub(super) fn check(
             facts,
         });
     }
-    if cfg!(not(feature = "llama")) {
-        not_checked.push(NotChecked::new("ggml's product", super::NO_LLAMA));
+    let mut checks = checks(&dots, &kernels);
+    if let Err(error) = ggml {
+        witness::failed("ggml's product", error, &mut checks, &mut not_checked)?;
     }
-    let checks = checks(&dots, &kernels);
     Ok((Level::new(NUMBER, NAME, checks, not_checked), dots))
+}
+
+/// The file that each matrix is in, and where, by its name without `.weight`.
+fn places(model: &Model) -> HashMap<String, (&Path, Piece)> {
+    let mut places = HashMap::new();
+    for part in model.parts() {
+        let Ok(file) = part.parse() else { continue };
+        for (info, piece) in file.tensors().iter().zip(pieces(&file)) {
+            let name = info.name.trim_end_matches(".weight").to_owned();
+            places.insert(name, (&*part.path, piece));
+        }
+    }
+    places
 }
 
 /// The linears layer by layer, then the head.
@@ -223,29 +250,20 @@ fn product(matrix: &Matrix, options: &Options, x: &[f32], threads: &Threads) -> 
     y
 }
 
-#[cfg(feature = "llama")]
-fn ggml_product(
-    ty: BlockType,
-    rows: usize,
-    columns: usize,
-    bytes: &[u8],
+/// ggml's product (tokens, rows); once it has failed, it is not asked again.
+fn product_of(
+    ggml: &mut Result<Witness, WitnessError>,
+    matrix: llama::Matrix,
     x: &[f32],
     threads: usize,
-) -> Result<Option<Vec<f32>>, VerifyError> {
-    let y = crate::engine::llamacpp::ggml_mul_mat(ty, rows, columns, bytes, x, threads)?;
-    Ok(Some(y))
-}
-
-#[cfg(not(feature = "llama"))]
-fn ggml_product(
-    _: BlockType,
-    _: usize,
-    _: usize,
-    _: &[u8],
-    _: &[f32],
-    _: usize,
-) -> Result<Option<Vec<f32>>, VerifyError> {
-    Ok(None)
+) -> Option<Vec<f32>> {
+    match ggml.as_mut().ok()?.multiply(matrix, x, threads) {
+        Ok(y) => Some(y),
+        Err(error) => {
+            *ggml = Err(error);
+            None
+        }
+    }
 }
 
 /// Largest |a - b| over the root mean square of `a`.

@@ -10,14 +10,16 @@ use rayon::prelude::*;
 
 use super::ollama;
 use super::report::{Check, Level, NotChecked, SHOWN};
+use super::{Options, VerifyError, witness};
 use crate::engine::shape::Shape;
 use crate::mapped::{Model, OpenError, Part};
+use crate::witness::{Program, Witness, WitnessError, pieces};
 
 pub(super) const NUMBER: u8 = 1;
 pub(super) const NAME: &str = "layout";
 
 /// All checks of the level. `file`: what `model` holds.
-pub(super) fn check(model: &Model, file: &File, for_ollama: bool) -> Level {
+pub(super) fn check(model: &Model, file: &File, options: &Options) -> Result<Level, VerifyError> {
     let parts: Vec<_> = model
         .parts()
         .iter()
@@ -31,11 +33,16 @@ pub(super) fn check(model: &Model, file: &File, for_ollama: bool) -> Level {
     let finite = finite(file);
     let sound = checks.iter().all(|check| check.pass) && finite.pass;
     checks.push(finite);
-    ggml(&parts, sound, &mut checks, &mut not_checked);
-    if for_ollama {
+    let mut ggml = Ggml {
+        parts: &parts,
+        checks: &mut checks,
+        not_checked: &mut not_checked,
+    };
+    ggml.check(&options.witness, sound)?;
+    if options.for_ollama {
         checks.extend(ollama::checks(file, parts.len()));
     }
-    Level::new(NUMBER, NAME, checks, not_checked)
+    Ok(Level::new(NUMBER, NAME, checks, not_checked))
 }
 
 /// The level of a file that our own reader does not accept.
@@ -411,55 +418,87 @@ fn rows<'a>(file: &File<'a>, info: &TensorInfo) -> Option<(usize, usize, &'a [u8
     Some((columns, row_bytes, bytes))
 }
 
-#[cfg(feature = "llama")]
-fn ggml(parts: &[Parsed], sound: bool, checks: &mut Vec<Check>, not_checked: &mut Vec<NotChecked>) {
-    use crate::engine::llamacpp;
-    let problem = |(part, file): &Parsed| {
-        let (our_tensors, our_keys) = (file.tensors().len(), file.metadata().len());
-        match llamacpp::read_gguf(&part.path) {
-            Err(error) => Some(error.to_string()),
-            Ok(found) if found == (our_tensors, our_keys) => None,
-            Ok((tensors, keys)) => Some(format!(
-                "ggml finds {tensors} tensors and {keys} keys, we find {our_tensors} and {our_keys}"
-            )),
-        }
-    };
-    checks.push(Check::no_problems(
-        "ggml's reader",
-        parts.iter().filter_map(problem).collect(),
-        parts.iter().map(|(_, file)| things(file)).sum(),
-        "tensors and keys",
-        "the reader of llama.cpp",
-    ));
-    const BLOCKS: &str = "ggml's rules for blocks";
-    if !sound {
-        // ggml names the place on stderr, which we have done in the failed check.
-        not_checked.push(NotChecked::new(
-            BLOCKS,
-            "the file does not keep to the rules above",
-        ));
-        return;
-    }
-    let tensors = || {
-        parts
-            .iter()
-            .flat_map(|(_, file)| file.tensors().iter().map(move |info| (file, info)))
-    };
-    let refused = |(file, info): (&File, &TensorInfo)| {
-        let (info, bytes) = file.tensor(&info.name)?;
-        Some(llamacpp::check_tensor(info, bytes).err()?.to_string())
-    };
-    let problems = tensors().filter_map(refused).collect();
-    checks.push(Check::no_problems(
-        BLOCKS,
-        problems,
-        tensors().count() as u64,
-        "tensors",
-        "llama.cpp --check-tensors (ggml-quants.c)",
-    ));
+/// What ggml says of the files.
+struct Ggml<'a> {
+    parts: &'a [Parsed<'a>],
+    checks: &'a mut Vec<Check>,
+    not_checked: &'a mut Vec<NotChecked>,
 }
 
-#[cfg(not(feature = "llama"))]
-fn ggml(_: &[Parsed], _: bool, _: &mut Vec<Check>, not_checked: &mut Vec<NotChecked>) {
-    not_checked.push(NotChecked::new("ggml's reader", super::NO_LLAMA));
+impl Ggml<'_> {
+    const READER: &'static str = "ggml's reader";
+    const BLOCKS: &'static str = "ggml's rules for blocks";
+
+    /// Its reader, then its rules for blocks, by one child.
+    fn check(&mut self, program: &Program, sound: bool) -> Result<(), VerifyError> {
+        let read = Witness::start(program).and_then(|mut witness| {
+            let check = self.reader(&mut witness)?;
+            Ok((witness, check))
+        });
+        let mut witness = match read {
+            Ok((witness, check)) => {
+                self.checks.push(check);
+                witness
+            }
+            Err(error) => return self.failed(Self::READER, error),
+        };
+        if !sound {
+            // ggml names the place on stderr, which we have done in the failed check.
+            let why = "the file does not keep to the rules above";
+            self.not_checked.push(NotChecked::new(Self::BLOCKS, why));
+            return Ok(());
+        }
+        match self.blocks(&mut witness) {
+            Ok(check) => self.checks.push(check),
+            Err(error) => return self.failed(Self::BLOCKS, error),
+        }
+        Ok(())
+    }
+
+    fn reader(&self, witness: &mut Witness) -> Result<Check, WitnessError> {
+        let mut problems = vec![];
+        for (part, file) in self.parts {
+            let expected = (file.tensors().len(), file.metadata().len());
+            let found = witness.read_gguf(&part.path, file.data_start())?;
+            if found != expected {
+                problems.push(format!(
+                    "ggml finds {} tensors and {} keys, we find {} and {}",
+                    found.0, found.1, expected.0, expected.1
+                ));
+            }
+        }
+        Ok(Check::no_problems(
+            Self::READER,
+            problems,
+            self.parts.iter().map(|(_, file)| things(file)).sum(),
+            "tensors and keys",
+            "the reader of llama.cpp",
+        ))
+    }
+
+    fn blocks(&self, witness: &mut Witness) -> Result<Check, WitnessError> {
+        let (mut problems, mut count) = (vec![], 0);
+        for (part, file) in self.parts {
+            let sound = witness.check_blocks(&part.path, pieces(file))?;
+            let refused = file.tensors().iter().zip(sound).filter(|(_, sound)| !sound);
+            problems.extend(refused.map(|(info, _)| {
+                format!(
+                    "ggml's own check does not accept the data of '{}'",
+                    info.name
+                )
+            }));
+            count += file.tensors().len() as u64;
+        }
+        Ok(Check::no_problems(
+            Self::BLOCKS,
+            problems,
+            count,
+            "tensors",
+            "llama.cpp --check-tensors (ggml-quants.c)",
+        ))
+    }
+
+    fn failed(&mut self, what: &str, error: WitnessError) -> Result<(), VerifyError> {
+        witness::failed(what, error, self.checks, self.not_checked)
+    }
 }

@@ -7,12 +7,12 @@ use formats::gguf::File;
 
 use super::latent::Dense;
 use super::report::{Check, EngineFacts, Level, Limit, NotChecked, TextFacts};
-use super::witness::Witness;
+use super::witness::{self, Witness};
 use super::{Against, Options, Progress, TextOptions, VerifyError};
-use crate::engine::Engine;
 use crate::engine::native::{self, Native};
 use crate::engine::oracle::Oracle;
 use crate::engine::text::Text;
+use crate::engine::{Engine, EngineError};
 use crate::metrics;
 
 pub(super) const NUMBER: u8 = 4;
@@ -76,26 +76,21 @@ pub(super) fn check(
         },
     }
     let oracle = reference.is_some();
-    let model = Witness::load(path, file);
-    let mut tested: Vec<Box<dyn Engine + '_>> = vec![];
+    let (model, mut lost) = match Witness::load(path, file, options) {
+        Ok(model) => (Some(model), None),
+        Err(error) => (None, Some(error)),
+    };
+    let mut tested: Vec<(Box<dyn Engine + '_>, Found)> = vec![];
     match reference {
-        Some(_) => tested.push(Box::new(native)),
+        Some(_) => tested.push((Box::new(native), Found::default())),
         None => reference = Some(Box::new(native)),
     }
-    match model
-        .as_ref()
-        .map(|model| model.engine(&text, options.threads))
-    {
-        Ok(Ok(engine)) => tested.push(engine),
-        Ok(Err(error)) => not_checked.push(NotChecked::new("llama.cpp", error.to_string())),
-        Err(why) => not_checked.push(NotChecked::new("llama.cpp", why.clone())),
+    match (model.as_ref()).map(|model| model.engine(&text, options.threads)) {
+        Some(Ok(engine)) => tested.push((engine, Found::default())),
+        Some(Err(error)) => lost = Some(error),
+        None => {}
     }
     let mut reference = reference.expect("one of the two was put there");
-    if tested.is_empty() {
-        return Ok((Level::new(NUMBER, NAME, vec![], not_checked), None));
-    }
-
-    let mut found: Vec<Found> = tested.iter().map(|_| Found::default()).collect();
     let mut surprisals = vec![];
     for (index, window) in text.windows.iter().enumerate() {
         progress(&format!(
@@ -105,21 +100,40 @@ pub(super) fn check(
         ));
         let expected = reference.logits(&window.tokens)?;
         surprisals.extend(metrics::surprisals(&expected, &window.next, text.vocab));
-        for (engine, found) in tested.iter_mut().zip(&mut found) {
-            found.add(
-                &expected,
-                &engine.logits(&window.tokens)?,
-                window,
-                text.vocab,
-            );
+        let mut failed = None;
+        tested.retain_mut(|(engine, found)| match engine.logits(&window.tokens) {
+            Ok(logits) => {
+                found.add(&expected, &logits, window, text.vocab);
+                true
+            }
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        });
+        match failed {
+            Some(error @ EngineError::Witness(_)) => lost = Some(error),
+            Some(error) => return Err(error.into()),
+            None => {}
         }
     }
     let limits = Limits::new(weight_nmse, layers, text.predictions(), options.max_kld);
     let perplexity = metrics::perplexity(&surprisals);
-    let mut checks: Vec<Check> = model.iter().map(|model| model.same_tokens(&text)).collect();
-    for (engine, found) in tested.iter().zip(&found) {
+    let mut checks = vec![];
+    if lost.is_none()
+        && let Some(model) = &model
+    {
+        match model.same_tokens(&text) {
+            Ok(check) => checks.push(check),
+            Err(error) => lost = Some(error),
+        }
+    }
+    for (engine, found) in &tested {
         let name = short_name(engine.name());
         checks.extend(found.checks(&name, &limits, perplexity));
+    }
+    if let Some(error) = lost {
+        witness::lost(error, &mut checks, &mut not_checked)?;
     }
     let facts = TextFacts {
         source: options.text.source.clone(),
@@ -132,8 +146,7 @@ pub(super) fn check(
         },
         oracle,
         tested: tested
-            .iter()
-            .zip(found)
+            .into_iter()
             .map(|(engine, found)| EngineFacts {
                 name: engine.name(),
                 perplexity: metrics::perplexity(&found.surprisals),
@@ -141,7 +154,9 @@ pub(super) fn check(
             })
             .collect(),
     };
-    Ok((Level::new(NUMBER, NAME, checks, not_checked), Some(facts)))
+    // Nothing to compare with makes a level that was not checked.
+    let facts = (!facts.tested.is_empty()).then_some(facts);
+    Ok((Level::new(NUMBER, NAME, checks, not_checked), facts))
 }
 
 fn oracle<'a>(
@@ -268,12 +283,10 @@ pub(super) struct Windows {
     pub(super) window: usize,
     vocab: usize,
     /// What the file's tokenizer is to be compared on.
-    #[cfg_attr(not(feature = "llama"), allow(dead_code))]
     pub(super) samples: Samples,
 }
 
 /// Our tokenizer of the file, and the text.
-#[cfg_attr(not(feature = "llama"), allow(dead_code))]
 pub(super) struct Samples {
     pub(super) tokenizer: Text,
     pub(super) text: String,

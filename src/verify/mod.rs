@@ -40,12 +40,11 @@ use crate::engine::EngineError;
 use crate::mapped::{Model, OpenError};
 use crate::model::tokenizer::TokenizerError;
 use crate::model::{Checkpoint, Linear, ModelError};
+use crate::witness::{Program, WitnessError};
 
 /// Told what is being done.
 pub type Progress<'a> = dyn Fn(&str) + 'a;
 
-/// Why the witness llama.cpp is missing.
-const NO_LLAMA: &str = "this tqconv was built without llama.cpp (feature `llama`)";
 /// Why nothing could be held against a checkpoint.
 const NO_CHECKPOINT: &str = "no checkpoint to hold the file against: name it with --against";
 
@@ -68,6 +67,8 @@ pub struct Options {
     pub oracle_at_any_size: bool,
     /// Threads of each engine.
     pub threads: usize,
+    /// The program whose child is llama.cpp.
+    pub witness: Program,
 }
 
 /// What the engines predict.
@@ -151,6 +152,9 @@ pub enum VerifyError {
     /// An engine that gave up on a file that it had accepted.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// llama.cpp could not be asked, for want of something here.
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
     /// A tensor whose blocks cannot be read.
     #[error(transparent)]
     Block(#[from] BlockError),
@@ -267,8 +271,8 @@ impl Run<'_> {
             report.levels.push(layout::check(
                 self.model,
                 self.file,
-                self.options.for_ollama,
-            ));
+                self.options,
+            )?);
         }
         if wanted(2)
             && let Some(found) = self.codes(report)?
@@ -276,7 +280,7 @@ impl Run<'_> {
             weight_nmse = found;
         }
         if wanted(dots::NUMBER) {
-            let (level, dots) = dots::check(self.file, self.options.threads, self.progress)?;
+            let (level, dots) = dots::check(self.model, self.file, self.options, self.progress)?;
             report.levels.push(level);
             for linear in &mut report.linears {
                 let found = dots.iter().find(|dot| dot.name == linear.name);

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use formats::gguf::File;
 
-use super::report::{EngineSpeed, Level, LoadFacts, NotChecked, Rate, SpeedFacts};
-use super::{Options, Progress, VerifyError};
+use super::report::{EngineSpeed, Level, LoadFacts, Rate, SpeedFacts};
+use super::{Options, Progress, VerifyError, witness};
+use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::native::{self, Native};
 use crate::engine::shape::Shape;
 use crate::engine::{EngineError, Generate};
+use crate::witness::Program;
 
 pub(super) const NUMBER: u8 = 5;
 pub(super) const NAME: &str = "speed";
@@ -70,9 +72,17 @@ pub(super) fn check(
     if let Err(error) = Shape::read(file) {
         return Ok((Level::not_checked(NUMBER, NAME, error.to_string()), None));
     }
-    let (facts, missing) = race(path, file, Workload::new(options.threads), progress)?;
-    let not_checked = missing.map(|why| NotChecked::new("llama.cpp", why));
-    let level = Level::measured(NUMBER, NAME, not_checked.into_iter().collect());
+    let workload = Workload::new(options.threads);
+    let (facts, missing) = race(path, file, &options.witness, workload, progress)?;
+    let (mut checks, mut not_checked) = (vec![], vec![]);
+    if let Some(error) = missing {
+        witness::lost(error, &mut checks, &mut not_checked)?;
+    }
+    let level = if checks.is_empty() {
+        Level::measured(NUMBER, NAME, not_checked)
+    } else {
+        Level::new(NUMBER, NAME, checks, not_checked)
+    };
     Ok((level, Some(facts)))
 }
 
@@ -83,9 +93,10 @@ pub(super) fn check(
 pub fn race(
     path: &Path,
     file: &File,
+    program: &Program,
     workload: Workload,
     progress: &Progress,
-) -> Result<(SpeedFacts, Option<String>), VerifyError> {
+) -> Result<(SpeedFacts, Option<EngineError>), VerifyError> {
     let workload = workload.within(Shape::read(file)?.context);
     let (context, threads) = (workload.prefill + workload.decode, workload.threads);
     progress("speed: memory");
@@ -96,7 +107,7 @@ pub fn race(
     let mut native = Native::load(file, settings)?;
     let load = load_facts(file, &native, first);
     let packed = load.packed_bytes;
-    let together = llama(path, file, context, threads, |llama| {
+    let together = llama(program, path, file, context, threads, |llama| {
         time_in_turn(
             &mut [(&mut native, packed), (llama, load.stored_bytes)],
             workload,
@@ -187,18 +198,12 @@ fn time_in_turn(
 fn time_once(engine: &mut dyn Generate, workload: Workload) -> Result<(f64, f64), EngineError> {
     let vocab = engine.vocab() as u32;
     let token = |i: usize| (i as u32).wrapping_mul(7919) % vocab;
-    let tokens: Vec<u32> = (0..workload.prefill).map(token).collect();
-    engine.reset();
-    let start = Instant::now();
-    engine.feed(&tokens)?;
-    let prefill = workload.prefill as f64 / start.elapsed().as_secs_f64();
-    let start = Instant::now();
-    for i in 0..workload.decode {
-        engine.feed(&[token(i)])?;
-    }
+    let [prefill, decode] =
+        [workload.prefill, workload.decode].map(|count| (0..count).map(token).collect::<Vec<_>>());
+    let times = engine.time(&prefill, &decode)?;
     Ok((
-        prefill,
-        workload.decode as f64 / start.elapsed().as_secs_f64(),
+        workload.prefill as f64 / times.0.as_secs_f64(),
+        workload.decode as f64 / times.1.as_secs_f64(),
     ))
 }
 
@@ -221,31 +226,18 @@ fn read_bandwidth(threads: usize) -> f64 {
     (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
 }
 
-#[cfg(feature = "llama")]
 fn llama(
+    program: &Program,
     path: &Path,
     file: &File,
     context: usize,
     threads: usize,
     measure: impl FnOnce(&mut dyn Generate) -> Result<Vec<EngineSpeed>, EngineError>,
-) -> Result<Vec<EngineSpeed>, String> {
-    use crate::engine::llamacpp::{Model, Settings};
+) -> Result<Vec<EngineSpeed>, EngineError> {
     let settings = Settings {
         context,
         threads,
         exact_cache: false,
     };
-    let timed = || measure(&mut Model::load(path, file)?.session(settings)?);
-    timed().map_err(|error: EngineError| error.to_string())
-}
-
-#[cfg(not(feature = "llama"))]
-fn llama(
-    _: &Path,
-    _: &File,
-    _: usize,
-    _: usize,
-    _: impl FnOnce(&mut dyn Generate) -> Result<Vec<EngineSpeed>, EngineError>,
-) -> Result<Vec<EngineSpeed>, String> {
-    Err(super::NO_LLAMA.into())
+    measure(&mut Model::load(program, path, file)?.session(settings)?)
 }

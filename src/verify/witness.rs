@@ -1,19 +1,57 @@
-//! llama.cpp as a witness of level 4: its logits, and the tokens that it splits texts into.
+//! llama.cpp as a witness of level 4: its logits, and the tokens that it splits texts into. And what it means for any
+//! level when it refuses, crashes or is not there.
 
 use std::path::Path;
 
 use formats::gguf::File;
 
 use super::logits::Windows;
-use super::report::Check;
+use super::report::{Check, NotChecked};
+use super::{Options, VerifyError};
+use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::{Engine, EngineError};
+use crate::witness::WitnessError;
 
-/// llama.cpp, where there is one.
-#[cfg(feature = "llama")]
-pub(super) struct Witness(crate::engine::llamacpp::Model);
+/// What a witness's failure means: a check `what` that fails where it is a finding, nothing to check with where no witness
+/// is built in, and else an error: something was lacking here, which says nothing of the file.
+pub(super) fn failed(
+    what: &str,
+    error: WitnessError,
+    checks: &mut Vec<Check>,
+    not_checked: &mut Vec<NotChecked>,
+) -> Result<(), VerifyError> {
+    const ORIGIN: &str = "llama.cpp has to survive what it is to run";
+    match error {
+        WitnessError::NotBuiltIn => not_checked.push(NotChecked::new(what, error.to_string())),
+        error if error.is_finding() => {
+            let check = Check::none_differ(what, 1, 1, "runs of llama.cpp", ORIGIN);
+            checks.push(check.with_details(vec![error.to_string()]));
+        }
+        error => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// The same for an engine: what is no failure of llama.cpp's keeps it from being checked.
+pub(super) fn lost(
+    error: EngineError,
+    checks: &mut Vec<Check>,
+    not_checked: &mut Vec<NotChecked>,
+) -> Result<(), VerifyError> {
+    const NAME: &str = "llama.cpp";
+    match error {
+        EngineError::Witness(error) => failed(NAME, error, checks, not_checked),
+        error => {
+            not_checked.push(NotChecked::new(NAME, error.to_string()));
+            Ok(())
+        }
+    }
+}
+
+/// llama.cpp with the model of the file.
+pub(super) struct Witness(Model);
 
 /// What tokenizers stumble over: spaces, digits, accents, scripts, contractions, line ends, symbols, code.
-#[cfg(feature = "llama")]
 const HARD: [&str; 8] = [
     "  two  spaces,\ttabs\n\nand lines \r\n",
     "1 12 123 1234567 3.14 1,000",
@@ -25,40 +63,9 @@ const HARD: [&str; 8] = [
     " ",
 ];
 
-#[cfg(feature = "llama")]
 impl Witness {
-    /// Whether llama.cpp splits texts into the tokens that we split them into.
-    pub(super) fn same_tokens(&self, text: &Windows) -> Check {
-        let texts = || HARD.into_iter().chain([text.samples.text.as_str()]);
-        let problems: Vec<_> = texts()
-            .filter_map(|sample| {
-                let (ours, theirs) = (
-                    text.samples.tokenizer.encode(sample, false),
-                    self.0.tokenize(sample, false, false),
-                );
-                let at =
-                    (0..ours.len().max(theirs.len())).find(|&i| ours.get(i) != theirs.get(i))?;
-                let start: String = sample.chars().take(24).collect();
-                Some(format!(
-                    "token {at} of {start:?}: {:?} to us, {:?} to llama.cpp",
-                    ours.get(at),
-                    theirs.get(at)
-                ))
-            })
-            .collect();
-        const ORIGIN: &str = "our tokenizer and llama.cpp's on the same keys";
-        Check::no_problems(
-            "texts split alike",
-            problems,
-            texts().count() as u64,
-            "texts",
-            ORIGIN,
-        )
-    }
-
-    pub(super) fn load(path: &Path, file: &File) -> Result<Self, String> {
-        let model = crate::engine::llamacpp::Model::load(path, file);
-        model.map(Self).map_err(|error| error.to_string())
+    pub(super) fn load(path: &Path, file: &File, options: &Options) -> Result<Self, EngineError> {
+        Model::load(&options.witness, path, file).map(Self)
     }
 
     pub(super) fn engine(
@@ -66,33 +73,34 @@ impl Witness {
         text: &Windows,
         threads: usize,
     ) -> Result<Box<dyn Engine + '_>, EngineError> {
-        let settings = crate::engine::llamacpp::Settings {
+        let settings = Settings {
             context: text.window,
             threads,
             exact_cache: true,
         };
         Ok(Box::new(self.0.session(settings)?))
     }
-}
 
-#[cfg(not(feature = "llama"))]
-pub(super) enum Witness {}
-
-#[cfg(not(feature = "llama"))]
-impl Witness {
-    pub(super) fn load(_: &Path, _: &File) -> Result<Self, String> {
-        Err(super::NO_LLAMA.into())
-    }
-
-    pub(super) fn same_tokens(&self, _: &Windows) -> Check {
-        match *self {}
-    }
-
-    pub(super) fn engine(
-        &self,
-        _: &Windows,
-        _: usize,
-    ) -> Result<Box<dyn Engine + '_>, EngineError> {
-        match *self {}
+    /// Whether llama.cpp splits texts into the tokens that we split them into.
+    pub(super) fn same_tokens(&self, text: &Windows) -> Result<Check, EngineError> {
+        const ORIGIN: &str = "our tokenizer and llama.cpp's on the same keys";
+        let texts = HARD.into_iter().chain([text.samples.text.as_str()]);
+        let (mut problems, mut count) = (vec![], 0);
+        for sample in texts {
+            count += 1;
+            let ours = text.samples.tokenizer.encode(sample, false);
+            let theirs = self.0.tokenize(sample, false, false)?;
+            let at = (0..ours.len().max(theirs.len())).find(|&i| ours.get(i) != theirs.get(i));
+            if let Some(at) = at {
+                let start: String = sample.chars().take(24).collect();
+                problems.push(format!(
+                    "token {at} of {start:?}: {:?} to us, {:?} to llama.cpp",
+                    ours.get(at),
+                    theirs.get(at)
+                ));
+            }
+        }
+        let name = "texts split alike";
+        Ok(Check::no_problems(name, problems, count, "texts", ORIGIN))
     }
 }

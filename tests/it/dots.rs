@@ -3,7 +3,8 @@
 //! Both quantize the activations alike and their integer dots are exact, so only the order of the f32 sums differs.
 
 use formats::block::BlockType;
-use tqconv::kernels::{Activations, Isa, Matrix, Options, Precision, Threads, ggml};
+use tqconv::kernels::{Activations, Isa, Matrix, Options, Precision, Threads};
+use tqconv::witness::{self, Weights, Witness};
 
 /// (type, where its blocks have f16 scales)
 const TYPES: [(BlockType, &[usize]); 8] = [
@@ -90,25 +91,41 @@ fn ours(matrix: &Matrix, x: &[f32], threads: &Threads) -> Vec<f32> {
     y
 }
 
+fn theirs(
+    witness: &mut Witness,
+    ty: BlockType,
+    (rows, columns): (usize, usize),
+    bytes: &[u8],
+    x: &[f32],
+) -> Vec<f32> {
+    let weights = Weights::Bytes(bytes);
+    let matrix = witness::Matrix {
+        ty,
+        rows,
+        columns,
+        weights,
+    };
+    witness.multiply(matrix, x, 1).unwrap()
+}
+
 #[test]
 fn products_equal_ggml_s_to_f32_rounding() {
     let mut random = Random(1);
     let threads = Threads::new(2);
+    let mut witness = Witness::start(&crate::witness::program()).unwrap();
     for (ty, scales) in TYPES {
         let (rows, columns) = (40, 2048);
         let bytes = random_blocks(&mut random, ty, scales, rows * columns);
         for tokens in [1, 7] {
             let x: Vec<f32> = (0..tokens * columns).map(|_| random.float()).collect();
-            let mut products =
-                ggml::Products::new(ty, (rows, columns), tokens, &bytes, (1, 1), 1).unwrap();
-            products.compute(0, &x);
+            let theirs = theirs(&mut witness, ty, (rows, columns), &bytes, &x);
             for isa in Isa::available() {
                 let options = Options {
                     isa,
                     precision: Precision::Exact,
                 };
                 let matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
-                let found = difference(&ours(&matrix, &x, &threads), products.result(0));
+                let found = difference(&ours(&matrix, &x, &threads), &theirs);
                 println!("{ty} {tokens} tokens {isa}: {found:.1e}");
                 assert!(found < 2e-6, "{ty} {tokens} tokens {isa}: {found}");
             }
@@ -124,14 +141,13 @@ fn another_quantization_is_told_apart() {
     let (rows, columns) = (16, 2048);
     let bytes = random_blocks(&mut random, BlockType::Q2_0, &[0], rows * columns);
     let x: Vec<f32> = (0..columns).map(|_| random.float()).collect();
-    let mut products =
-        ggml::Products::new(BlockType::Q2_0, (rows, columns), 1, &bytes, (1, 1), 1).unwrap();
-    products.compute(0, &x);
+    let mut witness = Witness::start(&crate::witness::program()).unwrap();
+    let theirs = theirs(&mut witness, BlockType::Q2_0, (rows, columns), &bytes, &x);
     let options = Options {
         precision: Precision::Fast,
         ..Options::default()
     };
     let matrix = Matrix::new(BlockType::Q2_0, rows, columns, &bytes, &options).unwrap();
-    let found = difference(&ours(&matrix, &x, &threads), products.result(0));
+    let found = difference(&ours(&matrix, &x, &threads), &theirs);
     assert!(found > 1e-4, "{found}");
 }

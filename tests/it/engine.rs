@@ -429,12 +429,15 @@ mod native {
 #[cfg(feature = "llama")]
 mod llamacpp {
     use formats::block::BlockType;
-    use formats::gguf::{self, TensorInfo};
+    use formats::gguf;
     use tqconv::engine::EngineError;
-    use tqconv::engine::llamacpp::{self, Model, Settings};
+    use tqconv::engine::llamacpp::{Model, Settings};
     use tqconv::engine::native::{Native, Settings as NativeSettings};
 
+    use tqconv::witness::{Matrix, Weights, Witness, WitnessError, pieces};
+
     use super::*;
+    use crate::witness::program;
 
     pub const EXACT: Settings = Settings {
         context: 512,
@@ -444,7 +447,7 @@ mod llamacpp {
 
     pub fn load(path: &Path) -> Model {
         let bytes = std::fs::read(path).unwrap();
-        Model::load(path, &gguf::File::parse(&bytes).unwrap()).unwrap()
+        Model::load(&program(), path, &gguf::File::parse(&bytes).unwrap()).unwrap()
     }
 
     #[test]
@@ -453,7 +456,7 @@ mod llamacpp {
             return;
         };
         let model = load(&path);
-        let prompt = model.tokenize("", true, false);
+        let prompt = model.tokenize("", true, false).unwrap();
         assert_eq!(prompt, [1], "the token that begins a text");
         let mut session = model.session(EXACT).unwrap();
         let tokens = greedy(&mut session, &prompt, 60);
@@ -489,9 +492,13 @@ mod llamacpp {
         // Another file than the one that was checked: llama.cpp meets it unprepared, and its log must come through.
         let other = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
         std::fs::write(other.path(), b"GGUF\x03\0\0\0").unwrap();
-        let Err(error @ EngineError::LlamaCpp { .. }) = Model::load(other.path(), &file) else {
+        let Err(error) = Model::load(&program(), other.path(), &file) else {
             panic!("loaded eight bytes");
         };
+        assert!(matches!(
+            error,
+            EngineError::Witness(WitnessError::Refused { .. })
+        ));
         assert!(error.to_string().contains("failed to read"), "{error}");
     }
 
@@ -545,7 +552,17 @@ mod llamacpp {
             })
             .collect();
         let bytes: Vec<u8> = weight.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let found = llamacpp::ggml_mul_mat(BlockType::F32, 3, 64, &bytes, &x, 1).unwrap();
+        let mut witness = Witness::start(&program()).unwrap();
+        let mut product = |ty, columns, bytes: &[u8], x: &[f32], threads| {
+            let matrix = Matrix {
+                ty,
+                rows: 3,
+                columns,
+                weights: Weights::Bytes(bytes),
+            };
+            witness.multiply(matrix, x, threads)
+        };
+        let found = product(BlockType::F32, 64, &bytes, &x, 1).unwrap();
         assert_eq!(found, expected);
         let blocks: Vec<u8> = weight
             .chunks(32)
@@ -559,38 +576,55 @@ mod llamacpp {
             })
             .collect();
         for threads in [1, 2] {
-            let found =
-                llamacpp::ggml_mul_mat(BlockType::Q8_0, 3, 64, &blocks, &x, threads).unwrap();
+            let found = product(BlockType::Q8_0, 64, &blocks, &x, threads).unwrap();
             assert_eq!(found, expected);
         }
-        assert!(llamacpp::ggml_mul_mat(BlockType::Q8_0, 3, 64, &blocks[1..], &x, 1).is_err());
+        // A refusal leaves the witness as it was.
+        let too_short = product(BlockType::Q8_0, 64, &blocks[1..], &x, 1).unwrap_err();
         assert!(
-            llamacpp::ggml_mul_mat(BlockType::Q8_K, 1, 256, &[0; 292], &[0.0; 256], 1).is_err()
+            too_short.to_string().contains("no 3 x 64 matrix"),
+            "{too_short}"
+        );
+        let none = product(BlockType::Q8_K, 256, &[0; 3 * 292], &[0.0; 256], 1).unwrap_err();
+        assert!(none.to_string().contains("no product of Q8_K"), "{none}");
+        assert_eq!(
+            product(BlockType::Q8_0, 64, &blocks, &x, 1).unwrap(),
+            expected
         );
     }
 
     #[test]
     fn ggml_checks_data() {
-        let info = TensorInfo {
-            name: "blk.0.attn_q.weight".into(),
-            ty: BlockType::Q8_0,
-            shape: vec![32, 2],
-        };
-        let mut blocks = [0; 2 * 34];
-        llamacpp::check_tensor(&info, &blocks).unwrap();
-        blocks[34..36].copy_from_slice(&half::f16::NAN.to_le_bytes());
-        let error = llamacpp::check_tensor(&info, &blocks).unwrap_err();
-        assert!(error.to_string().contains("blk.0.attn_q.weight"), "{error}");
+        let folder = data::fixture("kjv");
+        let packed = pack(&folder, "q8_0", "keep");
+        let mut bytes = std::fs::read(&packed).unwrap();
+        let pieces = pieces(&gguf::File::parse(&bytes).unwrap());
+        let names: Vec<_> = gguf::File::parse(&bytes)
+            .unwrap()
+            .tensors()
+            .iter()
+            .map(|info| info.name.clone())
+            .collect();
+        let at = names
+            .iter()
+            .position(|name| name == "blk.1.attn_q.weight")
+            .unwrap();
+        let mut witness = Witness::start(&program()).unwrap();
+        let sound = witness.check_blocks(packed.path(), pieces.clone()).unwrap();
+        assert!(sound.iter().all(|&sound| sound));
+        bytes[pieces[at].start as usize..][..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+        let other = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(other.path(), bytes).unwrap();
+        let sound = witness.check_blocks(other.path(), pieces).unwrap();
+        let unsound: Vec<_> = (0..sound.len()).filter(|&i| !sound[i]).collect();
+        assert_eq!(unsound, [at]);
     }
 
     #[test]
     fn the_build_is_named() {
-        assert!(llamacpp::ggml_version().starts_with("0."));
-        assert!(
-            llamacpp::system_info().contains("CPU"),
-            "{}",
-            llamacpp::system_info()
-        );
+        let witness = Witness::start(&program()).unwrap();
+        assert!(witness.ggml_version().starts_with("0."));
+        assert!(witness.system().contains("CPU"), "{}", witness.system());
     }
 
     #[test]

@@ -17,3 +17,5 @@ mod promise;
 mod run;
 mod tokenizer;
 mod verify;
+#[cfg(feature = "llama")]
+mod witness;

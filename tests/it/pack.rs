@@ -557,7 +557,12 @@ mod llama_cpp {
             data::tokens(&golden["tokens"]),
             data::floats(&golden["logits"]),
         );
-        let model = Model::load(&path, &File::parse(bytes).unwrap()).unwrap();
+        let model = Model::load(
+            &crate::witness::program(),
+            &path,
+            &File::parse(bytes).unwrap(),
+        )
+        .unwrap();
         let settings = Settings {
             context: tokens.len(),
             threads: 1,

@@ -469,7 +469,7 @@ fn a_split_output_is_the_same_model_in_several_files() {
                 threads: 1,
                 exact_cache: false,
             };
-            let model = Model::load(path, &whole).unwrap();
+            let model = Model::load(&crate::witness::program(), path, &whole).unwrap();
             model
                 .session(settings)
                 .unwrap()

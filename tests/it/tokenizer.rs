@@ -151,7 +151,7 @@ fn encode(tokenizer: &Tokenizer, texts: &[String]) -> Vec<Vec<u32>> {
 fn load(bytes: &[u8], file: &File) -> tqconv::engine::llamacpp::Model {
     let mut path = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut path, bytes).unwrap();
-    tqconv::engine::llamacpp::Model::load(path.path(), file).unwrap()
+    tqconv::engine::llamacpp::Model::load(&crate::witness::program(), path.path(), file).unwrap()
 }
 
 #[cfg(feature = "llama")]
@@ -159,10 +159,14 @@ fn compare_with_llama(bytes: &[u8], file: &File, text: &Text, texts: &[String]) 
     let llama = load(bytes, file);
     for original in texts {
         let ids = text.encode(original, false);
-        assert_eq!(ids, llama.tokenize(original, false, false), "{original:?}");
+        assert_eq!(
+            ids,
+            llama.tokenize(original, false, false).unwrap(),
+            "{original:?}"
+        );
         assert_eq!(
             text.encode(original, true),
-            llama.tokenize(original, true, false),
+            llama.tokenize(original, true, false).unwrap(),
             "{original:?}"
         );
         let bytes = llama.detokenize(&ids).unwrap();
@@ -187,12 +191,12 @@ fn compare_with_llama(bytes: &[u8], file: &File, text: &Text, texts: &[String]) 
         let prompt = format!("{special}Hello {special} world {special}{special}\n");
         assert_eq!(
             text.encode_with_specials(&prompt, true),
-            llama.tokenize(&prompt, true, true),
+            llama.tokenize(&prompt, true, true).unwrap(),
             "{prompt:?}"
         );
         assert_eq!(
             text.encode(&prompt, true),
-            llama.tokenize(&prompt, true, false),
+            llama.tokenize(&prompt, true, false).unwrap(),
             "{prompt:?}"
         );
     }
@@ -256,7 +260,7 @@ fn every_pre_tokenizer_splits_as_llama_cpp_does() {
             let ids = text.encode(original, false);
             assert_eq!(
                 ids,
-                llama.tokenize(original, false, false),
+                llama.tokenize(original, false, false).unwrap(),
                 "{name}: {original:?}"
             );
         }

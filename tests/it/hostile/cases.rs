@@ -9,12 +9,14 @@ use formats::block::BlockType;
 use formats::gguf::{Array, File, Layout, TensorInfo, Value};
 use serde_json::{Value as Json, json};
 
+use tqconv::engine::EngineError;
 use tqconv::engine::text::{Text, TextError};
 use tqconv::kernels::{Isa, KernelError, Matrix};
 use tqconv::model::{Checkpoint as Opened, Source, TrainingOverrides};
 use tqconv::output::Inputs;
 use tqconv::pack::{Embedding, Options, Output, PackError, Plan, Rule, Target};
 use tqconv::verify::VerifyError;
+use tqconv::witness::{Ending, WitnessError};
 
 use super::input::{
     Checkpoint, EMBEDDING, FIRST, Gguf, INDEX, NORM, QUERY, SECOND, sparse, with_header,
@@ -1019,17 +1021,47 @@ fn library(cases: &mut List) {
     cases.call("EngineError::Weights", &["the weights cannot be read: no room", "fetch the checkpoint again"], |_| {
         tqconv::engine::EngineError::Weights("no room".into()).into()
     });
-    cases.call("EngineError::LlamaCpp", &["llama.cpp cannot read the file: ", "convert the model again"], |folder| {
-        #[cfg(not(feature = "llama"))]
-        return tqconv::engine::EngineError::LlamaCpp { doing: "read the file", log: text_of(folder) }.into();
-        #[cfg(feature = "llama")]
-        {
-            let path = folder.join("text.gguf");
-            std::fs::write(&path, "text").unwrap();
-            tqconv::engine::llamacpp::read_gguf(&path).unwrap_err().into()
-        }
+    cases.call("EngineError::Witness", &["built without llama.cpp", "build it with the feature `llama`"], |_| {
+        EngineError::from(WitnessError::NotBuiltIn).into()
+    });
+    cases.call("VerifyError::Witness", &["llama.cpp stopped while loading the model: no room", "free memory"], |_| {
+        let why = "no room; free memory".into();
+        VerifyError::from(WitnessError::CouldNot { doing: LOADING.into(), why }).into()
+    });
+    cases.call("WitnessError::NotBuiltIn", &["use --engine native"], |_| WitnessError::NotBuiltIn.into());
+    cases.call("WitnessError::Start", &["llama.cpp cannot be started as nowhere", "raise `ulimit -n`"], |_| {
+        let source = std::io::Error::other("too many processes");
+        WitnessError::Start { program: "nowhere".into(), source }.into()
+    });
+    cases.call("WitnessError::CouldNot", &["2 threads cannot be started", "use fewer --threads"], |_| {
+        let why = "2 threads cannot be started; use fewer --threads".into();
+        WitnessError::CouldNot { doing: LOADING.into(), why }.into()
+    });
+    cases.call("WitnessError::LongRun", &["9999999 characters in a row", "use a text with at most 1048576 in a row"], |_| {
+        WitnessError::LongRun { length: 9_999_999 }.into()
+    });
+    cases.call("WitnessError::Refused", &["llama.cpp refused while loading the model: no; never", "convert the model again"], |_| {
+        WitnessError::Refused { doing: LOADING.into(), log: vec!["no".into(), "never".into()] }.into()
+    });
+    cases.call("WitnessError::Crashed", &["crashed while loading the model: SIGILL", "its last words: oh", "build llama.cpp again"], |_| {
+        let status = std::os::unix::process::ExitStatusExt::from_raw(4);
+        WitnessError::Crashed { doing: LOADING.into(), ending: Ending(status), log: vec!["oh".into()] }.into()
+    });
+    cases.call("WitnessError::Memory", &["wanted more than the 1.0 GB", "try the file with another build"], |_| {
+        WitnessError::Memory { doing: LOADING.into(), bytes: 1_000_000_000, log: vec![] }.into()
+    });
+    cases.call("WitnessError::Silent", &["was silent for 20 s while loading the model", "continue or end"], |_| {
+        WitnessError::Silent { doing: LOADING.into(), seconds: 20.0, log: vec![] }.into()
+    });
+    cases.call("WitnessError::Late", &["no answer within 60 s while loading the model", "try the file with another build"], |_| {
+        WitnessError::Late { doing: LOADING.into(), seconds: 60.0, log: vec![] }.into()
+    });
+    cases.call("WitnessError::Garbled", &["answered \"ls\" while loading the model", "use a program of the same build"], |_| {
+        WitnessError::Garbled { doing: LOADING.into(), found: "\"ls\"".into(), log: vec![] }.into()
     });
 }
+
+const LOADING: &str = "loading the model";
 
 /// Open and plan the sound checkpoint, let `change` do something to its weights, then `run`.
 fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::fs::File)) -> anyhow::Error {

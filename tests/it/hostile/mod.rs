@@ -57,7 +57,8 @@ pub fn bounded(arguments: &[String], limits: &str) -> std::process::Output {
 
 /// The error of a run within this process.
 fn error_of(arguments: &[String]) -> anyhow::Error {
-    let all = ["tqconv"]
+    let witness = assert_cmd::cargo::cargo_bin!("tqconv").to_str().unwrap();
+    let all = ["tqconv", "--witness", witness]
         .into_iter()
         .chain(arguments.iter().map(String::as_str));
     let cli = tqconv::cli::Cli::try_parse_from(all).unwrap_or_else(|error| panic!("{error}"));
@@ -135,13 +136,16 @@ fn check_message(case: &Case, message: &str, place: &str) {
 
 /// Whether a part of the message says what to do, what would do, or asks the question that leads there.
 fn has_remedy(message: &str) -> bool {
-    const VERBS: [&str; 31] = [
+    const VERBS: [&str; 35] = [
         "allow",
+        "build",
         "check",
+        "continue",
         "convert",
         "copy",
         "create",
         "fetch",
+        "free",
         "give",
         "join",
         "leave",
@@ -164,6 +168,7 @@ fn has_remedy(message: &str) -> bool {
         "supported",
         "take",
         "train",
+        "try",
         "unpack",
         "use",
         "wait",

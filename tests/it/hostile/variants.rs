@@ -16,6 +16,7 @@ use tqconv::model::tokenizer::TokenizerError;
 use tqconv::output::OutputError;
 use tqconv::pack::PackError;
 use tqconv::verify::VerifyError;
+use tqconv::witness::WitnessError;
 
 /// `Enum::Variant` of every error enum of the sources.
 pub fn declared() -> BTreeSet<String> {
@@ -83,7 +84,7 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
             })*
         };
     }
-    look!(FormatError BlockError ModelError TokenizerError OpenError OutputError PackError EngineError TextError KernelError VerifyError Found);
+    look!(FormatError BlockError ModelError TokenizerError OpenError OutputError PackError EngineError TextError KernelError VerifyError WitnessError Found);
     if let Some(NotTernary { found: what, .. }) = error.downcast_ref() {
         found.push(named("Found", what));
     }
@@ -93,11 +94,15 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
         Some(PackError::Output(error)) => add(error, found),
         _ => {}
     }
+    if let Some(EngineError::Witness(error)) = error.downcast_ref() {
+        add(error, found);
+    }
     match error.downcast_ref() {
         Some(VerifyError::Open(error)) => add(error, found),
         Some(VerifyError::Model(error)) => add(error, found),
         Some(VerifyError::Tokenizer(error)) => add(error, found),
         Some(VerifyError::Engine(error)) => add(error, found),
+        Some(VerifyError::Witness(error)) => add(error, found),
         Some(VerifyError::Block(error)) => add(error, found),
         _ => {}
     }

@@ -1,0 +1,170 @@
+//! The child: reads orders from stdin, lets llama.cpp do them, and answers.
+//!
+//! It ends with the parent: at the end of stdin, at the first answer that nobody takes, and on Linux by a signal of the
+//! kernel's. Ctrl-C reaches it, too, and is left to the parent to decide about.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+
+use super::ffi::Library;
+use super::protocol::{Hello, Kind, Order, PREFIX, Prefix, head};
+
+/// How often the child says that it is at work.
+pub(super) const ALIVE: Duration = Duration::from_millis(250);
+
+/// Why there is no answer.
+pub(super) enum Refusal {
+    /// llama.cpp refuses; what it said beside its log.
+    Llama(String),
+    /// It cannot be done here, whatever the file is.
+    CouldNot(String),
+    /// The parent takes no answers.
+    Gone(io::Error),
+}
+
+/// Serve the parent, until it closes stdin. Exit code 0; 3 where it speaks another language, or takes no answers.
+pub fn serve() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "the witness cannot go on: {error}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    let out = Arc::new(Output::take()?);
+    alone()?;
+    let Some(mut library) = Library::open() else {
+        let none = "this program was built without llama.cpp; use one of the same build";
+        return out.send(Kind::CouldNot, &none, &[]);
+    };
+    let busy = Arc::new(AtomicBool::new(false));
+    let watched = (out.clone(), busy.clone());
+    let pulse = thread::Builder::new().spawn(move || pulse(&watched.0, &watched.1));
+    if let Err(error) = pulse {
+        return out.send(
+            Kind::CouldNot,
+            &format!("no thread can be started: {error}; end other processes"),
+            &[],
+        );
+    }
+    out.send::<Hello>(Kind::Done, &library.hello(), &[])?;
+    let mut input = io::stdin().lock();
+    while let Some((order, bulk)) = next(&mut input)? {
+        busy.store(true, Ordering::Relaxed);
+        let answer =
+            bound_memory(order.memory).and_then(|()| library.answer(order.work, bulk, &out));
+        busy.store(false, Ordering::Relaxed);
+        match answer {
+            Ok(()) => {}
+            Err(Refusal::Llama(why)) => out.send(Kind::Refused, &why, &[])?,
+            Err(Refusal::CouldNot(why)) => out.send(Kind::CouldNot, &why, &[])?,
+            Err(Refusal::Gone(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// End with the parent, leave interrupts to it, and leave no image of the memory behind.
+fn alone() -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::default())?;
+    limit(Resource::Core, 0)?;
+    Ok(())
+}
+
+/// Set the soft limit of a resource, within the hard one.
+fn limit(resource: Resource, bytes: u64) -> io::Result<()> {
+    let maximum = getrlimit(resource).maximum;
+    let current = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
+    Ok(setrlimit(resource, Rlimit { current, maximum })?)
+}
+
+fn bound_memory(bytes: u64) -> Result<(), Refusal> {
+    limit(Resource::Data, bytes).map_err(|error| {
+        Refusal::CouldNot(format!(
+            "its memory cannot be bounded: {error}; raise `ulimit -d`"
+        ))
+    })
+}
+
+/// Say now and then that the child is at work. Where nobody listens any more, the work is for nothing.
+fn pulse(out: &Output, busy: &AtomicBool) {
+    loop {
+        thread::sleep(ALIVE);
+        if busy.load(Ordering::Relaxed) && out.send(Kind::Alive, &(), &[]).is_err() {
+            std::process::exit(3);
+        }
+    }
+}
+
+/// The next order with its bulk; `None` at the end.
+fn next(input: &mut impl Read) -> io::Result<Option<(Order, Vec<u8>)>> {
+    let foreign = || io::Error::other("what it reads is no order");
+    let mut prefix = [0; PREFIX];
+    match input.read_exact(&mut prefix) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let prefix = Prefix::read(&prefix).filter(|prefix| prefix.kind == Kind::Order);
+    let prefix = prefix.ok_or_else(foreign)?;
+    let mut header = vec![0; prefix.header];
+    input.read_exact(&mut header)?;
+    let order = postcard::from_bytes(&header).map_err(|_| foreign())?;
+    let mut bulk = vec![0; usize::try_from(prefix.bulk).map_err(|_| foreign())?];
+    input.read_exact(&mut bulk)?;
+    Ok(Some((order, bulk)))
+}
+
+/// Where answers go: what stdout was. What llama.cpp prints goes to stderr.
+pub(super) struct Output(Mutex<File>);
+
+impl Output {
+    fn take() -> io::Result<Self> {
+        let answers = rustix::io::dup(rustix::stdio::stdout())?;
+        rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+        Ok(Self(Mutex::new(answers.into())))
+    }
+
+    /// Answer the order.
+    pub fn done(&self, header: &impl Serialize, bulk: &[&[u8]]) -> Result<(), Refusal> {
+        self.send(Kind::Done, header, bulk).map_err(Refusal::Gone)
+    }
+
+    fn send<T: Serialize>(&self, kind: Kind, header: &T, bulk: &[&[u8]]) -> io::Result<()> {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = bulk.iter().map(|part| part.len()).sum();
+        file.write_all(&head(kind, header, length))?;
+        bulk.iter().try_for_each(|part| file.write_all(part))
+    }
+}
+
+/// Whether so many threads can be started: ggml aborts where they cannot.
+pub(super) fn can_start_threads(count: usize) -> Result<(), Refusal> {
+    let gate = Mutex::new(());
+    let closed = gate.lock();
+    thread::scope(|scope| {
+        let start = |_| {
+            thread::Builder::new().spawn_scoped(scope, || drop(gate.lock()))?;
+            Ok(())
+        };
+        let started = (0..count).try_for_each(start);
+        drop(closed);
+        started.map_err(|error: io::Error| {
+            Refusal::CouldNot(format!(
+                "{count} threads cannot be started: {error}; use fewer --threads"
+            ))
+        })
+    })
+}

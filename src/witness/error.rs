@@ -1,0 +1,220 @@
+//! What can go wrong with a witness, and which of it is a finding about the file.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+/// Why the witness did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum WitnessError {
+    /// The feature `llama` is off.
+    #[error(
+        "this tqconv was built without llama.cpp: build it with the feature `llama`, or use --engine native"
+    )]
+    NotBuiltIn,
+    /// The process cannot be started.
+    #[error(
+        "llama.cpp cannot be started as {}: {source}; end other processes, or raise `ulimit -n` and `ulimit -u`",
+        program.display()
+    )]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The machine lacks what llama.cpp needs, whatever the file is.
+    #[error("llama.cpp stopped while {doing}: {why}")]
+    CouldNot {
+        /// What it was doing.
+        doing: String,
+        /// What is lacking, and what would help.
+        why: String,
+    },
+    /// A text that would need too large a stack.
+    #[error(
+        "the text has {length} characters in a row without a change between space and no space, for which llama.cpp's \
+         regular expressions need too much stack; use a text with at most {} in a row",
+        super::LONGEST_RUN
+    )]
+    LongRun {
+        /// How many.
+        length: usize,
+    },
+    /// llama.cpp says no.
+    #[error(
+        "llama.cpp refused while {doing}: {}; convert the model again",
+        joined(log)
+    )]
+    Refused {
+        /// What it was doing.
+        doing: String,
+        /// What it said.
+        log: Vec<String>,
+    },
+    /// The process is no more.
+    #[error("llama.cpp crashed while {doing}: {ending}{}; {}", last_words(log), ending.remedy())]
+    Crashed {
+        /// What it was doing.
+        doing: String,
+        /// How it ended.
+        ending: Ending,
+        /// The last lines that it wrote.
+        log: Vec<String>,
+    },
+    /// It asked for more memory than the file explains.
+    #[error(
+        "llama.cpp wanted more than the {:.1} GB of memory that the file explains while {doing}{}; \
+         try the file with another build of llama.cpp",
+        *bytes as f64 / 1e9,
+        last_words(log)
+    )]
+    Memory {
+        /// What it was doing.
+        doing: String,
+        /// What it was allowed.
+        bytes: u64,
+        /// The last lines that it wrote.
+        log: Vec<String>,
+    },
+    /// Not a sign of life.
+    #[error(
+        "llama.cpp was silent for {seconds:.0} s while {doing}, where it gives signs of life all the time: stopped or \
+         starved{}; continue or end what keeps it, and try again",
+        last_words(log)
+    )]
+    Silent {
+        /// What it was doing.
+        doing: String,
+        /// For how long.
+        seconds: f64,
+        /// The last lines that it wrote.
+        log: Vec<String>,
+    },
+    /// Alive, but without an answer for too long.
+    #[error(
+        "llama.cpp gave no answer within {seconds:.0} s while {doing}, a hundred times what the work takes{}; \
+         try the file with another build of llama.cpp",
+        last_words(log)
+    )]
+    Late {
+        /// What it was doing.
+        doing: String,
+        /// The limit.
+        seconds: f64,
+        /// The last lines that it wrote.
+        log: Vec<String>,
+    },
+    /// It answers, but not as a witness does.
+    #[error(
+        "the witness of llama.cpp answered {found} while {doing}{}; use a program of the same build",
+        last_words(log)
+    )]
+    Garbled {
+        /// What it was doing.
+        doing: String,
+        /// What it answered.
+        found: String,
+        /// The last lines that it wrote.
+        log: Vec<String>,
+    },
+}
+
+impl WitnessError {
+    /// Whether this says something about the file or about llama.cpp; else something was lacking.
+    pub fn is_finding(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotBuiltIn | Self::Start { .. } | Self::CouldNot { .. } | Self::LongRun { .. }
+        )
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending(pub ExitStatus);
+
+/// (signal, name, what it means, what to try)
+const SIGNALS: [(i32, &str, &str, &str); 8] = {
+    use signal_hook::consts::*;
+    const OTHER: &str = "try the file with another build of llama.cpp";
+    const KILLED: &str = "see `dmesg` for whether memory ran out; try again, with fewer --threads or a smaller --window";
+    [
+        (
+            SIGILL,
+            "SIGILL",
+            "an instruction that the CPU does not have, or not so",
+            "build llama.cpp again on this machine (`cargo clean -p llama-cpp-sys-2`), or with another compiler",
+        ),
+        (
+            SIGABRT,
+            "SIGABRT",
+            "it gave up",
+            "convert the model again, or try the file with another build of llama.cpp",
+        ),
+        (
+            SIGSEGV,
+            "SIGSEGV",
+            "it used memory that is not its own",
+            OTHER,
+        ),
+        (
+            SIGBUS,
+            "SIGBUS",
+            "the file became shorter, or memory is broken",
+            OTHER,
+        ),
+        (SIGFPE, "SIGFPE", "it divided by zero", OTHER),
+        (SIGKILL, "SIGKILL", "it was ended from outside", KILLED),
+        (SIGTERM, "SIGTERM", "it was ended from outside", KILLED),
+        (
+            SIGXCPU,
+            "SIGXCPU",
+            "it used up its processor time",
+            "raise `ulimit -t`",
+        ),
+    ]
+};
+
+impl Ending {
+    fn signal(self) -> Option<i32> {
+        std::os::unix::process::ExitStatusExt::signal(&self.0)
+    }
+
+    fn known(self) -> Option<&'static (i32, &'static str, &'static str, &'static str)> {
+        let signal = self.signal()?;
+        SIGNALS.iter().find(|(number, ..)| *number == signal)
+    }
+
+    fn remedy(self) -> &'static str {
+        self.known().map_or(
+            "try the file with another build of llama.cpp",
+            |(.., remedy)| remedy,
+        )
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match (self.known(), self.signal(), self.0.code()) {
+            (Some((_, name, meaning, _)), ..) => write!(f, "{name} ({meaning})"),
+            (None, Some(signal), _) => write!(f, "signal {signal}"),
+            (None, None, Some(code)) => write!(f, "exit code {code}"),
+            (None, None, None) => f.write_str("no exit code"),
+        }
+    }
+}
+
+fn joined(log: &[String]) -> String {
+    match log {
+        [] => "it does not say why".into(),
+        _ => log.join("; "),
+    }
+}
+
+fn last_words(log: &[String]) -> String {
+    match log {
+        [] => String::new(),
+        _ => format!("; its last words: {}", log.join("; ")),
+    }
+}

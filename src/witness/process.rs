@@ -1,0 +1,385 @@
+//! The parent's end: starts the child, speaks to it, and never waits for ever.
+//!
+//! All waiting is in one place, [`Process::wait`]: for a pipe to become ready, while what the child writes to stderr is
+//! kept, and only for as long as the child gives signs of life and has not had its time.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytemuck::Pod;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::{Resource, getrlimit};
+use serde::de::DeserializeOwned;
+
+use super::child::ALIVE;
+use super::error::{Ending, WitnessError};
+use super::log::Log;
+use super::protocol::{Kind, Order, PREFIX, Prefix, Work, head};
+use super::{Program, SUBCOMMAND};
+
+/// What an order may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    /// Bytes of memory of the process in all.
+    pub memory: u64,
+    pub time: Duration,
+}
+
+/// A running child.
+pub(super) struct Process {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+    log: Log,
+    patience: Duration,
+    /// What it is doing, to follow "while".
+    doing: String,
+    /// Bytes of memory that it may have.
+    memory: u64,
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// The child has closed its end.
+    Closed,
+    Silent,
+    Late(Duration),
+    Garbled(String),
+}
+
+/// Header and bulk of an answer.
+type Answer<B> = (Kind, Vec<u8>, Vec<B>);
+
+impl Process {
+    /// Start the program, and take what it says of itself.
+    pub fn start<T: DeserializeOwned>(
+        program: &Program,
+        cost: Cost,
+    ) -> Result<(Self, T), WitnessError> {
+        let spawned = spawn(&program.path, program.patience, cost.memory);
+        let mut process = spawned.map_err(|source| WitnessError::Start {
+            program: program.path.clone(),
+            source,
+        })?;
+        let hello = process.answer::<u8>(&mut Clock::new(cost.time));
+        let (hello, _) = process.told(hello)?;
+        Ok((process, hello))
+    }
+
+    /// Let the child do `work` with `bulk`; the header and the bulk of its answer.
+    pub fn ask<T: DeserializeOwned, B: Pod>(
+        &mut self,
+        work: Work,
+        bulk: &[&[u8]],
+        cost: Cost,
+    ) -> Result<(T, Vec<B>), WitnessError> {
+        self.doing = work.to_string();
+        // Not more than the user allows this process.
+        let own = getrlimit(Resource::Data).current;
+        self.memory = cost.memory.min(own.unwrap_or(u64::MAX));
+        let memory = self.memory;
+        let length = bulk.iter().map(|part| part.len()).sum();
+        let head = head(Kind::Order, &Order { work, memory }, length);
+        let mut clock = Clock::new(cost.time);
+        let answer = std::iter::once(&&head[..])
+            .chain(bulk)
+            .try_for_each(|part| self.send(part, &mut clock))
+            .and_then(|()| self.answer(&mut clock));
+        self.told(answer)
+    }
+
+    /// What an answer means to the caller.
+    fn told<T: DeserializeOwned, B>(
+        &mut self,
+        answer: Result<Answer<B>, Failure>,
+    ) -> Result<(T, Vec<B>), WitnessError> {
+        let (kind, header, bulk) = answer.map_err(|failure| self.failed(failure))?;
+        if kind == Kind::Done {
+            let value = read(&header).map_err(|failure| self.failed(failure))?;
+            self.log.take(&mut self.stderr);
+            self.log.clear();
+            return Ok((value, bulk));
+        }
+        let why = read(&header).map_err(|failure| self.failed(failure))?;
+        Err(self.refused(kind, why))
+    }
+
+    /// The next frame that is no mere sign of life.
+    fn answer<B: Pod>(&mut self, clock: &mut Clock) -> Result<Answer<B>, Failure> {
+        loop {
+            let mut prefix = [0; PREFIX];
+            self.receive(&mut prefix, clock)?;
+            let frame = Prefix::read(&prefix).filter(|frame| frame.kind != Kind::Order);
+            let Some(frame) = frame else {
+                let text: String = String::from_utf8_lossy(&prefix).into();
+                return Err(Failure::Garbled(format!("{text:?}")));
+            };
+            let mut header = vec![0; frame.header];
+            self.receive(&mut header, clock)?;
+            let size = size_of::<B>() as u64;
+            // It cannot have more than it may have.
+            if frame.bulk > self.memory || !frame.bulk.is_multiple_of(size) {
+                return Err(Failure::Garbled(format!("{} bytes", frame.bulk)));
+            }
+            let mut bulk = vec![B::zeroed(); (frame.bulk / size) as usize];
+            self.receive(bytemuck::cast_slice_mut(&mut bulk), clock)?;
+            if frame.kind != Kind::Alive {
+                return Ok((frame.kind, header, bulk));
+            }
+        }
+    }
+
+    fn send(&mut self, mut bytes: &[u8], clock: &mut Clock) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            match self.stdin.write(bytes) {
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    clock.heard();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(true, clock)?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Err(Failure::Closed),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, mut bytes: &mut [u8], clock: &mut Clock) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            match self.stdout.read(bytes) {
+                Ok(0) => return Err(Failure::Closed),
+                Ok(count) => {
+                    bytes = &mut bytes[count..];
+                    clock.heard();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(false, clock)?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Err(Failure::Closed),
+            }
+        }
+        Ok(())
+    }
+
+    /// Wait until the child takes what is sent, or sends.
+    fn wait(&mut self, to_send: bool, clock: &mut Clock) -> Result<(), Failure> {
+        let step = (self.patience / 4).min(ALIVE);
+        loop {
+            let pipe = if to_send {
+                PollFd::new(&self.stdin, PollFlags::OUT)
+            } else {
+                PollFd::new(&self.stdout, PollFlags::IN)
+            };
+            let mut pipes = [pipe, PollFd::new(&self.stderr, PollFlags::IN)];
+            // At its end stderr would be ready for ever.
+            let count = if self.log.ended { 1 } else { 2 };
+            let begin = Instant::now();
+            let polled = poll(&mut pipes[..count], Timespec::try_from(step).ok().as_ref());
+            let ready = polled.is_ok() && !pipes[0].revents().is_empty();
+            // What takes longer than it may is not the child's: this process was stopped itself.
+            clock.pass(begin.elapsed().min(step));
+            self.log.take(&mut self.stderr);
+            // Signs of life are no answer.
+            if clock.total >= clock.limit {
+                return Err(Failure::Late(clock.limit));
+            }
+            if ready {
+                return Ok(());
+            }
+            if clock.silent >= self.patience {
+                return Err(Failure::Silent);
+            }
+        }
+    }
+
+    /// llama.cpp has said no.
+    fn refused(&mut self, kind: Kind, why: String) -> WitnessError {
+        self.log.take(&mut self.stderr);
+        let log = self.log.last_words();
+        self.log.clear();
+        let doing = self.doing.clone();
+        if kind == Kind::CouldNot {
+            return WitnessError::CouldNot { doing, why };
+        }
+        let log = if log.is_empty() && !why.is_empty() {
+            vec![why]
+        } else {
+            log
+        };
+        if let Some(error) = self.out_of_memory(&log) {
+            return error;
+        }
+        WitnessError::Refused { doing, log }
+    }
+
+    /// End the child, and say what has happened to it.
+    fn failed(&mut self, failure: Failure) -> WitnessError {
+        let status = match failure {
+            Failure::Closed => self.ended_by_itself(),
+            _ => None,
+        };
+        let _ = self.child.kill();
+        let killed = self.child.wait();
+        self.log.take(&mut self.stderr);
+        let (doing, log) = (self.doing.clone(), self.log.last_words());
+        match failure {
+            Failure::Closed => match status.map_or(killed, Ok) {
+                Err(source) => WitnessError::CouldNot {
+                    doing,
+                    why: format!("{source}; try again"),
+                },
+                Ok(status) => self.out_of_memory(&log).unwrap_or(WitnessError::Crashed {
+                    doing,
+                    ending: Ending(status),
+                    log,
+                }),
+            },
+            Failure::Silent => WitnessError::Silent {
+                doing,
+                seconds: self.patience.as_secs_f64(),
+                log,
+            },
+            Failure::Late(limit) => WitnessError::Late {
+                doing,
+                seconds: limit.as_secs_f64(),
+                log,
+            },
+            Failure::Garbled(found) => WitnessError::Garbled { doing, found, log },
+        }
+    }
+
+    /// How the child ended, having closed its pipes; `None` where it lives on.
+    fn ended_by_itself(&mut self) -> Option<std::process::ExitStatus> {
+        const STEP: Duration = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        while waited < self.patience {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(status);
+            }
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
+        None
+    }
+
+    /// An error where the log tells of memory that was not to be had: of the machine, where it has less than was allowed.
+    fn out_of_memory(&self, log: &[String]) -> Option<WitnessError> {
+        const TELLS: [&str; 5] = [
+            "insufficient memory",
+            "failed to allocate",
+            "unable to allocate",
+            "bad_alloc",
+            "memory allocation of",
+        ];
+        let tells = |line: &String| TELLS.iter().any(|tell| line.contains(tell));
+        let line = log.iter().find(|line| tells(line))?;
+        let doing = self.doing.clone();
+        Some(if available_memory() < self.memory {
+            let why = format!("out of memory ({line}); free memory, or use fewer --threads");
+            WitnessError::CouldNot { doing, why }
+        } else {
+            WitnessError::Memory {
+                doing,
+                bytes: self.memory,
+                log: log.to_vec(),
+            }
+        })
+    }
+}
+
+impl Drop for Process {
+    /// Nothing that it still does is of use, and it must not stay as a zombie.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The whole header as a value.
+fn read<T: DeserializeOwned>(header: &[u8]) -> Result<T, Failure> {
+    match postcard::take_from_bytes(header) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(Failure::Garbled("something else".into())),
+    }
+}
+
+fn spawn(program: &Path, patience: Duration, memory: u64) -> io::Result<Process> {
+    let mut child = Command::new(program)
+        .arg(SUBCOMMAND)
+        .env("GGML_NO_BACKTRACE", "1") // which would start a debugger
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let taken = "each pipe is taken once";
+    let (stdin, stdout, stderr) = (
+        child.stdin.take().expect(taken),
+        child.stdout.take().expect(taken),
+        child.stderr.take().expect(taken),
+    );
+    let process = Process {
+        child,
+        stdin,
+        stdout,
+        stderr,
+        log: Log::default(),
+        patience,
+        doing: "starting".into(),
+        memory,
+    };
+    let pipes: [BorrowedFd; 3] = [
+        process.stdin.as_fd(),
+        process.stdout.as_fd(),
+        process.stderr.as_fd(),
+    ];
+    for pipe in pipes {
+        fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
+    }
+    Ok(process)
+}
+
+/// Bytes that a process can still get here: what its limits and the system leave.
+fn available_memory() -> u64 {
+    let limits = [Resource::As, Resource::Data].map(|resource| getrlimit(resource).current);
+    let system = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+            let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+            Some(kib << 10)
+        });
+    let known = limits.into_iter().chain([system]).flatten();
+    known.min().unwrap_or(u64::MAX)
+}
+
+/// Time since the last sign of life, and since the order.
+struct Clock {
+    silent: Duration,
+    total: Duration,
+    limit: Duration,
+}
+
+impl Clock {
+    fn new(limit: Duration) -> Self {
+        Self {
+            silent: Duration::ZERO,
+            total: Duration::ZERO,
+            limit,
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.silent += time;
+        self.total += time;
+    }
+
+    fn heard(&mut self) {
+        self.silent = Duration::ZERO;
+    }
+}
