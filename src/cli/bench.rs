@@ -117,7 +117,7 @@ fn bench_model(args: &BenchArgs, model: &Path) -> Result<ExitCode> {
             patience: Duration::from_secs(600),
             ..Workload::new(threads)
         };
-        let (facts, missing) = race(model, &file, workload, &|_| {}).with_context(place)?;
+        let (facts, missing) = race(model, &file, workload, &|_, _| {}).with_context(place)?;
         outcomes.push((facts, missing));
     }
     if args.json {

@@ -39,7 +39,7 @@ pub(super) fn run(args: &DiffArgs, context: Context) -> anyhow::Result<ExitCode>
     );
     let (a, b) = (a.parse(&args.a)?, b.parse(&args.b)?);
     let bar = render::spinner(context.progress);
-    let found = diff(&a.side(), &b.side(), &|doing| {
+    let found = diff(&a.side(), &b.side(), &|doing, _| {
         bar.set_message(doing.to_owned());
     })
     .with_context(|| format!("{} and {}", args.a.display(), args.b.display()))?;

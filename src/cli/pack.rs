@@ -105,7 +105,7 @@ impl From<TargetArg> for Target {
     }
 }
 
-fn parse_nmse(text: &str) -> Result<f64, String> {
+pub(super) fn parse_nmse(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(nmse) if (0.0..).contains(&nmse) => Ok(nmse),
         _ => Err("expected a number that is not negative, for example 1e-4".into()),

@@ -48,7 +48,7 @@ pub(super) fn check(
     let mut kernels: Vec<String> = vec![];
     let matrices = matrices(&shape, file);
     for (seed, name) in matrices.iter().enumerate() {
-        progress(&format!("dots: {name}"));
+        progress(&format!("dots: {name}"), None);
         let Some((info, bytes)) = file.tensor(&format!("{name}.weight")) else {
             continue;
         };

@@ -6,22 +6,25 @@
 //! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
 //! | 2 codes | `codes`, `tables`, `keys`, `latent` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
-//! | 4 logits | `logits`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
+//! | 4 logits | `logits`, `references`, `distance`, `windows`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
 //!
 //! docs/verify.md tells where each limit comes from.
 
 mod codes;
 mod diff;
+mod distance;
 mod dots;
 mod keys;
 mod latent;
 mod layout;
 mod logits;
 mod ollama;
+mod references;
 mod report;
 mod speed;
 mod tables;
+mod windows;
 mod witness;
 
 use std::path::{Path, PathBuf};
@@ -41,8 +44,8 @@ use crate::mapped::Mapped;
 use crate::model::tokenizer::TokenizerError;
 use crate::model::{Checkpoint, Linear, ModelError};
 
-/// Told what is being done.
-pub type Progress<'a> = dyn Fn(&str) + 'a;
+/// Told what is being done, and where it is known, which share (0 to 1) of the work of its level is behind.
+pub type Progress<'a> = dyn Fn(&str, Option<f64>) + 'a;
 
 /// Why the witness llama.cpp is missing.
 const NO_LLAMA: &str = "this tqconv was built without llama.cpp (feature `llama`)";
@@ -58,12 +61,12 @@ pub struct Options {
     pub for_ollama: bool,
     /// The NMSE that storing a linear may have added.
     pub max_nmse: f64,
-    /// The mean KLD that an engine may be off, in nats a token; `None`: what follows from the weights' NMSE.
+    /// The mean KLD from the checkpoint that an engine may have, in nats a token, beside what follows from the model.
     pub max_kld: Option<f64>,
     /// What the engines predict.
     pub text: TextOptions,
-    /// Run the oracle however large the model is.
-    pub oracle_at_any_size: bool,
+    /// Run level 4 however large the model is.
+    pub level_4_at_any_size: bool,
     /// Threads of each engine.
     pub threads: usize,
 }
@@ -269,9 +272,8 @@ impl Run<'_> {
     fn all(&self, report: &mut Report) -> Result<(), VerifyError> {
         let wanted = |number| self.options.levels.contains(&number);
         report.model = Some(model_facts(self.file, self.bytes.len() as u64));
-        let mut weight_nmse = self.recorded_nmse();
         if wanted(layout::NUMBER) {
-            (self.progress)("layout");
+            (self.progress)("layout", None);
             report.levels.push(layout::check(
                 self.path,
                 self.bytes,
@@ -279,10 +281,8 @@ impl Run<'_> {
                 self.options.for_ollama,
             ));
         }
-        if wanted(2)
-            && let Some(found) = self.codes(report)?
-        {
-            weight_nmse = found;
+        if wanted(2) {
+            self.codes(report)?;
         }
         if wanted(dots::NUMBER) {
             let (level, dots) = dots::check(self.file, self.options.threads, self.progress)?;
@@ -298,7 +298,6 @@ impl Run<'_> {
                 self.file,
                 self.against,
                 self.options,
-                weight_nmse,
                 self.progress,
             )?;
             report.levels.push(level);
@@ -312,8 +311,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Level 2; what it found the weights to have lost, as far as they may.
-    fn codes(&self, report: &mut Report) -> Result<Option<f64>, VerifyError> {
+    /// Level 2.
+    fn codes(&self, report: &mut Report) -> Result<(), VerifyError> {
         let Some(Against {
             checkpoint,
             tokenizer_pre,
@@ -323,14 +322,13 @@ impl Run<'_> {
             report
                 .levels
                 .push(Level::not_checked(2, CODES, NO_CHECKPOINT));
-            return Ok(None);
+            return Ok(());
         };
         let found = codes::check(self.file, checkpoint, self.options.max_nmse, self.progress)?;
         let mut checks = found.checks;
         let mut not_checked = vec![];
-        (self.progress)("codes: tables and keys");
-        let (tables, table_nmse) = tables::check(self.file, checkpoint);
-        checks.extend(tables);
+        (self.progress)("codes: tables and keys", None);
+        checks.extend(tables::check(self.file, checkpoint));
         checks.push(keys::config(self.file, &checkpoint.config));
         let pre = tokenizer_pre.as_deref();
         checks.extend(keys::tokenizer(
@@ -345,16 +343,7 @@ impl Run<'_> {
         report.linears = found.facts;
         report.scales = Some(found.scales);
         report.biases = Some(found.biases);
-        // A fault must not widen the limits of the levels that follow.
-        Ok(Some(found.nmse.min(self.options.max_nmse) + table_nmse))
-    }
-
-    /// What the file says of itself, or the most that it may have lost.
-    fn recorded_nmse(&self) -> f64 {
-        match self.file.get("tqconv.weight_nmse") {
-            Some(Value::F64(nmse)) if *nmse <= self.options.max_nmse => *nmse,
-            _ => self.options.max_nmse,
-        }
+        Ok(())
     }
 }
 

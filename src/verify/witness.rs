@@ -4,8 +4,8 @@ use std::path::Path;
 
 use formats::gguf::File;
 
-use super::logits::Windows;
 use super::report::Check;
+use super::windows::Windows;
 use crate::engine::{Engine, EngineError};
 
 /// llama.cpp, where there is one.
