@@ -3,6 +3,8 @@
 //! Logits are `(tokens, vocab)`, row-major. Logarithms are natural: KLD and log-likelihoods are in nats.
 //! A NaN anywhere comes out as a NaN, which no limit accepts (`NaN <= limit` is false).
 
+use rayon::prelude::*;
+
 /// Normalized mean squared error: `sum (a - b)^2 / sum a^2`, with `a` the reference and `b` the tested values.
 ///
 /// Two all-zero slices agree (0); anything against an all-zero reference is infinitely far from it.
@@ -11,13 +13,7 @@
 /// When the lengths differ.
 pub fn nmse(reference: &[f32], tested: &[f32]) -> f64 {
     assert_eq!(reference.len(), tested.len(), "nmse of different lengths");
-    let mut error = 0.0;
-    let mut power = 0.0;
-    for (&a, &b) in reference.iter().zip(tested) {
-        let (a, b) = (f64::from(a), f64::from(b));
-        error += (a - b) * (a - b);
-        power += a * a;
-    }
+    let (error, power) = squared_error(reference, tested);
     if error == 0.0 { 0.0 } else { error / power }
 }
 
@@ -31,14 +27,7 @@ pub fn nmse(reference: &[f32], tested: &[f32]) -> f64 {
 pub fn kld(reference: &[f32], tested: &[f32]) -> f64 {
     assert_eq!(reference.len(), tested.len(), "kld of different lengths");
     let (p, q) = (LogSoftmax::of(reference), LogSoftmax::of(tested));
-    reference
-        .iter()
-        .zip(tested)
-        .map(|(&a, &b)| {
-            let ln_p = p.at(a);
-            ln_p.exp() * (ln_p - q.at(b))
-        })
-        .sum()
+    divergence(reference, &p, tested, &q)
 }
 
 /// [`kld`] of every token. `reference`, `tested`: (tokens, vocab).
@@ -145,18 +134,115 @@ pub fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
+/// The logits of some tokens, with what every comparison needs of them: made once, compared often. All threads take part.
+pub struct Predictions<'a> {
+    /// (tokens, vocab)
+    logits: &'a [f32],
+    vocab: usize,
+    normalizers: Vec<LogSoftmax>,
+}
+
+impl<'a> Predictions<'a> {
+    /// `logits`: (tokens, vocab).
+    ///
+    /// # Panics
+    /// When there are no whole rows.
+    pub fn new(logits: &'a [f32], vocab: usize) -> Self {
+        assert_whole(logits, vocab);
+        let normalizers = logits.par_chunks_exact(vocab).map(LogSoftmax::of).collect();
+        Predictions {
+            logits,
+            vocab,
+            normalizers,
+        }
+    }
+
+    /// [`kld`] of `tested` from these, of every token.
+    pub fn kld(&self, tested: &Predictions) -> Vec<f64> {
+        self.with(tested)
+            .map(|(a, p, b, q)| divergence(a, p, b, q))
+            .collect()
+    }
+
+    /// [`surprisals`]; `next`: (tokens,).
+    pub fn surprisals(&self, next: &[u32]) -> impl Iterator<Item = f64> {
+        assert_eq!(next.len(), self.normalizers.len(), "one token follows each");
+        rows(self.logits, self.vocab)
+            .zip(&self.normalizers)
+            .zip(next)
+            .map(|((row, softmax), &token)| -softmax.at(row[token as usize]))
+    }
+
+    /// Tokens whose most likely next token is the same.
+    pub fn same_top(&self, tested: &Predictions) -> usize {
+        let tops = self.normalizers.iter().zip(&tested.normalizers);
+        tops.filter(|(a, b)| a.top == b.top).count()
+    }
+
+    /// `sum (a - b)^2` and `sum a^2`, `a` being these logits and `b` those tested: the parts of [`nmse`].
+    pub fn squared_error(&self, tested: &Predictions) -> (f64, f64) {
+        let rows = self.with(tested).map(|(a, _, b, _)| squared_error(a, b));
+        let rows: Vec<_> = rows.collect(); // added in one order, whichever thread is first
+        rows.into_iter()
+            .fold((0.0, 0.0), |(e, p), (error, power)| (e + error, p + power))
+    }
+
+    /// Row and normalizer of each token, of these and of those tested.
+    fn with<'b>(
+        &'b self,
+        tested: &'b Predictions,
+    ) -> impl IndexedParallelIterator<Item = (&'b [f32], &'b LogSoftmax, &'b [f32], &'b LogSoftmax)>
+    {
+        assert_eq!(
+            self.logits.len(),
+            tested.logits.len(),
+            "as many predictions"
+        );
+        let rows = |p: &'b Predictions| p.logits.par_chunks_exact(p.vocab).zip(&p.normalizers);
+        rows(self)
+            .zip(rows(tested))
+            .map(|((a, p), (b, q))| (a, p, b, q))
+    }
+}
+
+/// `sum_i p_i (ln p_i - ln q_i)` of logits `a` and `b`.
+fn divergence(a: &[f32], p: &LogSoftmax, b: &[f32], q: &LogSoftmax) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(&a, &b)| {
+            let ln_p = p.at(a);
+            ln_p.exp() * (ln_p - q.at(b))
+        })
+        .sum()
+}
+
+/// `sum (a - b)^2` and `sum a^2`.
+fn squared_error(reference: &[f32], tested: &[f32]) -> (f64, f64) {
+    let (mut error, mut power) = (0.0, 0.0);
+    for (&a, &b) in reference.iter().zip(tested) {
+        let (a, b) = (f64::from(a), f64::from(b));
+        error += (a - b) * (a - b);
+        power += a * a;
+    }
+    (error, power)
+}
+
 /// `ln softmax(x)_i = x_i - max - ln sum_j exp(x_j - max)`: no exponent overflows.
 struct LogSoftmax {
     /// `max + ln sum_j exp(x_j - max)`
     log_sum: f64,
+    /// [`argmax`]
+    top: usize,
 }
 
 impl LogSoftmax {
     fn of(logits: &[f32]) -> Self {
-        let max = f64::from(logits[argmax(logits)]);
+        let top = argmax(logits);
+        let max = f64::from(logits[top]);
         let sum: f64 = logits.iter().map(|&x| (f64::from(x) - max).exp()).sum();
         LogSoftmax {
             log_sum: max + sum.ln(),
+            top,
         }
     }
 
@@ -166,12 +252,16 @@ impl LogSoftmax {
 }
 
 fn rows(logits: &[f32], vocab: usize) -> std::slice::ChunksExact<'_, f32> {
+    assert_whole(logits, vocab);
+    logits.chunks_exact(vocab)
+}
+
+fn assert_whole(logits: &[f32], vocab: usize) {
     assert!(
         vocab > 0 && logits.len().is_multiple_of(vocab),
         "{} logits are no whole rows of {vocab}",
         logits.len()
     );
-    logits.chunks_exact(vocab)
 }
 
 #[cfg(test)]
@@ -226,6 +316,21 @@ mod tests {
         let tested = [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0, 3.0, 1.0, 2.0, 0.0, 0.0];
         assert_eq!(top1_agreement(&reference, &tested, 3), 0.75);
         assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+    }
+
+    #[test]
+    fn predictions_compare_as_their_parts_do() {
+        let reference = [0.0, 1.0, 2.0, 9.0, 1.0, 2.0];
+        let tested = [0.5, 1.0, 2.5, 0.0, 1.0, 2.0];
+        let (a, b) = (
+            Predictions::new(&reference, 3),
+            Predictions::new(&tested, 3),
+        );
+        assert_eq!(a.kld(&b), kld_per_token(&reference, &tested, 3));
+        assert!(a.surprisals(&[2, 0]).eq(surprisals(&reference, &[2, 0], 3)));
+        assert_eq!(a.same_top(&b), 1);
+        let (error, power) = a.squared_error(&b);
+        close(error / power, nmse(&reference, &tested));
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<Exit
             ..Workload::new(threads)
         };
         let (facts, missing) =
-            race(model, &file, program, workload, &|_| {}).with_context(place)?;
+            race(model, &file, program, workload, &|_, _| {}).with_context(place)?;
         if let Some(error) = missing.filter(|error| !is_not_built_in(error)) {
             return Err(error).with_context(place);
         }

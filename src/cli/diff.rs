@@ -48,8 +48,8 @@ pub(super) fn run(args: &DiffArgs, context: Context) -> anyhow::Result<ExitCode>
     );
     let (a, b) = (a.parse()?, b.parse()?);
     let bar = render::spinner(!context.quiet);
-    let mut found = diff(&a.side(), &b.side(), &|doing| {
-        bar.set_message(shown(doing));
+    let mut found = diff(&a.side(), &b.side(), &|doing, share| {
+        render::show(&bar, doing, share);
     })
     .with_context(|| format!("{} and {}", args.a.display(), args.b.display()))?;
     bar.finish_and_clear();

@@ -87,7 +87,7 @@ pub fn spinner(wanted: bool) -> ProgressBar {
         return ProgressBar::hidden();
     }
     const TICK: Duration = Duration::from_millis(100);
-    let style = ProgressStyle::with_template("{elapsed:>4} {spinner} {msg}");
+    let style = ProgressStyle::with_template(DOING);
     let bar = ProgressBar::new_spinner().with_style(style.expect("the template is sound"));
     // Where no thread can be started it does without.
     if std::thread::Builder::new().spawn(|| ()).is_ok() {
@@ -95,6 +95,32 @@ pub fn spinner(wanted: bool) -> ProgressBar {
     }
     bar
 }
+
+/// Show on a [`spinner`] what is being done, and where `share` (0 to 1) of it is known to be behind, that and how long the
+/// rest will take.
+pub fn show(spinner: &ProgressBar, doing: &str, share: Option<f64>) {
+    const STEPS: u64 = 1000;
+    spinner.set_message(shown(doing));
+    match share {
+        Some(share) => {
+            if spinner.length().is_none() {
+                let style = "{elapsed:>4} {spinner} {msg}: {percent} %, {eta} left";
+                spinner
+                    .set_style(ProgressStyle::with_template(style).expect("the template is sound"));
+                spinner.set_length(STEPS);
+                spinner.reset_eta();
+            }
+            spinner.set_position((share * STEPS as f64) as u64);
+        }
+        None if spinner.length().is_some() => {
+            spinner.unset_length();
+            spinner.set_style(ProgressStyle::with_template(DOING).expect("the template is sound"));
+        }
+        None => {}
+    }
+}
+
+const DOING: &str = "{elapsed:>4} {spinner} {msg}";
 
 /// `name  value` lines, names padded to one width. Names and values are shown on one line each, whatever they hold.
 pub fn facts(lines: &[(&str, String)]) -> String {

@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use super::render;
 use super::text::shown;
-use super::verify::{found, limit};
+use super::verify::{found, limit, short};
 use crate::engine::threads_text;
 use crate::metrics;
 use crate::verify::{
-    Check, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, Rate, Report,
-    SpeedFacts, Status, TextFacts, Verdict,
+    Check, EngineFacts, EngineSpeed, Histogram, Level, LinearFacts, Rate, Report, SpeedFacts,
+    Status, TextFacts, Verdict,
 };
 
 const TEMPLATE: &str = include_str!("report.html");
@@ -171,11 +171,6 @@ fn many(n: u64) -> String {
     }
 }
 
-/// `native` of `native (kernel, threads)`.
-fn short(name: &str) -> &str {
-    name.split(" (").next().unwrap_or(name)
-}
-
 /// Charts are drawn this wide; the page scales them.
 const WIDTH: f64 = 440.0;
 
@@ -225,7 +220,7 @@ fn charts(report: &Report) -> String {
         charts += &histogram("Biases", note, "rows", biases);
     }
     match &report.text {
-        Some(text) => charts += &kld_chart(text, report),
+        Some(text) => charts += &kld_chart(text),
         None => charts += &empty("KLD along the text", report, 4, true),
     }
     let products = linears.iter().any(|linear| linear.dots.is_some());
@@ -419,29 +414,19 @@ fn histogram(title: &str, note: &str, what: &str, histogram: &Histogram) -> Stri
 
 const COLOURS: [&str; 3] = ["one", "two", "three"];
 
-/// KLD of each engine along the text, on a logarithmic axis, with the limit of the mean.
-fn kld_chart(text: &TextFacts, report: &Report) -> String {
+/// KLD of each engine along the text, on a logarithmic axis.
+fn kld_chart(text: &TextFacts) -> String {
     const WIDE: f64 = 920.0;
     const HEIGHT: f64 = 190.0;
     const LEFT: f64 = 44.0;
     const TOP: f64 = 22.0;
     const FLOOR: f64 = 1e-8;
-    let limit = report
-        .levels
-        .iter()
-        .flat_map(|level| &level.checks)
-        .find(|check| check.name.ends_with("mean KLD"))
-        .map(|check| check.limit);
-    let limit = match limit {
-        Some(Limit::AtMost(limit)) => limit,
-        _ => FLOOR,
-    };
     let lines: Vec<_> = text
         .tested
         .iter()
         .map(|engine| buckets(engine, FLOOR))
         .collect();
-    let all = || lines.iter().flatten().copied().chain([limit]);
+    let all = || lines.iter().flatten().copied();
     let top = all().fold(FLOOR, f64::max).log10().ceil();
     let bottom = all().fold(1.0, f64::min).log10().floor().min(top - 1.0);
     let y = |kld: f64| TOP + HEIGHT * (top - kld.log10()) / (top - bottom);
@@ -466,11 +451,6 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
             points.join("L")
         );
     }
-    let at = y(limit);
-    let _ = write!(
-        body,
-        r#"<line class="limit" x1="{LEFT}" x2="{WIDE}" y1="{at:.1}" y2="{at:.1}"/>"#
-    );
     let _ = write!(
         body,
         r#"<text x="{LEFT}" y="{0}">token 0</text><text x="{WIDE}" y="{0}" text-anchor="end">token {1}</text>"#,
@@ -499,8 +479,7 @@ fn kld_chart(text: &TextFacts, report: &Report) -> String {
     }
     let _ = write!(
         legend,
-        r#"<span><i class="mark"></i>limit of the mean: {}</span><span>{reference}: perplexity {:.3}</span>"#,
-        render::small(limit),
+        r#"<span>{reference}: perplexity {:.3}</span>"#,
         text.reference.perplexity
     );
     let chart = svg("KLD along the text", WIDE, TOP + HEIGHT + 28.0, &body);
@@ -623,10 +602,11 @@ fn level(level: &Level) -> String {
         Status::Failed | Status::NotChecked => " open",
         Status::Passed | Status::Measured => "",
     };
-    let passed = level.checks.iter().filter(|check| check.pass).count();
-    let counts = match level.checks.len() {
-        0 => String::new(),
-        checks => format!(", {passed} of {checks} checks"),
+    let failed = level.checks.iter().filter(|check| !check.pass).count();
+    let counts = match (failed, level.checks.len()) {
+        (_, 0) => String::new(),
+        (0, checks) => format!(": {checks} checks"),
+        (failed, checks) => format!(": {failed} of {checks} checks"),
     };
     format!(
         r#"<details class="card"{open}><summary>Level {}: {} <span class="{tone}">{status}{counts}</span></summary>{table}{missing}</details>"#,
@@ -691,6 +671,8 @@ mod tests {
         let engine = EngineFacts {
             name: "x".into(),
             perplexity: 1.0,
+            top1: None,
+            nmse: None,
             kld: vec![2.0; 1000],
         };
         let points = buckets(&engine, 1e-8);

@@ -12,6 +12,7 @@ use super::checkpoint::CheckpointArgs;
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
 use super::text::shown;
 use super::{Context, print, print_json, render, report};
+use crate::metrics::mean;
 use crate::output::{self, Inputs};
 use crate::verify::{
     self, Against, Check, Level, Limit, Options, Report, Status, TextOptions, Verdict,
@@ -53,7 +54,8 @@ pub struct VerifyArgs {
         help_heading = "Limits"
     )]
     max_nmse: f64,
-    /// The mean KLD that an engine may be off, in nats a token [default: from the NMSE of the weights]
+    /// The mean KLD from the checkpoint that an engine may have, in nats a token, beside the limits that follow from the
+    /// model
     #[arg(long, value_name = "NATS", value_parser = parse_nmse, help_heading = "Limits")]
     max_kld: Option<f64>,
     /// What the engines are to predict: the text of a file
@@ -113,8 +115,8 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     }
     let options = options(args, context.witness)?;
     let bar = render::spinner(!context.quiet);
-    let report = verify::verify(&args.file, against.as_ref(), &options, &|doing| {
-        bar.set_message(shown(doing));
+    let report = verify::verify(&args.file, against.as_ref(), &options, &|doing, share| {
+        render::show(&bar, doing, share);
     })
     .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
@@ -164,13 +166,13 @@ fn options(args: &VerifyArgs, witness: Program) -> anyhow::Result<Options> {
     }
     let asked: Option<Vec<u8>> =
         (args.levels.as_ref()).map(|ranges| ranges.iter().cloned().flatten().collect());
-    let oracle_at_any_size = asked.as_ref().is_some_and(|levels| levels.contains(&4));
+    let level_4_at_any_size = asked.as_ref().is_some_and(|levels| levels.contains(&4));
     let mut levels = asked.unwrap_or_else(|| vec![1, 2, 3, 4]);
     if args.speed {
         levels.push(5);
     }
     Ok(Options {
-        oracle_at_any_size,
+        level_4_at_any_size,
         levels,
         for_ollama: args.target.is_some(),
         max_nmse: args.max_nmse,
@@ -321,13 +323,18 @@ pub(super) fn found(check: &Check) -> String {
     }
 }
 
-/// The limit, with the unit of what was found: `<= 5.0e-4 nats`, `none`.
+/// The limit, with the unit of what was found: `<= 5.0e-4 nats`; `0` where things are counted.
 pub(super) fn limit(check: &Check) -> String {
     match (check.of, check.limit) {
-        (Some(_), _) => "none".into(),
+        (Some(_), _) => "0".into(),
         (None, Limit::AtMost(limit)) => format!("<= {}", quantity(limit, check.unit)),
         (None, Limit::AtLeast(limit)) => format!(">= {}", quantity(limit, check.unit)),
     }
+}
+
+/// `native` of `native (kernel, threads)`.
+pub(super) fn short(name: &str) -> &str {
+    name.split(" (").next().unwrap_or(name)
 }
 
 fn quantity(value: f64, unit: &str) -> String {
@@ -346,16 +353,28 @@ fn facts(report: &Report) -> String {
     let mut text = String::new();
     if let Some(facts) = &report.text {
         text += &format!(
-            "\nperplexity over {} predictions of {}, windows of {} tokens\n",
+            "\nover {} predictions of {}, windows of {} tokens\n",
             render::count(facts.tokens as u64),
             shown(&facts.source),
             facts.window
         );
         let engines = std::iter::once(&facts.reference).chain(&facts.tested);
-        let lines: Vec<_> = engines
-            .map(|engine| (engine.name.as_str(), format!("{:.4}", engine.perplexity)))
-            .collect();
-        text += &render::facts(&lines);
+        let rows = engines.map(|engine| {
+            let from = |value: Option<String>| value.unwrap_or_default();
+            vec![
+                format!("  {}", engine.name),
+                format!("{:.4}", engine.perplexity),
+                from((!engine.kld.is_empty()).then(|| quantity(mean(&engine.kld), "nats/token"))),
+                from(engine.top1.map(render::percent)),
+            ]
+        });
+        let reference = short(&facts.reference.name);
+        let kld = format!(">mean KLD from {reference}");
+        text += &render::table(&["", ">perplexity", &kld, ">top-1"], rows.collect());
+        text += &format!(
+            "rounded activations cost this model {}\n",
+            quantity(facts.rounding, "nats/token")
+        );
     }
     if let Some(speed) = &report.speed {
         text += &super::bench::speed_text(speed);

@@ -22,8 +22,6 @@ pub(super) struct Linears {
     pub facts: Vec<LinearFacts>,
     pub scales: Histogram,
     pub biases: Histogram,
-    /// NMSE over all linears.
-    pub nmse: f64,
 }
 
 /// Hold all linears against the checkpoint.
@@ -35,7 +33,7 @@ pub(super) fn check(
 ) -> Result<Linears, VerifyError> {
     let mut all = All::default();
     for linear in Linear::all(&checkpoint.config) {
-        progress(&format!("codes: {}", linear.gguf_name()));
+        progress(&format!("codes: {}", linear.gguf_name()), None);
         all.add(compare(file, checkpoint, linear)?);
     }
     Ok(all.finish(file, max_nmse))
@@ -130,7 +128,6 @@ impl All {
             scales: self.octaves.histogram(),
             biases: linear_histogram(&self.bias_values),
             facts: self.facts,
-            nmse,
         }
     }
 }

@@ -183,7 +183,7 @@ fn diff_tensors(
     let (by_name_a, by_name_b) = (by_name(&tensors_a), by_name(&tensors_b));
     let (mut differ, mut same) = (vec![], 0);
     for name in united(&tensors_a, &tensors_b, |tensor| &tensor.name) {
-        progress(name);
+        progress(name, None);
         let (in_a, in_b) = (by_name_a.get(name).cloned(), by_name_b.get(name).cloned());
         let mut difference = Difference {
             name: name.into(),

@@ -56,7 +56,7 @@ pub(super) fn check(
     let mut ggml = Witness::start(&asked.witness);
     let matrices = matrices(&shape, file);
     for (seed, name) in matrices.iter().enumerate() {
-        progress(&format!("dots: {name}"));
+        progress(&format!("dots: {name}"), None);
         let Some((info, bytes)) = file.tensor(&format!("{name}.weight")) else {
             continue;
         };

@@ -1,18 +1,12 @@
 //! The checkpoint as the verifier reads it: latent weights by the formula, and in which row of the file each row has to
 //! stand. It shares the formula (`tequila`) with the packer, which PyTorch's golden values witness, and nothing else.
 
-use std::borrow::Cow;
-
 use formats::safetensors::Tensor;
 use half::f16;
 use rayon::prelude::*;
 
 use super::VerifyError;
-use crate::engine::oracle;
-use crate::model::{
-    Checkpoint, Config, EMBEDDING, FINAL_NORM, HEAD, LatentLinear, Linear, Part, RopeScaling,
-    attention_norm, feed_forward_norm,
-};
+use crate::model::{Checkpoint, Config, LatentLinear, Linear, Part, RopeScaling};
 use crate::tequila::{self, Lambda};
 
 /// A linear of the checkpoint, with the scale of every group.
@@ -134,27 +128,23 @@ impl<'a> Latent<'a> {
         tequila::dead_zone_sum(&out.w, &out.codes, Lambda::Learned(lambda))
     }
 
-    /// The dense linear: A = scale * code, and the bias.
-    fn dense(&self) -> Result<oracle::Linear, VerifyError> {
-        let mut weight = vec![0.0; self.rows * self.columns];
-        let bias = weight
-            .par_chunks_exact_mut(self.columns)
-            .enumerate()
-            .map_init(LatentRow::default, |out, (row, weight)| {
-                self.read(row, out)?;
-                for (group, run) in tequila::runs(row, self.columns, self.group_size) {
-                    for (weight, &code) in weight[run.clone()].iter_mut().zip(&out.codes[run]) {
-                        *weight = self.scales[group] * f32::from(code);
-                    }
-                }
-                Ok(out.bias as f32)
-            })
-            .collect::<Result<_, VerifyError>>()?;
-        Ok(oracle::Linear {
-            weight,
-            columns: self.columns,
-            bias: Some(bias),
-        })
+    /// The dense row `row` of the checkpoint, A = scale * code; returns its bias.
+    ///
+    /// # Errors
+    /// A lambda or a bias that is NaN or infinite.
+    pub fn dense(
+        &self,
+        row: usize,
+        out: &mut LatentRow,
+        a: &mut [f32],
+    ) -> Result<f64, VerifyError> {
+        self.read(row, out)?;
+        for (group, run) in tequila::runs(row, self.columns, self.group_size) {
+            for (a, &code) in a[run.clone()].iter_mut().zip(&out.codes[run]) {
+                *a = self.scales[group] * f32::from(code);
+            }
+        }
+        Ok(out.bias)
     }
 }
 
@@ -239,90 +229,6 @@ pub(super) fn rope_factors(config: &Config) -> Option<Vec<f64>> {
     Some((0..config.head_dim / 2).map(slower).collect())
 }
 
-/// The checkpoint as dense weights for the oracle, made layer by layer.
-pub(super) struct Dense<'a> {
-    checkpoint: &'a Checkpoint,
-    config: oracle::Config,
-}
-
-impl<'a> Dense<'a> {
-    pub fn new(checkpoint: &'a Checkpoint) -> Self {
-        let config = &checkpoint.config;
-        let scaling = match config.rope.scaling {
-            RopeScaling::None => oracle::RopeScaling::None,
-            RopeScaling::Linear { factor } => oracle::RopeScaling::Linear { factor },
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            } => oracle::RopeScaling::Llama3 {
-                factor,
-                low_frequency_factor: low_freq_factor,
-                high_frequency_factor: high_freq_factor,
-                original_context,
-            },
-        };
-        let config = oracle::Config {
-            vocab: config.vocab_size,
-            hidden: config.hidden_size,
-            layers: config.layers,
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            norm_epsilon: config.rms_norm_eps.into(),
-            rope: oracle::Rope {
-                theta: config.rope.theta,
-                scaling,
-            },
-        };
-        Self { checkpoint, config }
-    }
-
-    fn numbers(&self, name: &str) -> Vec<f32> {
-        let tensor = self.checkpoint.tensors.get(name);
-        let tensor = tensor.expect("Checkpoint::open found every tensor");
-        let mut numbers = vec![0.0; tensor.len()];
-        tensor.read_f32(0, &mut numbers);
-        numbers
-    }
-}
-
-impl oracle::Weights for Dense<'_> {
-    type Error = VerifyError;
-
-    fn config(&self) -> &oracle::Config {
-        &self.config
-    }
-
-    fn embedding(&self) -> Result<Cow<'_, [f32]>, VerifyError> {
-        Ok(self.numbers(EMBEDDING).into())
-    }
-
-    fn layer(&self, layer: usize) -> Result<Cow<'_, oracle::Layer>, VerifyError> {
-        let linear = |part| Latent::new(self.checkpoint, Linear { layer, part })?.dense();
-        Ok(Cow::Owned(oracle::Layer {
-            attention_norm: self.numbers(&attention_norm(layer)),
-            q: linear(Part::Q)?,
-            k: linear(Part::K)?,
-            v: linear(Part::V)?,
-            o: linear(Part::O)?,
-            ffn_norm: self.numbers(&feed_forward_norm(layer)),
-            gate: linear(Part::Gate)?,
-            up: linear(Part::Up)?,
-            down: linear(Part::Down)?,
-        }))
-    }
-
-    fn norm(&self) -> Result<Cow<'_, [f32]>, VerifyError> {
-        Ok(self.numbers(FINAL_NORM).into())
-    }
-
-    fn head(&self) -> Result<Option<Cow<'_, [f32]>>, VerifyError> {
-        Ok((!self.checkpoint.config.tied_head).then(|| self.numbers(HEAD).into()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
@@ -331,9 +237,10 @@ mod tests {
 
     use super::*;
     use crate::engine::Engine;
-    use crate::engine::oracle::Oracle;
+    use crate::engine::oracle::{Oracle, Precision};
     use crate::metrics;
     use crate::model::{Source, TrainingOverrides};
+    use crate::verify::references::Latent as Weights;
 
     fn fixtures() -> Vec<PathBuf> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
@@ -379,7 +286,12 @@ mod tests {
             let (checkpoint, golden) = (open(&folder), Golden::read(&folder));
             let tokens = golden.four_bytes("tokens", u32::from_le_bytes);
             let expected = golden.four_bytes("logits", f32::from_le_bytes);
-            let found = Oracle(Dense::new(&checkpoint)).logits(&tokens).unwrap();
+            let found = Oracle {
+                weights: &Weights::new(&checkpoint),
+                precision: Precision::Double,
+            }
+            .logits(&tokens)
+            .unwrap();
             let nmse = metrics::nmse(&expected, &found);
             println!("{}: NMSE {nmse:.1e}", folder.display());
             assert!(nmse < 1e-8);

@@ -6,22 +6,25 @@
 //! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
 //! | 2 codes | `codes`, `tables`, `keys`, `latent` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
-//! | 4 logits | `logits`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
+//! | 4 logits | `logits`, `references`, `distance`, `windows`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
 //!
 //! docs/verify.md tells where each limit comes from.
 
 mod codes;
 mod diff;
+mod distance;
 mod dots;
 mod keys;
 mod latent;
 mod layout;
 mod logits;
 mod ollama;
+mod references;
 mod report;
 mod speed;
 mod tables;
+mod windows;
 mod witness;
 
 use std::path::{Path, PathBuf};
@@ -42,8 +45,8 @@ use crate::model::tokenizer::TokenizerError;
 use crate::model::{Checkpoint, Linear, ModelError};
 use crate::witness::{Program, WitnessError};
 
-/// Told what is being done.
-pub type Progress<'a> = dyn Fn(&str) + 'a;
+/// Told what is being done, and where it is known, which share (0 to 1) of the work of its level is behind.
+pub type Progress<'a> = dyn Fn(&str, Option<f64>) + 'a;
 
 /// Why nothing could be held against a checkpoint.
 const NO_CHECKPOINT: &str = "no checkpoint to hold the file against: name it with --against";
@@ -59,12 +62,12 @@ pub struct Options {
     pub max_nmse: f64,
     /// Keys that were set by hand, and their values as text: in the place of what the checkpoint gives.
     pub metadata: Vec<(String, String)>,
-    /// The mean KLD that an engine may be off, in nats a token; `None`: what follows from the weights' NMSE.
+    /// The mean KLD from the checkpoint that an engine may have, in nats a token, beside what follows from the model.
     pub max_kld: Option<f64>,
     /// What the engines predict.
     pub text: TextOptions,
-    /// Run the oracle however large the model is.
-    pub oracle_at_any_size: bool,
+    /// Run level 4 however large the model is.
+    pub level_4_at_any_size: bool,
     /// Threads of each engine.
     pub threads: usize,
     /// The program whose child is llama.cpp.
@@ -265,19 +268,14 @@ impl Run<'_> {
     fn all(&self, report: &mut Report) -> Result<(), VerifyError> {
         let wanted = |number| self.options.levels.contains(&number);
         report.model = Some(model_facts(self.file, self.model.bytes()));
-        let mut weight_nmse = self.recorded_nmse();
         if wanted(layout::NUMBER) {
-            (self.progress)("layout");
-            report.levels.push(layout::check(
-                self.model,
-                self.file,
-                self.options,
-            )?);
+            (self.progress)("layout", None);
+            report
+                .levels
+                .push(layout::check(self.model, self.file, self.options)?);
         }
-        if wanted(2)
-            && let Some(found) = self.codes(report)?
-        {
-            weight_nmse = found;
+        if wanted(2) {
+            self.codes(report)?;
         }
         if wanted(dots::NUMBER) {
             let (level, dots) = dots::check(self.model, self.file, self.options, self.progress)?;
@@ -293,7 +291,6 @@ impl Run<'_> {
                 self.file,
                 self.against,
                 self.options,
-                weight_nmse,
                 self.progress,
             )?;
             report.levels.push(level);
@@ -307,8 +304,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Level 2; what it found the weights to have lost, as far as they may.
-    fn codes(&self, report: &mut Report) -> Result<Option<f64>, VerifyError> {
+    /// Level 2.
+    fn codes(&self, report: &mut Report) -> Result<(), VerifyError> {
         let Some(Against {
             checkpoint,
             tokenizer_pre,
@@ -318,14 +315,13 @@ impl Run<'_> {
             report
                 .levels
                 .push(Level::not_checked(2, CODES, NO_CHECKPOINT));
-            return Ok(None);
+            return Ok(());
         };
         let found = codes::check(self.file, checkpoint, self.options.max_nmse, self.progress)?;
         let mut checks = found.checks;
         let mut not_checked = vec![];
-        (self.progress)("codes: tables and keys");
-        let (tables, table_nmse) = tables::check(self.file, checkpoint);
-        checks.extend(tables);
+        (self.progress)("codes: tables and keys", None);
+        checks.extend(tables::check(self.file, checkpoint));
         let by_hand = &self.options.metadata;
         checks.push(keys::config(self.file, &checkpoint.config, by_hand));
         checks.extend(keys::by_hand(self.file, by_hand));
@@ -343,16 +339,7 @@ impl Run<'_> {
         report.linears = found.facts;
         report.scales = Some(found.scales);
         report.biases = Some(found.biases);
-        // A fault must not widen the limits of the levels that follow.
-        Ok(Some(found.nmse.min(self.options.max_nmse) + table_nmse))
-    }
-
-    /// What the file says of itself, or the most that it may have lost.
-    fn recorded_nmse(&self) -> f64 {
-        match self.file.get("tqconv.weight_nmse") {
-            Some(Value::F64(nmse)) if *nmse <= self.options.max_nmse => *nmse,
-            _ => self.options.max_nmse,
-        }
+        Ok(())
     }
 }
 

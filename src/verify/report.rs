@@ -383,10 +383,15 @@ pub struct TextFacts {
     pub tokens: usize,
     /// Tokens that see each other.
     pub window: usize,
-    /// What the others are held against.
+    /// What the others are compared with.
     pub reference: EngineFacts,
-    /// Whether that is the oracle, which knows the checkpoint and not the file.
+    /// Whether that is the oracle, which knows the checkpoint and not the file; else it is the file's numbers with
+    /// activations that are not rounded.
     pub oracle: bool,
+    /// Mean KLD, in nats a token, that losses as large as the file's cost this model in random directions.
+    pub storing: Option<f64>,
+    /// Mean KLD, in nats a token, that rounding activations as the file's types have it costs this model.
+    pub rounding: f64,
     /// The others.
     pub tested: Vec<EngineFacts>,
 }
@@ -398,8 +403,25 @@ pub struct EngineFacts {
     pub name: String,
     /// exp of the mean surprisal.
     pub perplexity: f64,
+    /// The share of tokens whose most likely next token is that of the reference.
+    pub top1: Option<f64>,
+    /// NMSE of the logits from those of the reference.
+    pub nmse: Option<f64>,
     /// KLD of each token from the reference, in nats; empty for the reference itself.
     pub kld: Vec<f64>,
+}
+
+impl EngineFacts {
+    /// What the others are compared with.
+    pub(super) fn reference(name: &str, surprisals: &[f64]) -> Self {
+        Self {
+            name: name.into(),
+            perplexity: metrics::perplexity(surprisals),
+            top1: None,
+            nmse: None,
+            kld: vec![],
+        }
+    }
 }
 
 /// The engines against the clock.

@@ -99,9 +99,9 @@ pub fn race(
 ) -> Result<(SpeedFacts, Option<EngineError>), VerifyError> {
     let workload = workload.within(Shape::read(file)?.context);
     let (context, threads) = (workload.prefill + workload.decode, workload.threads);
-    progress("speed: memory");
+    progress("speed: memory", None);
     let bandwidth = read_bandwidth(threads);
-    progress("speed: engines in turn");
+    progress("speed: engines in turn", None);
     let settings = native::Settings::new(context, threads);
     let first = Native::load(file, settings)?.load_time();
     let mut native = Native::load(file, settings)?;

@@ -10,10 +10,9 @@ use super::latent::rope_factors;
 use super::report::{Check, Limit};
 use crate::model::{Checkpoint, EMBEDDING, FINAL_NORM, HEAD, attention_norm, feed_forward_norm};
 
-/// The checks, and the larger NMSE of embedding and head, as far as their types allow it.
-pub(super) fn check(file: &File, checkpoint: &Checkpoint) -> (Vec<Check>, f64) {
+/// The checks.
+pub(super) fn check(file: &File, checkpoint: &Checkpoint) -> Vec<Check> {
     let mut checks = vec![norms(file, checkpoint)];
-    let mut worst = 0f64;
     let mut tables = vec![("embedding", "token_embd.weight", EMBEDDING)];
     if !checkpoint.config.tied_head {
         tables.push(("head", "output.weight", HEAD));
@@ -21,9 +20,7 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint) -> (Vec<Check>, f64) {
     for (what, name, source) in tables {
         let source = checkpoint.tensors.get(source);
         let source = source.expect("Checkpoint::open found every tensor");
-        let (check, nmse) = table(file, what, name, source);
-        checks.push(check);
-        worst = worst.max(nmse);
+        checks.push(table(file, what, name, source));
     }
     if checkpoint.config.tied_head {
         let separate = file.tensor("output.weight").is_some();
@@ -40,7 +37,7 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint) -> (Vec<Check>, f64) {
         ));
     }
     checks.push(rope(file, checkpoint));
-    (checks, worst)
+    checks
 }
 
 /// Every norm is the checkpoint's, widened to F32, bit for bit.
@@ -100,7 +97,7 @@ fn floats(file: &File, name: &str) -> Option<Vec<f32>> {
 /// What a table may lose in a type that is no copy of the checkpoint's: the step of a block is its largest weight over the
 /// number of levels on one side, a step's mean square error is step^2 / 12, and the largest weight of a block is taken to
 /// be at most 4 times the root mean square.
-fn table_limit(ty: BlockType) -> Option<f64> {
+pub(super) fn table_limit(ty: BlockType) -> Option<f64> {
     match ty {
         BlockType::Q8_0 => Some(1e-4), // 127 levels: 16 / 127^2 / 12 = 8.3e-5
         BlockType::Q6_K => Some(1.5e-3), // 32 levels: 16 / 32^2 / 12 = 1.3e-3
@@ -110,15 +107,14 @@ fn table_limit(ty: BlockType) -> Option<f64> {
 }
 
 /// Embedding or head: equal where its type can hold the checkpoint's numbers or their rounding, else within a limit.
-fn table(file: &File, what: &'static str, name: &str, source: Tensor) -> (Check, f64) {
+fn table(file: &File, what: &'static str, name: &str, source: Tensor) -> Check {
     const ROUNDED: &str = "the checkpoint's, rounded to the type at most once";
     let (rows, columns) = (source.shape[0], source.shape[1]);
     let of = source.len() as u64;
     let shaped = |info: &TensorInfo| info.columns() == columns as u64 && info.rows() == rows as u64;
     let Some((info, bytes)) = file.tensor(name).filter(|(info, _)| shaped(info)) else {
         let missing = vec![format!("tensor '{name}' is missing or of another shape")];
-        let check = Check::none_differ(what, of, of, "numbers", ROUNDED).with_details(missing);
-        return (check, 0.0);
+        return Check::none_differ(what, of, of, "numbers", ROUNDED).with_details(missing);
     };
     let found = compare(info.ty, bytes, source);
     let nmse = if found.error == 0.0 {
@@ -127,19 +123,17 @@ fn table(file: &File, what: &'static str, name: &str, source: Tensor) -> (Check,
         found.error / found.energy
     };
     if let Some(limit) = table_limit(info.ty) {
-        let check = Check::new(
+        return Check::new(
             format!("{what} NMSE ({})", info.ty),
             nmse,
             "",
             Limit::AtMost(limit),
             "one step of the type, uniformly off (docs/verify.md)",
         );
-        return (check, nmse.min(limit));
     }
     let place = found.first.map(|place| place.describe(name));
-    let check = Check::none_differ(what, found.wrong, of, "numbers", ROUNDED)
-        .with_details(place.into_iter().collect());
-    (check, 0.0) // a rounding to F16 or BF16 does not show in logits
+    Check::none_differ(what, found.wrong, of, "numbers", ROUNDED)
+        .with_details(place.into_iter().collect())
 }
 
 /// How a table differs.

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use formats::gguf::File;
 
-use super::logits::Windows;
 use super::report::{Check, NotChecked};
+use super::windows::Windows;
 use super::{Options, VerifyError};
 use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::{Engine, EngineError};

@@ -1,13 +1,14 @@
 //! The engines against golden logits from PyTorch, and against each other.
 
-use std::borrow::Cow;
-use std::convert::Infallible;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tqconv::engine::oracle::{Config, Layer, Linear, Oracle, Rope, RopeScaling, Weights};
+use tqconv::engine::oracle::{
+    Config, Norm, Oracle, Part, Precision, Rope, RopeScaling, Rows, Weights,
+};
 use tqconv::engine::sample::Sampler;
-use tqconv::engine::{Engine, Generate};
+use tqconv::engine::{Engine, EngineError, Generate};
 use tqconv::metrics;
 
 use crate::data::{self, Tensors};
@@ -15,10 +16,8 @@ use crate::data::{self, Tensors};
 /// A model as `golden.safetensors` has it: codes, scales and biases from PyTorch, the rest from the checkpoint.
 struct Golden {
     config: Config,
-    embedding: Vec<f32>,
-    layers: Vec<Layer>,
-    norm: Vec<f32>,
-    head: Option<Vec<f32>>,
+    golden: Tensors,
+    checkpoint: Tensors,
 }
 
 /// What PyTorch makes of some tokens.
@@ -43,47 +42,45 @@ impl Answers {
 
 impl Golden {
     fn read(folder: &Path) -> Self {
-        let config = config(&std::fs::read_to_string(folder.join("config.json")).unwrap());
-        let (golden, checkpoint) = (
-            Tensors::read(folder, "golden"),
-            Tensors::read(folder, "model"),
-        );
-        let (golden, checkpoint) = (golden.by_name(), checkpoint.by_name());
-        let weight = |name: &str| data::floats(&checkpoint[&*format!("model.{name}.weight")]);
-        let linear = |name: String| {
-            let codes = &golden[&*format!("{name}.codes")];
-            let scales = data::floats(&golden[&*format!("{name}.scale")]);
-            let group_size = codes.len() / scales.len();
-            let weight = |(i, &code): (usize, &u8)| scales[i / group_size] * f32::from(code as i8);
-            Linear {
-                weight: codes.bytes.iter().enumerate().map(weight).collect(),
-                columns: codes.shape[1],
-                bias: Some(data::doubles(&golden[&*format!("{name}.bias")])),
-            }
-        };
-        let layer = |index: usize| {
-            let attention =
-                |part: &str| linear(format!("model.layers.{index}.self_attn.{part}_proj"));
-            let mlp = |part: &str| linear(format!("model.layers.{index}.mlp.{part}_proj"));
-            Layer {
-                attention_norm: weight(&format!("layers.{index}.input_layernorm")),
-                q: attention("q"),
-                k: attention("k"),
-                v: attention("v"),
-                o: attention("o"),
-                ffn_norm: weight(&format!("layers.{index}.post_attention_layernorm")),
-                gate: mlp("gate"),
-                up: mlp("up"),
-                down: mlp("down"),
-            }
-        };
         Golden {
-            layers: (0..config.layers).map(layer).collect(),
-            config,
-            embedding: weight("embed_tokens"),
-            norm: weight("norm"),
-            head: checkpoint.get("lm_head.weight").map(data::floats),
+            config: config(&std::fs::read_to_string(folder.join("config.json")).unwrap()),
+            golden: Tensors::read(folder, "golden"),
+            checkpoint: Tensors::read(folder, "model"),
         }
+    }
+
+    fn table(&self, name: &str) -> Option<Box<dyn Rows + '_>> {
+        let checkpoint = self.checkpoint.by_name();
+        let tensor = checkpoint.get(name)?;
+        Some(Box::new(Held {
+            weights: data::floats(tensor),
+            bias: vec![0.0; tensor.shape[0]],
+        }))
+    }
+}
+
+/// A matrix in memory.
+struct Held {
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Rows for Held {
+    fn shape(&self) -> (usize, usize) {
+        (self.bias.len(), self.weights.len() / self.bias.len())
+    }
+
+    fn read(
+        &self,
+        rows: Range<usize>,
+        weights: &mut [f32],
+        bias: &mut [f64],
+    ) -> Result<(), EngineError> {
+        weights.copy_from_slice(&self.weights[rows.start * self.shape().1..][..weights.len()]);
+        for (to, &from) in bias.iter_mut().zip(&self.bias[rows]) {
+            *to = from.into();
+        }
+        Ok(())
     }
 }
 
@@ -102,6 +99,7 @@ fn config(json: &str) -> Config {
         heads: whole("num_attention_heads"),
         kv_heads: whole("num_key_value_heads"),
         head_dim: whole("head_dim"),
+        ffn: whole("intermediate_size"),
         norm_epsilon: json["rms_norm_eps"].as_f64().unwrap(),
         rope: Rope {
             theta: theta.unwrap(),
@@ -120,26 +118,50 @@ fn config(json: &str) -> Config {
 }
 
 impl Weights for Golden {
-    type Error = Infallible;
-
     fn config(&self) -> &Config {
         &self.config
     }
 
-    fn embedding(&self) -> Result<Cow<'_, [f32]>, Infallible> {
-        Ok(Cow::from(&self.embedding))
+    fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
+        Ok(self.table("model.embed_tokens.weight").unwrap())
     }
 
-    fn layer(&self, index: usize) -> Result<Cow<'_, Layer>, Infallible> {
-        Ok(Cow::Borrowed(&self.layers[index]))
+    fn head(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
+        self.table("lm_head.weight")
+            .map_or_else(|| self.embedding(), Ok)
     }
 
-    fn norm(&self) -> Result<Cow<'_, [f32]>, Infallible> {
-        Ok(Cow::from(&self.norm))
+    fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
+        let part = match part {
+            Part::Q => "self_attn.q_proj",
+            Part::K => "self_attn.k_proj",
+            Part::V => "self_attn.v_proj",
+            Part::O => "self_attn.o_proj",
+            Part::Gate => "mlp.gate_proj",
+            Part::Up => "mlp.up_proj",
+            Part::Down => "mlp.down_proj",
+        };
+        let name = format!("model.layers.{layer}.{part}");
+        let golden = self.golden.by_name();
+        let codes = &golden[&*format!("{name}.codes")];
+        let scales = data::floats(&golden[&*format!("{name}.scale")]);
+        let group_size = codes.len() / scales.len();
+        let weight = |(i, &code): (usize, &u8)| scales[i / group_size] * f32::from(code as i8);
+        Ok(Box::new(Held {
+            weights: codes.bytes.iter().enumerate().map(weight).collect(),
+            bias: data::doubles(&golden[&*format!("{name}.bias")]),
+        }))
     }
 
-    fn head(&self) -> Result<Option<Cow<'_, [f32]>>, Infallible> {
-        Ok(self.head.as_ref().map(Cow::from))
+    fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
+        let name = match norm {
+            Norm::Attention(layer) => format!("layers.{layer}.input_layernorm"),
+            Norm::FeedForward(layer) => format!("layers.{layer}.post_attention_layernorm"),
+            Norm::Last => "norm".into(),
+        };
+        Ok(data::floats(
+            &self.checkpoint.by_name()[&*format!("model.{name}.weight")],
+        ))
     }
 }
 
@@ -165,9 +187,12 @@ fn oracle_equals_pytorch() {
     const LIMIT: f64 = 1e-10;
     for folder in corners().chain(data::find("kjv-tequila")) {
         let answers = Answers::read(&folder);
-        let found = Oracle(Golden::read(&folder))
-            .logits(&answers.tokens)
-            .unwrap();
+        let golden = Golden::read(&folder);
+        let mut oracle = Oracle {
+            weights: &golden,
+            precision: Precision::Double,
+        };
+        let found = oracle.logits(&answers.tokens).unwrap();
         let nmse = metrics::nmse(&answers.logits, &found);
         println!("{}: NMSE {nmse:.2e}", folder.display());
         assert!(nmse < LIMIT, "{}: NMSE {nmse:.2e}", folder.display());

@@ -1,0 +1,273 @@
+//! What the oracle is given: a model's shape, and its weights a few rows at a time.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use crate::engine::EngineError;
+
+/// The shape of a Llama.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Tokens in the vocabulary.
+    pub vocab: usize,
+    /// Length of the residual stream.
+    pub hidden: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Length of one head; even.
+    pub head_dim: usize,
+    /// Rows of the gate and up matrices.
+    pub ffn: usize,
+    /// Added to the mean square in every norm.
+    pub norm_epsilon: f64,
+    /// Position encoding.
+    pub rope: Rope,
+}
+
+/// Rotary position encoding: dimension pair `i` turns by `position * frequency_i`.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// Base of the geometric series: `frequency_i = theta^(-2i / head_dim)` before scaling.
+    pub theta: f64,
+    /// How the frequencies are stretched for long contexts.
+    pub scaling: RopeScaling,
+}
+
+/// How Hugging Face stretches the frequencies (transformers, `modeling_rope_utils.py`).
+#[derive(Clone, Debug)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// Every frequency divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// Llama 3: wavelengths above `original_context / low_frequency_factor` are divided by `factor`, those below
+    /// `original_context / high_frequency_factor` stay, and between them it goes over linearly.
+    Llama3 {
+        /// The divisor.
+        factor: f64,
+        /// Sets the longer of the two wavelengths.
+        low_frequency_factor: f64,
+        /// Sets the shorter of the two wavelengths.
+        high_frequency_factor: f64,
+        /// The context length that the model was trained with first.
+        original_context: f64,
+    },
+    /// Each frequency divided by a number of its own: (head_dim / 2,), as a GGUF has it.
+    Factors(Vec<f64>),
+}
+
+/// One of the seven linears of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// (heads * head_dim, hidden)
+    Q,
+    /// (kv_heads * head_dim, hidden)
+    K,
+    /// (kv_heads * head_dim, hidden)
+    V,
+    /// (hidden, heads * head_dim)
+    O,
+    /// (ffn, hidden)
+    Gate,
+    /// (ffn, hidden)
+    Up,
+    /// (hidden, ffn)
+    Down,
+}
+
+/// One of the norms; each has `hidden` weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// Before the attention of a layer.
+    Attention(usize),
+    /// Before the feed-forward part of a layer.
+    FeedForward(usize),
+    /// Before the head.
+    Last,
+}
+
+/// Where the oracle gets its weights from.
+pub trait Weights: Sync {
+    /// The model's shape.
+    fn config(&self) -> &Config;
+
+    /// The embedding (vocab, hidden).
+    ///
+    /// # Errors
+    /// Those of the source, as in all that follow.
+    fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError>;
+
+    /// The head (vocab, hidden): the embedding, where that serves as the head.
+    ///
+    /// # Errors
+    /// Those of the source.
+    fn head(&self) -> Result<Box<dyn Rows + '_>, EngineError>;
+
+    /// A linear of layer `layer`, from 0. Rows are in Hugging Face's order: not permuted.
+    ///
+    /// # Errors
+    /// Those of the source.
+    fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError>;
+
+    /// A norm: (hidden,).
+    ///
+    /// # Errors
+    /// Those of the source.
+    fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError>;
+}
+
+/// The rows of a matrix, made as they are asked for: `y = W x + b`.
+pub trait Rows: Sync {
+    /// Rows and columns.
+    fn shape(&self) -> (usize, usize);
+
+    /// W and b of the rows `rows`: `weights` (rows, columns) row-major, `bias` (rows,). For a Tequila linear the offline
+    /// bias is in b. What is handed in is overwritten.
+    ///
+    /// # Errors
+    /// Those of the source.
+    fn read(
+        &self,
+        rows: Range<usize>,
+        weights: &mut [f32],
+        bias: &mut [f64],
+    ) -> Result<(), EngineError>;
+
+    /// How engines round the `x` of this matrix.
+    fn rounding(&self) -> Rounding {
+        Rounding::None
+    }
+}
+
+/// How an engine rounds the activations that it multiplies by a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Not at all.
+    None,
+    /// Each to bfloat16.
+    Bf16,
+    /// Each to half precision.
+    F16,
+    /// 32 of them to 8-bit codes times one f16 scale (ggml's Q8_0).
+    Q8_0,
+    /// 256 of them to 8-bit codes times one f32 scale (ggml's Q8_K).
+    Q8K,
+}
+
+impl Rounding {
+    /// Round `x`, whole groups.
+    pub(super) fn apply(self, x: &mut [f64]) {
+        match self {
+            Rounding::None => {}
+            Rounding::Bf16 => x.iter_mut().for_each(|x| *x = bf16::from_f64(*x).into()),
+            Rounding::F16 => x.iter_mut().for_each(|x| *x = f16::from_f64(*x).into()),
+            Rounding::Q8_0 => round_groups(x, 32, |scale| f16::from_f64(scale).into()),
+            Rounding::Q8K => round_groups(x, 256, |scale| scale),
+        }
+    }
+}
+
+/// `x = round(x / scale) * stored(scale)`, with the scale that makes the largest of a group +-127.
+fn round_groups(x: &mut [f64], group: usize, stored: impl Fn(f64) -> f64) {
+    for x in x.chunks_mut(group) {
+        let largest = x.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+        if largest == 0.0 {
+            continue;
+        }
+        let scale = largest / 127.0;
+        let stored = stored(scale);
+        x.iter_mut()
+            .for_each(|x| *x = (*x / scale).round_ties_even() * stored);
+    }
+}
+
+impl Rope {
+    /// Radians a position for each dimension pair: (head_dim / 2,).
+    pub(super) fn frequencies(&self, head_dim: usize) -> Vec<f64> {
+        (0..head_dim / 2)
+            .map(|i| {
+                let frequency = self.theta.powf(-2.0 * i as f64 / head_dim as f64);
+                self.scaling.stretch(i, frequency)
+            })
+            .collect()
+    }
+}
+
+impl RopeScaling {
+    fn stretch(&self, pair: usize, frequency: f64) -> f64 {
+        match *self {
+            RopeScaling::None => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Factors(ref factors) => frequency / factors[pair],
+            RopeScaling::Llama3 {
+                factor,
+                low_frequency_factor,
+                high_frequency_factor,
+                original_context,
+            } => {
+                let wavelength = std::f64::consts::TAU / frequency;
+                if wavelength < original_context / high_frequency_factor {
+                    frequency
+                } else if wavelength > original_context / low_frequency_factor {
+                    frequency / factor
+                } else {
+                    let smooth = (original_context / wavelength - low_frequency_factor)
+                        / (high_frequency_factor - low_frequency_factor);
+                    (1.0 - smooth) * frequency / factor + smooth * frequency
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::oracle::tests::close;
+
+    #[test]
+    fn rounding_by_hand() {
+        // The largest is 127 steps of 2; 5 is 2.5 of them, which goes to the even 2.
+        let round = |rounding: Rounding| {
+            let mut x = [0.0; 256];
+            (x[0], x[1], x[40]) = (-254.0, 5.0, 1.001);
+            rounding.apply(&mut x);
+            [x[0], x[1], x[40]]
+        };
+        close(&round(Rounding::Q8K), &[-254.0, 4.0, 2.0]); // the third of the same group: half a step and a bit
+        let step = f64::from(f16::from_f64(1.001 / 127.0));
+        close(&round(Rounding::Q8_0), &[-254.0, 4.0, 127.0 * step]);
+        close(&round(Rounding::Bf16), &[-254.0, 5.0, 1.0]);
+        close(&round(Rounding::F16), &[-254.0, 5.0, 1.0009765625]);
+        close(&round(Rounding::None), &[-254.0, 5.0, 1.001]);
+        let mut zeros = [0.0; 32];
+        Rounding::Q8_0.apply(&mut zeros);
+        close(&zeros, &[0.0; 32]);
+    }
+
+    #[test]
+    fn llama3_scaling_by_hand() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_context: 800.0,
+        };
+        let tau = std::f64::consts::TAU;
+        // Wavelengths 100 (short), 1000 (long) and 400: smooth = (2 - 1) / (4 - 1) = 1/3.
+        close(&[scaling.stretch(0, tau / 100.0)], &[tau / 100.0]);
+        close(&[scaling.stretch(0, tau / 1000.0)], &[tau / 8000.0]);
+        close(
+            &[scaling.stretch(0, tau / 400.0)],
+            &[tau / 400.0 * (2.0 / 3.0 / 8.0 + 1.0 / 3.0)],
+        );
+    }
+}
