@@ -4,7 +4,7 @@
 //! | level | file | question |
 //! |---|---|---|
 //! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
-//! | 2 codes | `codes`, `tables`, `keys`, `latent` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
+//! | 2 codes | `codes`, `tables`, `keys`, `latent`, `stated` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
 //! | 4 logits | `logits`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
@@ -21,6 +21,7 @@ mod logits;
 mod ollama;
 mod report;
 mod speed;
+mod stated;
 mod tables;
 mod witness;
 
@@ -329,9 +330,10 @@ impl Run<'_> {
         let mut checks = found.checks;
         let mut not_checked = vec![];
         (self.progress)("codes: tables and keys");
-        let (tables, table_nmse) = tables::check(self.file, checkpoint);
+        let config = stated::config(checkpoint);
+        let (tables, table_nmse) = tables::check(self.file, checkpoint, &config);
         checks.extend(tables);
-        checks.push(keys::config(self.file, &checkpoint.config));
+        checks.push(keys::config(self.file, &config));
         let pre = tokenizer_pre.as_deref();
         checks.extend(keys::tokenizer(
             self.file,

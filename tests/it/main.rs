@@ -11,6 +11,7 @@ mod engine;
 mod hostile;
 mod pack;
 mod pack_speed;
+mod readings;
 mod run;
 mod tokenizer;
 mod verify;

@@ -5,7 +5,7 @@
 mod cases;
 mod changes;
 mod gguf;
-mod input;
+pub mod input;
 mod raw;
 mod robust;
 mod variants;
@@ -135,13 +135,14 @@ fn check_message(case: &Case, message: &str, place: &str) {
 
 /// Whether a part of the message says what to do, what would do, or asks the question that leads there.
 fn has_remedy(message: &str) -> bool {
-    const VERBS: [&str; 28] = [
+    const VERBS: [&str; 29] = [
         "allow",
         "check",
         "convert",
         "copy",
         "create",
         "fetch",
+        "fix",
         "give",
         "join",
         "leave",
