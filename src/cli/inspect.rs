@@ -17,6 +17,7 @@ use super::{lossy, print, print_json, render};
 use crate::mapped::{Mapped, Model};
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Training, TrainingOverrides,
+    check_latent,
 };
 use crate::pack::{Embedding, Options, Plan, Rule, Target, ollama_reads};
 use crate::simd::Level;
@@ -286,6 +287,7 @@ fn inspect_checkpoint(args: &InspectArgs) -> anyhow::Result<ExitCode> {
             let found = Found {
                 tensors: Tensors::open(&args.path)?,
                 config: None,
+                weights: None,
                 training: None,
                 plan: None,
             };
@@ -297,14 +299,18 @@ fn inspect_checkpoint(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let training = file.training(&TrainingOverrides::default());
     let config = file.config();
     let tensors = Tensors::open(&source.weights)?;
-    let plan = match (&training, &config) {
-        (Ok(_), Ok(_)) => Some(PackPreview::new(source).map_err(|error| format!("{error:#}"))),
+    let weights = check_latent(&tensors, &file);
+    let plan = match (&weights, &training, &config) {
+        (Ok(()), Ok(_), Ok(_)) => {
+            Some(PackPreview::new(source).map_err(|error| format!("{error:#}")))
+        }
         _ => None,
     };
     let text = |error: ModelError| error.to_string();
     Found {
         tensors,
         config: Some(config.map_err(text)),
+        weights: Some(weights.map_err(text)),
         training: Some(training.map_err(text)),
         plan,
     }
@@ -315,6 +321,8 @@ fn inspect_checkpoint(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 struct Found {
     tensors: Tensors,
     config: Option<Result<Config, String>>,
+    /// Whether they are latent ones.
+    weights: Option<Result<(), String>>,
     training: Option<Result<Training, String>>,
     plan: Option<Result<PackPreview, String>>,
 }
@@ -326,6 +334,7 @@ struct PackPreview {
     nmse: f64,
     dead_share: f64,
     largest_bias: f64,
+    notes: Vec<String>,
 }
 
 impl PackPreview {
@@ -340,6 +349,7 @@ impl PackPreview {
             },
             embedding: Embedding::Keep,
             name: None,
+            organization: None,
             metadata: vec![],
             hash: false,
             split_max_size: None,
@@ -359,6 +369,7 @@ impl PackPreview {
             nmse: summary.loss.nmse(),
             dead_share: summary.dead_share(),
             largest_bias: summary.largest_bias,
+            notes: checkpoint.notes(),
         })
     }
 }
@@ -405,8 +416,13 @@ impl Found {
             Some(Err(problem)) => facts.push(("model", problem.clone())),
             Some(Ok(config)) => facts.extend(config_facts(config)),
         }
+        if let Some(Err(problem)) = &self.weights {
+            facts.push(("weights", problem.clone()));
+        }
         match &self.training {
             None => {}
+            // Weights that are of another family say why it is so.
+            Some(Err(_)) if matches!(self.weights, Some(Err(_))) => {}
             Some(Err(problem)) => facts.push(("training", problem.clone())),
             Some(Ok(training)) => facts.push(("training", super::pack::training_text(training))),
         }
@@ -416,6 +432,11 @@ impl Found {
             Some(Ok(preview)) => facts.extend(preview.facts()),
         }
         text += &render::facts(&facts);
+        if let Some(Ok(preview)) = &self.plan {
+            for note in &preview.notes {
+                text += &format!("note: {note}\n");
+            }
+        }
         if args.all {
             let rows = self.tensors.iter().map(|(name, tensor)| {
                 let shape: Vec<_> = tensor.shape.iter().map(usize::to_string).collect();
@@ -458,6 +479,10 @@ impl Found {
             })),
             Err(problem) => Err(problem.clone()),
         });
+        let weights = self.weights.as_ref().map(|weights| match weights {
+            Ok(()) => Ok("latent".into()),
+            Err(problem) => Err(problem.clone()),
+        });
         let training = self.training.as_ref().map(|training| match training {
             Ok(training) => Ok(super::pack::training_json(training)),
             Err(problem) => Err(problem.clone()),
@@ -465,13 +490,13 @@ impl Found {
         let pack = self.plan.as_ref().map(|plan| match plan {
             Ok(preview) => Ok(json!({
                 "linears": preview.linears, "bytes": preview.bytes, "nmse": preview.nmse,
-                "dead_share": preview.dead_share, "largest_bias": preview.largest_bias,
+                "dead_share": preview.dead_share, "largest_bias": preview.largest_bias, "notes": preview.notes,
             })),
             Err(problem) => Err(problem.clone()),
         });
         json!({
             "path": lossy(path), "kind": "checkpoint", "bytes": self.tensors.bytes(), "config": result(config),
-            "training": result(training), "pack": result(pack), "tensors": tensors,
+            "weights": result(weights), "training": result(training), "pack": result(pack), "tensors": tensors,
         })
     }
 }

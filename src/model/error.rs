@@ -1,5 +1,6 @@
 //! What can be wrong with a checkpoint.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use formats::FormatError;
@@ -8,7 +9,7 @@ use formats::FormatError;
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file that cannot be opened or read.
-    #[error("{}: {source}; check the name, and that you may read it", path.display())]
+    #[error("{}: {source}; {}", path.display(), io_remedy(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -31,7 +32,7 @@ pub enum ModelError {
         /// What was looked for.
         missing: String,
         /// What to do.
-        remedy: &'static str,
+        remedy: Cow<'static, str>,
     },
     /// A file larger than its kind can be.
     #[error("{}: has more than {limit} bytes, which no {kind} has; is this the right file?", path.display())]
@@ -44,15 +45,15 @@ pub enum ModelError {
         limit: u64,
     },
     /// A file of JSON that is not JSON.
-    #[error("{}: no sound JSON: {source}; copy the file again", path.display())]
+    #[error("{}: invalid JSON: {problem}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
+        /// Why, and what to do.
+        problem: String,
     },
     /// A key of config.json that is missing or does not hold what it must.
-    #[error("{}: key '{key}' is {found}, expected {expected}; mend the key, or copy the file again", path.display())]
+    #[error("{}: key '{key}' is {found}, expected {expected}; fix the key, or copy the file again", path.display())]
     Key {
         /// The file.
         path: PathBuf,
@@ -105,6 +106,18 @@ pub enum ModelError {
         /// Why not.
         why: &'static str,
     },
+    /// Weights that are rounded already, or those of another family of models.
+    #[error("{}: {found}; {why}; {remedy}", path.display())]
+    NotLatent {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What they are, and by what they were recognised.
+        found: String,
+        /// Why they cannot be read as latent weights.
+        why: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// A tensor that the model needs and the checkpoint lacks.
     #[error("{}: tensor '{tensor}' is missing; {hint}", path.display())]
     MissingTensor {
@@ -113,7 +126,7 @@ pub enum ModelError {
         /// The tensor.
         tensor: String,
         /// What its absence can mean.
-        hint: &'static str,
+        hint: Cow<'static, str>,
     },
     /// Tensors that the model has no place for.
     #[error("{}: {} that the model has no place for: {}; {hint}", path.display(), count(tensors), list(tensors))]
@@ -191,6 +204,13 @@ impl ModelError {
     }
 }
 
+fn io_remedy(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::QuotaExceeded => "allow more with `ulimit -n`",
+        _ => "check the name, and that you may read it",
+    }
+}
+
 fn count(names: &[String]) -> String {
     match names.len() {
         1 => "a tensor".into(),
@@ -199,7 +219,7 @@ fn count(names: &[String]) -> String {
 }
 
 /// The first few names, and how many more there are.
-fn list(names: &[String]) -> String {
+pub(super) fn list(names: &[String]) -> String {
     const SHOWN: usize = 4;
     let shown = names
         .iter()

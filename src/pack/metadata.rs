@@ -53,9 +53,14 @@ pub fn keys(
         (FILE_TYPE.into(), Value::U32(0)),
         ("general.quantization_version".into(), Value::U32(2)), // GGML_QNT_VERSION
     ];
-    if let Some(name) = &options.name {
-        keys.insert(2, ("general.name".into(), text(name)));
-    }
+    let named = [
+        ("general.name", &options.name),
+        ("general.organization", &options.organization),
+    ];
+    let named = named
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.into(), text(value.as_ref()?))));
+    keys.splice(2..2, named);
     keys.extend(model_metadata(&checkpoint.config));
     keys.extend(tokenizer);
     keys.extend(provenance(checkpoint, files));

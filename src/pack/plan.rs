@@ -28,6 +28,8 @@ pub struct Options {
     pub embedding: Embedding,
     /// `general.name`
     pub name: Option<String>,
+    /// `general.organization`
+    pub organization: Option<String>,
     /// Keys over those that are derived, as text: the type is that of the key, string for a new one.
     pub metadata: Vec<(String, String)>,
     /// Whether to note the sha256 of each input file, for provenance.

@@ -4,7 +4,7 @@
 //! | level | file | question |
 //! |---|---|---|
 //! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
-//! | 2 codes | `codes`, `tables`, `keys`, `latent` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
+//! | 2 codes | `codes`, `tables`, `keys`, `latent`, `stated` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
 //! | 4 logits | `logits`, `references`, `distance`, `windows`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
@@ -23,6 +23,7 @@ mod ollama;
 mod references;
 mod report;
 mod speed;
+mod stated;
 mod tables;
 mod windows;
 mod witness;
@@ -321,9 +322,10 @@ impl Run<'_> {
         let mut checks = found.checks;
         let mut not_checked = vec![];
         (self.progress)("codes: tables and keys", None);
-        checks.extend(tables::check(self.file, checkpoint));
+        let config = stated::config(checkpoint);
+        checks.extend(tables::check(self.file, checkpoint, &config));
         let by_hand = &self.options.metadata;
-        checks.push(keys::config(self.file, &checkpoint.config, by_hand));
+        checks.push(keys::config(self.file, &config, by_hand));
         checks.extend(keys::by_hand(self.file, by_hand));
         let pre = tokenizer_pre.as_deref();
         checks.extend(keys::tokenizer(

@@ -8,13 +8,15 @@ use rayon::prelude::*;
 
 use super::latent::rope_factors;
 use super::report::{Check, Limit};
-use crate::model::{Checkpoint, EMBEDDING, FINAL_NORM, HEAD, attention_norm, feed_forward_norm};
+use crate::model::{
+    Checkpoint, Config, EMBEDDING, FINAL_NORM, HEAD, attention_norm, feed_forward_norm,
+};
 
-/// The checks.
-pub(super) fn check(file: &File, checkpoint: &Checkpoint) -> Vec<Check> {
+/// The checks. `config`: what the verifier makes of config.json.
+pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Vec<Check> {
     let mut checks = vec![norms(file, checkpoint)];
     let mut tables = vec![("embedding", "token_embd.weight", EMBEDDING)];
-    if !checkpoint.config.tied_head {
+    if !config.tied_head {
         tables.push(("head", "output.weight", HEAD));
     }
     for (what, name, source) in tables {
@@ -22,12 +24,11 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint) -> Vec<Check> {
         let source = source.expect("Checkpoint::open found every tensor");
         checks.push(table(file, what, name, source));
     }
-    if checkpoint.config.tied_head {
+    if config.tied_head {
         let separate = file.tensor("output.weight").is_some();
-        let problem = separate.then(|| {
-            "tensor 'output.weight' is there, config.json ties the head to the embedding".into()
-        });
-        let origin = "tie_word_embeddings of config.json";
+        let problem =
+            separate.then(|| "tensor 'output.weight' is there, the head is the embedding".into());
+        let origin = "tie_word_embeddings of config.json, and no other table";
         checks.push(Check::no_problems(
             "tied head",
             problem.into_iter().collect(),
@@ -36,7 +37,7 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint) -> Vec<Check> {
             origin,
         ));
     }
-    checks.push(rope(file, checkpoint));
+    checks.push(rope(file, config));
     checks
 }
 
@@ -230,12 +231,12 @@ fn compare_row(
 }
 
 /// `rope_freqs.weight` is there for Llama 3's scaling, and only then, with its factors.
-fn rope(file: &File, checkpoint: &Checkpoint) -> Check {
+fn rope(file: &File, config: &Config) -> Check {
     const NAME: &str = "rope_freqs.weight";
     let stored = file
         .tensor(NAME)
         .map(|_| floats(file, NAME).unwrap_or_default());
-    let Some(expected) = rope_factors(&checkpoint.config) else {
+    let Some(expected) = rope_factors(config) else {
         let problem = stored.map(|_| format!("tensor '{NAME}' is there"));
         return Check::no_problems(
             "no rotary factors",

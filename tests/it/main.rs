@@ -14,6 +14,7 @@ mod pack;
 mod pack_speed;
 mod people;
 mod promise;
+mod readings;
 mod run;
 mod tokenizer;
 mod verify;

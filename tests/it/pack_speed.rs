@@ -32,6 +32,7 @@ fn options(target: Target, level: Level) -> Options {
         },
         embedding: Embedding::Keep,
         name: None,
+        organization: None,
         metadata: vec![],
         hash: true,
         split_max_size: None,

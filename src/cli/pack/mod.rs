@@ -141,6 +141,7 @@ fn options(args: &PackArgs, checkpoint: &Checkpoint) -> Options {
         rule,
         embedding: args.embedding,
         name: checkpoint.source.name(),
+        organization: checkpoint.source.organization(),
         metadata: args.metadata.clone(),
         hash: args.hash,
         split_max_size: args.split_max_size,

@@ -23,6 +23,14 @@ impl Tensor {
         self.bytes[2 * index..][..2].copy_from_slice(&number);
     }
 
+    /// The bf16 numbers.
+    pub fn floats(&self) -> Vec<f32> {
+        let numbers = self.bytes.as_chunks().0.iter();
+        numbers
+            .map(|&bytes| half::bf16::from_le_bytes(bytes).to_f32())
+            .collect()
+    }
+
     /// The same tensor in another shape, bytes cut or filled.
     pub fn reshape(&mut self, shape: &[usize]) {
         self.shape = shape.to_vec();

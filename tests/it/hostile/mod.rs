@@ -5,7 +5,7 @@
 mod cases;
 mod changes;
 mod gguf;
-mod input;
+pub mod input;
 mod raw;
 mod robust;
 mod variants;
@@ -136,7 +136,7 @@ fn check_message(case: &Case, message: &str, place: &str) {
 
 /// Whether a part of the message says what to do, what would do, or asks the question that leads there.
 fn has_remedy(message: &str) -> bool {
-    const VERBS: [&str; 35] = [
+    const VERBS: [&str; 36] = [
         "allow",
         "build",
         "check",
@@ -146,6 +146,7 @@ fn has_remedy(message: &str) -> bool {
         "create",
         "fetch",
         "free",
+        "fix",
         "give",
         "join",
         "leave",

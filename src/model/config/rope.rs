@@ -1,0 +1,235 @@
+//! The rotary position embedding of config.json.
+
+use serde_json::{Map, Value};
+
+use super::json::{ConfigFile, POSITIVE, is_positive};
+use crate::model::ModelError;
+
+/// Rotary position embedding: angle(position, i) = position * theta^(-2i / head_dim) / factor_i.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// The base.
+    pub theta: f64,
+    /// How the angles are stretched for long contexts.
+    pub scaling: RopeScaling,
+}
+
+/// How the angles of the rotary embedding are stretched.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All by one factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Long waves by `factor`, short ones not, those between smoothly (Llama 3.1).
+    Llama3 {
+        /// The factor of long waves.
+        factor: f64,
+        /// Waves longer than the original context / this are long.
+        low_freq_factor: f64,
+        /// Waves shorter than the original context / this are short.
+        high_freq_factor: f64,
+        /// The context before stretching, in tokens.
+        original_context: f64,
+    },
+}
+
+impl Rope {
+    /// The factor by which each pair of dimensions turns slower, for Llama 3's scaling: (head_dim / 2,).
+    /// Written to GGUF as `rope_freqs.weight`; formula of transformers' `_compute_llama3_parameters`.
+    pub fn llama3_factors(&self, head_dim: usize) -> Option<Vec<f32>> {
+        let RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_context,
+        } = self.scaling
+        else {
+            return None;
+        };
+        let factor_of = |i: usize| {
+            let wavelength =
+                2.0 * std::f64::consts::PI * self.theta.powf(2.0 * i as f64 / head_dim as f64);
+            if wavelength < original_context / high_freq_factor {
+                1.0
+            } else if wavelength > original_context / low_freq_factor {
+                factor
+            } else {
+                let smooth = (original_context / wavelength - low_freq_factor)
+                    / (high_freq_factor - low_freq_factor);
+                1.0 / ((1.0 - smooth) / factor + smooth)
+            }
+        };
+        Some((0..head_dim / 2).map(|i| factor_of(i) as f32).collect())
+    }
+
+    /// Whether `found` are the turns a token of each pair of dimensions, before or after they are stretched.
+    pub fn has_frequencies(&self, found: &[f32], head_dim: usize) -> bool {
+        const CLOSE: f64 = 0.01; // bf16 has 0.4 %
+        let factors = self.llama3_factors(head_dim).unwrap_or_default();
+        let factor = |pair: usize| match self.scaling {
+            RopeScaling::Linear { factor } => factor,
+            _ => factors.get(pair).copied().unwrap_or(1.0).into(),
+        };
+        let plain = |pair: usize| self.theta.powf(-2.0 * pair as f64 / head_dim as f64);
+        let all = |expected: &dyn Fn(usize) -> f64| {
+            let mut pairs = found.iter().enumerate();
+            pairs.all(|(pair, &found)| (f64::from(found) / expected(pair) - 1.0).abs() < CLOSE)
+        };
+        found.len() == head_dim / 2 && (all(&plain) || all(&|pair| plain(pair) / factor(pair)))
+    }
+}
+
+impl ConfigFile {
+    /// transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters` with both. It takes
+    /// `rope_scaling` where there are both, and the theta of a section over that beside it (modeling_rope_utils.py,
+    /// `convert_rope_params_to_dict`).
+    pub(super) fn rope(&self, notes: &mut Vec<String>) -> Result<Rope, ModelError> {
+        let section = |key| Ok(self.object(key)?.filter(|section| !section.is_empty()));
+        let old = section("rope_scaling")?.map(|section| ("rope_scaling", section));
+        let new = section("rope_parameters")?.map(|section| ("rope_parameters", section));
+        let Some((name, section)) = old.or(new) else {
+            let theta = self.theta(None, notes)?;
+            let scaling = RopeScaling::None;
+            return Ok(Rope { theta, scaling });
+        };
+        let rope = self.rope_of(name, section, notes)?;
+        if let (Some(_), Some((name, section))) = (old, new)
+            && self.rope_of(name, section, &mut vec![]).ok().as_ref() != Some(&rope)
+        {
+            notes.push(format!(
+                "config.json has 'rope_scaling' and 'rope_parameters', which contradict each other: rope_scaling is \
+                 taken ({rope}), as transformers does"
+            ));
+        }
+        Ok(rope)
+    }
+
+    /// `part`: the theta of a section and its key.
+    fn theta(
+        &self,
+        part: Option<(String, &Value)>,
+        notes: &mut Vec<String>,
+    ) -> Result<f64, ModelError> {
+        const DEFAULT: f64 = 10000.0; // transformers' RotaryEmbeddingConfigMixin
+        let beside = self.positive("rope_theta")?;
+        let Some((key, value)) = part else {
+            if beside.is_none() {
+                notes.push(format!(
+                    "config.json has no rope_theta: {DEFAULT}, transformers' default, is taken"
+                ));
+            }
+            return Ok(beside.unwrap_or(DEFAULT));
+        };
+        let theta = value.as_f64().filter(|theta| is_positive(*theta));
+        let theta = theta.ok_or_else(|| self.key_error(&key, Some(value), POSITIVE.into()))?;
+        if let Some(beside) = beside.filter(|beside| *beside != theta) {
+            notes.push(format!(
+                "config.json: '{key}' is {theta}, 'rope_theta' {beside}: the first is taken, as transformers does"
+            ));
+        }
+        Ok(theta)
+    }
+
+    fn rope_of(
+        &self,
+        name: &str,
+        section: &Map<String, Value>,
+        notes: &mut Vec<String>,
+    ) -> Result<Rope, ModelError> {
+        let key = |part: &str| format!("{name}.{part}");
+        let part = |part: &str| section.get(part).filter(|value| !value.is_null());
+        let number = |name: &str| {
+            let found = part(name).and_then(Value::as_f64);
+            found
+                .filter(|n| is_positive(*n))
+                .ok_or_else(|| self.key_error(&key(name), part(name), POSITIVE.into()))
+        };
+        if let Some((nested, value)) = section.iter().find(|(_, value)| value.is_object()) {
+            let expected = format!(
+                "one rotation for all layers; where they share it, set its keys in '{name}' itself"
+            );
+            return Err(self.key_error(&key(nested), Some(value), expected));
+        }
+        self.check_rotary_share(&key(SHARE), part(SHARE))?;
+        let (kind, old_kind) = (part("rope_type"), part("type"));
+        if let (Some(kind), Some(old_kind)) = (kind, old_kind)
+            && kind != old_kind
+        {
+            let expected = format!("{kind}, as {} is", key("rope_type"));
+            return Err(self.key_error(&key("type"), Some(old_kind), expected));
+        }
+        let kind = kind.or(old_kind);
+        let (scaling, known): (_, &[&str]) =
+            match kind.map(|kind| kind.as_str().unwrap_or_default()) {
+                None if name == "rope_parameters" => (RopeScaling::None, &[]),
+                Some("default") => (RopeScaling::None, &[]),
+                Some("linear") => {
+                    let factor = number("factor")?;
+                    (RopeScaling::Linear { factor }, &["factor"])
+                }
+                Some("llama3") => {
+                    let scaling = RopeScaling::Llama3 {
+                        factor: number("factor")?,
+                        low_freq_factor: number("low_freq_factor")?,
+                        high_freq_factor: number("high_freq_factor")?,
+                        original_context: number("original_max_position_embeddings")?,
+                    };
+                    (
+                        scaling,
+                        &[
+                            "factor",
+                            "low_freq_factor",
+                            "high_freq_factor",
+                            "original_max_position_embeddings",
+                        ],
+                    )
+                }
+                _ => {
+                    let expected = "\"default\", \"linear\" or \"llama3\"".into();
+                    return Err(self.key_error(&key("rope_type"), kind, expected));
+                }
+            };
+        if let RopeScaling::Llama3 {
+            low_freq_factor,
+            high_freq_factor,
+            ..
+        } = scaling
+            && high_freq_factor <= low_freq_factor
+        {
+            let expected = "more than low_freq_factor".into();
+            return Err(self.key_error(
+                &key("high_freq_factor"),
+                part("high_freq_factor"),
+                expected,
+            ));
+        }
+        const ALWAYS: [&str; 4] = ["rope_theta", "rope_type", "type", SHARE];
+        for unread in section
+            .keys()
+            .filter(|key| !ALWAYS.contains(&key.as_str()) && !known.contains(&key.as_str()))
+        {
+            notes.push(format!("config.json: '{}' is not read, as in transformers: this kind of rotation has no such key", key(unread)));
+        }
+        let theta = part("rope_theta").map(|theta| (key("rope_theta"), theta));
+        let theta = self.theta(theta, notes)?;
+        Ok(Rope { theta, scaling })
+    }
+}
+
+/// The share of a head that is turned.
+pub(super) const SHARE: &str = "partial_rotary_factor";
+
+impl std::fmt::Display for Rope {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "theta {}", self.theta)?;
+        match self.scaling {
+            RopeScaling::None => Ok(()),
+            RopeScaling::Linear { factor } => write!(f, ", linear by {factor}"),
+            RopeScaling::Llama3 { factor, .. } => write!(f, ", llama3 by {factor}"),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Tests of what config.json is read as.
+
+use super::*;
+use crate::tequila::Granularity;
+
+/// A model of one layer, for tests.
+pub(crate) fn small_config() -> Config {
+    Config {
+        architecture: Architecture::Llama,
+        hidden_size: 64,
+        intermediate_size: 128,
+        layers: 1,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 32,
+        context_length: 128,
+        vocab_size: 32,
+        rms_norm_eps: 1e-5,
+        rope: Rope {
+            theta: 10000.0,
+            scaling: RopeScaling::None,
+        },
+        tied_head: true,
+        attention_bias: false,
+        mlp_bias: false,
+        sliding_window: None,
+        special_ids: SpecialIds::default(),
+        dtype: None,
+        notes: vec![],
+    }
+}
+
+fn file(json: Value) -> ConfigFile {
+    ConfigFile {
+        path: "config.json".into(),
+        json,
+    }
+}
+
+fn llama() -> Value {
+    serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "vocab_size": 100,
+        "rms_norm_eps": 1e-5, "w_bits": 0, "quant_method": "ultraquantv2", "granularity": "per_group",
+        "group_size": 128, "eps": 0.001
+    })
+}
+
+fn with(key: &str, value: Value) -> ConfigFile {
+    let mut json = llama();
+    json[key] = value;
+    file(json)
+}
+
+#[test]
+fn both_forms_of_rope_settings_are_read() {
+    let scaling = serde_json::json!({
+        "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192
+    });
+    let mut old = llama();
+    old["rope_theta"] = 500000.0.into();
+    old["rope_scaling"] = scaling.clone();
+    let mut new = scaling;
+    new["rope_theta"] = 500000.0.into();
+    let rope = file(old).config().unwrap().rope;
+    assert_eq!(rope, with("rope_parameters", new).config().unwrap().rope);
+    assert_eq!(rope.theta, 500000.0);
+    // The values that transformers' `_compute_llama3_parameters` gives for Llama-3.2-1B (head_dim 64): the first
+    // pairs turn as before, the last 32 times slower.
+    let factors = rope.llama3_factors(64).unwrap();
+    assert_eq!((factors[0], factors[31]), (1.0, 32.0));
+    assert!(factors.is_sorted());
+}
+
+#[test]
+fn what_is_no_tequila_checkpoint_is_named_as_such() {
+    let mut json = llama();
+    for key in ["quant_method", "granularity", "group_size", "eps"] {
+        json.as_object_mut().unwrap().remove(key);
+    }
+    let plain = file(json);
+    let error = plain
+        .training(&TrainingOverrides::default())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("not a Tequila checkpoint"), "{error}");
+    let given = TrainingOverrides {
+        method: Some("ultraquantv2".into()),
+        granularity: Some("per_group".into()),
+        group_size: Some(64),
+        lambda: Some(0.5),
+    };
+    let training = plain.training(&given).unwrap();
+    assert_eq!(
+        training,
+        Training {
+            granularity: Granularity::Group(64),
+            lambda: LambdaSource::Fixed(0.5)
+        }
+    );
+}
+
+#[test]
+fn what_cannot_be_folded_is_refused_with_its_reason() {
+    for (method, reason) in [
+        ("ultraquant", "sign of each activation"),
+        ("ultraquantv4", "constant"),
+        ("x", "unknown"),
+    ] {
+        let error = with("quant_method", method.into())
+            .training(&TrainingOverrides::default())
+            .unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn every_complaint_names_its_key() {
+    let wrong = [
+        ("hidden_size", serde_json::json!(-1)),
+        ("num_hidden_layers", serde_json::json!(513)),
+        ("num_key_value_heads", serde_json::json!(3)),
+        ("head_dim", serde_json::json!(7)),
+        ("rms_norm_eps", serde_json::json!("small")),
+        ("hidden_act", serde_json::json!("gelu")),
+        ("vocab_size", serde_json::json!(1e12)),
+        ("partial_rotary_factor", serde_json::json!(0.5)),
+        ("architectures", serde_json::json!([])),
+        ("tie_word_embeddings", serde_json::json!("yes")),
+        ("eos_token_id", serde_json::json!("</s>")),
+    ];
+    for (key, value) in wrong {
+        let error = with(key, value).config().unwrap_err().to_string();
+        assert!(error.contains(key), "{key}: {error}");
+    }
+    for (key, value) in [
+        ("group_size", serde_json::json!(0)),
+        ("eps", serde_json::json!(-1.0)),
+        ("w_bits", 2.into()),
+    ] {
+        let error = with(key, value)
+            .training(&TrainingOverrides::default())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(key), "{key}: {error}");
+    }
+    let error = with(
+        "rope_scaling",
+        serde_json::json!({"type": "yarn", "factor": 2.0}),
+    )
+    .config()
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("rope_scaling.rope_type"),
+        "{error}"
+    );
+    let error = with("architectures", serde_json::json!(["Qwen3ForCausalLM"]))
+        .config()
+        .unwrap_err();
+    assert!(error.to_string().contains("o_proj"), "{error}");
+}
