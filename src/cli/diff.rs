@@ -11,7 +11,7 @@ use super::checkpoint::CheckpointArgs;
 use super::{Context, print, print_json, render};
 use crate::mapped::Mapped;
 use crate::model::Checkpoint;
-use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::{Tokenizer, TokenizerFiles};
 use crate::verify::{Difference, Differences, Side, diff};
 
 /// Show how two GGUF files differ, or a GGUF file and a checkpoint
@@ -74,7 +74,8 @@ impl Input {
             |extension: &std::ffi::OsStr| extension == "safetensors" || extension == "json";
         if path.is_dir() || path.extension().is_some_and(part_of_checkpoint) {
             let checkpoint = args.open(path)?;
-            let tokenizer = args.read_tokenizer(&checkpoint)?;
+            let files = TokenizerFiles::of(&checkpoint.source)?;
+            let tokenizer = args.read_tokenizer(&files, &checkpoint)?;
             return Ok(Self::Checkpoint(checkpoint.into(), tokenizer.into()));
         }
         let mapped = Mapped::open(path).with_context(|| path.display().to_string())?;

@@ -8,6 +8,7 @@ mod pack;
 mod render;
 mod report;
 mod run;
+mod texts;
 mod verify;
 
 use std::io::Write;

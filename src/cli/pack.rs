@@ -12,8 +12,9 @@ use formats::block::BlockType;
 use serde_json::json;
 
 use super::checkpoint::CheckpointArgs;
-use super::{Context, print, print_json, render, stop_signal};
+use super::{Context, print, print_json, render, stop_signal, texts};
 use crate::kernels::level::Level;
+use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Checkpoint, LambdaSource, Training};
 use crate::pack::{
     Embedding, Options, Output, PACKABLE, Packed, Plan, Rule, Target, check_output, paths,
@@ -178,8 +179,9 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
     }
     let options = options(args, &checkpoint);
     let input = || args.input.display().to_string();
+    let files = TokenizerFiles::of(&checkpoint.source)?;
     let (tokenizer, plan) = rayon::join(
-        || args.checkpoint.read_tokenizer(&checkpoint),
+        || args.checkpoint.read_tokenizer(&files, &checkpoint),
         || Plan::new(&checkpoint, &options).with_context(input),
     );
     let (mut tokenizer, plan) = (tokenizer?, plan?);
@@ -192,14 +194,20 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
     let bar = render::progress_bar("packing", checkpoint.tensors.bytes(), context.progress);
     let stop = stop_signal()?; // the output is then removed
     let written = (!args.dry_run).then_some(&output);
-    let packed = plan.run(tokenizer.into_metadata(), written, &|bytes| {
+    let keys = tokenizer.into_metadata();
+    let progress = |bytes| {
         bar.inc(bytes);
         match stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
-    });
+    };
+    let (packed, found) = rayon::join(
+        || plan.run(keys.clone(), written, &progress),
+        || texts::notes(&keys, &files),
+    );
     let packed = packed.with_context(input)?;
+    notes.extend(found);
     bar.finish_and_clear();
     if let Some(path) = modelfile.as_ref().filter(|_| !args.dry_run) {
         let has_template = packed

@@ -4,7 +4,7 @@
 //! | level | file | question |
 //! |---|---|---|
 //! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
-//! | 2 codes | `codes`, `tables`, `keys`, `latent` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
+//! | 2 codes | `codes`, `tables`, `keys`, `texts`, `latent` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
 //! | 4 logits | `logits`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
@@ -22,6 +22,7 @@ mod ollama;
 mod report;
 mod speed;
 mod tables;
+mod texts;
 mod witness;
 
 use std::path::{Path, PathBuf};
@@ -338,6 +339,7 @@ impl Run<'_> {
             checkpoint,
             pre,
             &mut not_checked,
+            &mut report.notes,
         )?);
         report
             .levels

@@ -12,5 +12,6 @@ mod hostile;
 mod pack;
 mod pack_speed;
 mod run;
+mod texts;
 mod tokenizer;
 mod verify;
