@@ -109,12 +109,15 @@ impl CheckpointArgs {
     }
 
     /// Read the tokenizer of an opened checkpoint.
-    pub fn read_tokenizer(&self, checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
-        let files = TokenizerFiles::open(&checkpoint.source.tokenizer)?;
+    pub fn read_tokenizer(
+        &self,
+        files: &TokenizerFiles,
+        checkpoint: &Checkpoint,
+    ) -> anyhow::Result<Tokenizer> {
         let config = &checkpoint.config;
         let pre = self.tokenizer_pre.as_deref();
         Ok(tokenizer::read(
-            &files,
+            files,
             config.vocab_size,
             &config.special_ids,
             pre,

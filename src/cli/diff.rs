@@ -13,7 +13,7 @@ use super::text::shown;
 use super::{Context, lossy, print, print_json, render};
 use crate::mapped::Model;
 use crate::model::Checkpoint;
-use crate::model::tokenizer::Tokenizer;
+use crate::model::tokenizer::{Tokenizer, TokenizerFiles};
 use crate::verify::{Difference, Differences, Side, diff};
 
 /// Show how two GGUF files differ, or a GGUF file and a checkpoint
@@ -84,7 +84,8 @@ impl Input {
             |extension: &std::ffi::OsStr| extension == "safetensors" || extension == "json";
         if path.is_dir() || path.extension().is_some_and(part_of_checkpoint) {
             let checkpoint = args.open(path)?;
-            let tokenizer = args.read_tokenizer(&checkpoint)?;
+            let files = TokenizerFiles::of(&checkpoint.source)?;
+            let tokenizer = args.read_tokenizer(&files, &checkpoint)?;
             return Ok(Self::Checkpoint(checkpoint.into(), tokenizer.into()));
         }
         Ok(Self::Gguf(Model::open(path)?))

@@ -10,6 +10,7 @@ mod report;
 mod run;
 mod shell;
 mod text;
+mod texts;
 mod verify;
 
 use std::error::Error as _;

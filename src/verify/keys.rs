@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use formats::gguf::{Array, File, Value};
 use serde_json::Value as Json;
 
-use super::VerifyError;
 use super::report::{Check, NotChecked, SHOWN};
+use super::{VerifyError, texts};
 use crate::model::tokenizer::{self, TokenizerFiles};
 use crate::model::{Checkpoint, Config, RopeScaling};
 
@@ -138,11 +138,13 @@ pub(super) fn tokenizer(
     pre: Option<&str>,
     by_hand: &[ByHand],
     not_checked: &mut Vec<NotChecked>,
+    notes: &mut Vec<String>,
 ) -> Result<Vec<Check>, VerifyError> {
-    let files = TokenizerFiles::open(&checkpoint.source.tokenizer)?;
+    let files = TokenizerFiles::of(&checkpoint.source)?;
     let config = &checkpoint.config;
     let read = tokenizer::read(&files, config.vocab_size, &config.special_ids, pre)?;
-    let mut expected: BTreeMap<String, Value> = read.metadata().into_iter().collect();
+    notes.extend(read.notes.iter().cloned());
+    let mut expected: BTreeMap<String, Value> = read.into_metadata().into_iter().collect();
     expected.retain(|key, _| !is_by_hand(by_hand, key));
     let mut problems: Vec<_> = expected
         .iter()
@@ -170,7 +172,19 @@ pub(super) fn tokenizer(
                     source,
                 }
             })?;
-            checks.extend(vocabulary(file, &json));
+            checks.extend(vocabulary(file, &json, config.vocab_size));
+            let found = texts::check(
+                file,
+                &texts::Source {
+                    name: &content.name,
+                    json: &json,
+                    named: files.named_tokens()?,
+                    pre,
+                },
+            );
+            checks.extend(found.checks);
+            not_checked.extend(found.not_checked);
+            notes.extend(found.notes);
         }
         None => not_checked.push(NotChecked::new(
             "tokens and merges against tokenizer.json",
@@ -180,8 +194,8 @@ pub(super) fn tokenizer(
     Ok(checks)
 }
 
-/// Tokens, kinds and merges against tokenizer.json, taken literally.
-fn vocabulary(file: &File, json: &Json) -> Vec<Check> {
+/// Tokens, kinds and merges against tokenizer.json, taken literally, as far as the embedding has rows.
+fn vocabulary(file: &File, json: &Json, rows: usize) -> Vec<Check> {
     let strings = |key: &str| {
         file.get(key)
             .and_then(Value::as_strings)
@@ -208,6 +222,7 @@ fn vocabulary(file: &File, json: &Json) -> Vec<Check> {
                 token.get("special")?.as_bool()?,
             ))
         })
+        .filter(|(id, _, _)| *id < rows)
         .collect();
     wanted.extend(added.iter().map(|(id, text, _)| (*id, text.clone())));
 

@@ -4,7 +4,7 @@
 //! | level | file | question |
 //! |---|---|---|
 //! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
-//! | 2 codes | `codes`, `tables`, `keys`, `latent`, `stated` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
+//! | 2 codes | `codes`, `tables`, `keys`, `texts`, `latent`, `stated` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
 //! | 4 logits | `logits`, `references`, `distance`, `windows`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
@@ -25,6 +25,7 @@ mod report;
 mod speed;
 mod stated;
 mod tables;
+mod texts;
 mod windows;
 mod witness;
 
@@ -334,6 +335,7 @@ impl Run<'_> {
             pre,
             by_hand,
             &mut not_checked,
+            &mut report.notes,
         )?);
         report
             .levels

@@ -28,7 +28,7 @@ pub(super) struct Window {
 
 impl Windows {
     pub fn cut(file: &File, options: &TextOptions) -> Result<Self, String> {
-        let text = Text::from_gguf(file).map_err(|error| error.to_string())?;
+        let mut text = Text::from_gguf(file).map_err(|error| error.to_string())?;
         let tokens = text.encode(&options.text, false);
         let first = text.encode("", true).first().copied();
         let first = first.filter(|&token| token == text.bos()); // where every text begins with it
@@ -61,6 +61,9 @@ impl Windows {
                 }
             })
             .collect();
+        // Compared with llama.cpp, text is split as llama.cpp is known to split it.
+        text.split_as_llama_cpp()
+            .map_err(|error| error.to_string())?;
         Ok(Self {
             window: windows[0].tokens.len(),
             windows,

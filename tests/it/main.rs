@@ -16,6 +16,7 @@ mod people;
 mod promise;
 mod readings;
 mod run;
+mod texts;
 mod tokenizer;
 mod verify;
 #[cfg(feature = "llama")]

@@ -5,13 +5,64 @@
 //! so on (llama-vocab.cpp:284-577, names 2169-2460). The expressions are those of the tokenizer.json files that the names
 //! were made for, in the dialect of Hugging Face's `tokenizers`; llama.cpp has some of them in other words.
 
-/// Texts that end a generation wherever they are tokens (llama-vocab.cpp:2922-2947).
+/// Texts that make their tokens control tokens, and end a generation (llama-vocab.cpp:2905-2963).
 #[rustfmt::skip]
 pub const END_TEXTS: &[&str] = &[
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
     "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
     "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
 ];
+
+/// A mark of code to be filled in. llama.cpp looks for each of them among the tokens where no key names it, and makes a
+/// control token of the one that it finds.
+#[derive(Debug)]
+pub struct FillMark {
+    /// The keys that name the token; the last one in the file counts.
+    pub keys: &'static [&'static str],
+    /// The texts that are looked for.
+    pub texts: &'static [&'static str],
+    /// Whether it ends a generation.
+    pub ends: bool,
+}
+
+/// All marks of code to be filled in (llama-vocab.cpp:2636-2647, 2765-2878, 2908-2918).
+#[rustfmt::skip]
+pub const FILL_MARKS: &[FillMark] = &[
+    FillMark {
+        keys: &["tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id"],
+        texts: &["<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>", "<|prefix|>"],
+        ends: false,
+    },
+    FillMark {
+        keys: &["tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id"],
+        texts: &["<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>", "<|suffix|>"],
+        ends: false,
+    },
+    FillMark {
+        keys: &["tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id"],
+        texts: &["<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>", "<|middle|>"],
+        ends: false,
+    },
+    FillMark {
+        keys: &["tokenizer.ggml.fim_pad_token_id"],
+        texts: &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"],
+        ends: true,
+    },
+    FillMark {
+        keys: &["tokenizer.ggml.fim_rep_token_id"],
+        texts: &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"],
+        ends: true,
+    },
+    FillMark { keys: &["tokenizer.ggml.fim_sep_token_id"], texts: &["<|file_sep|>"], ends: true },
+];
+
+/// Texts that make user-defined tokens of theirs: they are recognised in any text, and shown (llama-vocab.cpp:2966-2974).
+pub const SHOWN_TEXTS: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
+
+/// Whether llama.cpp makes a control token of a token with this text, whatever its type says.
+pub fn is_made_control(text: &str) -> bool {
+    END_TEXTS.contains(&text) || FILL_MARKS.iter().any(|mark| mark.texts.contains(&text))
+}
 
 /// One way of splitting text.
 #[derive(Debug)]
@@ -24,6 +75,8 @@ pub struct PreTokenizer {
     pub ignore_merges: bool,
     /// The expressions, in order.
     pub splits: &'static [&'static str],
+    /// What llama.cpp splits by where its words for them mean something else; else empty.
+    pub llama_cpp: &'static [&'static str],
 }
 
 /// The pre-tokenizer that `name` means, where its expressions are known here.
@@ -63,18 +116,21 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         add_bos: true,
         ignore_merges: true,
         splits: &[LLAMA3],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["smaug-bpe", "dbrx", "chatglm-bpe"],
         add_bos: false,
         ignore_merges: false,
         splits: &[LLAMA3],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["glm4", "glm5"],
         add_bos: false,
         ignore_merges: true,
         splits: &[LLAMA3],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &[
@@ -93,6 +149,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         splits: &[
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["qwen35"],
@@ -101,6 +158,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         splits: &[
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &[
@@ -124,6 +182,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         add_bos: false,
         ignore_merges: false,
         splits: &[GPT2_SPLIT],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &[
@@ -139,6 +198,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         add_bos: false,
         ignore_merges: false,
         splits: &[r"\p{N}", GPT2_SPLIT],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["tekken"],
@@ -149,6 +209,11 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
             r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|",
             r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
         )],
+        llama_cpp: &[concat!(
+            r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]*[\p{L}&&[^A-Z]]+|",
+            r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]+[\p{L}&&[^A-Z]]*|",
+            r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )],
     },
     PreTokenizer {
         names: &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
@@ -157,6 +222,11 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         splits: &[concat!(
             r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
             r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )],
+        llama_cpp: &[concat!(
+            r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]*[\p{L}&&[^A-Z]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]+[\p{L}&&[^A-Z]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
             r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
         )],
     },
@@ -172,6 +242,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
                 r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
             ),
         ],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["deepseek-coder"],
@@ -184,6 +255,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
             "[一-龥ࠀ-一가-퟿]+",
             r"\p{N}",
         ],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["minicpm5"],
@@ -193,6 +265,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
             r"\p{N}{1,3}",
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["bailingmoe", "bailingmoe2", "llada-moe"],
@@ -201,6 +274,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         splits: &[
             r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
         ],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["seed-coder"],
@@ -209,6 +283,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         splits: &[
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+",
         ],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["exaone-moe"],
@@ -217,6 +292,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         splits: &[
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
         ],
+        llama_cpp: &[],
     },
     PreTokenizer {
         names: &["jais-2"],
@@ -226,13 +302,22 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|",
             r"\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}"
         )],
+        llama_cpp: &[],
+    },
+    // Falcon's tokenizer.json has steps after `ByteLevel`, which are not recognised.
+    PreTokenizer {
+        names: &["falcon"],
+        add_bos: false,
+        ignore_merges: false,
+        splits: &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2_SPLIT, "[0-9][0-9][0-9]"],
+        llama_cpp: &[],
     },
 ];
 
 /// Names whose expressions are not listed here.
 #[rustfmt::skip]
 const OTHER_NAMES: &[&str] = &[
-    "default", "deepseek-llm", "spark2_5", "youtu", "falcon", "jina-v1-en", "jina-v2-code", "roberta-bpe",
+    "default", "deepseek-llm", "spark2_5", "youtu", "jina-v1-en", "jina-v2-code", "roberta-bpe",
     "poro-chat", "viking", "bloom", "gpt3-finnish", "chameleon", "granite-embed-multi-97m", "superbpe",
     "tiny_aya", "cohere2moe", "kimi-k2", "ufakzeka", "afmoe", "laguna",
 ];

@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::{Context, print, print_json, render, stop_signal};
+use super::{Context, print, print_json, render, stop_signal, texts};
 use crate::model::Checkpoint;
+use crate::model::tokenizer::TokenizerFiles;
 use crate::output::{self, Inputs};
 use crate::pack::{Options, Output, PackError, Plan, Rule, paths};
 use crate::simd::Level;
@@ -33,8 +34,9 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
         check_outputs(args, modelfile.as_deref(), &inputs)?;
     }
     let options = options(args, &checkpoint);
+    let files = TokenizerFiles::of(&checkpoint.source)?;
     let (tokenizer, plan) = rayon::join(
-        || args.checkpoint.read_tokenizer(&checkpoint),
+        || args.checkpoint.read_tokenizer(&files, &checkpoint),
         || Plan::new(&checkpoint, &options),
     );
     let (mut tokenizer, plan) = (tokenizer?, plan.map_err(|error| of_input(error, args))?);
@@ -48,13 +50,19 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
     let bar = render::progress_bar("packing", checkpoint.tensors.bytes(), !context.quiet);
     let stop = stop_signal()?; // the output is then removed
     let written = (!args.dry_run).then_some(&output);
-    let packed = plan.run(tokenizer.into_metadata(), written, &|bytes| {
+    let keys = tokenizer.into_metadata();
+    let progress = |bytes| {
         bar.inc(bytes);
         match stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
-    });
+    };
+    let (packed, found) = rayon::join(
+        || plan.run(keys.clone(), written, &progress),
+        || texts::notes(&keys, &files),
+    );
+    notes.extend(found);
     let packed = packed.map_err(|error| of_input(error, args))?;
     bar.finish_and_clear();
     let paths = paths(&args.output, packed.files);

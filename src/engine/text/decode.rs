@@ -1,5 +1,8 @@
 //! Tokens back to text.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use super::{BYTE, CONTROL, NORMAL, Text, UNKNOWN, USER_DEFINED};
 
 /// The bytes that a token adds to a text (llama-vocab.cpp: `token_to_piece` without special tokens).
@@ -28,17 +31,20 @@ pub(super) fn token_bytes(text: &str, kind: i32, is_byte_level: bool) -> Vec<u8>
     }
 }
 
-/// The byte that a character of GPT-2's alphabet stands for: printable Latin-1 is itself, and the other bytes, in order,
-/// are the characters from U+0100.
+/// GPT-2's alphabet, by byte: printable Latin-1 is itself, and the other bytes, in order, are the characters from U+0100.
+pub(super) fn alphabet() -> [char; 256] {
+    let mut next = '\u{100}'..;
+    std::array::from_fn(|byte| match byte as u8 {
+        byte @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => byte.into(),
+        _ => next.next().unwrap_or_default(),
+    })
+}
+
+/// The byte that a character of GPT-2's alphabet stands for.
 fn alphabet_byte(char: char) -> Option<u8> {
-    let is_printable = |byte: &u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
-    match u8::try_from(char) {
-        Ok(byte) => Some(byte).filter(is_printable),
-        Err(_) => {
-            let place = (char as usize).checked_sub(0x100)?;
-            (0..=u8::MAX).filter(|byte| !is_printable(byte)).nth(place)
-        }
-    }
+    static BYTES: LazyLock<HashMap<char, u8>> =
+        LazyLock::new(|| alphabet().into_iter().zip(0..=u8::MAX).collect());
+    BYTES.get(&char).copied()
 }
 
 /// Decodes tokens one by one and never gives out half a character.

@@ -2,14 +2,17 @@
 
 mod decode;
 mod error;
+mod hard;
 mod merge;
+mod own;
+mod roles;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use formats::gguf::tokenizer::{END_TEXTS, pre_tokenizer};
+use formats::gguf::tokenizer::{PreTokenizer, pre_tokenizer};
 use formats::gguf::{Array, File, Value};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -20,13 +23,17 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 
 pub use decode::Decoder;
 pub use error::TextError;
+pub use hard::HARD;
 use merge::Pieces;
+pub use own::Own;
 
 /// The tokenizer of a GGUF file.
 pub struct Text {
     splitter: Splitter,
     /// What each token adds to a text; empty for those that steer.
     bytes: Vec<Box<[u8]>>,
+    /// Whether a byte has a token.
+    spelled: [bool; 256],
     /// Tokens that are looked for in the text before it is split, the longest first.
     marks: Vec<Mark>,
     /// Tokens after which generation stops.
@@ -42,7 +49,7 @@ pub struct Text {
 /// What turns plain text into tokens.
 enum Splitter {
     /// `gpt2`
-    ByteLevel(Box<tokenizers::Tokenizer>),
+    ByteLevel(Box<tokenizers::Tokenizer>, &'static PreTokenizer),
     /// `llama`
     SentencePiece(Pieces),
 }
@@ -74,17 +81,19 @@ impl Text {
     /// # Errors
     /// A key is missing, of another type or length than it must be, or names what is not known here.
     pub fn from_gguf(file: &File) -> Result<Self, TextError> {
-        let keys = Keys(file);
+        Self::from_keys(file.metadata())
+    }
+
+    /// Builds the tokenizer of a file with these keys.
+    ///
+    /// # Errors
+    /// Those of [`Text::from_gguf`].
+    pub fn from_keys(keys: &[(String, Value)]) -> Result<Self, TextError> {
+        let keys = Keys(keys);
         let texts = keys.strings("tokenizer.ggml.tokens")?;
         let rows = texts.len();
         let ids = ids(texts)?;
         let mut types = keys.types(rows)?;
-        for (text, kind) in texts.iter().zip(&mut types) {
-            if END_TEXTS.contains(&text.as_str()) {
-                *kind = CONTROL;
-            }
-        }
-
         let model = keys.string("tokenizer.ggml.model")?;
         let is_byte_level = match model {
             "gpt2" => true,
@@ -94,6 +103,20 @@ impl Text {
                     found: found.into(),
                 });
             }
+        };
+        // llama.cpp's own choice where a key is absent (llama-vocab.cpp:2002-2010, 2079-2085).
+        let (default_bos, default_eos) = if is_byte_level { (11, 11) } else { (1, 2) };
+        let bos = keys
+            .id("tokenizer.ggml.bos_token_id", rows)?
+            .unwrap_or(default_bos);
+        let eos = keys
+            .id("tokenizer.ggml.eos_token_id", rows)?
+            .unwrap_or(default_eos);
+        let ends = roles::by_text(&keys, &ids, &mut types, eos)?;
+        let spelled = if is_byte_level {
+            decode::alphabet().map(|char| ids.contains_key(&*char.encode_utf8(&mut [0; 4])))
+        } else {
+            [true; 256]
         };
         let (splitter, add_bos) = if is_byte_level {
             byte_level(&keys, ids)?
@@ -109,29 +132,10 @@ impl Text {
             .map(|(text, &kind)| decode::token_bytes(text, kind, is_byte_level).into())
             .collect();
 
-        // llama.cpp's own choice where a key is absent (llama-vocab.cpp:2002-2010, 2079-2085).
-        let (default_bos, default_eos) = if is_byte_level { (11, 11) } else { (1, 2) };
-        let bos = keys
-            .id("tokenizer.ggml.bos_token_id", rows)?
-            .unwrap_or(default_bos);
-        let eos = keys
-            .id("tokenizer.ggml.eos_token_id", rows)?
-            .unwrap_or(default_eos);
-        let mut ends = HashSet::from([eos]);
-        for key in ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
-            ends.extend(keys.id(key, rows)?);
-        }
-        ends.extend(
-            texts
-                .iter()
-                .zip(0..)
-                .filter(|(text, _)| END_TEXTS.contains(&text.as_str()))
-                .map(|(_, id)| id),
-        );
-
         Ok(Self {
             splitter,
             bytes,
+            spelled,
             marks: marks(texts, &types),
             ends,
             bos,
@@ -147,6 +151,28 @@ impl Text {
                 .optional_string("tokenizer.chat_template")?
                 .map(str::to_owned),
         })
+    }
+
+    /// From here on text is split by llama.cpp's own expressions, where those are not what the name of the pre-tokenizer
+    /// stands for: they leave combining marks out of words, for example. Whether there are any such.
+    ///
+    /// # Errors
+    /// None that a vocabulary could cause.
+    pub fn split_as_llama_cpp(&mut self) -> Result<bool, TextError> {
+        let Splitter::ByteLevel(tokenizer, pre) = &mut self.splitter else {
+            return Ok(false);
+        };
+        if pre.llama_cpp.is_empty() {
+            return Ok(false);
+        }
+        tokenizer.with_pre_tokenizer(Some(isolate(pre.llama_cpp)?));
+        Ok(true)
+    }
+
+    /// Whether each byte of the text has a token. A byte without one is left out, and what stands around it is then
+    /// joined otherwise than by llama.cpp.
+    pub fn can_spell(&self, text: &str) -> bool {
+        text.bytes().all(|byte| self.spelled[usize::from(byte)])
     }
 
     /// Number of tokens.
@@ -219,7 +245,7 @@ impl Text {
                     ids.push(id);
                     wants_prefix = self.space_prefix;
                 }
-                (Fragment::Plain(text), Splitter::ByteLevel(tokenizer)) => {
+                (Fragment::Plain(text), Splitter::ByteLevel(tokenizer, _)) => {
                     let encoding = tokenizer.encode_fast(text, false);
                     // Without an unknown token and without dropout every text has an encoding.
                     ids.extend(encoding.iter().flat_map(|encoding| encoding.get_ids()));
@@ -321,29 +347,31 @@ fn byte_level(keys: &Keys, ids: HashMap<String, u32>) -> Result<(Splitter, bool)
             })?;
         merges.push((left.to_owned(), right.to_owned()));
     }
-    let build = |source| TextError::Build { source };
     let model = BPE::builder()
         .vocab_and_merges(vocab, merges)
         .ignore_merges(pre.ignore_merges)
         .build()
-        .map_err(build)?;
+        .map_err(|source| TextError::Build { source })?;
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(isolate(pre.splits)?));
+    let splitter = Splitter::ByteLevel(Box::new(tokenizer), pre);
+    Ok((splitter, pre.add_bos))
+}
+
+/// Splits text by each expression in turn, then writes it in GPT-2's alphabet.
+fn isolate(expressions: &[&str]) -> Result<Sequence, TextError> {
     let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
-    for expression in pre.splits {
+    for expression in expressions {
         let pattern = SplitPattern::Regex((*expression).into());
-        steps.push(
-            Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
-                .map_err(build)?
-                .into(),
-        );
+        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false);
+        steps.push(split.map_err(|source| TextError::Build { source })?.into());
     }
     steps.push(ByteLevel::new(false, false, false).into());
-    let mut tokenizer = tokenizers::Tokenizer::new(model);
-    tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
-    Ok((Splitter::ByteLevel(Box::new(tokenizer)), pre.add_bos))
+    Ok(Sequence::new(steps))
 }
 
 /// Reads keys of known types.
-struct Keys<'a>(&'a File<'a>);
+struct Keys<'a>(&'a [(String, Value)]);
 
 impl<'a> Keys<'a> {
     fn typed<T>(
@@ -352,7 +380,7 @@ impl<'a> Keys<'a> {
         expected: &'static str,
         read: impl Fn(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, TextError> {
-        let Some(value) = self.0.get(key) else {
+        let Some((_, value)) = self.0.iter().find(|(name, _)| name == key) else {
             return Ok(None);
         };
         read(value).map(Some).ok_or_else(|| TextError::Type {
@@ -384,6 +412,12 @@ impl<'a> Keys<'a> {
             Some(id) if id as usize >= rows => Err(TextError::Range { key, id, rows }),
             id => Ok(id),
         }
+    }
+
+    /// Like [`Keys::id`], for keys that llama.cpp passes over where they name no token.
+    fn id_if_in_range(&self, key: &'static str, rows: usize) -> Result<Option<u32>, TextError> {
+        let id = self.typed(key, "u32", Value::as_u32)?;
+        Ok(id.filter(|&id| (id as usize) < rows))
     }
 
     fn types(&self, rows: usize) -> Result<Vec<i32>, TextError> {

@@ -163,8 +163,8 @@ fn faults_name_their_key() {
             "found 't5', supported are 'gpt2' and 'llama'",
         ),
         (
-            fault(byte_level(), "pre", some("falcon")),
-            "how 'falcon' splits text is not known here",
+            fault(byte_level(), "pre", some("default")),
+            "how 'default' splits text is not known here",
         ),
         (
             fault(byte_level(), "pre", None),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::files::kind_of;
+use super::files::step_name;
 use super::json::{Merge, TokenizerJson};
 use super::vocabulary::Vocabulary;
 use super::{Notes, TokenizerError, pre};
@@ -68,7 +68,7 @@ fn check_normalizer(
             _ => {
                 return Err(TokenizerError::Unsupported {
                     file: file.into(),
-                    found: format!("normalizer {}", kind_of(step)),
+                    found: format!("normalizer {}", step_name(step)),
                     remedy: "llama.cpp does not change text before it splits it; name another tokenizer with --tokenizer",
                 });
             }

@@ -134,7 +134,7 @@ pub enum TokenizerError {
     /// A token without a row in the embedding.
     #[error(
         "{file}: token {text:?} has id {id}, the embedding has {rows} rows; tokenizer and weights are of different checkpoints, \
-         name the right one with --tokenizer"
+         or tokens were added and the embedding was not resized: name the right one with --tokenizer"
     )]
     NoRow {
         /// The file.
@@ -181,7 +181,7 @@ pub enum TokenizerError {
     SpecialOutOfRange {
         /// The file.
         file: String,
-        /// The key.
+        /// The key in it.
         key: &'static str,
         /// The id.
         id: u32,

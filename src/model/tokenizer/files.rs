@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::TokenizerError;
+use super::{TokenizerError, special};
+use crate::model::Source;
 use crate::output::folder_of;
 
 /// The largest file that is read, in bytes; Gemma's tokenizer.json, among the largest in use, has 33 MB.
@@ -34,13 +35,54 @@ pub struct TokenizerFiles {
     pub special_tokens_map: Option<Content>,
     /// `added_tokens.json`: text to id.
     pub added_tokens: Option<Content>,
-    /// `chat_template.jinja`.
+    /// `chat_template.jinja`, or `additional_chat_templates/default.jinja`, which transformers lets win.
     pub chat_template_jinja: Option<Content>,
     /// `chat_template.json`: `{"chat_template": ...}`.
     pub chat_template_json: Option<Content>,
+    /// Names of the templates in `additional_chat_templates` that are not the default.
+    pub other_chat_templates: Vec<String>,
+    /// `generation_config.json`, which lies beside the weights: what ends a generation.
+    pub generation_config: Option<Content>,
+    /// What messages call config.json, if not that.
+    pub config_name: Option<String>,
 }
 
 impl TokenizerFiles {
+    /// Reads the tokenizer of a checkpoint, and what its generation_config.json says.
+    ///
+    /// # Errors
+    /// Those of [`TokenizerFiles::open`].
+    pub fn of(source: &Source) -> Result<Self, TokenizerError> {
+        let generation = folder_of(&source.weights).join("generation_config.json");
+        Ok(Self {
+            generation_config: read_content(&generation)?,
+            config_name: Some(source.config.display().to_string()),
+            ..Self::open(&source.tokenizer)?
+        })
+    }
+
+    /// The texts of all tokens that the files beside the vocabulary name: transformers adds them to it.
+    ///
+    /// # Errors
+    /// A file that is no JSON object; a token that is no text.
+    pub fn named_tokens(&self) -> Result<Vec<String>, TokenizerError> {
+        let config = Settings::read(self.tokenizer_config.as_ref())?;
+        let names = Settings::read(self.special_tokens_map.as_ref())?;
+        let added = Settings::read(self.added_tokens.as_ref())?;
+        let named = special::named([&config, &names])?;
+        let decoder = config
+            .get("added_tokens_decoder")
+            .and_then(Value::as_object);
+        let decoded = decoder
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, token)| token_text(token));
+        let texts = named.into_iter().chain(decoded).map(String::from);
+        Ok(texts
+            .chain(added.entries().map(|(text, _)| text.clone()))
+            .collect())
+    }
+
     /// Reads what `path` offers: a directory, or one vocabulary file together with the settings beside it.
     ///
     /// # Errors
@@ -80,16 +122,44 @@ impl TokenizerFiles {
 
     fn settings(directory: &Path) -> Result<Self, TokenizerError> {
         let read = |name: &str| read_content(&directory.join(name));
+        let additional = directory.join("additional_chat_templates");
+        let default = read_content(&additional.join("default.jinja"))?;
         Ok(Self {
-            tokenizer_json: None,
-            tokenizer_model: None,
             tokenizer_config: read("tokenizer_config.json")?,
             special_tokens_map: read("special_tokens_map.json")?,
             added_tokens: read("added_tokens.json")?,
-            chat_template_jinja: read("chat_template.jinja")?,
+            chat_template_jinja: match default {
+                Some(default) => Some(default),
+                None => read("chat_template.jinja")?,
+            },
             chat_template_json: read("chat_template.json")?,
+            other_chat_templates: other_templates(&additional)?,
+            ..Self::default()
         })
     }
+}
+
+/// Names of the `*.jinja` in a folder that may be absent, but for the default, in order.
+fn other_templates(folder: &Path) -> Result<Vec<String>, TokenizerError> {
+    if !folder.is_dir() {
+        return Ok(vec![]);
+    }
+    let io = |source| TokenizerError::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut names = vec![];
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let name = entry
+            .map_err(io)?
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        names.extend(name.strip_suffix(".jinja").map(String::from));
+    }
+    names.retain(|name| name != "default");
+    names.sort();
+    Ok(names)
 }
 
 /// The file's content, or `None` when there is no such file.
@@ -194,8 +264,8 @@ impl Settings {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        let text = value.as_str().or_else(|| value.get("content")?.as_str());
-        text.map(Some)
+        token_text(value)
+            .map(Some)
             .ok_or_else(|| self.wrong(key, value, "a string, or an object with \"content\""))
     }
 
@@ -207,6 +277,22 @@ impl Settings {
             found: kind_of(value),
             expected,
         }
+    }
+}
+
+/// The text of a token, written as such or as an object with `content`.
+pub(super) fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// A step of a tokenizer.json, for messages: in full, or by its type where it is long.
+pub(super) fn step_name(step: &Value) -> String {
+    const SHOWN: usize = 200; // bytes
+    let text = step.to_string();
+    match step.get("type") {
+        Some(kind) if text.len() > SHOWN => kind_of(kind),
+        _ if text.len() > SHOWN => kind_of(step),
+        _ => text,
     }
 }
 

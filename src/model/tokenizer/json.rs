@@ -41,6 +41,7 @@ pub(super) struct Model {
     pub unk_token: Option<String>,
     pub continuing_subword_prefix: Option<String>,
     pub end_of_word_suffix: Option<String>,
+    pub dropout: Option<f64>,
 }
 
 /// An entry of `added_tokens`.

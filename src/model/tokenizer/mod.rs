@@ -16,11 +16,13 @@ mod pre;
 mod protobuf;
 mod sentencepiece;
 mod special;
+mod template;
 mod vocabulary;
 
 #[cfg(test)]
 mod tests;
 
+use formats::gguf::tokenizer::is_made_control;
 use formats::gguf::{Array, Value};
 
 pub use error::TokenizerError;
@@ -31,7 +33,7 @@ pub use vocabulary::{Token, TokenType};
 use files::Settings;
 use json::{Family, TokenizerJson};
 use sentencepiece::SentencePiece;
-use special::{Defaults, Special, Surround};
+use special::{Defaults, Ends, Special, Surround};
 use vocabulary::Vocabulary;
 
 /// A tokenizer as llama.cpp has it.
@@ -93,8 +95,8 @@ impl Notes {
 /// `rows`: rows of the embedding; the vocabulary is padded to that length. `ids`: what config.json says.
 /// `pre`: the name of llama.cpp's pre-tokenizer, where the user gives it.
 ///
-/// With both vocabularies at hand, tokenizer.json is taken when it is byte-level, else tokenizer.model, which has the
-/// true scores; tokenizer.json then only adds its added tokens.
+/// tokenizer.json is what transformers reads, and so what training used: it is taken where there is one. A tokenizer.model
+/// beside it that has the same pieces adds their true scores.
 ///
 /// # Errors
 /// Any [`TokenizerError`]: damaged files, vocabularies that contradict themselves or the embedding, and whatever llama.cpp
@@ -105,7 +107,7 @@ pub fn read(
     ids: &SpecialIds,
     pre: Option<&str>,
 ) -> Result<Tokenizer, TokenizerError> {
-    let reader = Reader {
+    let mut reader = Reader {
         files,
         rows,
         ids,
@@ -118,15 +120,20 @@ pub fn read(
         Some(content) => Some((content.name.as_str(), content.json::<TokenizerJson>()?)),
         None => None,
     };
+    if let Some((file, json)) = &json
+        && let Some(dropout) = json.model.dropout.filter(|dropout| *dropout > 0.0)
+    {
+        reader.notes.add(format!(
+            "{file}: model.dropout {dropout}: transformers leaves merges out at random; this file never does"
+        ));
+    }
     match (json, &files.tokenizer_model) {
-        (Some((file, json)), None) => match json.family(file)? {
-            Family::ByteLevel => reader.byte_level(file, json),
-            Family::SentencePiece => reader.pieces_of_json(file, json),
+        (Some((file, json)), model) => match (json.family(file)?, model) {
+            (Family::ByteLevel, _) => reader.byte_level(file, json),
+            (Family::SentencePiece, None) => reader.pieces_of_json(file, json),
+            (Family::SentencePiece, Some(model)) => reader.pieces_of_both(file, json, model),
         },
-        (Some((file, json)), Some(_)) if matches!(json.family(file), Ok(Family::ByteLevel)) => {
-            reader.byte_level(file, json)
-        }
-        (json, Some(content)) => reader.pieces_of_model(content, json),
+        (None, Some(content)) => reader.pieces_of_model(content),
         (None, None) => Err(TokenizerError::Missing {
             directory: "the checkpoint".into(),
         }),
@@ -174,18 +181,42 @@ impl<'a> Reader<'a> {
         self.sentence_piece(pieces, surround)
     }
 
-    fn pieces_of_model(
+    fn pieces_of_model(mut self, content: &'a Content) -> Result<Tokenizer, TokenizerError> {
+        let pieces = sentencepiece::read_model(content, self.rows, &mut self.notes)?;
+        self.sentence_piece(pieces, None)
+    }
+
+    /// The scores of `content`, where it has the pieces of tokenizer.json and joins them in the same order.
+    fn pieces_of_both(
         mut self,
+        file: &'a str,
+        json: TokenizerJson,
         content: &'a Content,
-        json: Option<(&str, TokenizerJson)>,
     ) -> Result<Tokenizer, TokenizerError> {
-        let mut pieces = sentencepiece::read_model(content, self.rows, &mut self.notes)?;
-        let mut surround = None;
-        if let Some((file, json)) = json {
-            surround = Surround::read(file, &json.post_processor, &mut self.notes);
-            json.overlay(file, &mut pieces.vocabulary)?;
+        let mut notes = Notes::default();
+        let model = sentencepiece::read_model(content, self.rows, &mut notes);
+        let contradiction = match &model {
+            Ok(pieces) => sentencepiece::contradiction(&json, &pieces.vocabulary),
+            Err(error) => Some(error.to_string()),
+        };
+        match (model, contradiction) {
+            (Ok(mut pieces), None) => {
+                self.notes.0.append(&mut notes.0);
+                let surround = Surround::read(file, &json.post_processor, &mut self.notes);
+                pieces.space_prefix =
+                    sentencepiece::space_prefix(file, &json, &pieces.vocabulary, &mut self.notes)?;
+                json.overlay(file, &mut pieces.vocabulary)?;
+                self.sentence_piece(pieces, surround)
+            }
+            (_, contradiction) => {
+                self.notes.add(format!(
+                    "{} is passed over, as transformers does beside {file}: {}",
+                    content.name,
+                    contradiction.unwrap_or_default()
+                ));
+                self.pieces_of_json(file, json)
+            }
         }
-        self.sentence_piece(pieces, surround)
     }
 
     fn sentence_piece(
@@ -225,14 +256,23 @@ impl<'a> Reader<'a> {
             sentencepiece::finish(&mut vocabulary)?;
         }
         let settings = [&self.config, &self.names];
-        // What begins or ends a text is not part of it, even where the vocabulary lists it among the texts.
-        for key in ["bos_token", "eos_token"] {
-            for file in settings {
-                file.token(key)?
-                    .into_iter()
-                    .for_each(|text| vocabulary.set_control(text));
-            }
+        // Special tokens are not part of a text, even where the vocabulary lists them among its texts.
+        for text in special::named(settings)? {
+            vocabulary.set_control(text);
         }
+        if self.config.flag("fix_mistral_regex")? == Some(true) {
+            self.notes.add(format!(
+                "{}: fix_mistral_regex: transformers splits text by another expression than tokenizer.json has; \
+                 this file splits by that of tokenizer.json",
+                self.config.name
+            ));
+        }
+        note_made_control(&vocabulary, &mut self.notes);
+        let chat_template = template::chat_template(self.files, &self.config, &mut self.notes)?;
+        vocabulary.check_without_row(chat_template.as_deref(), settings, &mut self.notes)?;
+        let generation = Settings::read(self.files.generation_config.as_ref())?;
+        let config_name = self.files.config_name.as_deref().unwrap_or("config.json");
+        let ends = Ends::read(&generation, self.ids, config_name, &mut self.notes)?;
         let Special {
             bos,
             eos,
@@ -246,11 +286,12 @@ impl<'a> Reader<'a> {
             self.rows,
             settings,
             self.ids,
+            config_name,
+            ends,
             surround,
             defaults,
             &mut self.notes,
         )?;
-        let chat_template = special::chat_template(self.files, &self.config, &mut self.notes)?;
         let tokens = vocabulary.into_tokens();
         let notes = self.notes.0;
         Ok(Tokenizer {
@@ -296,6 +337,23 @@ impl<'a> Reader<'a> {
             vocabulary.overlay(&self.config.name, id, content, special)?;
         }
         Ok(())
+    }
+}
+
+/// Tokens that are text to the checkpoint, and that llama.cpp makes control tokens.
+fn note_made_control(vocabulary: &Vocabulary, notes: &mut Notes) {
+    let is_text = |kind| matches!(kind, TokenType::Normal | TokenType::UserDefined);
+    let texts: Vec<_> = vocabulary
+        .iter()
+        .filter(|(_, token)| is_text(token.kind) && is_made_control(&token.text))
+        .map(|(id, token)| format!("{:?} ({id})", token.text))
+        .collect();
+    if !texts.is_empty() {
+        notes.add(format!(
+            "{}: llama.cpp makes control tokens of {}, which are text here; ids differ where a text has them written out",
+            vocabulary.file(),
+            texts.join(", ")
+        ));
     }
 }
 

@@ -7,7 +7,7 @@ use formats::gguf::tokenizer::{GPT2_SPLIT, PRE_TOKENIZERS, pre_tokenizer_names};
 use serde_json::Value;
 
 use super::TokenizerError;
-use super::files::kind_of;
+use super::files::step_name;
 
 /// `name`, when llama.cpp knows it.
 pub(super) fn named(name: &str) -> Result<&str, TokenizerError> {
@@ -62,12 +62,14 @@ impl Steps {
         let flag = |key: &str, absent: bool| step.get(key).map_or(Some(absent), Value::as_bool);
         match step.get("type").and_then(Value::as_str) {
             // What follows would split GPT-2's alphabet instead of the text.
-            Some(_) if self.is_byte_level => return Err(format!("{step} after ByteLevel")),
+            Some(_) if self.is_byte_level => {
+                return Err(format!("{} after ByteLevel", step_name(step)));
+            }
             Some("Sequence") => {
                 let steps = step
                     .get("pretokenizers")
                     .and_then(Value::as_array)
-                    .ok_or_else(|| kind_of(step))?;
+                    .ok_or_else(|| step_name(step))?;
                 // One level is all that the library writes; it also bounds the recursion.
                 for step in steps {
                     if step.get("type").and_then(Value::as_str) == Some("Sequence") {
@@ -89,24 +91,24 @@ impl Steps {
                 };
                 match expression {
                     Some(expression) if isolates => self.splits.push(escape_newlines(expression)),
-                    _ => return Err(step.to_string()),
+                    _ => return Err(step_name(step)),
                 }
             }
             Some("Digits") => match flag("individual_digits", false) {
                 Some(true) => self.splits.push(r"\p{N}".into()),
                 Some(false) => self.splits.push(r"\p{N}+".into()),
-                None => return Err(step.to_string()),
+                None => return Err(step_name(step)),
             },
             Some("ByteLevel") => {
                 // llama.cpp puts no space before a byte-level text.
                 match (flag("add_prefix_space", true), flag("use_regex", true)) {
                     (Some(false), Some(true)) => self.splits.push(GPT2_SPLIT.into()),
                     (Some(false), Some(false)) => {}
-                    _ => return Err(step.to_string()),
+                    _ => return Err(step_name(step)),
                 }
                 self.is_byte_level = true;
             }
-            _ => return Err(kind_of(step)),
+            _ => return Err(step_name(step)),
         }
         Ok(())
     }

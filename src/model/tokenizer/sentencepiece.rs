@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::files::{Content, kind_of};
-use super::json::{Merge, TokenizerJson};
+use super::files::{Content, step_name};
+use super::json::{Entries, Merge, TokenizerJson};
 use super::protobuf::{Field, Fields};
 use super::special::Defaults;
 use super::vocabulary::{Token, TokenType, Vocabulary};
@@ -133,7 +133,7 @@ pub(super) fn read_json<'a>(
 ) -> Result<SentencePiece<'a>, TokenizerError> {
     let mut vocabulary = json.take_vocabulary(file, rows)?;
     json.check_merges(file, &vocabulary)?;
-    let space_prefix = space_prefix(file, &json, &vocabulary)?;
+    let space_prefix = space_prefix(file, &json, &vocabulary, notes)?;
     note_missing_merges(file, &json.model.merges, &vocabulary, notes);
 
     let unk = json.model.unk_token.as_deref();
@@ -210,36 +210,33 @@ fn is_byte(text: &str) -> bool {
 }
 
 /// Whether the text gets a space in front; refuses other changes to it.
-fn space_prefix(
+///
+/// Transformers writes it as a `Prepend` before the spaces are replaced; or as a `Metaspace`, which puts none before a
+/// text that begins with one, and then as a `Replace` that doubles that one.
+pub(super) fn space_prefix(
     file: &str,
     json: &TokenizerJson,
     vocabulary: &Vocabulary,
+    notes: &mut Notes,
 ) -> Result<bool, TokenizerError> {
     let unsupported = |what: &str, step: &Value| TokenizerError::Unsupported {
         file: file.into(),
-        found: format!("{what} {}", kind_of(step)),
+        found: format!("{what} {}", step_name(step)),
         remedy: "spaces that become \"▁\", with or without one in front of the text, are; name another tokenizer with --tokenizer",
     };
-    let (mut prefix, mut replaces) = (false, false);
-    let steps = match json.normalizer.get("normalizers").and_then(Value::as_array) {
-        Some(steps) => steps.as_slice(),
-        None if json.normalizer.is_null() => &[],
-        None => std::slice::from_ref(&json.normalizer),
-    };
-    for step in steps {
+    let (mut prepends, mut doubles, mut replaces) = (false, None, false);
+    for step in steps(&json.normalizer, "normalizers") {
         let text = |pointer: &str| step.pointer(pointer).and_then(Value::as_str);
-        match text("/type") {
-            Some("Prepend") if text("/prepend") == Some(SPACE) => prefix = true,
-            Some("Replace")
-                if text("/pattern/String") == Some(" ") && text("/content") == Some(SPACE) =>
-            {
-                replaces = true
-            }
+        let pattern = text("/pattern/String").or(text("/pattern/Regex"));
+        match (text("/type"), pattern, text("/content")) {
+            (Some("Prepend"), _, _) if text("/prepend") == Some(SPACE) => prepends = true,
+            (Some("Replace"), Some(" "), Some(SPACE)) => replaces = true,
+            (Some("Replace"), Some(r"\A▁"), Some("▁▁")) => doubles = Some(step),
             _ => return Err(unsupported("normalizer", step)),
         }
     }
-    let step = &json.pre_tokenizer;
-    if !step.is_null() {
+    let mut metaspace = false;
+    for step in steps(&json.pre_tokenizer, "pretokenizers") {
         let text = |key: &str| step.get(key).and_then(Value::as_str);
         let flag = |key: &str| step.get(key).and_then(Value::as_bool);
         if text("type") != Some("Metaspace") || text("replacement") != Some(SPACE) {
@@ -252,17 +249,63 @@ fn space_prefix(
             return Err(unsupported("the \"split\" of pre_tokenizer", step));
         }
         replaces = true;
-        prefix |= match (text("prepend_scheme"), flag("add_prefix_space")) {
+        metaspace |= match (text("prepend_scheme"), flag("add_prefix_space")) {
             (Some("never"), _) | (_, Some(false)) => false,
             (Some("first" | "always") | None, _) => true,
             _ => return Err(unsupported("pre_tokenizer", step)),
         };
     }
-    if replaces {
-        Ok(prefix)
-    } else {
-        Err(unsupported("pre_tokenizer", step))
+    match doubles {
+        Some(step) if prepends || !metaspace => return Err(unsupported("normalizer", step)),
+        None if metaspace && !prepends => notes.add(format!(
+            "{file}: a text that begins with a space gets none in front; llama.cpp puts one before every text"
+        )),
+        _ => {}
     }
+    if replaces {
+        Ok(prepends || metaspace)
+    } else {
+        Err(unsupported("pre_tokenizer", &json.pre_tokenizer))
+    }
+}
+
+/// The steps of a sequence, or the one step that there is.
+fn steps<'a>(step: &'a Value, list: &str) -> &'a [Value] {
+    match step.get(list).and_then(Value::as_array) {
+        Some(steps) => steps,
+        None if step.is_null() => &[],
+        None => std::slice::from_ref(step),
+    }
+}
+
+/// What a tokenizer.json has otherwise than the `pieces` of a tokenizer.model beside it.
+pub(super) fn contradiction(json: &TokenizerJson, pieces: &Vocabulary) -> Option<String> {
+    let Entries(entries) = &json.model.vocab;
+    let is_added = |id| json.added_tokens.iter().any(|token| token.id == id);
+    let is_same = |(text, id): &&(String, u64)| pieces.id(text).map(u64::from) == Some(*id);
+    let same = entries.iter().filter(is_same).count();
+    let surplus = entries
+        .iter()
+        .filter(|(text, id)| pieces.id(text).is_none() && is_added(*id))
+        .count();
+    let all = pieces.iter().count().max(entries.len() - surplus);
+    if same < all {
+        return Some(format!(
+            "{} of {all} ids have other pieces there",
+            all - same
+        ));
+    }
+    // Merges come in the order of the scores of what they make.
+    let mut last = f32::INFINITY;
+    for merge in &json.model.merges {
+        let id = pieces.id(&merge.joined());
+        let score = id.and_then(|id| pieces.score(id)).unwrap_or(last);
+        if score > last {
+            return Some("its pieces are joined in another order".into());
+        }
+        last = score;
+    }
+    None
 }
 
 /// llama.cpp joins any two pieces whose joined text is a piece. A SentencePiece model that was converted to merges lists

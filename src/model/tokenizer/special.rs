@@ -1,14 +1,11 @@
-//! Which tokens begin and end a text, and the chat template: what tokenizer_config.json and its neighbours say.
+//! Which tokens begin and end a text: what tokenizer_config.json and its neighbours say.
 
 use formats::gguf::tokenizer::END_TEXTS;
 use serde_json::Value;
 
-use super::files::{Content, Settings, TokenizerFiles};
+use super::files::{Settings, token_text};
 use super::vocabulary::Vocabulary;
 use super::{Notes, TokenizerError};
-
-/// The largest chat template, in bytes.
-const TEMPLATE_LIMIT: usize = 1 << 20;
 
 /// Ids of special tokens as config.json has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +16,52 @@ pub struct SpecialIds {
     pub eos: Vec<u32>,
     /// `pad_token_id`
     pub pad: Option<u32>,
+}
+
+/// The tokens that end a generation, and the file that says so.
+pub(super) struct Ends {
+    file: String,
+    ids: Vec<u32>,
+}
+
+impl Ends {
+    /// Those of generation_config.json, where transformers' `generate` looks for them; of config.json where it names none.
+    pub fn read(
+        generation: &Settings,
+        ids: &SpecialIds,
+        config_name: &str,
+        notes: &mut Notes,
+    ) -> Result<Self, TokenizerError> {
+        const KEY: &str = "eos_token_id";
+        let Some(value) = generation.get(KEY) else {
+            return Ok(Self {
+                file: config_name.into(),
+                ids: ids.eos.clone(),
+            });
+        };
+        let list = value
+            .as_array()
+            .map_or(std::slice::from_ref(value), Vec::as_slice);
+        let mut found = vec![];
+        for id in list {
+            match (
+                id.as_i64(),
+                id.as_u64().and_then(|id| u32::try_from(id).ok()),
+            ) {
+                (_, Some(id)) => found.push(id),
+                // In PyTorch a negative id stands for none.
+                (Some(id), _) if id < 0 => notes.add(format!(
+                    "{}: {KEY} {id} is no token; it is left out",
+                    generation.name
+                )),
+                _ => return Err(generation.wrong(KEY, value, "a token id or a list of them")),
+            }
+        }
+        Ok(Self {
+            file: generation.name.clone(),
+            ids: found,
+        })
+    }
 }
 
 /// What the vocabulary's own file says of special tokens; asked last.
@@ -83,6 +126,30 @@ impl Surround {
     }
 }
 
+/// The texts of all special tokens that the settings name.
+pub(super) fn named(settings: [&Settings; 2]) -> Result<Vec<&str>, TokenizerError> {
+    const KEYS: [&str; 7] = [
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "pad_token",
+        "sep_token",
+        "cls_token",
+        "mask_token",
+    ];
+    const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+    let mut texts = vec![];
+    for file in settings {
+        for key in KEYS {
+            texts.extend(file.token(key)?);
+        }
+        for list in LISTS.iter().filter_map(|key| file.get(key)?.as_array()) {
+            texts.extend(list.iter().filter_map(token_text));
+        }
+    }
+    Ok(texts)
+}
+
 /// Looks the special tokens up: by text in tokenizer_config.json and special_tokens_map.json, then by id in config.json,
 /// then where the vocabulary's own file has them.
 pub(super) fn resolve(
@@ -90,6 +157,8 @@ pub(super) fn resolve(
     rows: usize,
     settings: [&Settings; 2],
     ids: &SpecialIds,
+    config_name: &str,
+    ends: Ends,
     surround: Option<Surround>,
     defaults: Defaults,
     notes: &mut Notes,
@@ -118,9 +187,9 @@ pub(super) fn resolve(
         }
         Ok(None)
     };
-    let row = |key: &'static str, id: Option<u32>| match id {
+    let row = |file: &str, key: &'static str, id: Option<u32>| match id {
         Some(id) if id as usize >= rows => Err(TokenizerError::SpecialOutOfRange {
-            file: vocabulary.file().into(),
+            file: file.into(),
             key,
             id,
             rows,
@@ -136,16 +205,21 @@ pub(super) fn resolve(
         .or_else(|| surround_id(&surround.before))
         .or(defaults.bos);
     let eos = named("eos_token", true)?
-        .or(ids.eos.first().copied())
+        .or(ends.ids.first().copied())
         .or_else(|| surround_id(&surround.after))
         .or(defaults.eos);
     let unk = named("unk_token", false)?.or(defaults.unk);
-    let pad = named("pad_token", false)?.or(ids.pad).or(defaults.pad);
-    let bos = row("bos_token", bos)?;
-    let eos = row("eos_token", eos)?;
-    ids.eos
+    let mut pad = named("pad_token", false)?.or(ids.pad).or(defaults.pad);
+    if let Some(id) = pad.take_if(|id| *id as usize >= rows) {
+        notes.add(format!(
+            "{config_name}: pad_token_id {id} has no row in the embedding, which has {rows}; it is left out"
+        ));
+    }
+    let bos = row(config_name, "bos_token_id", bos)?;
+    let eos = row(&ends.file, "eos_token_id", eos)?;
+    ends.ids
         .iter()
-        .try_for_each(|&id| row("eos_token", Some(id)).map(drop))?;
+        .try_for_each(|&id| row(&ends.file, "eos_token_id", Some(id)).map(drop))?;
 
     let add_bos = config.flag("add_bos_token")?;
     let add_eos = config.flag("add_eos_token")?;
@@ -183,96 +257,38 @@ pub(super) fn resolve(
         // Likewise token 11 or 1. A model without one never sees it; the end of text is the harmless choice.
         bos: bos.unwrap_or(eos),
         eos,
-        more_ends: more_ends(vocabulary, &ids.eos, eos, notes),
-        unk: row("unk_token", unk)?,
-        pad: row("pad_token", pad)?,
+        more_ends: more_ends(vocabulary, &ends, eos, notes),
+        unk,
+        pad,
         add_bos,
         add_eos,
     })
 }
 
 /// Ids of `ends` besides `eos` that llama.cpp does not take for ends by their texts; it has keys for two.
-fn more_ends(vocabulary: &Vocabulary, ends: &[u32], eos: u32, notes: &mut Notes) -> Vec<u32> {
+fn more_ends(vocabulary: &Vocabulary, ends: &Ends, eos: u32, notes: &mut Notes) -> Vec<u32> {
+    let Ends { file, ids } = ends;
+    let name = |id: u32| format!("{id} ({:?})", vocabulary.text(id).unwrap_or_default());
+    if !ids.is_empty() && !ids.contains(&eos) {
+        notes.add(format!(
+            "{file}: eos_token_id leaves out the eos_token {}; llama.cpp ends there, too",
+            name(eos)
+        ));
+    }
     let is_known = |id| END_TEXTS.contains(&vocabulary.text(id).unwrap_or_default());
-    let more = ends.iter().filter(|&&id| id != eos && !is_known(id));
-    let mut more: Vec<u32> = more.copied().collect();
+    let mut more = vec![];
+    for &id in ids {
+        if id != eos && !is_known(id) && !more.contains(&id) {
+            more.push(id);
+        }
+    }
     let left_out = more.split_off(more.len().min(2));
     if !left_out.is_empty() {
+        let names: Vec<_> = left_out.into_iter().map(name).collect();
         notes.add(format!(
-            "config.json: eos_token_id: a GGUF file has room for two ends of text besides the first; {left_out:?} are left out"
+            "{file}: eos_token_id: a GGUF file has room for two ends of text besides the first; left out are {}",
+            names.join(", ")
         ));
     }
     more
-}
-
-/// The chat template: tokenizer_config.json, else chat_template.jinja, else chat_template.json.
-pub(super) fn chat_template(
-    files: &TokenizerFiles,
-    config: &Settings,
-    notes: &mut Notes,
-) -> Result<Option<String>, TokenizerError> {
-    let template = match template_in(config, notes)? {
-        Some(template) => Some((config.name.clone(), template)),
-        None => match &files.chat_template_jinja {
-            Some(content) => Some((content.name.clone(), utf8(content)?)),
-            None => {
-                let json = Settings::read(files.chat_template_json.as_ref())?;
-                template_in(&json, notes)?.map(|template| (json.name.clone(), template))
-            }
-        },
-    };
-    let Some((file, template)) = template else {
-        return Ok(None);
-    };
-    if template.len() > TEMPLATE_LIMIT {
-        return Err(TokenizerError::TooLarge {
-            file,
-            what: "chat_template",
-            found: template.len() as u64,
-            limit: TEMPLATE_LIMIT as u64,
-        });
-    }
-    Ok(Some(template))
-}
-
-fn utf8(content: &Content) -> Result<String, TokenizerError> {
-    String::from_utf8(content.bytes.clone()).map_err(|error| TokenizerError::Key {
-        file: content.name.clone(),
-        key: "(whole file)".into(),
-        found: format!(
-            "bytes that are not UTF-8 at {}",
-            error.utf8_error().valid_up_to()
-        ),
-        expected: "a Jinja template in UTF-8",
-    })
-}
-
-/// `chat_template`: a string, or a list of `{"name": ..., "template": ...}` of which `default` is taken.
-fn template_in(settings: &Settings, notes: &mut Notes) -> Result<Option<String>, TokenizerError> {
-    const KEY: &str = "chat_template";
-    let Some(value) = settings.get(KEY) else {
-        return Ok(None);
-    };
-    let wrong = || {
-        settings.wrong(
-            KEY,
-            value,
-            "a string, or a list of {\"name\": string, \"template\": string}",
-        )
-    };
-    if let Some(template) = value.as_str() {
-        return Ok(Some(template.into()));
-    }
-    let mut default = None;
-    for entry in value.as_array().ok_or_else(wrong)? {
-        let text = |key: &str| entry.get(key).and_then(Value::as_str).ok_or_else(wrong);
-        match (text("name")?, text("template")?) {
-            ("default", template) => default = Some(template.to_owned()),
-            (name, _) => notes.add(format!(
-                "{}: the chat template {name:?} is left out",
-                settings.name
-            )),
-        }
-    }
-    Ok(default)
 }

@@ -5,7 +5,8 @@ use std::hash::BuildHasher;
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::TokenizerError;
+use super::files::Settings;
+use super::{Notes, TokenizerError};
 
 /// What llama.cpp may do with a token. The numbers are those of `tokenizer.ggml.token_type` and of SentencePiece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,15 @@ pub(super) struct Vocabulary<'a> {
     file: &'a str,
     slots: Vec<Option<Token>>,
     ids: Ids,
+    /// Added tokens beyond the last row.
+    without_row: Vec<WithoutRow>,
+}
+
+/// An added token beyond the last row of the embedding.
+struct WithoutRow {
+    file: String,
+    id: u64,
+    text: String,
 }
 
 /// The ids by text. The texts themselves are in the slots.
@@ -101,6 +111,7 @@ impl<'a> Vocabulary<'a> {
             file,
             slots: vec![None; rows],
             ids: Ids::with_capacity(rows),
+            without_row: vec![],
         }
     }
 
@@ -154,7 +165,8 @@ impl<'a> Vocabulary<'a> {
 
     /// Marks `text` as an added token with this id. Special ones, and texts that look it, are control tokens;
     /// others are recognised in the text. The unknown token stays what it is. Another file than the vocabulary's own
-    /// may give an id a new text, as transformers lets it.
+    /// may give an id a new text, as transformers lets it. A token beyond the last row is kept for
+    /// [`Vocabulary::check_without_row`].
     pub fn overlay(
         &mut self,
         file: &str,
@@ -162,6 +174,13 @@ impl<'a> Vocabulary<'a> {
         text: &str,
         special: bool,
     ) -> Result<(), TokenizerError> {
+        if id >= self.slots.len() as u64 {
+            if self.without_row.iter().all(|token| token.id != id) {
+                let (file, text) = (file.into(), text.into());
+                self.without_row.push(WithoutRow { file, id, text });
+            }
+            return Ok(());
+        }
         let old = usize::try_from(id)
             .ok()
             .and_then(|id| self.slots.get(id)?.as_ref());
@@ -183,6 +202,43 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
+    /// Added tokens beyond the last row are left out with a note: tokens were added and the embedding was not resized.
+    ///
+    /// # Errors
+    /// One that the chat template writes, or that begins or ends a text.
+    pub fn check_without_row(
+        &self,
+        chat_template: Option<&str>,
+        settings: [&Settings; 2],
+        notes: &mut Notes,
+    ) -> Result<(), TokenizerError> {
+        let mut used = vec![];
+        for key in ["bos_token", "eos_token"] {
+            for file in settings {
+                used.extend(file.token(key)?);
+            }
+        }
+        let is_used = |token: &&WithoutRow| {
+            used.contains(&token.text.as_str())
+                || chat_template.is_some_and(|template| template.contains(&token.text))
+        };
+        if let Some(WithoutRow { file, id, text }) = self.without_row.iter().find(is_used) {
+            return Err(TokenizerError::NoRow {
+                file: file.clone(),
+                text: text.clone(),
+                id: *id,
+                rows: self.slots.len(),
+            });
+        }
+        for WithoutRow { file, id, text } in &self.without_row {
+            notes.add(format!(
+                "{file}: the added token {text:?} has id {id}, and the embedding {} rows: it was not resized; the token is left out",
+                self.slots.len()
+            ));
+        }
+        Ok(())
+    }
+
     /// Makes a control token of `text`, where it is a plain one.
     pub fn set_control(&mut self, text: &str) {
         let slot = self
@@ -201,6 +257,11 @@ impl<'a> Vocabulary<'a> {
     /// The text of `id`.
     pub fn text(&self, id: u32) -> Option<&str> {
         text_of(&self.slots, id)
+    }
+
+    /// The score of `id`.
+    pub fn score(&self, id: u32) -> Option<f32> {
+        Some(self.slots.get(id as usize)?.as_ref()?.score)
     }
 
     /// Tokens that are there, to set what they are for.
