@@ -25,11 +25,12 @@ CONFIG = {
 
 TOKENIZER = {
     "version": "1.0",
-    "added_tokens": [{"id": i, "content": TOKENS[i], "special": True} for i in (0, 1)],
+    "added_tokens": [{"id": i, "content": TOKENS[i], "single_word": False, "lstrip": False, "rstrip": False,
+                      "normalized": False, "special": True} for i in (0, 1)],
     "normalizer": None,
     "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
         {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False},
-        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
     ]},
     "post_processor": None,
     "model": {"type": "BPE", "ignore_merges": True, "vocab": {text: i for i, text in enumerate(TOKENS)},

@@ -538,7 +538,7 @@ mod tests {
             });
             places.filter(Result::is_err).count()
         };
-        assert_eq!([8, 32, 64].map(misaligned), [24, 0, 0]);
+        assert_eq!([8, 32].map(misaligned), [24, 0]);
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Checkpoint {
         };
         let plain: BTreeSet<_> = unwrapped.names.values().map(String::as_str).collect();
         let head = plain.contains(HEAD);
-        let lacks = |name: &str| !plain.contains(name) && !(tied_to_head(name) && head);
+        let lacks = |name: &str| !(plain.contains(name) || tied_to_head(name) && head);
         if let Some(lacking) = self.expected().into_keys().find(|name| lacks(name)) {
             return Err(ModelError::MissingTensor {
                 path: self.tensors.path().into(),

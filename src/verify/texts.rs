@@ -46,10 +46,7 @@ fn compare(file: &File, source: &Source) -> Result<Found, TextError> {
     let followed = Followed::new(file, source);
     let all = Own::from_json(source.json.to_string().as_bytes(), source.named.clone())?;
     let part = Own::from_json(followed.json.to_string().as_bytes(), followed.named)?;
-    let hard: Vec<_> = HARD
-        .iter()
-        .filter(|(_, hard)| text.can_spell(hard))
-        .collect();
+    let (hard, lost): (Vec<_>, Vec<_>) = HARD.iter().partition(|(_, hard)| text.can_spell(hard));
     let of = hard.len();
     let (mut wrong, mut ours, mut expected) = (vec![], vec![], vec![]);
     for (name, hard) in &hard {
@@ -91,6 +88,15 @@ fn compare(file: &File, source: &Source) -> Result<Found, TextError> {
             &theirs,
             "llama.cpp splits by other expressions than its pre-tokenizer is named for",
         );
+    }
+    if !lost.is_empty() {
+        let names: Vec<_> = lost.iter().map(|(name, _)| *name).collect();
+        notes.push(format!(
+            "{}: no token for some bytes of {} test texts, which are lost: {}",
+            source.name,
+            names.len(),
+            names.join(", ")
+        ));
     }
     let mut found = Found {
         checks: vec![],

@@ -169,6 +169,8 @@ fn a_linear_whose_first_rows_deceive_gets_the_type_that_all_need() {
                 (false, true) => 4.0,
                 (false, false) => 3.875,
             };
+            // All active, and of two magnitudes, as latent weights are not of one.
+            let size = size * if column / 2 % 2 == 0 { 0.75 } else { 1.25 };
             if (row + column) % 2 == 0 { size } else { -size }
         },
     );

@@ -417,7 +417,7 @@ fn limits_that_are_no_numbers_are_refused() {
     );
     for arguments in [
         ["pack", "a", "b", "--max-nmse", "nan"],
-        ["pack", "a", "b", "--max-nmse", "inf"],
+        ["pack", "a", "b", "--max-nmse=-inf", "-q"],
         ["verify", "a", "--max-nmse", "nan", "-q"],
         ["verify", "a", "--max-kld", "nan", "-q"],
         ["diff", "a", "b", "--max-nmse=-1", "-q"],

@@ -28,7 +28,7 @@ fn packed(change: impl FnOnce(&mut Checkpoint)) -> Packed {
     let checkpoint = bench.path("checkpoint");
     made.write(&checkpoint);
     let (bytes, report) = bench.pack(&checkpoint, "");
-    let packed = Packed {
+    let mut packed = Packed {
         bench,
         checkpoint,
         bytes,
@@ -45,6 +45,9 @@ fn packed(change: impl FnOnce(&mut Checkpoint)) -> Packed {
         );
         assert!(printed.contains(&format!("\nnote: {note}\n")), "{printed}");
     }
+    // The vocabulary of 16 tokens, which every case has, spells few texts.
+    let is_of_case = |note: &String| !note.contains("no token for some bytes");
+    packed.notes.retain(is_of_case);
     packed
 }
 

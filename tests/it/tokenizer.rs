@@ -11,7 +11,9 @@ use formats::block::BlockType;
 use formats::gguf::tokenizer::PRE_TOKENIZERS;
 use formats::gguf::{File, Layout, TensorInfo, Value};
 use serde_json::json;
-use tqconv::engine::text::{HARD, Text};
+#[cfg(feature = "llama")]
+use tqconv::engine::text::HARD;
+use tqconv::engine::text::Text;
 use tqconv::model::tokenizer::{
     self, Content, Model, SpecialIds, TokenType, Tokenizer, TokenizerFiles,
 };

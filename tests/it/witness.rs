@@ -523,7 +523,8 @@ fn what_llama_cpp_aborts_of_is_refused_before() {
     let bench = Bench::new();
     let (bytes, _) = bench.pack(&data::fixture("kjv"), "");
     let file = File::parse(&bytes).unwrap();
-    let with = |change: &dyn Fn(&mut Vec<(String, Value)>)| {
+    type Keys = Vec<(String, Value)>;
+    let with = |change: &dyn Fn(&mut Keys)| {
         let mut keys = file.metadata().to_vec();
         change(&mut keys);
         rewritten(&file, &keys)

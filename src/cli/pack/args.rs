@@ -106,10 +106,10 @@ impl From<TargetArg> for Target {
     }
 }
 
-/// A limit: not negative, not infinite, not NaN.
+/// A limit: not negative, not NaN; infinite where anything is allowed.
 pub(in crate::cli) fn parse_nmse(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(nmse) if (0.0..f64::INFINITY).contains(&nmse) => Ok(nmse),
+        Ok(nmse) if (0.0..).contains(&nmse) => Ok(nmse),
         _ => Err("expected a number that is not negative, for example 1e-4".into()),
     }
 }

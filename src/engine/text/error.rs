@@ -95,4 +95,10 @@ pub enum TextError {
         /// Why.
         source: tokenizers::Error,
     },
+    /// A tokenizer.json that the library `tokenizers` does not run.
+    #[error("the library `tokenizers` cannot run it: {source}; save it again with transformers")]
+    Library {
+        /// Why.
+        source: tokenizers::Error,
+    },
 }

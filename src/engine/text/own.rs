@@ -17,7 +17,7 @@ impl Own {
         json: &[u8],
         special: impl IntoIterator<Item = String>,
     ) -> Result<Self, TextError> {
-        let build = |source| TextError::Build { source };
+        let build = |source| TextError::Library { source };
         let mut library = tokenizers::Tokenizer::from_bytes(json).map_err(build)?;
         // Whatever the file says of them, the ids are to be those of the whole text and no more.
         library.with_padding(None);
@@ -44,7 +44,7 @@ impl Own {
     /// An expression that gives up on the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let encoding = self.0.encode_fast(text, false);
-        let encoding = encoding.map_err(|source| TextError::Build { source })?;
+        let encoding = encoding.map_err(|source| TextError::Library { source })?;
         Ok(encoding.get_ids().to_vec())
     }
 }

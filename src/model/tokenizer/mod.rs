@@ -282,14 +282,16 @@ impl<'a> Reader<'a> {
             add_bos,
             add_eos,
         } = special::resolve(
-            &vocabulary,
-            self.rows,
-            settings,
-            self.ids,
-            config_name,
-            ends,
-            surround,
-            defaults,
+            special::Sources {
+                vocabulary: &vocabulary,
+                rows: self.rows,
+                settings,
+                ids: self.ids,
+                config_name,
+                ends,
+                surround,
+                defaults,
+            },
             &mut self.notes,
         )?;
         let tokens = vocabulary.into_tokens();

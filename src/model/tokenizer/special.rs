@@ -150,19 +150,34 @@ pub(super) fn named(settings: [&Settings; 2]) -> Result<Vec<&str>, TokenizerErro
     Ok(texts)
 }
 
+/// All that says which tokens are special.
+pub(super) struct Sources<'a> {
+    pub vocabulary: &'a Vocabulary<'a>,
+    /// Rows of the embedding.
+    pub rows: usize,
+    /// tokenizer_config.json and special_tokens_map.json
+    pub settings: [&'a Settings; 2],
+    /// Ids of config.json, and what messages call it.
+    pub ids: &'a SpecialIds,
+    pub config_name: &'a str,
+    pub ends: Ends,
+    pub surround: Option<Surround>,
+    pub defaults: Defaults,
+}
+
 /// Looks the special tokens up: by text in tokenizer_config.json and special_tokens_map.json, then by id in config.json,
 /// then where the vocabulary's own file has them.
-pub(super) fn resolve(
-    vocabulary: &Vocabulary,
-    rows: usize,
-    settings: [&Settings; 2],
-    ids: &SpecialIds,
-    config_name: &str,
-    ends: Ends,
-    surround: Option<Surround>,
-    defaults: Defaults,
-    notes: &mut Notes,
-) -> Result<Special, TokenizerError> {
+pub(super) fn resolve(sources: Sources, notes: &mut Notes) -> Result<Special, TokenizerError> {
+    let Sources {
+        vocabulary,
+        rows,
+        settings,
+        ids,
+        config_name,
+        ends,
+        surround,
+        defaults,
+    } = sources;
     let [config, _] = settings;
     // A name that is no token: an error where llama.cpp must have one, else a note.
     let mut named = |key: &str, required: bool| -> Result<Option<u32>, TokenizerError> {

@@ -183,7 +183,7 @@ fn latent_weights_are_latent() {
         "three peaks" => 0.02 * [-1.0, 0.0, 1.0][index % 3] + 0.004 * random.normal(),
         "sparse" if random.uniform() > 0.05 => 0.0,
         "very sparse" if random.uniform() > 0.002 => 0.0,
-        "half zeros" if index % 2 == 0 => 0.0,
+        "half zeros" if index.is_multiple_of(2) => 0.0,
         // Far below the smallest normal number of f16.
         "tiny" => 3e-8 * random.normal(),
         "large" => 300.0 * random.normal(),

@@ -1092,6 +1092,9 @@ fn library(cases: &mut List) {
         Text::from_gguf(&File::parse(&layout.header).unwrap()).err().unwrap().into()
     });
     // The tokenizers library takes whatever the checks before it let through.
+    cases.call("TextError::Library", &["cannot run it: a reason", "save it again"], |_| {
+        TextError::Library { source: "a reason".into() }.into()
+    });
     cases.call("TextError::Build", &["make no tokenizer: a reason", "convert the model again"], |_| {
         TextError::Build { source: "a reason".into() }.into()
     });
