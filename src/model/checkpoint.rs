@@ -219,7 +219,7 @@ impl Checkpoint {
         Some(format!(
             "config.json says that the model is {name}, but linears are stored as {other}: their codes, scales and biases \
              are those of {other}. For those of {name}, load the model with dtype={name} and save it with \
-             save_pretrained(); where training rounded in {other}, set \"torch_dtype\" in config.json to match"
+             save_pretrained(); where training rounded in {other}, set \"dtype\" in config.json to match"
         ))
     }
 
