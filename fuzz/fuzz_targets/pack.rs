@@ -51,11 +51,11 @@ fuzz_target!(|data: &[u8]| {
         metadata: vec![],
         max_kld: None,
         text: TextOptions::default(),
-        oracle_at_any_size: false,
+        level_4_at_any_size: false,
         threads: 1,
         witness: tqconv::witness::Program::this(),
     };
-    let report = verify(&output, Some(&against), &options, &|_| ()).expect("it can be verified");
+    let report = verify(&output, Some(&against), &options, &|_, _| ()).expect("it can be verified");
     let failed: Vec<_> = report.failures().map(|(level, check)| (level, &check.name, &check.details)).collect();
     assert!(report.verdict == Verdict::Agrees, "{failed:?}");
 });

@@ -18,11 +18,11 @@ fuzz_target!(|data: &[u8]| {
         metadata: vec![],
         max_kld: None,
         text: TextOptions::default(),
-        oracle_at_any_size: false,
+        level_4_at_any_size: false,
         threads: 1,
         witness: tqconv::witness::Program::this(),
     };
-    let _ = verify(&path, None, &options, &|_| ());
+    let _ = verify(&path, None, &options, &|_, _| ());
     let path = path.to_str().expect("a plain name");
     for arguments in [&["tqconv", "inspect", "--all", path][..], &["tqconv", "diff", path, path]] {
         let _ = run(Cli::try_parse_from(arguments).expect("sound arguments"));

@@ -341,7 +341,7 @@ impl Weights for Turned<'_> {
         Ok(Box::new(TurnedRows {
             latent: self.latent.linear(layer, part)?,
             stored: self.stored.linear(layer, part)?,
-            max_nmse: self.max_nmse,
+            max_nmse: self.max_nmse + SCALE_ROUNDED,
             ternary: true,
         }))
     }
@@ -365,6 +365,9 @@ impl<'a> Turned<'a> {
         }))
     }
 }
+
+/// What storing a scale as F16 may cost, relative and squared; it is no part of `--max-nmse`, which counts from there.
+const SCALE_ROUNDED: f64 = 1.0 / (1u64 << 22) as f64;
 
 /// What rounding a number to BF16 may cost, relative and squared; to F16, less.
 const ROUNDED: f64 = 1.0 / (1u64 << 16) as f64;
