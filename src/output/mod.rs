@@ -62,7 +62,7 @@ pub fn folder_of(file: &Path) -> &Path {
 /// Check that `output` can be created: called before the work, so that nobody waits for a refusal.
 ///
 /// # Errors
-/// It is there and `replace` is false, it is one of `inputs`, it is no file, or its folder is missing or read-only.
+/// It is there and `replace` is false, it is one of `inputs`, it is not a file, or its folder is missing or read-only.
 pub fn check(output: &Path, replace: bool, inputs: &Inputs) -> Result<(), OutputError> {
     let path = || output.to_owned();
     if output

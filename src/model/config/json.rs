@@ -20,7 +20,7 @@ pub struct ConfigFile {
 
 impl ConfigFile {
     /// # Errors
-    /// The file cannot be read, is larger than a config.json can be, or is no JSON object.
+    /// The file cannot be read, is larger than a config.json can be, or is not a JSON object.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         check_regular(path)?;
         let io = |source| ModelError::io(path, source);

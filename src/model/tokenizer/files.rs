@@ -64,7 +64,7 @@ impl TokenizerFiles {
     /// The texts of all tokens that the files beside the vocabulary name: transformers adds them to it.
     ///
     /// # Errors
-    /// A file that is no JSON object; a token that is no text.
+    /// A file that is not a JSON object; a token that is no text.
     pub fn named_tokens(&self) -> Result<Vec<String>, TokenizerError> {
         let config = Settings::read(self.tokenizer_config.as_ref())?;
         let names = Settings::read(self.special_tokens_map.as_ref())?;
