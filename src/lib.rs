@@ -1,6 +1,5 @@
 //! Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
 #![deny(unsafe_code)]
-#![warn(missing_docs)]
 
 pub mod cli;
 pub mod engine;

@@ -78,11 +78,7 @@ pub fn argmax(values: &[f32]) -> usize {
 /// # Panics
 /// When the lengths do not fit or a token is outside the vocabulary.
 pub fn surprisals(logits: &[f32], next: &[u32], vocab: usize) -> Vec<f64> {
-    assert_eq!(
-        logits.len(),
-        next.len() * vocab,
-        "logits do not fit the tokens"
-    );
+    assert_eq!(logits.len(), next.len() * vocab, "logits do not fit the tokens");
     rows(logits, vocab)
         .zip(next)
         .map(|(row, &token)| -LogSoftmax::of(row).at(row[token as usize]))
@@ -159,9 +155,7 @@ impl<'a> Predictions<'a> {
 
     /// [`kld`] of `tested` from these, of every token.
     pub fn kld(&self, tested: &Predictions) -> Vec<f64> {
-        self.with(tested)
-            .map(|(a, p, b, q)| divergence(a, p, b, q))
-            .collect()
+        self.with(tested).map(|(a, p, b, q)| divergence(a, p, b, q)).collect()
     }
 
     /// [`surprisals`]; `next`: (tokens,).
@@ -191,17 +185,10 @@ impl<'a> Predictions<'a> {
     fn with<'b>(
         &'b self,
         tested: &'b Predictions,
-    ) -> impl IndexedParallelIterator<Item = (&'b [f32], &'b LogSoftmax, &'b [f32], &'b LogSoftmax)>
-    {
-        assert_eq!(
-            self.logits.len(),
-            tested.logits.len(),
-            "as many predictions"
-        );
+    ) -> impl IndexedParallelIterator<Item = (&'b [f32], &'b LogSoftmax, &'b [f32], &'b LogSoftmax)> {
+        assert_eq!(self.logits.len(), tested.logits.len(), "as many predictions");
         let rows = |p: &'b Predictions| p.logits.par_chunks_exact(p.vocab).zip(&p.normalizers);
-        rows(self)
-            .zip(rows(tested))
-            .map(|((a, p), (b, q))| (a, p, b, q))
+        rows(self).zip(rows(tested)).map(|((a, p), (b, q))| (a, p, b, q))
     }
 }
 
@@ -322,10 +309,7 @@ mod tests {
     fn predictions_compare_as_their_parts_do() {
         let reference = [0.0, 1.0, 2.0, 9.0, 1.0, 2.0];
         let tested = [0.5, 1.0, 2.5, 0.0, 1.0, 2.0];
-        let (a, b) = (
-            Predictions::new(&reference, 3),
-            Predictions::new(&tested, 3),
-        );
+        let (a, b) = (Predictions::new(&reference, 3), Predictions::new(&tested, 3));
         assert_eq!(a.kld(&b), kld_per_token(&reference, &tested, 3));
         assert!(a.surprisals(&[2, 0]).eq(surprisals(&reference, &[2, 0], 3)));
         assert_eq!(a.same_top(&b), 1);

@@ -172,12 +172,8 @@ pub enum Lambda<'a> {
 pub fn dead_zone_sum(w: &[f32], codes: &[i8], lambda: Lambda) -> f64 {
     let dead = |code| code == 0;
     match lambda {
-        Lambda::Fixed(lambda) => {
-            f64::from(lambda) * chosen_sum(w, w, codes, dead, |w, _| f64::from(w))
-        }
-        Lambda::Learned(lambda) => chosen_sum(w, lambda, codes, dead, |w, lambda| {
-            f64::from(lambda) * f64::from(w)
-        }),
+        Lambda::Fixed(lambda) => f64::from(lambda) * chosen_sum(w, w, codes, dead, |w, _| f64::from(w)),
+        Lambda::Learned(lambda) => chosen_sum(w, lambda, codes, dead, |w, lambda| f64::from(lambda) * f64::from(w)),
     }
 }
 
@@ -220,11 +216,7 @@ pub fn check_finite(w: &[f32]) -> Result<(), NotFinite> {
 }
 
 /// The runs of equal scale in row `row` of a matrix with `columns` columns: (group, columns of the row it covers).
-pub fn runs(
-    row: usize,
-    columns: usize,
-    group_size: usize,
-) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+pub fn runs(row: usize, columns: usize, group_size: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
     let first = row * columns;
     let groups = first / group_size..=(first + columns - 1) / group_size;
     groups.map(move |group| {
@@ -249,12 +241,7 @@ mod tests {
     #[test]
     fn a_group_of_zeros_has_no_active_weight() {
         let mut codes = [9; 3];
-        split(
-            &[0.0, -0.0, 0.0],
-            scale(0.0, 3, Dtype::BF16),
-            Dtype::BF16,
-            &mut codes,
-        );
+        split(&[0.0, -0.0, 0.0], scale(0.0, 3, Dtype::BF16), Dtype::BF16, &mut codes);
         assert_eq!(codes, [0; 3]);
     }
 
@@ -272,10 +259,7 @@ mod tests {
         let w = [1.0, 0.25, -0.125, -2.0];
         let codes = [1, 0, 0, -1];
         assert_eq!(dead_zone_sum(&w, &codes, Lambda::Fixed(0.5)), 0.0625);
-        assert_eq!(
-            dead_zone_sum(&w, &codes, Lambda::Learned(&[9.0, 1.0, 2.0, 9.0])),
-            0.0
-        );
+        assert_eq!(dead_zone_sum(&w, &codes, Lambda::Learned(&[9.0, 1.0, 2.0, 9.0])), 0.0);
     }
 
     /// Numbers whose sum depends on its order.
@@ -292,19 +276,10 @@ mod tests {
             let mut codes = vec![0; n];
             split(&w, 100.0, Dtype::F32, &mut codes);
             let near = |found: f64, terms: Vec<f64>| {
-                let (sum, size) = (
-                    terms.iter().sum::<f64>(),
-                    terms.iter().map(|x| x.abs()).sum::<f64>(),
-                );
-                assert!(
-                    (found - sum).abs() <= 1e-13 * size,
-                    "{n}: {found} is not {sum}"
-                );
+                let (sum, size) = (terms.iter().sum::<f64>(), terms.iter().map(|x| x.abs()).sum::<f64>());
+                assert!((found - sum).abs() <= 1e-13 * size, "{n}: {found} is not {sum}");
             };
-            near(
-                absolute_sum(&w),
-                w.iter().map(|&w| f64::from(w).abs()).collect(),
-            );
+            near(absolute_sum(&w), w.iter().map(|&w| f64::from(w).abs()).collect());
             let dead = |&(w, code): &(f32, i8)| f64::from(w) * f64::from(u8::from(code == 0));
             let pairs: Vec<_> = w.iter().copied().zip(codes.iter().copied()).collect();
             near(
@@ -316,21 +291,12 @@ mod tests {
                 .iter()
                 .zip(&lambda)
                 .map(|(pair, &lambda)| dead(pair) * f64::from(lambda));
-            near(
-                dead_zone_sum(&w, &codes, Lambda::Learned(&lambda)),
-                products.collect(),
-            );
+            near(dead_zone_sum(&w, &codes, Lambda::Learned(&lambda)), products.collect());
             near(
                 active_sum(&w, &codes),
-                pairs
-                    .iter()
-                    .map(|pair| f64::from(pair.0) - dead(pair))
-                    .collect(),
+                pairs.iter().map(|pair| f64::from(pair.0) - dead(pair)).collect(),
             );
-            assert_eq!(
-                active_count(&codes),
-                codes.iter().filter(|&&code| code != 0).count()
-            );
+            assert_eq!(active_count(&codes), codes.iter().filter(|&&code| code != 0).count());
         }
     }
 
@@ -355,9 +321,7 @@ mod tests {
 
     #[test]
     fn groups_cross_rows() {
-        let all: Vec<_> = (0..2)
-            .map(|row| runs(row, 192, 128).collect::<Vec<_>>())
-            .collect();
+        let all: Vec<_> = (0..2).map(|row| runs(row, 192, 128).collect::<Vec<_>>()).collect();
         assert_eq!(all[0], [(0, 0..128), (1, 128..192)]);
         assert_eq!(all[1], [(1, 0..64), (2, 64..192)]);
         assert_eq!(runs(1, 4, 8).collect::<Vec<_>>(), [(0, 0..4)]);

@@ -7,16 +7,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "engine", "kernels", "mapped", "metrics", "model", "output", "pack", "simd", "tequila",
-            "verify", "witness",
+            "engine", "kernels", "mapped", "metrics", "model", "output", "pack", "simd", "tequila", "verify", "witness",
         ],
     ),
     ("pack", &["model", "output", "simd", "tequila"]),
     (
         "verify",
-        &[
-            "engine", "kernels", "mapped", "metrics", "model", "tequila", "witness",
-        ],
+        &["engine", "kernels", "mapped", "metrics", "model", "tequila", "witness"],
     ),
     ("engine", &["kernels", "mapped", "simd", "witness"]),
     ("witness", &["kernels", "mapped"]),
@@ -43,12 +40,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 /// The room a file belongs to: the first part of its path below `src`.
 fn room(file: &Path, src: &Path) -> String {
     let first = file.strip_prefix(src).unwrap().components().next().unwrap();
-    first
-        .as_os_str()
-        .to_str()
-        .unwrap()
-        .trim_end_matches(".rs")
-        .to_owned()
+    first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 
 /// The rooms that a line names as `crate::room`, also within `use crate::{a, b}` on one line.
@@ -110,11 +102,7 @@ fn arrows_between_rooms_point_one_way() {
 #[test]
 fn formats_knows_nobody() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/Cargo.toml");
-    assert!(
-        !std::fs::read_to_string(manifest)
-            .unwrap()
-            .contains("tqconv\"")
-    );
+    assert!(!std::fs::read_to_string(manifest).unwrap().contains("tqconv\""));
 }
 
 #[test]

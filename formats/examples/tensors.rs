@@ -9,9 +9,7 @@ use tqconv_formats as formats;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments
-        .next()
-        .ok_or("usage: tensors MODEL.gguf [TENSOR]")?;
+    let path = arguments.next().ok_or("usage: tensors MODEL.gguf [TENSOR]")?;
     let bytes = std::fs::read(&path)?;
     let file = File::parse(&bytes)?;
     match arguments.next() {
@@ -24,22 +22,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn list(file: &File) {
     for info in file.tensors() {
         let bytes = info.bytes().unwrap_or(0);
-        println!(
-            "{:40} {:6} {:?} {bytes} bytes",
-            info.name,
-            info.ty.name(),
-            info.shape
-        );
+        println!("{:40} {:6} {:?} {bytes} bytes", info.name, info.ty.name(), info.shape);
     }
 }
 
 fn first_weights(file: &File, name: &str) -> Result<(), Box<dyn Error>> {
     let (info, bytes) = file.tensor(name).ok_or("no tensor of this name")?;
     let columns = usize::try_from(info.columns())?;
-    let row = info
-        .ty
-        .row_bytes(columns)
-        .ok_or("rows are not whole blocks")?;
+    let row = info.ty.row_bytes(columns).ok_or("rows are not whole blocks")?;
     let mut weights = vec![0.0; columns];
     info.ty.dequantize_row(&bytes[..row], &mut weights)?;
     println!("{:?}", &weights[..columns.min(8)]);

@@ -72,10 +72,7 @@ pub enum FormatError {
         problem: &'static str,
     },
     /// A metadata value of a type that GGUF does not have (or an array of arrays).
-    #[error(
-        "key '{key}' has value type {id}, expected 0 to 12{nested}; {}",
-        DAMAGED
-    )]
+    #[error("key '{key}' has value type {id}, expected 0 to 12{nested}; {}", DAMAGED)]
     ValueType {
         /// The key.
         key: String,
@@ -85,10 +82,7 @@ pub enum FormatError {
         nested: &'static str,
     },
     /// `general.alignment` that is no u32 power of two.
-    #[error(
-        "key 'general.alignment' is {found}, expected a u32 power of two; {}",
-        DAMAGED
-    )]
+    #[error("key 'general.alignment' is {found}, expected a u32 power of two; {}", DAMAGED)]
     Alignment {
         /// The value found.
         found: String,
@@ -152,9 +146,7 @@ pub enum FormatError {
         found: &'static str,
     },
     /// A safetensors header that breaks the format's rules.
-    #[error(
-        "not a sound safetensors file: {problem}; fetch it again, or save the checkpoint again"
-    )]
+    #[error("not a sound safetensors file: {problem}; fetch it again, or save the checkpoint again")]
     Safetensors {
         /// Which rule, with what was found.
         problem: String,
@@ -201,10 +193,7 @@ pub(crate) fn known_start(bytes: &[u8]) -> Option<&'static str> {
         (b"\x1f\x8b", "a gzip archive (unpack it first)"),
         (b"\x28\xb5\x2f\xfd", "a zstd archive (unpack it first)"),
         (b"GGUF", "a GGUF file (packed already: use it as it is)"),
-        (
-            b"FUGG",
-            "a big-endian GGUF file (convert it to little-endian)",
-        ),
+        (b"FUGG", "a big-endian GGUF file (convert it to little-endian)"),
         (b"ggjt", "a GGML file of before GGUF"),
     ];
     KNOWN

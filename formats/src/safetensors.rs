@@ -203,11 +203,7 @@ pub fn parse_start(bytes: &[u8], length: u64) -> Result<Vec<Entry>, FormatError>
         check_name(name)?;
         let [from, to] = info.data_offsets;
         if from != end {
-            let problem = if from < end {
-                "overlaps"
-            } else {
-                "leaves a hole"
-            };
+            let problem = if from < end { "overlaps" } else { "leaves a hole" };
             return Err(broken(format!(
                 "tensor '{name}' starts at byte {from} of the data, which {problem}: expected {end}, where {} ends",
                 if previous.is_empty() {
@@ -241,10 +237,7 @@ pub fn parse_start(bytes: &[u8], length: u64) -> Result<Vec<Entry>, FormatError>
             found - end
         )));
     }
-    header
-        .into_iter()
-        .map(|(name, info)| info.entry(name, data))
-        .collect()
+    header.into_iter().map(|(name, info)| info.entry(name, data)).collect()
 }
 
 fn broken(problem: String) -> FormatError {
@@ -292,8 +285,7 @@ fn read_header(header: &[u8]) -> Result<Vec<(String, Info)>, FormatError> {
             describe_start(header)
         )));
     }
-    let Header(tensors) =
-        serde_json::from_slice(header).map_err(|error| broken(format!("header: {error}")))?;
+    let Header(tensors) = serde_json::from_slice(header).map_err(|error| broken(format!("header: {error}")))?;
     if tensors.is_empty() {
         return Err(broken("it holds no tensor".into()));
     }
@@ -337,12 +329,7 @@ impl Info {
 
     /// Bytes that dtype and shape ask for.
     fn bytes(&self, name: &str) -> Result<u64, FormatError> {
-        let problem = |problem| {
-            broken(format!(
-                "tensor '{name}' has shape {:?}: {problem}",
-                self.shape
-            ))
-        };
+        let problem = |problem| broken(format!("tensor '{name}' has shape {:?}: {problem}", self.shape));
         if self.shape.contains(&0) {
             return Err(problem("a dimension is zero"));
         }
@@ -396,8 +383,7 @@ impl<'de> Deserialize<'de> for Header {
                 while let Some(name) = map.next_key::<String>()? {
                     let fault = |error| A::Error::custom(format_args!("'{name}': {error}"));
                     if name == "__metadata__" {
-                        map.next_value::<BTreeMap<String, String>>()
-                            .map_err(fault)?;
+                        map.next_value::<BTreeMap<String, String>>().map_err(fault)?;
                     } else {
                         let info = map.next_value().map_err(fault)?;
                         tensors.push((name.clone(), info));
@@ -451,9 +437,8 @@ impl<'de> Deserialize<'de> for Files {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Files, A::Error> {
                 let mut files = BTreeMap::new();
                 while let Some(tensor) = map.next_key::<String>()? {
-                    let fault = |error: A::Error| {
-                        A::Error::custom(format_args!("'weight_map', tensor '{tensor}': {error}"))
-                    };
+                    let fault =
+                        |error: A::Error| A::Error::custom(format_args!("'weight_map', tensor '{tensor}': {error}"));
                     let file: String = map.next_value().map_err(fault)?;
                     if file.is_empty()
                         || file.contains(['/', '\\'])
@@ -505,11 +490,10 @@ impl ShardIndex {
         };
         let total_size = match metadata.and_then(|metadata| metadata.total_size) {
             None => None,
-            Some(size) => Some(whole(&size).ok_or_else(|| {
-                problem(format!(
-                    "'metadata.total_size' is {size}, expected a number of bytes"
-                ))
-            })?),
+            Some(size) => Some(
+                whole(&size)
+                    .ok_or_else(|| problem(format!("'metadata.total_size' is {size}, expected a number of bytes")))?,
+            ),
         };
         Ok(Self { files, total_size })
     }
@@ -534,11 +518,7 @@ mod tests {
                 (f64::INFINITY, f64::INFINITY),
             ] {
                 assert_eq!(f64::from(dtype.round(value)), expected, "{dtype} {value:e}");
-                assert_eq!(
-                    f64::from(dtype.round(-value)),
-                    -expected,
-                    "{dtype} {value:e}"
-                );
+                assert_eq!(f64::from(dtype.round(-value)), -expected, "{dtype} {value:e}");
             }
             assert!(dtype.round(f64::NAN).is_nan());
         }

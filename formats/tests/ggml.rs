@@ -28,8 +28,7 @@ fn rows_dequantize_to_ggml_s_weights() {
     for ty in [F16, BF16, Q4_0, Q8_0, Q2_K, Q4_K, Q6_K, TQ1_0, TQ2_0, Q2_0] {
         let expected = floats(&file(ty, "weights"));
         let mut found = vec![f32::NAN; COLUMNS];
-        ty.dequantize_row(&fixture(&file(ty, "row")), &mut found)
-            .unwrap();
+        ty.dequantize_row(&fixture(&file(ty, "row")), &mut found).unwrap();
         assert_eq!(expected.len(), COLUMNS);
         for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
             assert_eq!(found.to_bits(), expected.to_bits(), "{ty}: weight {i}");
@@ -58,10 +57,7 @@ fn codes_pack_to_ggml_s_bytes() {
         match ty {
             BlockType::TQ1_0 => blocks.iter().flat_map(|c| tq1_0::pack(c, scale)).collect(),
             BlockType::TQ2_0 => blocks.iter().flat_map(|c| tq2_0::pack(c, scale)).collect(),
-            _ => small_blocks
-                .iter()
-                .flat_map(|c| q2_0::pack(c, scale))
-                .collect(),
+            _ => small_blocks.iter().flat_map(|c| q2_0::pack(c, scale)).collect(),
         }
     };
     for ty in [BlockType::TQ1_0, BlockType::TQ2_0, BlockType::Q2_0] {

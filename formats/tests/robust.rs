@@ -7,9 +7,7 @@ use tqconv_formats::gguf::File;
 use tqconv_formats::safetensors::{ShardIndex, parse};
 
 fn fixture(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../fixtures")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -20,10 +18,7 @@ fn read_gguf(bytes: &[u8]) -> bool {
     let Ok(file) = File::parse(bytes) else {
         return false;
     };
-    let views = file
-        .tensors()
-        .iter()
-        .filter_map(|info| file.tensor(&info.name));
+    let views = file.tensors().iter().filter_map(|info| file.tensor(&info.name));
     views.count() == file.tensors().len()
 }
 
@@ -31,11 +26,7 @@ fn read_safetensors(bytes: &[u8]) -> bool {
     let Ok(entries) = parse(bytes) else {
         return false;
     };
-    entries
-        .iter()
-        .map(|entry| entry.view(bytes).bytes.len())
-        .sum::<usize>()
-        <= bytes.len()
+    entries.iter().map(|entry| entry.view(bytes).bytes.len()).sum::<usize>() <= bytes.len()
 }
 
 #[test]

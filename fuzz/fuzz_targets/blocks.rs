@@ -38,7 +38,12 @@ fn read(ty: BlockType, bytes: &[u8]) {
 
 /// Any floats as weights.
 fn quantize(ty: BlockType, bytes: &[u8]) {
-    let floats: Vec<f32> = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+    let floats: Vec<f32> = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&bytes| f32::from_le_bytes(bytes))
+        .collect();
     let x = &floats[..floats.len() / ty.weights() * ty.weights()];
     let mut row = vec![0; ty.row_bytes(x.len()).expect("whole blocks")];
     if ty.quantize_row(x, &mut row).is_ok() {
@@ -68,7 +73,9 @@ fn pack(bytes: &[u8]) {
     let multipliers: [u8; 16] = std::array::from_fn(|i| head[2 + i / 2] >> (4 * (i % 2)) & 15);
     let block = q2_k::pack(&row, scale, &multipliers);
     let mut codes = [99; 256];
-    BlockType::Q2_K.unpack_ternary_row(&block, &mut codes, &mut [0.0; 16]).expect("ternary");
+    BlockType::Q2_K
+        .unpack_ternary_row(&block, &mut codes, &mut [0.0; 16])
+        .expect("ternary");
     for (i, (found, &code)) in codes.iter().zip(&row).enumerate() {
         assert_eq!(*found, code, "Q2_K, weight {i}");
     }

@@ -43,7 +43,11 @@ fuzz_target!(|data: &[u8]| {
     }
     let source = Source::find(folder, None, None).expect("it was packed");
     let checkpoint = Checkpoint::open(source, &TrainingOverrides::default()).expect("it was packed");
-    let against = Against { checkpoint, tokenizer_pre: None, name: "checkpoint".into() };
+    let against = Against {
+        checkpoint,
+        tokenizer_pre: None,
+        name: "checkpoint".into(),
+    };
     let options = Options {
         levels: vec![1, 2, 3],
         for_ollama: false,
@@ -56,7 +60,10 @@ fuzz_target!(|data: &[u8]| {
         witness: tqconv::witness::Program::this(),
     };
     let report = verify(&output, Some(&against), &options, &|_, _| ()).expect("it can be verified");
-    let failed: Vec<_> = report.failures().map(|(level, check)| (level, &check.name, &check.details)).collect();
+    let failed: Vec<_> = report
+        .failures()
+        .map(|(level, check)| (level, &check.name, &check.details))
+        .collect();
     assert!(report.verdict == Verdict::Agrees, "{failed:?}");
 });
 

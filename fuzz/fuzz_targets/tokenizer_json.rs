@@ -12,7 +12,10 @@ fuzz_target!(|data: &[u8]| {
     let mut parts = data.splitn(3, |&byte| byte == 0);
     let mut content = |name: &str| {
         let bytes = parts.next()?.to_vec();
-        Some(Content { name: name.into(), bytes })
+        Some(Content {
+            name: name.into(),
+            bytes,
+        })
     };
     let files = TokenizerFiles {
         tokenizer_json: content("tokenizer.json"),
@@ -20,7 +23,11 @@ fuzz_target!(|data: &[u8]| {
         added_tokens: content("added_tokens.json"),
         ..TokenizerFiles::default()
     };
-    let ids = SpecialIds { bos: Some(0), eos: vec![1], pad: None };
+    let ids = SpecialIds {
+        bos: Some(0),
+        eos: vec![1],
+        pad: None,
+    };
     let Ok(tokenizer) = read(&files, 300, &ids, None) else {
         return;
     };

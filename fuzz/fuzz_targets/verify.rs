@@ -24,7 +24,10 @@ fuzz_target!(|data: &[u8]| {
     };
     let _ = verify(&path, None, &options, &|_, _| ());
     let path = path.to_str().expect("a plain name");
-    for arguments in [&["tqconv", "inspect", "--all", path][..], &["tqconv", "diff", path, path]] {
+    for arguments in [
+        &["tqconv", "inspect", "--all", path][..],
+        &["tqconv", "diff", path, path],
+    ] {
         let _ = run(Cli::try_parse_from(arguments).expect("sound arguments"));
     }
 });

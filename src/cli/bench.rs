@@ -122,8 +122,7 @@ fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<Exit
             patience: Duration::from_secs(600),
             ..Workload::new(threads)
         };
-        let (facts, missing) =
-            race(model, &file, program, workload, &|_, _| {}).with_context(place)?;
+        let (facts, missing) = race(model, &file, program, workload, &|_, _| {}).with_context(place)?;
         if let Some(error) = missing.filter(|error| !is_not_built_in(error)) {
             return Err(error).with_context(place);
         }
@@ -150,12 +149,7 @@ pub(super) fn speed_text(speed: &SpeedFacts) -> String {
         speed.decode_tokens,
         speed.bandwidth
     );
-    let rate = |rate: Rate| {
-        format!(
-            "{:.1} tok/s ({:.1} to {:.1})",
-            rate.median, rate.min, rate.max
-        )
-    };
+    let rate = |rate: Rate| format!("{:.1} tok/s ({:.1} to {:.1})", rate.median, rate.min, rate.max);
     let rows = speed.engines.iter().map(|engine| {
         vec![
             format!("  {}", engine.name),
@@ -194,11 +188,7 @@ fn load_text(load: &LoadFacts) -> String {
 
 fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
     let isa = args.isa.unwrap_or(Isa::best());
-    let precision = if args.fast {
-        Precision::Fast
-    } else {
-        Precision::Exact
-    };
+    let precision = if args.fast { Precision::Fast } else { Precision::Exact };
     let mut peer = match Witness::start(program) {
         Ok(peer) => Some(peer),
         Err(WitnessError::NotBuiltIn) => None,
@@ -258,24 +248,12 @@ fn table(outcomes: &[Outcome]) -> Table {
         "kernel",
     ]);
     for o in outcomes {
-        let micro = |s: Seconds| {
-            format!(
-                "{:.1} ({:.1}..{:.1})",
-                s.median * 1e6,
-                s.p10 * 1e6,
-                s.p90 * 1e6
-            )
-        };
+        let micro = |s: Seconds| format!("{:.1} ({:.1}..{:.1})", s.median * 1e6, s.p10 * 1e6, s.p90 * 1e6);
         let percent = |share: f64| format!("{:.0} %", share * 100.0);
         let none = || "-".to_string();
         table.add_row([
             o.ty.clone(),
-            format!(
-                "{}x{}{}",
-                o.rows,
-                o.columns,
-                if o.hot { " hot" } else { "" }
-            ),
+            format!("{}x{}{}", o.rows, o.columns, if o.hot { " hot" } else { "" }),
             o.tokens.to_string(),
             o.threads.to_string(),
             micro(o.ours),
@@ -284,8 +262,7 @@ fn table(outcomes: &[Outcome]) -> Table {
             format!("{:.1}", o.read),
             percent(o.read / o.machine_read),
             format!("{:.0}", o.macs),
-            o.machine_macs
-                .map_or_else(none, |peak| percent(o.macs / peak)),
+            o.machine_macs.map_or_else(none, |peak| percent(o.macs / peak)),
             o.kernel.clone(),
         ]);
     }

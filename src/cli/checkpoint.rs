@@ -31,12 +31,7 @@ pub struct CheckpointArgs {
     #[arg(long, value_name = "N", help_heading = "Checkpoint")]
     group_size: Option<usize>,
     /// The factor of the dead zone, over `eps` of config.json
-    #[arg(
-        long,
-        visible_alias = "eps",
-        value_name = "X",
-        help_heading = "Checkpoint"
-    )]
+    #[arg(long, visible_alias = "eps", value_name = "X", help_heading = "Checkpoint")]
     lambda: Option<f64>,
 }
 
@@ -59,11 +54,7 @@ impl CheckpointArgs {
             ("granularity", "--granularity", self.granularity.is_some()),
             ("group_size", "--group-size", self.group_size.is_some()),
             ("eps", "--lambda", self.lambda.is_some()),
-            (
-                "quant_method",
-                "--quant-method",
-                self.quant_method.is_some(),
-            ),
+            ("quant_method", "--quant-method", self.quant_method.is_some()),
         ];
         match error {
             ModelError::Key {
@@ -72,11 +63,7 @@ impl CheckpointArgs {
                 found,
                 expected,
             } => match given.iter().find(|(name, _, given)| *given && *name == key) {
-                Some((_, flag, _)) => ModelError::Argument {
-                    flag,
-                    found,
-                    expected,
-                },
+                Some((_, flag, _)) => ModelError::Argument { flag, found, expected },
                 None => ModelError::Key {
                     path,
                     key,
@@ -99,28 +86,16 @@ impl CheckpointArgs {
             ("--quant-method", self.quant_method.as_ref().map(text)),
             ("--granularity", self.granularity.as_ref().map(text)),
             ("--group-size", self.group_size.map(number)),
-            (
-                "--lambda",
-                self.lambda.map(|lambda| lambda.to_string().into()),
-            ),
+            ("--lambda", self.lambda.map(|lambda| lambda.to_string().into())),
         ];
         let words = |(flag, value): (&str, Option<OsString>)| Some(shell::option(flag, value?));
         given.into_iter().filter_map(words).flatten().collect()
     }
 
     /// Read the tokenizer of an opened checkpoint.
-    pub fn read_tokenizer(
-        &self,
-        files: &TokenizerFiles,
-        checkpoint: &Checkpoint,
-    ) -> anyhow::Result<Tokenizer> {
+    pub fn read_tokenizer(&self, files: &TokenizerFiles, checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
         let config = &checkpoint.config;
         let pre = self.tokenizer_pre.as_deref();
-        Ok(tokenizer::read(
-            files,
-            config.vocab_size,
-            &config.special_ids,
-            pre,
-        )?)
+        Ok(tokenizer::read(files, config.vocab_size, &config.special_ids, pre)?)
     }
 }

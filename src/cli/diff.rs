@@ -80,8 +80,7 @@ enum Parsed<'a> {
 
 impl Input {
     fn open(path: &Path, args: &CheckpointArgs) -> anyhow::Result<Self> {
-        let part_of_checkpoint =
-            |extension: &std::ffi::OsStr| extension == "safetensors" || extension == "json";
+        let part_of_checkpoint = |extension: &std::ffi::OsStr| extension == "safetensors" || extension == "json";
         if path.is_dir() || path.extension().is_some_and(part_of_checkpoint) {
             let checkpoint = args.open(path)?;
             let files = TokenizerFiles::of(&checkpoint.source)?;
@@ -110,10 +109,7 @@ impl Parsed<'_> {
 
 fn text(a: &Path, b: &Path, found: &Differences) -> String {
     let [a, b] = [a, b].map(|path| shown(&lossy(path)));
-    let same = format!(
-        "{} keys and {} tensors",
-        found.same_keys, found.same_tensors
-    );
+    let same = format!("{} keys and {} tensors", found.same_keys, found.same_tensors);
     if found.is_empty() {
         return format!("{a} and {b} are equal: {same}\n");
     }

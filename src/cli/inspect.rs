@@ -16,8 +16,7 @@ use super::text::shown;
 use super::{lossy, print, print_json, render};
 use crate::mapped::{Mapped, Model};
 use crate::model::{
-    Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Training, TrainingOverrides,
-    check_latent,
+    Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Training, TrainingOverrides, check_latent,
 };
 use crate::pack::{Embedding, Options, Plan, Rule, Target, ollama_reads};
 use crate::simd::Level;
@@ -67,9 +66,7 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 
 /// By its name or by its first bytes.
 fn is_gguf(path: &Path) -> anyhow::Result<bool> {
-    let named = path
-        .extension()
-        .is_some_and(|extension| extension == "gguf");
+    let named = path.extension().is_some_and(|extension| extension == "gguf");
     let file = Mapped::open(path).with_context(|| path.display().to_string())?;
     Ok(named || file.starts_with(b"GGUF"))
 }
@@ -80,9 +77,7 @@ fn engines(ty: BlockType) -> &'static str {
         BlockType::TQ1_0 | BlockType::TQ2_0 => {
             "llama.cpp since September 2024; CPU, Metal (TQ2_0), Vulkan; not CUDA; not Ollama"
         }
-        BlockType::Q2_0 => {
-            "llama.cpp b10015 and later; fast on CUDA, Metal, Vulkan and Arm, slow on x86; not Ollama"
-        }
+        BlockType::Q2_0 => "llama.cpp b10015 and later; fast on CUDA, Metal, Vulkan and Arm, slow on x86; not Ollama",
         ty if ollama_reads(ty) => "every llama.cpp and Ollama",
         _ => "llama.cpp; not Ollama",
     }
@@ -128,9 +123,7 @@ impl Gguf<'_> {
         let run = info.ty.scale_run()?;
         let (_, data) = self.file.tensor(&info.name)?;
         // Without weights a row may have any width.
-        let columns = usize::try_from(info.columns())
-            .ok()
-            .filter(|_| !data.is_empty())?;
+        let columns = usize::try_from(info.columns()).ok().filter(|_| !data.is_empty())?;
         let row_bytes = info.ty.row_bytes(columns)?;
         data.par_chunks_exact(row_bytes)
             .map_init(
@@ -164,9 +157,7 @@ impl Gguf<'_> {
             .metadata()
             .iter()
             .filter(|(_, value)| all || !matches!(value, Value::Array(_)));
-        let shown: Vec<_> = keys
-            .map(|(key, value)| (key.as_str(), brief(value)))
-            .collect();
+        let shown: Vec<_> = keys.map(|(key, value)| (key.as_str(), brief(value))).collect();
         text += &render::facts(&shown);
         let rows = self.shares().into_iter().map(|(ty, share)| {
             let dead = if share.ternary > 0 {
@@ -186,14 +177,7 @@ impl Gguf<'_> {
         });
         text += "\n";
         text += &render::table(
-            &[
-                "type",
-                ">tensors",
-                ">weights",
-                ">size",
-                ">dead zone",
-                "runs on",
-            ],
+            &["type", ">tensors", ">weights", ">size", ">dead zone", "runs on"],
             rows.collect(),
         );
         if all {
@@ -207,10 +191,7 @@ impl Gguf<'_> {
                 ]
             });
             text += "\n";
-            text += &render::table(
-                &["tensor", "type", ">rows x columns", ">size"],
-                rows.collect(),
-            );
+            text += &render::table(&["tensor", "type", ">rows x columns", ">size"], rows.collect());
         }
         text
     }
@@ -281,9 +262,7 @@ fn brief(value: &Value) -> String {
 fn inspect_checkpoint(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let source = match Source::find(&args.path, None, None) {
         // Weights without a config.json can still be listed.
-        Err(ModelError::MissingFile { missing, .. })
-            if missing == "config.json" && args.path.is_file() =>
-        {
+        Err(ModelError::MissingFile { missing, .. }) if missing == "config.json" && args.path.is_file() => {
             let found = Found {
                 tensors: Tensors::open(&args.path)?,
                 config: None,
@@ -301,9 +280,7 @@ fn inspect_checkpoint(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let tensors = Tensors::open(&source.weights)?;
     let weights = check_latent(&tensors, &file);
     let plan = match (&weights, &training, &config) {
-        (Ok(()), Ok(_), Ok(_)) => {
-            Some(PackPreview::new(source).map_err(|error| format!("{error:#}")))
-        }
+        (Ok(()), Ok(_), Ok(_)) => Some(PackPreview::new(source).map_err(|error| format!("{error:#}"))),
         _ => None,
     };
     let text = |error: ModelError| error.to_string();
@@ -404,12 +381,7 @@ impl Found {
         let mut facts: Vec<_> = self
             .dtypes()
             .into_iter()
-            .map(|(dtype, (tensors, bytes))| {
-                (
-                    "dtype",
-                    format!("{dtype}: {tensors} tensors, {}", render::bytes(bytes)),
-                )
-            })
+            .map(|(dtype, (tensors, bytes))| ("dtype", format!("{dtype}: {tensors} tensors, {}", render::bytes(bytes))))
             .collect();
         match &self.config {
             None => facts.push(("model", "no config.json beside it".into())),
@@ -448,10 +420,7 @@ impl Found {
                 ]
             });
             text += "\n";
-            text += &render::table(
-                &["tensor", "dtype", ">rows x columns", ">size"],
-                rows.collect(),
-            );
+            text += &render::table(&["tensor", "dtype", ">rows x columns", ">size"], rows.collect());
         }
         text
     }

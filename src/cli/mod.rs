@@ -175,9 +175,7 @@ fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
         .build_global();
     match built {
         // Without a cause: a process that runs several commands has its threads already.
-        Err(error) if error.source().is_some() => {
-            Err(error).context("the threads cannot be started")
-        }
+        Err(error) if error.source().is_some() => Err(error).context("the threads cannot be started"),
         _ => Ok(()),
     }
 }
@@ -230,9 +228,7 @@ pub fn message(error: &anyhow::Error) -> String {
             line += &format!(": {cause}");
         }
     }
-    let io_error = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<io::Error>());
+    let io_error = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     if let Some(hint) = io_error.and_then(limit_hint) {
         line += &format!("; {hint}");
     }
@@ -247,12 +243,8 @@ pub fn message(error: &anyhow::Error) -> String {
 fn limit_hint(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error)? {
         Errno::MFILE | Errno::NFILE => Some("raise the limit of open files with `ulimit -n`"),
-        Errno::FBIG => {
-            Some("raise the limit of a file's size with `ulimit -f`, or name another folder")
-        }
-        Errno::AGAIN => Some(
-            "raise the limit of processes and threads with `ulimit -u`, or pass a smaller --threads",
-        ),
+        Errno::FBIG => Some("raise the limit of a file's size with `ulimit -f`, or name another folder"),
+        Errno::AGAIN => Some("raise the limit of processes and threads with `ulimit -u`, or pass a smaller --threads"),
         Errno::NOMEM => Some("make memory free, or raise its limit with `ulimit -v`"),
         Errno::NOSPC | Errno::DQUOT => Some("make room on the disk"),
         _ => None,
@@ -277,9 +269,7 @@ fn print_json(value: &serde_json::Value) -> anyhow::Result<ExitCode> {
 fn write_out(text: &str) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("standard output")
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
         _ => Ok(ExitCode::SUCCESS),
     }
 }

@@ -105,8 +105,7 @@ pub fn show(spinner: &ProgressBar, doing: &str, share: Option<f64>) {
         Some(share) => {
             if spinner.length().is_none() {
                 let style = "{elapsed:>4} {spinner} {msg}: {percent} %, {eta} left";
-                spinner
-                    .set_style(ProgressStyle::with_template(style).expect("the template is sound"));
+                spinner.set_style(ProgressStyle::with_template(style).expect("the template is sound"));
                 spinner.set_length(STEPS);
                 spinner.reset_eta();
             }
@@ -124,10 +123,7 @@ const DOING: &str = "{elapsed:>4} {spinner} {msg}";
 
 /// `name  value` lines, names padded to one width. Names and values are shown on one line each, whatever they hold.
 pub fn facts(lines: &[(&str, String)]) -> String {
-    let lines: Vec<_> = lines
-        .iter()
-        .map(|(name, value)| (shown(name), shown(value)))
-        .collect();
+    let lines: Vec<_> = lines.iter().map(|(name, value)| (shown(name), shown(value))).collect();
     let width = lines
         .iter()
         .map(|(name, _)| measure_text_width(name))
@@ -149,11 +145,7 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 }
 
 /// [`table`] whose first column is painted: `paint` is given the row and the cell.
-pub fn marked_table(
-    head: &[&str],
-    rows: Vec<Vec<String>>,
-    paint: impl Fn(usize, &str) -> String,
-) -> String {
+pub fn marked_table(head: &[&str], rows: Vec<Vec<String>>, paint: impl Fn(usize, &str) -> String) -> String {
     let terminal = Term::stdout();
     let room = terminal.is_term().then(|| usize::from(terminal.size().1));
     table_within(room.unwrap_or(usize::MAX), head, rows, paint)
@@ -172,9 +164,7 @@ fn table_within(
             .map(|name| name.trim_start_matches('>').to_owned())
             .collect(),
     );
-    rows.iter_mut()
-        .flatten()
-        .for_each(|cell| *cell = shown(cell));
+    rows.iter_mut().flatten().for_each(|cell| *cell = shown(cell));
     let width = |column: usize| {
         rows.iter()
             .map(|row| measure_text_width(&row[column]))
@@ -183,11 +173,7 @@ fn table_within(
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let whole = widths.iter().sum::<usize>() + GAP.len() * (head.len() - 1);
-    let beside = if whole > room {
-        head.len() - 1
-    } else {
-        head.len()
-    };
+    let beside = if whole > room { head.len() - 1 } else { head.len() };
     let mut text = String::new();
     for (number, row) in rows.iter().enumerate() {
         let cells = row
@@ -225,13 +211,7 @@ mod tests {
 
     #[test]
     fn tables_line_up_whatever_is_painted_and_fit_their_terminal() {
-        let rows = || {
-            vec![vec![
-                "ok".into(),
-                "7 B".into(),
-                "first\nsecond\u{1b}[1m".into(),
-            ]]
-        };
+        let rows = || vec![vec!["ok".into(), "7 B".into(), "first\nsecond\u{1b}[1m".into()]];
         let paint = |row: usize, cell: &str| format!("\u{1b}[3{}m{cell}\u{1b}[0m", row + 2);
         let wide = table_within(80, &["", ">size", "from"], rows(), paint);
         assert_eq!(
@@ -256,10 +236,7 @@ mod tests {
             [999, 1_000, 1_700_000, 2_500_000_000].map(bytes),
             ["999 B", "1.0 kB", "1.7 MB", "2.50 GB"]
         );
-        assert_eq!(
-            [0, 999, 1000, 3145728].map(count),
-            ["0", "999", "1 000", "3 145 728"]
-        );
+        assert_eq!([0, 999, 1000, 3145728].map(count), ["0", "999", "1 000", "3 145 728"]);
         assert_eq!([0.0, 5.23e-5].map(small), ["0", "5.2e-5"]);
         assert_eq!(percent(0.31459), "31.5 %");
         assert_eq!([9.26, 18895.7].map(rate), ["9.3", "18 896"]);

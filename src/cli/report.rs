@@ -8,8 +8,8 @@ use super::verify::{found, limit, short};
 use crate::engine::threads_text;
 use crate::metrics;
 use crate::verify::{
-    Check, EngineFacts, EngineSpeed, Histogram, Level, LinearFacts, Rate, Report, SpeedFacts,
-    Status, TextFacts, Verdict,
+    Check, EngineFacts, EngineSpeed, Histogram, Level, LinearFacts, Rate, Report, SpeedFacts, Status, TextFacts,
+    Verdict,
 };
 
 const TEMPLATE: &str = include_str!("report.html");
@@ -46,9 +46,7 @@ fn fill(template: &str, value: impl Fn(&str) -> String) -> String {
     let mut parts = template.split("{{");
     let mut page = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let (name, rest) = part
-            .split_once("}}")
-            .expect("the template closes what it opens");
+        let (name, rest) = part.split_once("}}").expect("the template closes what it opens");
         page += &value(name);
         page += rest;
     }
@@ -82,10 +80,7 @@ fn verdict(report: &Report) -> String {
 
 fn subject(report: &Report) -> String {
     let file = escape(&report.file);
-    let name = report
-        .model
-        .as_ref()
-        .and_then(|model| model.name.as_deref());
+    let name = report.model.as_ref().and_then(|model| model.name.as_deref());
     let name = name.map_or(String::new(), |name| format!("{} &middot; ", escape(name)));
     match report.held_against() {
         Some(against) => format!("{name}{file} held against {}", escape(against)),
@@ -121,27 +116,18 @@ fn tiles(report: &Report) -> String {
     };
     if !report.linears.is_empty() {
         let sum = |count: fn(&LinearFacts) -> u64| report.linears.iter().map(count).sum::<u64>();
-        let (weights, wrong) = (
-            sum(|linear| linear.weights),
-            sum(|linear| linear.codes_wrong),
-        );
+        let (weights, wrong) = (sum(|linear| linear.weights), sum(|linear| linear.codes_wrong));
         tile(
             many(weights),
             format!("ternary weights compared, {} differ", render::count(wrong)),
         );
-        let (error, energy) = report
-            .linears
-            .iter()
-            .fold((0.0, 0.0), |(error, energy), linear| {
-                (error + linear.error, energy + linear.energy)
-            });
+        let (error, energy) = report.linears.iter().fold((0.0, 0.0), |(error, energy), linear| {
+            (error + linear.error, energy + linear.energy)
+        });
         let nmse = if error == 0.0 { 0.0 } else { error / energy };
         tile(render::small(nmse), "NMSE of the stored weights".into());
         let dead = sum(|linear| linear.dead) as f64 / weights as f64;
-        tile(
-            render::percent(dead),
-            "of the weights in the dead zone".into(),
-        );
+        tile(render::percent(dead), "of the weights in the dead zone".into());
     }
     if let Some(text) = &report.text {
         for engine in &text.tested {
@@ -259,9 +245,7 @@ fn card(title: &str, note: &str, wide: bool, body: &str) -> String {
 }
 
 fn svg(title: &str, width: f64, height: f64, body: &str) -> String {
-    format!(
-        r#"<svg class="chart" viewBox="0 0 {width:.0} {height:.0}" role="img" aria-label="{title}">{body}</svg>"#
-    )
+    format!(r#"<svg class="chart" viewBox="0 0 {width:.0} {height:.0}" role="img" aria-label="{title}">{body}</svg>"#)
 }
 
 /// One cell for each linear, layers to the right, darker where the value is larger.
@@ -277,11 +261,7 @@ fn heatmap(
     const ROW: f64 = 26.0;
     /// Cells at least this wide have room for their value.
     const READABLE: f64 = 46.0;
-    let layers = linears
-        .iter()
-        .map(|linear| linear.layer + 1)
-        .max()
-        .unwrap_or(1);
+    let layers = linears.iter().map(|linear| linear.layer + 1).max().unwrap_or(1);
     let mut parts: Vec<&str> = vec![];
     for linear in linears {
         if !parts.contains(&linear.part.as_str()) {
@@ -289,9 +269,7 @@ fn heatmap(
         }
     }
     let values = || linears.iter().filter_map(&value);
-    let (least, most) = values().fold((f64::INFINITY, 0f64), |(least, most), v| {
-        (least.min(v), most.max(v))
-    });
+    let (least, most) = values().fold((f64::INFINITY, 0f64), |(least, most), v| (least.min(v), most.max(v)));
     let width = (WIDTH - LABEL) / layers as f64;
     let mut body = String::new();
     for (row, part) in parts.iter().enumerate() {
@@ -300,10 +278,7 @@ fn heatmap(
     }
     for linear in linears {
         let Some(v) = value(linear) else { continue };
-        let row = parts
-            .iter()
-            .position(|part| *part == linear.part)
-            .unwrap_or(0);
+        let row = parts.iter().position(|part| *part == linear.part).unwrap_or(0);
         let (x, y) = (LABEL + linear.layer as f64 * width, row as f64 * ROW);
         let share = if most > least {
             (v - least) / (most - least)
@@ -366,12 +341,7 @@ fn histogram(title: &str, note: &str, what: &str, histogram: &Histogram) -> Stri
         }
     };
     let mut body = String::new();
-    for (i, &count) in histogram
-        .counts
-        .iter()
-        .enumerate()
-        .filter(|(_, count)| **count > 0)
-    {
+    for (i, &count) in histogram.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
         let height = (HEIGHT * count as f64 / most).max(1.0);
         let _ = write!(
             body,
@@ -421,11 +391,7 @@ fn kld_chart(text: &TextFacts) -> String {
     const LEFT: f64 = 44.0;
     const TOP: f64 = 22.0;
     const FLOOR: f64 = 1e-8;
-    let lines: Vec<_> = text
-        .tested
-        .iter()
-        .map(|engine| buckets(engine, FLOOR))
-        .collect();
+    let lines: Vec<_> = text.tested.iter().map(|engine| buckets(engine, FLOOR)).collect();
     let all = || lines.iter().flatten().copied();
     let top = all().fold(FLOOR, f64::max).log10().ceil();
     let bottom = all().fold(1.0, f64::min).log10().floor().min(top - 1.0);
@@ -442,14 +408,9 @@ fn kld_chart(text: &TextFacts) -> String {
     }
     for (line, colour) in lines.iter().zip(COLOURS) {
         let step = (WIDE - LEFT) / (line.len().max(2) - 1) as f64;
-        let point =
-            |(i, kld): (usize, &f64)| format!("{:.1},{:.1}", LEFT + i as f64 * step, y(*kld));
+        let point = |(i, kld): (usize, &f64)| format!("{:.1},{:.1}", LEFT + i as f64 * step, y(*kld));
         let points: Vec<_> = line.iter().enumerate().map(point).collect();
-        let _ = write!(
-            body,
-            r#"<path class="{colour}" d="M{}"/>"#,
-            points.join("L")
-        );
+        let _ = write!(body, r#"<path class="{colour}" d="M{}"/>"#, points.join("L"));
     }
     let _ = write!(
         body,

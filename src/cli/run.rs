@@ -109,9 +109,7 @@ fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
         anyhow::bail!("there is no text to continue; give one with -p TEXT");
     }
     // The last token is printed and not run, so it needs no place in the context.
-    let context = (prompt.len() + args.tokens.saturating_sub(1))
-        .min(shape.context)
-        .max(1);
+    let context = (prompt.len() + args.tokens.saturating_sub(1)).min(shape.context).max(1);
     let job = Job {
         args,
         quiet: called.quiet,
@@ -142,13 +140,7 @@ fn prompt(given: &str) -> anyhow::Result<Cow<'_, str>> {
     Ok(text.into())
 }
 
-fn run_llamacpp(
-    job: &Job,
-    program: &Program,
-    file: &File,
-    context: usize,
-    threads: usize,
-) -> anyhow::Result<ExitCode> {
+fn run_llamacpp(job: &Job, program: &Program, file: &File, context: usize, threads: usize) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let model = Model::load(program, &job.args.model, file)?;
     let mut engine = model.session(llamacpp::Settings {
@@ -223,9 +215,7 @@ impl Job<'_> {
         let mut decoder = self.text.decoder();
 
         let start = Instant::now();
-        let mut logits = engine
-            .feed(self.prompt)
-            .context("the prompt cannot be run")?;
+        let mut logits = engine.feed(self.prompt).context("the prompt cannot be run")?;
         outcome.prefill = start.elapsed();
         let stop = stop_signal()?;
         let mut open = write_text(out, self.written)?;
@@ -284,12 +274,7 @@ impl Job<'_> {
         );
     }
 
-    fn print_json(
-        &self,
-        engine: &dyn Generate,
-        outcome: &Outcome,
-        load_time: Duration,
-    ) -> anyhow::Result<()> {
+    fn print_json(&self, engine: &dyn Generate, outcome: &Outcome, load_time: Duration) -> anyhow::Result<()> {
         let (prefill, decode) = self.rates(outcome);
         let report = json!({
             "engine": engine.name(),
@@ -309,9 +294,7 @@ impl Job<'_> {
 
     /// Prefill and decode in tok/s; `None` where nothing was run.
     fn rates(&self, outcome: &Outcome) -> (Option<f64>, Option<f64>) {
-        let rate = |tokens: usize, time: Duration| {
-            (tokens > 0).then(|| tokens as f64 / time.as_secs_f64())
-        };
+        let rate = |tokens: usize, time: Duration| (tokens > 0).then(|| tokens as f64 / time.as_secs_f64());
         (
             rate(self.prompt.len(), outcome.prefill),
             rate(outcome.decoded, outcome.decode),

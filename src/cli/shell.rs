@@ -6,10 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 /// A command line of these words.
 pub fn command<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> String {
-    let quoted: Vec<_> = words
-        .into_iter()
-        .map(|word| quoted(word.as_ref()))
-        .collect();
+    let quoted: Vec<_> = words.into_iter().map(|word| quoted(word.as_ref())).collect();
     quoted.join(" ")
 }
 
@@ -64,21 +61,14 @@ mod tests {
             b"\x1b[1m",
         ];
         let words = words.map(OsStr::from_bytes);
-        let script = command(
-            [OsStr::new("printf"), OsStr::new("%s|")]
-                .into_iter()
-                .chain(words),
-        );
+        let script = command([OsStr::new("printf"), OsStr::new("%s|")].into_iter().chain(words));
         assert!(!script.contains(super::super::text::is_hidden));
         let ran = std::process::Command::new("bash")
             .arg("-c")
             .arg(script)
             .output()
             .unwrap();
-        let expected: Vec<u8> = words
-            .iter()
-            .flat_map(|word| [word.as_bytes(), b"|"].concat())
-            .collect();
+        let expected: Vec<u8> = words.iter().flat_map(|word| [word.as_bytes(), b"|"].concat()).collect();
         assert_eq!(ran.stdout, expected);
     }
 }

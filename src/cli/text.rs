@@ -27,9 +27,7 @@ pub fn report(text: &str) -> String {
 
 fn is_colour(rest: &str) -> bool {
     let digits = |c: char| c.is_ascii_digit() || c == ';';
-    let code = rest
-        .strip_prefix('[')
-        .map(|rest| rest.trim_start_matches(digits));
+    let code = rest.strip_prefix('[').map(|rest| rest.trim_start_matches(digits));
     code.is_some_and(|rest| rest.starts_with('m'))
 }
 
@@ -50,10 +48,7 @@ fn escaped(text: &str, keep: impl Fn(char, &str) -> bool) -> String {
 fn escape(c: char) -> impl Iterator<Item = char> {
     let short = matches!(c, '\n' | '\r' | '\t').then(|| c.escape_default());
     let long = short.is_none().then(|| c.escape_unicode());
-    short
-        .into_iter()
-        .flatten()
-        .chain(long.into_iter().flatten())
+    short.into_iter().flatten().chain(long.into_iter().flatten())
 }
 
 /// JSON in which whatever does not show stands as an escape of JSON.
@@ -62,11 +57,7 @@ pub fn shown_json(json: &str) -> String {
     for c in json.chars() {
         if is_hidden(c) && c != '\n' {
             let mut units = [0; 2];
-            shown.extend(
-                c.encode_utf16(&mut units)
-                    .iter()
-                    .map(|unit| format!("\\u{unit:04x}")),
-            );
+            shown.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
         } else {
             shown.push(c);
         }
@@ -80,10 +71,8 @@ mod tests {
 
     #[test]
     fn what_does_not_show_is_escaped() {
-        let text =
-            "a\u{1b}[1mb\u{9b}2J\r\nc\td\u{202e}e\u{2066}\u{200b}\u{e0041}\u{2028}हिन्दी ▁the";
-        let expected =
-            r"a\u{1b}[1mb\u{9b}2J\r\nc\td\u{202e}e\u{2066}\u{200b}\u{e0041}\u{2028}हिन्दी ▁the";
+        let text = "a\u{1b}[1mb\u{9b}2J\r\nc\td\u{202e}e\u{2066}\u{200b}\u{e0041}\u{2028}हिन्दी ▁the";
+        let expected = r"a\u{1b}[1mb\u{9b}2J\r\nc\td\u{202e}e\u{2066}\u{200b}\u{e0041}\u{2028}हिन्दी ▁the";
         assert_eq!(shown(text), expected);
     }
 
@@ -99,9 +88,6 @@ mod tests {
         let value = serde_json::json!({"a\u{202e}": ["b\u{e0041}\n\u{7f}", "ü"]});
         let shown = shown_json(&format!("{value:#}"));
         assert!(!shown.contains(|c| is_hidden(c) && c != '\n'), "{shown}");
-        assert_eq!(
-            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
-            value
-        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
     }
 }

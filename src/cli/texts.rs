@@ -35,19 +35,11 @@ struct Compared {
     unspelled: Names,
 }
 
-fn compare(
-    keys: &[(String, Value)],
-    json: &Content,
-    files: &TokenizerFiles,
-) -> anyhow::Result<Compared> {
+fn compare(keys: &[(String, Value)], json: &Content, files: &TokenizerFiles) -> anyhow::Result<Compared> {
     let special = files.named_tokens()?;
-    let (own, text) = rayon::join(
-        || Own::from_json(&json.bytes, special),
-        || Text::from_keys(keys),
-    );
+    let (own, text) = rayon::join(|| Own::from_json(&json.bytes, special), || Text::from_keys(keys));
     let (own, mut text) = (own?, text?);
-    let (hard, unspelled): (Vec<_>, Vec<_>) =
-        HARD.iter().partition(|(_, hard)| text.can_spell(hard));
+    let (hard, unspelled): (Vec<_>, Vec<_>) = HARD.iter().partition(|(_, hard)| text.can_spell(hard));
     let differing = |text: &Text| -> Result<Names, TextError> {
         let mut names = vec![];
         for (name, hard) in &hard {
@@ -77,9 +69,7 @@ impl Compared {
             if !names.is_empty() {
                 let (count, of) = (names.len(), self.texts);
                 let names = names.join(", ");
-                notes.push(format!(
-                    "{json}: {who} {count} of {of} test texts otherwise: {names}"
-                ));
+                notes.push(format!("{json}: {who} {count} of {of} test texts otherwise: {names}"));
             }
         };
         if self.ours == self.llama_cpp {

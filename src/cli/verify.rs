@@ -14,9 +14,7 @@ use super::text::shown;
 use super::{Context, print, print_json, render, report};
 use crate::metrics::mean;
 use crate::output::{self, Inputs};
-use crate::verify::{
-    self, Against, Check, Level, Limit, Options, Report, Status, TextOptions, Verdict,
-};
+use crate::verify::{self, Against, Check, Level, Limit, Options, Report, Status, TextOptions, Verdict};
 use crate::witness::Program;
 
 /// Prove a GGUF file: hold it against its checkpoint, and what it computes against what it should
@@ -59,12 +57,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "NATS", value_parser = parse_nmse, help_heading = "Limits")]
     max_kld: Option<f64>,
     /// What the engines are to predict: the text of a file
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "prompt",
-        help_heading = "Text"
-    )]
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt", help_heading = "Text")]
     text: Option<PathBuf>,
     /// What the engines are to predict
     #[arg(long, value_name = "TEXT", help_heading = "Text")]
@@ -123,9 +116,7 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     if args.json {
         print_json(&serde_json::to_value(&report)?)?;
     } else {
-        let text = Text {
-            colour: context.colour,
-        };
+        let text = Text { colour: context.colour };
         print(&text.report(&report))?;
     }
     if let Some(path) = &args.report {
@@ -164,8 +155,7 @@ fn options(args: &VerifyArgs, witness: Program) -> anyhow::Result<Options> {
         text.text = prompt.clone();
         text.source = "prompt".into();
     }
-    let asked: Option<Vec<u8>> =
-        (args.levels.as_ref()).map(|ranges| ranges.iter().cloned().flatten().collect());
+    let asked: Option<Vec<u8>> = (args.levels.as_ref()).map(|ranges| ranges.iter().cloned().flatten().collect());
     let level_4_at_any_size = asked.as_ref().is_some_and(|levels| levels.contains(&4));
     let mut levels = asked.unwrap_or_else(|| vec![1, 2, 3, 4]);
     if args.speed {
@@ -212,11 +202,7 @@ impl Text {
     }
 
     fn verdict(&self, report: &Report) -> String {
-        let checks = report
-            .levels
-            .iter()
-            .map(|level| level.checks.len())
-            .sum::<usize>();
+        let checks = report.levels.iter().map(|level| level.checks.len()).sum::<usize>();
         let failed: Vec<_> = report.failures().collect();
         let file = shown(&report.file);
         let against = report.held_against().map(shown);

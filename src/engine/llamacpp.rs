@@ -25,16 +25,11 @@ impl Model {
     /// Those of [`Shape::read`]; no vocabulary; whatever llama.cpp refuses, with its log, and its crash.
     pub fn load(program: &Program, path: &Path, file: &File) -> Result<Self, EngineError> {
         let shape = Shape::read(file)?;
-        if file
-            .get("tokenizer.ggml.tokens")
-            .and_then(Value::as_strings)
-            .is_none()
-        {
+        if file.get("tokenizer.ggml.tokens").and_then(Value::as_strings).is_none() {
             return Err(EngineError::Key {
                 key: "tokenizer.ggml.tokens".into(),
                 found: "absent".into(),
-                expected: "the vocabulary: llama.cpp aborts when it is to tokenize without one"
-                    .into(),
+                expected: "the vocabulary: llama.cpp aborts when it is to tokenize without one".into(),
             });
         }
         let mut witness = Witness::start(program)?;
@@ -69,12 +64,7 @@ impl Model {
     ///
     /// # Errors
     /// A text that llama.cpp is not given (see [`crate::witness::LONGEST_RUN`]); a crash.
-    pub fn tokenize(
-        &self,
-        text: &str,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<u32>, EngineError> {
+    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>, EngineError> {
         let tokens = self.witness().tokenize(text, add_special, parse_special)?;
         Ok(tokens)
     }
@@ -113,15 +103,11 @@ impl Model {
 /// What the model makes llama.cpp read, keep and compute.
 fn size(shape: &Shape, file: &File) -> ModelSize {
     let tensors = file.tensors().iter();
-    let (q, kv) = (
-        shape.heads * shape.head_dim,
-        shape.kv_heads * shape.head_dim,
-    );
+    let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     ModelSize {
         file: file.data_start() + tensors.clone().filter_map(|info| info.bytes()).sum::<u64>(),
         header: file.data_start(),
-        weights: tensors.map(|info| info.weights()).sum::<u64>()
-            + (shape.vocab * shape.hidden) as u64,
+        weights: tensors.map(|info| info.weights()).sum::<u64>() + (shape.vocab * shape.hidden) as u64,
         attention: (2 * q * shape.layers) as u64,
         cache: (2 * kv * shape.layers) as u64,
         heads: shape.heads as u64,
@@ -187,11 +173,7 @@ impl Generate for Session<'_> {
     }
 
     /// Measured where llama.cpp computes, so that what passes between the processes does not count.
-    fn time(
-        &mut self,
-        prefill: &[u32],
-        decode: &[u32],
-    ) -> Result<(Duration, Duration), EngineError> {
+    fn time(&mut self, prefill: &[u32], decode: &[u32]) -> Result<(Duration, Duration), EngineError> {
         self.check(prefill, 0)?;
         self.check(decode, prefill.len())?;
         let times = self.model.witness().time(self.number, prefill, decode)?;

@@ -46,11 +46,7 @@ pub trait Generate: Engine {
     ///
     /// # Errors
     /// As [`Engine::logits`].
-    fn time(
-        &mut self,
-        prefill: &[u32],
-        decode: &[u32],
-    ) -> Result<(Duration, Duration), EngineError> {
+    fn time(&mut self, prefill: &[u32], decode: &[u32]) -> Result<(Duration, Duration), EngineError> {
         self.reset();
         let start = Instant::now();
         self.feed(prefill)?;
@@ -161,12 +157,7 @@ pub enum EngineError {
 }
 
 /// `tokens` can follow `used` tokens in a context of `context`, and the vocabulary has them all.
-fn check_tokens(
-    tokens: &[u32],
-    vocab: usize,
-    used: usize,
-    context: usize,
-) -> Result<(), EngineError> {
+fn check_tokens(tokens: &[u32], vocab: usize, used: usize, context: usize) -> Result<(), EngineError> {
     if tokens.is_empty() {
         return Err(EngineError::NoTokens);
     }
@@ -191,10 +182,7 @@ mod tests {
     #[test]
     fn tokens_are_checked() {
         assert!(check_tokens(&[0, 4], 5, 6, 8).is_ok());
-        assert!(matches!(
-            check_tokens(&[], 5, 0, 8),
-            Err(EngineError::NoTokens)
-        ));
+        assert!(matches!(check_tokens(&[], 5, 0, 8), Err(EngineError::NoTokens)));
         assert!(matches!(
             check_tokens(&[1, 5], 5, 2, 8),
             Err(EngineError::Token {
@@ -205,10 +193,7 @@ mod tests {
         ));
         assert!(matches!(
             check_tokens(&[1, 2, 3], 5, 6, 8),
-            Err(EngineError::ContextFull {
-                needed: 9,
-                context: 8
-            })
+            Err(EngineError::ContextFull { needed: 9, context: 8 })
         ));
     }
 }

@@ -179,18 +179,10 @@ impl Shape {
         ];
         for layer in 0..self.layers {
             for norm in ["attn_norm", "ffn_norm"] {
-                all.push(tensor(
-                    format!("blk.{layer}.{norm}.weight"),
-                    &[self.hidden],
-                    true,
-                ));
+                all.push(tensor(format!("blk.{layer}.{norm}.weight"), &[self.hidden], true));
             }
             for (part, rows, columns) in self.linears() {
-                all.push(tensor(
-                    format!("blk.{layer}.{part}.weight"),
-                    &[columns, rows],
-                    true,
-                ));
+                all.push(tensor(format!("blk.{layer}.{part}.weight"), &[columns, rows], true));
                 all.push(tensor(format!("blk.{layer}.{part}.bias"), &[rows], false));
             }
         }
@@ -201,11 +193,7 @@ impl Shape {
 /// Shape as expected (trailing dimensions of 1 do not count), and F32 where it is a vector: ggml aborts on other biases
 /// and norms (ggml-cpu/binary-ops.cpp:135).
 fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError> {
-    let dimensions = info
-        .shape
-        .iter()
-        .rposition(|&n| n != 1)
-        .map_or(1, |last| last + 1);
+    let dimensions = info.shape.iter().rposition(|&n| n != 1).map_or(1, |last| last + 1);
     if info.shape[..dimensions.min(info.shape.len())] != expected {
         return Err(EngineError::Shape {
             name: info.name.clone(),
@@ -378,10 +366,7 @@ mod tests {
                 number("attention.head_count", 2),
                 number("attention.head_count_kv", 1),
                 number("attention.key_length", 4),
-                (
-                    "llama.attention.layer_norm_rms_epsilon".into(),
-                    Value::F32(1e-5),
-                ),
+                ("llama.attention.layer_norm_rms_epsilon".into(), Value::F32(1e-5)),
                 ("tokenizer.ggml.tokens".into(), tokens(&["a", "b", "c"])),
             ];
             let mut parts = Parts {
@@ -437,9 +422,7 @@ mod tests {
     }
 
     fn tokens(texts: &[&str]) -> Value {
-        Value::Array(Array::String(
-            texts.iter().map(|&text| text.into()).collect(),
-        ))
+        Value::Array(Array::String(texts.iter().map(|&text| text.into()).collect()))
     }
 
     #[test]
@@ -482,18 +465,12 @@ mod tests {
             ("llama.embedding_length", Value::U64(8)),
             ("llama.block_count", Value::U32(0)),
             ("llama.block_count", Value::U32(513)),
-            (
-                "llama.attention.head_count",
-                Value::Array(Array::U32(vec![2])),
-            ),
+            ("llama.attention.head_count", Value::Array(Array::U32(vec![2]))),
             ("llama.attention.head_count_kv", Value::U32(3)),
             ("llama.attention.key_length", Value::U32(5)),
             ("llama.attention.value_length", Value::U32(6)),
             ("llama.rope.dimension_count", Value::U32(2)),
-            (
-                "llama.attention.layer_norm_rms_epsilon",
-                Value::F32(f32::NAN),
-            ),
+            ("llama.attention.layer_norm_rms_epsilon", Value::F32(f32::NAN)),
             ("llama.rope.scaling.type", Value::String("yarn".into())),
             ("llama.rope.scaling.attn_factor", Value::F32(1.5)),
             ("llama.expert_count", Value::U32(8)),
@@ -519,10 +496,7 @@ mod tests {
                 let mut parts = Parts::new();
                 parts.tensor(name).ty = ty;
                 let error = parts.read().unwrap_err().to_string();
-                assert!(
-                    error.contains(&format!("'{name}' has type {ty}")),
-                    "{error}"
-                );
+                assert!(error.contains(&format!("'{name}' has type {ty}")), "{error}");
             }
         }
     }
@@ -544,39 +518,27 @@ mod tests {
     #[test]
     fn tensors_are_held_against_the_metadata() {
         let mut parts = Parts::new();
-        parts
-            .tensors
-            .retain(|info| info.name != "blk.0.ffn_gate.weight");
+        parts.tensors.retain(|info| info.name != "blk.0.ffn_gate.weight");
         let error = parts.read().unwrap_err();
-        assert!(
-            matches!(error, EngineError::MissingTensor { name } if name == "blk.0.ffn_gate.weight")
-        );
+        assert!(matches!(error, EngineError::MissingTensor { name } if name == "blk.0.ffn_gate.weight"));
 
         let mut parts = Parts::new();
         parts.tensor("token_embd.weight").shape = vec![8, 0];
         let error = parts.read().unwrap_err();
-        assert!(
-            matches!(error, EngineError::MissingTensor { name } if name == "token_embd.weight")
-        );
+        assert!(matches!(error, EngineError::MissingTensor { name } if name == "token_embd.weight"));
 
         let mut parts = Parts::new();
         parts.add("blk.0.attn_q.scale", &[1]);
         let error = parts.read().unwrap_err();
-        assert!(
-            matches!(error, EngineError::UnknownTensor { name } if name == "blk.0.attn_q.scale")
-        );
+        assert!(matches!(error, EngineError::UnknownTensor { name } if name == "blk.0.attn_q.scale"));
 
         let mut parts = Parts::new();
         parts.tensor("blk.0.attn_k.weight").shape = vec![8, 8];
-        assert!(
-            matches!(parts.read().unwrap_err(), EngineError::Shape { expected, .. } if expected == [8, 4])
-        );
+        assert!(matches!(parts.read().unwrap_err(), EngineError::Shape { expected, .. } if expected == [8, 4]));
 
         let mut parts = Parts::new();
         parts.add("blk.0.ffn_down.bias", &[8]);
         parts.tensor("blk.0.ffn_down.bias").ty = BlockType::F16;
-        assert!(
-            matches!(parts.read().unwrap_err(), EngineError::Type { found, .. } if found == "F16")
-        );
+        assert!(matches!(parts.read().unwrap_err(), EngineError::Type { found, .. } if found == "F16"));
     }
 }

@@ -53,13 +53,7 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
         if I8MM { "neon-i8mm" } else { "neon-dotprod" }
     }
 
-    fn multiply(
-        &self,
-        weights: &Strip<'_>,
-        groups: Range<usize>,
-        panel: &Panel<'_>,
-        out: &mut [[f32; ROWS]],
-    ) {
+    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]) {
         let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         let product = match weights.bits() {
             2 => panel_product::<2, I8MM>,
@@ -74,25 +68,12 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
         }
     }
 
-    fn quantize(
-        &self,
-        x: &[f32],
-        grouping: Grouping,
-        codes: &mut [i8],
-        scales: &mut [f32],
-        sums: &mut [i32],
-    ) {
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
         // SAFETY: every AArch64 CPU has NEON.
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
-    fn multiply_floats(
-        &self,
-        weights: &Floats,
-        groups: Range<usize>,
-        panel: &FloatPanel<'_>,
-        out: &mut [[f32; ROWS]],
-    ) {
+    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
         let product = match weights.ty {
             FloatType::F32 => floats_product::<4>,
             FloatType::F16 => floats_product::<2>,
@@ -291,10 +272,7 @@ fn dots_by_sdot<const BITS: usize, const C: usize>(
 ) -> Square<int32x4_t, C> {
     let zero = vdupq_n_s32(0);
     let mut sums: Square<int32x4_t, C> = [[zero; C]; QUARTERS];
-    for (step, quads) in codes
-        .chunks_exact(32 * BITS)
-        .zip(quads.chunks_exact(4 * width))
-    {
+    for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.chunks_exact(4 * width)) {
         if C == 1 {
             let x = load_quads(quads);
             for (q, sums) in sums.iter_mut().enumerate() {
@@ -335,10 +313,7 @@ fn dots_by_smmla<const BITS: usize, const C: usize>(
     let zero = vdupq_n_s32(0);
     // [quarter][2 * pair of rows + pair of tokens]: row 0 token 0, row 0 token 1, row 1 token 0, row 1 token 1
     let mut sums = [[zero; 4]; QUARTERS];
-    for (step, quads) in codes
-        .chunks_exact(32 * BITS)
-        .zip(quads.chunks_exact(4 * width))
-    {
+    for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.chunks_exact(4 * width)) {
         let mut x = [[zero; 2]; 2];
         for pair in 0..2 {
             let a = load_quads(&quads[2 * pair * width + first..]);
@@ -495,34 +470,20 @@ fn widen_f16(halves: &[u8; 8]) -> float32x4_t {
 #[target_feature(enable = "neon")]
 fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     let group = grouping.group();
-    for ((x, codes), scale) in x
-        .chunks_exact(group)
-        .zip(codes.chunks_exact_mut(group))
-        .zip(scales)
-    {
+    for ((x, codes), scale) in x.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(scales) {
         let mut largest = vdupq_n_f32(0.0);
         for x in x.as_chunks().0 {
             // Of a NaN and a number it takes the number.
             largest = vmaxnmq_f32(vabsq_f32(load(x)), largest);
         }
         let largest = vmaxnmvq_f32(largest);
-        let first_of_magnitude = || {
-            x.iter()
-                .copied()
-                .find(|x| x.abs() == largest)
-                .unwrap_or(0.0)
-        };
+        let first_of_magnitude = || x.iter().copied().find(|x| x.abs() == largest).unwrap_or(0.0);
         let inverse;
         (inverse, *scale) = match grouping {
             Grouping::Q8_0 => scales_q8_0(largest),
             _ => scales_k(first_of_magnitude()),
         };
-        for (x, codes) in x
-            .as_chunks::<16>()
-            .0
-            .iter()
-            .zip(codes.as_chunks_mut::<16>().0)
-        {
+        for (x, codes) in x.as_chunks::<16>().0.iter().zip(codes.as_chunks_mut::<16>().0) {
             let code = |i: usize| {
                 // The conversion rounds to even and makes 0 of a NaN.
                 let code = vcvtnq_s32_f32(vmulq_n_f32(load(&x.as_chunks().0[i]), inverse));
@@ -543,11 +504,7 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
 
 /// A row group of floats times a panel. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
 #[target_feature(enable = "neon")]
-fn floats_product<const KIND: usize>(
-    weights: &[u8],
-    panel: &FloatPanel<'_>,
-    out: &mut [[f32; ROWS]],
-) {
+fn floats_product<const KIND: usize>(weights: &[u8], panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
     if panel.width == 1 {
         return floats_piece::<KIND, 1>(weights, panel, out, 0);
     }

@@ -110,10 +110,7 @@ impl Activations {
     /// Where `columns` is no multiple of the group, or `x` is no whole number of rows.
     pub fn quantize(&mut self, x: &[f32], columns: usize, grouping: Grouping, threads: &Threads) {
         let group = grouping.group();
-        assert!(
-            columns.is_multiple_of(group),
-            "{columns} columns in groups of {group}"
-        );
+        assert!(columns.is_multiple_of(group), "{columns} columns in groups of {group}");
         assert!(
             x.len().is_multiple_of(columns.max(1)),
             "{} activations in rows of {columns}",
@@ -133,13 +130,7 @@ impl Activations {
         if self.tokens == 1 {
             // A panel of one is the row itself.
             let codes = bytemuck::cast_slice_mut(&mut self.quads);
-            kernel.quantize(
-                x,
-                grouping,
-                codes,
-                &mut self.scales,
-                &mut self.sums[..columns / STEP],
-            );
+            kernel.quantize(x, grouping, codes, &mut self.scales, &mut self.sums[..columns / STEP]);
             fill_longer_sums(&mut self.sums, columns, group);
             return;
         }
@@ -149,14 +140,7 @@ impl Activations {
             .zip(self.scales.chunks_mut(MAX_WIDTH * columns / group))
             .zip(self.sums.chunks_mut(MAX_WIDTH * sums))
             .zip(x.chunks(MAX_WIDTH * columns))
-            .map(|(((quads, scales), sums), x)| {
-                Mutex::new(PanelMut {
-                    x,
-                    quads,
-                    scales,
-                    sums,
-                })
-            })
+            .map(|(((quads, scales), sums), x)| Mutex::new(PanelMut { x, quads, scales, sums }))
             .collect();
         threads.run(panels.len(), |i| {
             let mut rows = lock(&self.rows).pop().unwrap_or_default();

@@ -54,13 +54,7 @@ pub trait Peer {
     ///
     /// # Errors
     /// The peer cannot.
-    fn prepare(
-        &mut self,
-        case: &Case,
-        weights: &[u8],
-        copies: (usize, usize),
-        x: &[f32],
-    ) -> Result<(), BenchError>;
+    fn prepare(&mut self, case: &Case, weights: &[u8], copies: (usize, usize), x: &[f32]) -> Result<(), BenchError>;
 
     /// Compute the products of one graph so often; the seconds that it took, threads being awake. They rest afterwards.
     ///
@@ -284,9 +278,7 @@ fn sample_activations(count: usize) -> Vec<f32> {
 /// A matrix as Tequila makes them: random codes, a positive scale for every 128 columns, or for every block where
 /// those are longer (Q2_K keeps both scales of a block).
 fn sample_weights(ty: BlockType, rows: usize, columns: usize) -> Result<Vec<u8>, KernelError> {
-    let row_bytes = ty
-        .row_bytes(columns)
-        .ok_or(KernelError::PartialBlock { ty, columns })?;
+    let row_bytes = ty.row_bytes(columns).ok_or(KernelError::PartialBlock { ty, columns })?;
     let mut bytes = vec![0; rows * row_bytes];
     let mut state = 7u32;
     let mut below = |n: u32| {

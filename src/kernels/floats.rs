@@ -71,12 +71,7 @@ pub(super) struct Floats {
 
 impl Floats {
     /// Lay out `rows` rows as they are in the file.
-    pub fn pack(
-        ty: FloatType,
-        rows: usize,
-        columns: usize,
-        bytes: &[u8],
-    ) -> std::io::Result<Floats> {
+    pub fn pack(ty: FloatType, rows: usize, columns: usize, bytes: &[u8]) -> std::io::Result<Floats> {
         let length = columns * ROWS * ty.bytes();
         let mut region = Region::zeroed(rows.div_ceil(ROWS) * length)?;
         let groups = region

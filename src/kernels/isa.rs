@@ -51,10 +51,7 @@ impl Isa {
 
     /// All that this CPU has, slowest first, so the first is [`Isa::Scalar`].
     pub fn available() -> Vec<Isa> {
-        Isa::ALL
-            .into_iter()
-            .filter(|isa| isa.kernel().is_some())
-            .collect()
+        Isa::ALL.into_iter().filter(|isa| isa.kernel().is_some()).collect()
     }
 
     /// The name used in reports, such as `avx512vnni`.
@@ -111,12 +108,9 @@ impl std::str::FromStr for Isa {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Isa, String> {
-        Isa::ALL
-            .into_iter()
-            .find(|isa| isa.name() == name)
-            .ok_or_else(|| {
-                let known = Isa::ALL.map(Isa::name).join(", ");
-                format!("no instruction set is called '{name}'; known: {known}")
-            })
+        Isa::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
+            let known = Isa::ALL.map(Isa::name).join(", ");
+            format!("no instruction set is called '{name}'; known: {known}")
+        })
     }
 }

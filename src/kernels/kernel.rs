@@ -46,13 +46,7 @@ pub(super) trait Kernel: Sync {
 
     /// Add the product of the row groups `groups` with the activations of the strip's columns:
     /// `out[(g - groups.start) * panel.width + token][row]` is `result` above, before and after.
-    fn multiply(
-        &self,
-        weights: &Strip<'_>,
-        groups: Range<usize>,
-        panel: &Panel<'_>,
-        out: &mut [[f32; ROWS]],
-    );
+    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]);
 
     /// A faster way where stored codes are 0, 1 and 2 alone, if there is one for so many tokens, so many rows for each
     /// thread, and inner runs of `run` columns.
@@ -61,14 +55,7 @@ pub(super) trait Kernel: Sync {
     }
 
     /// Quantize one token: `x` to `codes` (as many), one scale per group, one sum of codes per [`STEP`].
-    fn quantize(
-        &self,
-        x: &[f32],
-        grouping: Grouping,
-        codes: &mut [i8],
-        scales: &mut [f32],
-        sums: &mut [i32],
-    );
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
 
     /// Run the dot instruction on registers, `repeats` times; returns the multiplications of one repeat. No kernel can
     /// pass that rate without a way for [`Many`]; None where nothing was written to measure it.
@@ -77,13 +64,7 @@ pub(super) trait Kernel: Sync {
     }
 
     /// The same for a matrix of floats, see [`super::floats`].
-    fn multiply_floats(
-        &self,
-        weights: &Floats,
-        groups: Range<usize>,
-        panel: &FloatPanel<'_>,
-        out: &mut [[f32; ROWS]],
-    );
+    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]);
 }
 
 /// A product of many rows and tokens at once.
@@ -92,13 +73,7 @@ pub(super) trait Many: Sync {
     fn tile(&self) -> Tile;
 
     /// [`Kernel::multiply`] for several panels, whose results lie in `out` one behind the other.
-    fn multiply(
-        &self,
-        weights: &Strip<'_>,
-        groups: Range<usize>,
-        panels: &[Panel<'_>],
-        out: &mut [[f32; ROWS]],
-    );
+    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut [[f32; ROWS]]);
 }
 
 /// The size of a part of a product.

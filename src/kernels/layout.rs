@@ -145,11 +145,7 @@ impl Format {
 
     /// Groups that share an f16.
     fn shared(&self) -> usize {
-        if self.multiplied {
-            MAX_GROUP / self.group
-        } else {
-            1
-        }
+        if self.multiplied { MAX_GROUP / self.group } else { 1 }
     }
 
     /// The parts of a row group of so many columns.
@@ -238,11 +234,7 @@ impl<'a> Strip<'a> {
             scales: part(all.scales, index, parts.scales / (2 * ROWS)),
             multipliers: part(all.multipliers, index, parts.multipliers / ROWS),
             minimums: part(all.minimums, index, parts.minimums / (2 * ROWS)),
-            minimum_multipliers: part(
-                all.minimum_multipliers,
-                index,
-                parts.minimum_multipliers / ROWS,
-            ),
+            minimum_multipliers: part(all.minimum_multipliers, index, parts.minimum_multipliers / ROWS),
             ..*all
         }
     }
@@ -279,25 +271,11 @@ impl RowGroup<'_> {
     /// The minimum of group `group` of `row`, where the matrix has minimums.
     #[cfg(test)]
     pub fn minimum(&self, row: usize, group: usize) -> Option<f32> {
-        (!self.minimums.is_empty()).then(|| {
-            factor(
-                self.minimums,
-                self.minimum_multipliers,
-                self.shared,
-                row,
-                group,
-            )
-        })
+        (!self.minimums.is_empty()).then(|| factor(self.minimums, self.minimum_multipliers, self.shared, row, group))
     }
 }
 
-fn factor(
-    scales: &[[u8; 2 * ROWS]],
-    multipliers: &[[u8; ROWS]],
-    shared: usize,
-    row: usize,
-    group: usize,
-) -> f32 {
+fn factor(scales: &[[u8; 2 * ROWS]], multipliers: &[[u8; ROWS]], shared: usize, row: usize, group: usize) -> f32 {
     let scale = f16::from_le_bytes(scales[group / shared].as_chunks().0[row]).to_f32();
     if multipliers.is_empty() {
         scale
@@ -316,20 +294,13 @@ pub(super) enum PackError {
 }
 
 /// Pack a matrix of any integer type, in parallel. `bytes` holds `rows` rows of whole blocks.
-pub(super) fn pack(
-    ty: BlockType,
-    rows: usize,
-    columns: usize,
-    bytes: &[u8],
-) -> Result<Packed, PackError> {
+pub(super) fn pack(ty: BlockType, rows: usize, columns: usize, bytes: &[u8]) -> Result<Packed, PackError> {
     match ty {
         BlockType::TQ2_0 => Tq2_0::pack(rows, columns, bytes),
         BlockType::TQ1_0 => Tq1_0::pack(rows, columns, bytes),
         BlockType::Q2_0 => Q2_0::pack(rows, columns, bytes),
         BlockType::Q2_K => Q2_K::pack(rows, columns, bytes),
-        BlockType::Q4_0 if bytes.par_chunks(18 << 12).all(TernaryQ4_0::fits) => {
-            TernaryQ4_0::pack(rows, columns, bytes)
-        }
+        BlockType::Q4_0 if bytes.par_chunks(18 << 12).all(TernaryQ4_0::fits) => TernaryQ4_0::pack(rows, columns, bytes),
         BlockType::Q4_0 => Q4_0::pack(rows, columns, bytes),
         BlockType::Q4_K => Q4_K::pack(rows, columns, bytes),
         BlockType::Q6_K => Q6_K::pack(rows, columns, bytes),
@@ -348,16 +319,7 @@ struct Factors(u64);
 impl Factors {
     fn new(d: [u8; 2], multiplier: u8, dmin: [u8; 2], minimum_multiplier: u8) -> Factors {
         let [a, b, c, e] = [d[0], d[1], dmin[0], dmin[1]];
-        Factors(u64::from_le_bytes([
-            a,
-            b,
-            multiplier,
-            0,
-            c,
-            e,
-            minimum_multiplier,
-            0,
-        ]))
+        Factors(u64::from_le_bytes([a, b, multiplier, 0, c, e, minimum_multiplier, 0]))
     }
 
     /// A scale without multiplier and minimum.
@@ -450,9 +412,7 @@ trait Source {
             multiplied: !survey.plain,
             ternary: false,
         };
-        let length = strips(columns)
-            .map(|columns| format.strip_bytes(columns.len()))
-            .sum();
+        let length = strips(columns).map(|columns| format.strip_bytes(columns.len())).sum();
         let mut packed = Packed {
             format,
             columns,
@@ -549,9 +509,7 @@ struct RowGroupMut<'a> {
 impl Packed {
     /// Write everything; returns whether every stored code is 0, 1 or 2.
     fn fill<S: Source + ?Sized>(&mut self, bytes: &[u8], row_bytes: usize) -> bool {
-        let Packed {
-            format, columns, ..
-        } = *self;
+        let Packed { format, columns, .. } = *self;
         let mut rest: &mut [u8] = &mut self.region;
         let mut below_3 = S::BITS == 2;
         for columns in strips(columns) {
@@ -588,13 +546,8 @@ impl Format {
     fn split<'a>(&self, mut strip: &'a mut [u8], columns: usize) -> Vec<RowGroupMut<'a>> {
         let parts = self.parts(columns);
         let mut part = |length| take_parts(&mut strip, self.row_groups(), length).into_iter();
-        let (codes, scales, multipliers) = (
-            part(parts.codes),
-            part(parts.scales),
-            part(parts.multipliers),
-        );
-        let (minimums, minimum_multipliers) =
-            (part(parts.minimums), part(parts.minimum_multipliers));
+        let (codes, scales, multipliers) = (part(parts.codes), part(parts.scales), part(parts.multipliers));
+        let (minimums, minimum_multipliers) = (part(parts.minimums), part(parts.minimum_multipliers));
         codes
             .zip(scales)
             .zip(multipliers)
@@ -625,10 +578,7 @@ fn take_parts<'a>(rest: &mut &'a mut [u8], count: usize, length: usize) -> Vec<&
 
 impl RowGroupMut<'_> {
     /// Block by block, all rows of each, so that what is written stays in the first-level cache until it is whole.
-    fn write_codes<'a, S: Source + ?Sized>(
-        &mut self,
-        rows: impl Iterator<Item = &'a [u8]> + Clone,
-    ) {
+    fn write_codes<'a, S: Source + ?Sized>(&mut self, rows: impl Iterator<Item = &'a [u8]> + Clone) {
         let blocks = self.codes.chunks_exact_mut(S::BLOCK / STEP * 32 * S::BITS);
         for (i, steps) in blocks.enumerate() {
             for (lane, row) in rows.clone().enumerate() {
@@ -677,12 +627,7 @@ fn write_steps<const BITS: usize>(codes: &[u8], lane: usize, steps: &mut [u8]) {
         let low = |l: usize| quad(l) & 0x0F0F_0F0F;
         let high = |l: usize| quad(l) >> 4 & 0x0303_0303;
         match BITS {
-            2 => write_word(
-                step,
-                0,
-                lane,
-                quad(0) | quad(1) << 2 | quad(2) << 4 | quad(3) << 6,
-            ),
+            2 => write_word(step, 0, lane, quad(0) | quad(1) << 2 | quad(2) << 4 | quad(3) << 6),
             _ => {
                 write_word(step, 0, lane, low(0) | low(1) << 4);
                 write_word(step, 1, lane, low(2) | low(3) << 4);
@@ -758,12 +703,7 @@ fn finish_bytes(steps: &mut [u8]) {
 /// The four 2-bit planes of 32 bytes: `codes[32 p + m] = bytes[m] >> 2p & 3` (Q6_K).
 #[inline(always)]
 fn planes_of_32(bytes: &[u8], codes: &mut [u8]) {
-    for (bytes, codes) in bytes
-        .as_chunks::<32>()
-        .0
-        .iter()
-        .zip(codes.as_chunks_mut::<128>().0)
-    {
+    for (bytes, codes) in bytes.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<128>().0) {
         for (plane, codes) in codes.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             for (code, byte) in codes.iter_mut().zip(bytes) {
                 *code = byte >> (2 * plane) & 3;
@@ -914,17 +854,11 @@ impl Source for TernaryQ4_0 {
     const BITS: usize = 2;
     const SHIFT: Option<u32> = Some(0);
     fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
-        let words: [u32; 4] =
-            std::array::from_fn(|l| u32::from_le_bytes(block[2..18].as_chunks().0[l]));
+        let words: [u32; 4] = std::array::from_fn(|l| u32::from_le_bytes(block[2..18].as_chunks().0[l]));
         for (nibble, step) in steps.as_chunks_mut::<64>().0.iter_mut().enumerate() {
             // No nibble is below 7, so nothing is borrowed from a neighbour.
             let quad = |l: usize| (words[l] >> (4 * nibble) & 0x0F0F_0F0F) - 0x0707_0707;
-            write_word(
-                step,
-                0,
-                lane,
-                quad(0) | quad(1) << 2 | quad(2) << 4 | quad(3) << 6,
-            );
+            write_word(step, 0, lane, quad(0) | quad(1) << 2 | quad(2) << 4 | quad(3) << 6);
         }
     }
     fn factors(block: &[u8], _: usize) -> Factors {
@@ -943,10 +877,7 @@ impl Source for Q4_K {
     const SHIFT: Option<u32> = None;
     fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
         let mut codes = [0; 256];
-        for (bytes, codes) in block[16..144]
-            .chunks_exact(32)
-            .zip(codes.chunks_exact_mut(64))
-        {
+        for (bytes, codes) in block[16..144].chunks_exact(32).zip(codes.chunks_exact_mut(64)) {
             nibbles(bytes, codes);
         }
         write_steps::<4>(&codes, lane, steps);
@@ -955,10 +886,7 @@ impl Source for Q4_K {
         let s = &block[4..16];
         let (multiplier, minimum_multiplier) = match j {
             0..4 => (s[j] & 63, s[j + 4] & 63),
-            _ => (
-                s[j + 4] & 15 | (s[j - 4] >> 6) << 4,
-                s[j + 4] >> 4 | (s[j] >> 6) << 4,
-            ),
+            _ => (s[j + 4] & 15 | (s[j - 4] >> 6) << 4, s[j + 4] >> 4 | (s[j] >> 6) << 4),
         };
         Factors::new(two(block, 0), multiplier, two(block, 2), minimum_multiplier)
     }
@@ -978,10 +906,7 @@ impl Source for Q6_K {
     fn write(block: &[u8], lane: usize, steps: &mut [u8]) {
         let mut codes = [0; 256];
         planes_of_32(&block[128..192], &mut codes);
-        for (low, codes) in block[..128]
-            .chunks_exact(64)
-            .zip(codes.chunks_exact_mut(128))
-        {
+        for (low, codes) in block[..128].chunks_exact(64).zip(codes.chunks_exact_mut(128)) {
             for (l, low) in low.iter().enumerate() {
                 codes[l] = codes[l] << 4 | low & 15;
                 codes[64 + l] = codes[64 + l] << 4 | low >> 4;

@@ -109,9 +109,7 @@ pub enum KernelError {
         columns: usize,
     },
     /// The bytes do not fit the shape.
-    #[error(
-        "a {ty} matrix of {rows} rows and {columns} columns has {found} bytes, expected {expected}"
-    )]
+    #[error("a {ty} matrix of {rows} rows and {columns} columns has {found} bytes, expected {expected}")]
     Length {
         /// The type.
         ty: BlockType,
@@ -145,10 +143,7 @@ pub enum KernelError {
 }
 
 fn names(isas: &[Isa]) -> String {
-    isas.iter()
-        .map(|isa| isa.name())
-        .collect::<Vec<_>>()
-        .join(", ")
+    isas.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// A weight matrix, ready to multiply.
@@ -176,9 +171,7 @@ impl Matrix {
     ) -> Result<Matrix, KernelError> {
         let isa = options.isa;
         let kernel = isa.kernel().ok_or(KernelError::Isa { isa })?;
-        let row_bytes = ty
-            .row_bytes(columns)
-            .ok_or(KernelError::PartialBlock { ty, columns })?;
+        let row_bytes = ty.row_bytes(columns).ok_or(KernelError::PartialBlock { ty, columns })?;
         let expected = row_bytes.saturating_mul(rows);
         if bytes.len() != expected {
             return Err(KernelError::Length {
@@ -258,9 +251,7 @@ impl Matrix {
         match &self.weights {
             Weights::Packed(w) => {
                 let (bits, group, activations) = (w.bits(), w.group(), self.grouping.group());
-                format!(
-                    "{isa} {bits}-bit x{ROWS}, scale per {group}, activations per {activations}"
-                )
+                format!("{isa} {bits}-bit x{ROWS}, scale per {group}, activations per {activations}")
             }
             Weights::Floats(w) => format!("{isa} {:?} x{ROWS}", w.ty),
         }
@@ -316,17 +307,10 @@ impl Matrix {
     }
 
     fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
-        for_tiles(
-            weights.rows,
-            x,
-            y,
-            threads,
-            ONE_PANEL,
-            |groups, panels, out| {
-                let panel = x.float_panel(panels.start);
-                self.kernel.multiply_floats(weights, groups, &panel, out);
-            },
-        );
+        for_tiles(weights.rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
+            let panel = x.float_panel(panels.start);
+            self.kernel.multiply_floats(weights, groups, &panel, out);
+        });
     }
 }
 
@@ -367,9 +351,7 @@ fn grouping(ty: BlockType, columns: usize, precision: Precision) -> Grouping {
     match ty {
         BlockType::F32 | BlockType::F16 | BlockType::BF16 => Grouping::Float,
         BlockType::Q2_0 | BlockType::Q4_0 if precision == Precision::Fast => {
-            let group = [256, 128, 64]
-                .into_iter()
-                .find(|&group| columns.is_multiple_of(group));
+            let group = [256, 128, 64].into_iter().find(|&group| columns.is_multiple_of(group));
             group.map_or(Grouping::Q8_0, Grouping::K)
         }
         BlockType::Q2_0 | BlockType::Q4_0 | BlockType::Q8_0 => Grouping::Q8_0,

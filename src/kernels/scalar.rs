@@ -15,13 +15,7 @@ impl Kernel for Scalar {
         "scalar"
     }
 
-    fn multiply(
-        &self,
-        weights: &Strip<'_>,
-        groups: Range<usize>,
-        panel: &Panel<'_>,
-        out: &mut [[f32; ROWS]],
-    ) {
+    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]) {
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let group = weights.row_group(group);
             let add = match weights.multiplied() {
@@ -36,24 +30,13 @@ impl Kernel for Scalar {
         }
     }
 
-    fn quantize(
-        &self,
-        x: &[f32],
-        grouping: Grouping,
-        codes: &mut [i8],
-        scales: &mut [f32],
-        sums: &mut [i32],
-    ) {
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
         let group = grouping.group();
         let quantize_group = match grouping {
             Grouping::Q8_0 => quantize_q8_0,
             _ => quantize_k,
         };
-        for ((x, codes), scale) in x
-            .chunks_exact(group)
-            .zip(codes.chunks_exact_mut(group))
-            .zip(scales)
-        {
+        for ((x, codes), scale) in x.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(scales) {
             *scale = quantize_group(x, codes);
         }
         for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<STEP>().0) {
@@ -61,13 +44,7 @@ impl Kernel for Scalar {
         }
     }
 
-    fn multiply_floats(
-        &self,
-        weights: &Floats,
-        groups: Range<usize>,
-        panel: &FloatPanel<'_>,
-        out: &mut [[f32; ROWS]],
-    ) {
+    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let group = weights.group(group);
             for (token, out) in out.iter_mut().enumerate() {
@@ -132,8 +109,7 @@ fn add_multiplied_product(
         for run in span * runs.inner..(span + 1) * runs.inner {
             let multiplier = |of: &[[u8; ROWS]]| i32::from(of[run][row] as i8);
             total += multiplier(group.multipliers) * dot(group, row, panel, token, run, runs);
-            offset +=
-                multiplier(group.offset_multipliers()) * panel.sums[run * panel.width + token];
+            offset += multiplier(group.offset_multipliers()) * panel.sums[run * panel.width + token];
         }
         let scale = f16(&group.scales[span]);
         let partial = match weights.shift() {
@@ -146,21 +122,12 @@ fn add_multiplied_product(
 }
 
 /// The sum of stored code * activation over inner run `run`.
-fn dot(
-    group: &RowGroup<'_>,
-    row: usize,
-    panel: &Panel<'_>,
-    token: usize,
-    run: usize,
-    runs: Runs,
-) -> i32 {
+fn dot(group: &RowGroup<'_>, row: usize, panel: &Panel<'_>, token: usize, run: usize, runs: Runs) -> i32 {
     let product = |column: usize| {
         let quad = panel.quads[column / 4 * panel.width + token].to_ne_bytes();
         i32::from(group.code(row, column)) * i32::from(quad[column % 4] as i8)
     };
-    (run * runs.columns..(run + 1) * runs.columns)
-        .map(product)
-        .sum()
+    (run * runs.columns..(run + 1) * runs.columns).map(product).sum()
 }
 
 /// ggml's Q8_K rule (ggml-quants.c:2769-2806): the first activation of the largest magnitude becomes -127.

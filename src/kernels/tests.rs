@@ -61,9 +61,7 @@ fn random_blocks(random: &mut Random, ty: BlockType, weights: usize) -> Vec<u8> 
     for block in bytes.chunks_exact_mut(ty.bytes()) {
         match ty {
             BlockType::F32 => block.copy_from_slice(&random.float().to_le_bytes()),
-            BlockType::BF16 => {
-                block.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes())
-            }
+            BlockType::BF16 => block.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes()),
             _ => {
                 for &at in scales {
                     let scale = half::f16::from_f32(0.01 * random.float());
@@ -105,11 +103,7 @@ fn bits(y: &[f32]) -> Vec<u32> {
 
 /// NMSE of `y` against `exact`.
 fn nmse(y: &[f32], exact: &[f64]) -> f64 {
-    let error: f64 = y
-        .iter()
-        .zip(exact)
-        .map(|(&y, e)| (f64::from(y) - e).powi(2))
-        .sum();
+    let error: f64 = y.iter().zip(exact).map(|(&y, e)| (f64::from(y) - e).powi(2)).sum();
     error / exact.iter().map(|e| e * e).sum::<f64>()
 }
 
@@ -125,13 +119,7 @@ fn kernels() -> Vec<&'static dyn Kernel> {
 fn every_kernel_equals_scalar_at_every_edge() {
     let mut random = Random(1);
     let threads: Vec<Threads> = (1..=3).map(Threads::new).collect();
-    println!(
-        "{:?}",
-        kernels()
-            .iter()
-            .map(|kernel| kernel.name())
-            .collect::<Vec<_>>()
-    );
+    println!("{:?}", kernels().iter().map(|kernel| kernel.name()).collect::<Vec<_>>());
     for ty in TYPES {
         for rows in [1, 15, 16, 17, 33] {
             for blocks in 1..=if rows == 17 { 6 } else { 5 } {
@@ -232,10 +220,7 @@ fn every_kernel_equals_scalar_whatever_the_group() {
                         matrix.kernel = kernel;
                         let found = bits(&product(&matrix, &x, &threads));
                         let kernel = kernel.name();
-                        assert!(
-                            found == scalar,
-                            "{ty} {run} {tokens} {precision:?} {kernel}"
-                        );
+                        assert!(found == scalar, "{ty} {run} {tokens} {precision:?} {kernel}");
                     }
                 }
             }
@@ -339,10 +324,7 @@ fn packed_weights_are_those_of_the_file() {
             panic!("{ty}")
         };
         let mut weights = vec![0.0; columns];
-        for (row, bytes) in bytes
-            .chunks_exact(ty.row_bytes(columns).unwrap())
-            .enumerate()
-        {
+        for (row, bytes) in bytes.chunks_exact(ty.row_bytes(columns).unwrap()).enumerate() {
             ty.dequantize_row(bytes, &mut weights).unwrap();
             let strips: Vec<_> = packed.strips().collect();
             for (column, weight) in weights.iter().enumerate() {
@@ -366,11 +348,7 @@ fn packed_weights_are_those_of_the_file() {
 fn merged_scales_change_nothing_but_the_bytes_read() {
     let mut random = Random(2);
     let (rows, columns, threads) = (20, 1024, Threads::new(1));
-    for (ty, group) in [
-        (BlockType::Q2_0, 64),
-        (BlockType::Q4_0, 32),
-        (BlockType::Q8_0, 32),
-    ] {
+    for (ty, group) in [(BlockType::Q2_0, 64), (BlockType::Q4_0, 32), (BlockType::Q8_0, 32)] {
         let separate = random_blocks(&mut random, ty, rows * columns);
         for merged in [64, 128, 256, 512, 1024] {
             let mut bytes = separate.clone();
@@ -385,9 +363,7 @@ fn merged_scales_change_nothing_but_the_bytes_read() {
             let x = random.floats(columns);
             let exact = exact::product(ty, rows, columns, &bytes, &x).unwrap();
             for isa in Isa::available() {
-                let matrix =
-                    Matrix::new(ty, rows, columns, &bytes, &options(isa, Precision::Exact))
-                        .unwrap();
+                let matrix = Matrix::new(ty, rows, columns, &bytes, &options(isa, Precision::Exact)).unwrap();
                 let name = format!("scale per {}", merged.min(256));
                 assert!(
                     matrix.kernel_name().contains(&name),
@@ -411,8 +387,7 @@ fn products_are_near_the_f64_product() {
         let x = random.floats(tokens * columns);
         let exact = exact::product(ty, rows, columns, &bytes, &x).unwrap();
         for precision in [Precision::Exact, Precision::Fast] {
-            let matrix =
-                Matrix::new(ty, rows, columns, &bytes, &options(Isa::Scalar, precision)).unwrap();
+            let matrix = Matrix::new(ty, rows, columns, &bytes, &options(Isa::Scalar, precision)).unwrap();
             // Activations of 8 bits on normal data: 2.7e-5 with a scale per 32, 4e-5 with one per 256.
             let limit = if matrix.grouping() == Grouping::Float {
                 1e-12
@@ -477,12 +452,7 @@ fn quantized(kernel: &dyn Kernel, x: &[f32], grouping: Grouping) -> (Vec<i8>, Ve
 #[test]
 fn every_kernel_quantizes_like_scalar() {
     let mut random = Random(4);
-    let groupings = [
-        Grouping::Q8_0,
-        Grouping::K(64),
-        Grouping::K(128),
-        Grouping::K(256),
-    ];
+    let groupings = [Grouping::Q8_0, Grouping::K(64), Grouping::K(128), Grouping::K(256)];
     for isa in Isa::available() {
         let kernel = isa.kernel().unwrap();
         for grouping in groupings {
@@ -503,10 +473,7 @@ fn every_kernel_quantizes_like_scalar() {
                     _ => x.iter_mut().for_each(|x| *x *= 0.1),
                 }
                 let scalar = quantized(&Scalar, &x, grouping);
-                assert!(
-                    quantized(kernel, &x, grouping) == scalar,
-                    "{isa} {grouping:?} {round}"
-                );
+                assert!(quantized(kernel, &x, grouping) == scalar, "{isa} {grouping:?} {round}");
             }
         }
     }

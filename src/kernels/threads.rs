@@ -130,9 +130,7 @@ impl Threads {
             shared.wake.notify_all();
         }
 
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            shared.take_chunks(Job { task, chunks })
-        }));
+        let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_chunks(Job { task, chunks })));
         shared.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
         while shared.gate.load(Ordering::Acquire) & INSIDE != 0 {
@@ -164,9 +162,7 @@ impl Drop for Threads {
 
 /// A lock whose data stays valid when a holder panicked.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Shared {
@@ -204,12 +200,10 @@ impl Shared {
             if gate & OPEN == 0 || gate / EPOCH != epoch {
                 return false;
             }
-            match self.gate.compare_exchange_weak(
-                gate,
-                gate + 1,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            ) {
+            match self
+                .gate
+                .compare_exchange_weak(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed)
+            {
                 Ok(_) => return true,
                 Err(now) => gate = now,
             }
@@ -246,10 +240,7 @@ impl Shared {
             if let Some(epoch) = open() {
                 break Some(epoch);
             }
-            sleep = self
-                .wake
-                .wait(sleep)
-                .unwrap_or_else(|poisoned| poisoned.into_inner());
+            sleep = self.wake.wait(sleep).unwrap_or_else(|poisoned| poisoned.into_inner());
         };
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         found
@@ -267,8 +258,7 @@ mod tests {
             assert_eq!(threads.count(), count);
             for chunks in [0, 1, 2, 7, 100] {
                 for pause in [0, 1] {
-                    let calls: Vec<AtomicUsize> =
-                        (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+                    let calls: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
                     threads.run(chunks, |i| {
                         calls[i].fetch_add(1, Ordering::Relaxed);
                     });
@@ -294,13 +284,8 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
         let threads = Threads::new(2);
-        let caught = catch_unwind(AssertUnwindSafe(|| {
-            threads.run(64, |i| assert!(i != 40, "chunk {i}"))
-        }));
-        assert_eq!(
-            caught.unwrap_err().downcast_ref::<String>().unwrap(),
-            "chunk 40"
-        );
+        let caught = catch_unwind(AssertUnwindSafe(|| threads.run(64, |i| assert!(i != 40, "chunk {i}"))));
+        assert_eq!(caught.unwrap_err().downcast_ref::<String>().unwrap(), "chunk 40");
         let sum = AtomicUsize::new(0);
         threads.run(64, |i| {
             sum.fetch_add(i, Ordering::Relaxed);

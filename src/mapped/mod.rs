@@ -45,10 +45,7 @@ impl Mapped {
     pub fn open(path: &Path) -> io::Result<Self> {
         // Asked before it is opened: opening a pipe would wait for a writer.
         if !std::fs::metadata(path)?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let file = File::open(path)?;
         let state = State::of(&file)?;

@@ -90,19 +90,11 @@ impl Model {
             return Ok(Self(parts));
         };
         // A name alone makes no part; what cannot be read at all is found later.
-        if count > 1
-            && parts[0]
-                .parse()
-                .is_ok_and(|file| split_count(&file) == count)
-        {
+        if count > 1 && parts[0].parse().is_ok_and(|file| split_count(&file) == count) {
             if number > 1 {
                 let first = part_path(&prefix, 1, count);
                 let path = path.into();
-                return Err(OpenError::Part {
-                    path,
-                    number,
-                    first,
-                });
+                return Err(OpenError::Part { path, number, first });
             }
             for number in 2..=count {
                 parts.push(Part::open(part_path(&prefix, number, count))?);

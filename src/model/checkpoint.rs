@@ -84,11 +84,7 @@ impl Checkpoint {
 
     /// Read the names as transformers saves them, where all of them are wrapped alike.
     fn unwrap_names(&mut self) -> Result<(), ModelError> {
-        let adapters: Vec<_> = self
-            .tensors
-            .names()
-            .filter(|name| is_adapter(name))
-            .collect();
+        let adapters: Vec<_> = self.tensors.names().filter(|name| is_adapter(name)).collect();
         if !adapters.is_empty() {
             return Err(ModelError::SurplusTensors {
                 path: self.tensors.path().into(),
@@ -97,11 +93,7 @@ impl Checkpoint {
             });
         }
         let found = |name: &str| self.tensors.get(name).is_some();
-        let missing: Vec<_> = self
-            .expected()
-            .into_keys()
-            .filter(|name| !found(name))
-            .collect();
+        let missing: Vec<_> = self.expected().into_keys().filter(|name| !found(name)).collect();
         let tied_to_head = |name: &str| name == EMBEDDING && self.config.tied_head;
         if missing.iter().all(|name| tied_to_head(name) && found(HEAD)) {
             return Ok(());
@@ -134,10 +126,8 @@ impl Checkpoint {
         if unwrapped.bare {
             how.push("with 'model.' before them, which a bare LlamaModel leaves out".into());
         }
-        self.notes.push(format!(
-            "the names of tensors are read {}",
-            how.join(" and ")
-        ));
+        self.notes
+            .push(format!("the names of tensors are read {}", how.join(" and ")));
         self.tensors.rename(&unwrapped.names);
         Ok(())
     }
@@ -228,16 +218,10 @@ impl Checkpoint {
         let config = &self.config;
         let differs = |(_, tensor): &(&str, Tensor)| {
             let mut found = vec![0.0; tensor.len()];
-            tensor
-                .dtype
-                .bytes()
-                .inspect(|_| tensor.read_f32(0, &mut found));
+            tensor.dtype.bytes().inspect(|_| tensor.read_f32(0, &mut found));
             !config.rope.has_frequencies(&found, config.head_dim)
         };
-        let frequencies = self
-            .tensors
-            .iter()
-            .filter(|(name, _)| name.ends_with(FREQUENCIES));
+        let frequencies = self.tensors.iter().filter(|(name, _)| name.ends_with(FREQUENCIES));
         let (name, _) = frequencies.into_iter().find(differs)?;
         Some(format!(
             "'{name}' contradicts config.json ({}), which is taken, as in transformers",
@@ -259,9 +243,7 @@ impl Checkpoint {
             .tensors
             .iter()
             .map(|(name, _)| name)
-            .filter(|name| {
-                !expected.contains_key(*name) && !tied_head(name) && !name.ends_with(FREQUENCIES)
-            })
+            .filter(|name| !expected.contains_key(*name) && !tied_head(name) && !name.ends_with(FREQUENCIES))
             .map(|name| self.tensors.written_name(name).to_owned())
             .collect();
         if surplus.is_empty() {
@@ -278,15 +260,14 @@ impl Checkpoint {
     fn check_groups(&self, linear: Linear) -> Result<(), ModelError> {
         let (rows, columns) = linear.shape(&self.config);
         match self.training.granularity {
-            Granularity::Group(size) if !(rows * columns).is_multiple_of(size) => Err(self
-                .training_error(
-                    "group_size",
-                    size,
-                    format!(
-                        "a divisor of the {rows} x {columns} weights of {}",
-                        linear.checkpoint_name()
-                    ),
-                )),
+            Granularity::Group(size) if !(rows * columns).is_multiple_of(size) => Err(self.training_error(
+                "group_size",
+                size,
+                format!(
+                    "a divisor of the {rows} x {columns} weights of {}",
+                    linear.checkpoint_name()
+                ),
+            )),
             _ => Ok(()),
         }
     }
@@ -294,12 +275,9 @@ impl Checkpoint {
     fn check_lambda(&self, linear: Linear) -> Result<(), ModelError> {
         let dtype = self.linear(linear).weight.dtype;
         match (self.training.lambda, self.training.lambda.fixed(dtype)) {
-            (LambdaSource::Fixed(lambda), Some(rounded)) if !rounded.is_finite() => Err(self
-                .training_error(
-                    "eps",
-                    format!("{lambda:e}"),
-                    format!("a number that fits {dtype}"),
-                )),
+            (LambdaSource::Fixed(lambda), Some(rounded)) if !rounded.is_finite() => {
+                Err(self.training_error("eps", format!("{lambda:e}"), format!("a number that fits {dtype}")))
+            }
             _ => Ok(()),
         }
     }
@@ -318,8 +296,7 @@ impl Checkpoint {
         let config = &self.config;
         let vector = || vec![vec![config.hidden_size]];
         let table = || vec![vec![config.vocab_size, config.hidden_size]];
-        let mut expected =
-            BTreeMap::from([(EMBEDDING.into(), table()), (FINAL_NORM.into(), vector())]);
+        let mut expected = BTreeMap::from([(EMBEDDING.into(), table()), (FINAL_NORM.into(), vector())]);
         if !config.tied_head {
             expected.insert(HEAD.into(), table());
         }
@@ -335,10 +312,7 @@ impl Checkpoint {
                 expected.insert(format!("{name}.bias"), vec![vec![rows]]);
             }
             if self.training.lambda == LambdaSource::Learned {
-                expected.insert(
-                    format!("{name}.Lambada"),
-                    vec![vec![rows, columns], vec![rows, 1]],
-                );
+                expected.insert(format!("{name}.Lambada"), vec![vec![rows, columns], vec![rows, 1]]);
             }
         }
         expected
@@ -379,8 +353,7 @@ impl Checkpoint {
 /// Frequencies of the rotation.
 const FREQUENCIES: &str = "rotary_emb.inv_freq";
 
-const MERGE: &str =
-    "merge the adapter (LoRA, peft) into the model first, with merge_and_unload(), and save that";
+const MERGE: &str = "merge the adapter (LoRA, peft) into the model first, with merge_and_unload(), and save that";
 
 /// What peft adds beside and around the layers of a model.
 fn is_adapter(name: &str) -> bool {

@@ -16,7 +16,8 @@ struct Refusal {
     remedy: &'static str,
 }
 
-const LATENT_ONLY: &str = "take the latent checkpoint that they were made from: only those of ultraquantv2 and ultraquantv3 can be packed";
+const LATENT_ONLY: &str =
+    "take the latent checkpoint that they were made from: only those of ultraquantv2 and ultraquantv3 can be packed";
 
 /// Refuse a checkpoint whose linears are not latent weights, or are those of another family.
 ///
@@ -61,12 +62,7 @@ fn names(tensors: &Tensors, wanted: impl Fn(&str) -> bool) -> Vec<String> {
 
 /// BitNet's codes, four of them in a byte.
 fn packed(tensors: &Tensors, config: &ConfigFile) -> Option<Refusal> {
-    let is_packed = |name: &str| {
-        is_linear(name)
-            && tensors
-                .get(name)
-                .is_some_and(|t| t.dtype.to_string() == "U8")
-    };
+    let is_packed = |name: &str| is_linear(name) && tensors.get(name).is_some_and(|t| t.dtype.to_string() == "U8");
     let codes = names(tensors, is_packed);
     let scale = format!("{}_scale", codes.first()?);
     let (found, why) = match (tensors.get(&scale), config.bitnet()) {
@@ -110,9 +106,7 @@ fn rotated(tensors: &Tensors, config: &ConfigFile) -> Option<Refusal> {
 
 fn is_rotation(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["hadamard", "rotation", "signs"]
-        .iter()
-        .any(|word| name.contains(word))
+    ["hadamard", "rotation", "signs"].iter().any(|word| name.contains(word))
 }
 
 /// Methods that learn the range in which they round.
@@ -147,11 +141,7 @@ fn learned_clip(tensors: &Tensors, config: &ConfigFile) -> Option<Refusal> {
 
 /// Tensors that other methods save beside the weights.
 fn other_tensors(tensors: &Tensors) -> Option<Refusal> {
-    let one = |part: &str| {
-        names(tensors, |name| name.contains(part))
-            .into_iter()
-            .next()
-    };
+    let one = |part: &str| names(tensors, |name| name.contains(part)).into_iter().next();
     if let Some(name) = one("_proj.weight_quantizer.") {
         return Some(Refusal {
             found: format!("'{name}' is a quantizer of AngelSlim's own training"),
@@ -161,9 +151,7 @@ fn other_tensors(tensors: &Tensors) -> Option<Refusal> {
     }
     let name = one("_proj.rms_norm.")?;
     Some(Refusal {
-        found: format!(
-            "'{name}' is a norm of a single linear, as BitNet has them with use_rms_norm"
-        ),
+        found: format!("'{name}' is a norm of a single linear, as BitNet has them with use_rms_norm"),
         why: "no architecture of llama.cpp has a place for it".into(),
         remedy: "supported: ultraquantv2, ultraquantv3",
     })
@@ -245,15 +233,9 @@ impl Groups {
             (&self.ternary, self.ternary_text()),
             (&self.four_level, "four levels, -3s, -s, +s and +3s".into()),
             (&self.binary, "one magnitude and no zeros, -s and +s".into()),
-            (
-                &self.nearly,
-                "almost, but not quite, only -s, 0 and +s".into(),
-            ),
+            (&self.nearly, "almost, but not quite, only -s, 0 and +s".into()),
         ];
-        let found: Vec<_> = kinds
-            .iter()
-            .filter(|(names, _)| !names.is_empty())
-            .collect();
+        let found: Vec<_> = kinds.iter().filter(|(names, _)| !names.is_empty()).collect();
         let rest = match self.latent.is_empty() {
             true => String::new(),
             false => format!(
@@ -272,9 +254,9 @@ impl Groups {
                 format!("all {} linears hold {what}", names.len())
             }
             _ => {
-                let parts = found.iter().map(|(names, what)| {
-                    format!("{} {what}: {}", holders(names.len()), list(names))
-                });
+                let parts = found
+                    .iter()
+                    .map(|(names, what)| format!("{} {what}: {}", holders(names.len()), list(names)));
                 parts.collect::<Vec<_>>().join(", ") + &rest
             }
         };
@@ -331,8 +313,6 @@ impl Groups {
             true => "rounded once more, as AngelSlim's w + (q - w) leaves them",
             false => "changed afterwards: was a LoRA adapter merged into ternary weights?",
         };
-        format!(
-            "the first of them breaks at row {row}, column {column}: they are ternary weights, {what}"
-        )
+        format!("the first of them breaks at row {row}, column {column}: they are ternary weights, {what}")
     }
 }

@@ -17,10 +17,7 @@ pub fn model_metadata(config: &Config) -> Vec<(String, Value)> {
         ("attention.head_count_kv", count(config.kv_heads)),
         ("attention.key_length", count(config.head_dim)),
         ("attention.value_length", count(config.head_dim)),
-        (
-            "attention.layer_norm_rms_epsilon",
-            Value::F32(config.rms_norm_eps),
-        ),
+        ("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps)),
         ("rope.dimension_count", count(config.head_dim)),
         ("rope.freq_base", Value::F32(config.rope.theta as f32)),
     ];
@@ -35,8 +32,5 @@ pub fn model_metadata(config: &Config) -> Vec<(String, Value)> {
 
 /// llama.cpp's `llama` attends to the whole context: within a sliding window that is the same, beyond it is not.
 fn usable_context(config: &Config) -> usize {
-    config
-        .sliding_window
-        .unwrap_or(usize::MAX)
-        .min(config.context_length)
+    config.sliding_window.unwrap_or(usize::MAX).min(config.context_length)
 }

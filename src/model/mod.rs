@@ -13,9 +13,7 @@ mod unwrap;
 mod weights;
 
 pub use checkpoint::{Checkpoint, LatentLinear};
-pub use config::{
-    Architecture, Config, ConfigFile, LambdaSource, Rope, RopeScaling, Training, TrainingOverrides,
-};
+pub use config::{Architecture, Config, ConfigFile, LambdaSource, Rope, RopeScaling, Training, TrainingOverrides};
 pub use error::ModelError;
 pub use families::check_latent;
 pub use metadata::model_metadata;

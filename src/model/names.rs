@@ -30,15 +30,7 @@ pub enum Part {
 
 impl Part {
     /// In the order in which a layer applies them.
-    pub const ALL: [Part; 7] = [
-        Part::Q,
-        Part::K,
-        Part::V,
-        Part::O,
-        Part::Gate,
-        Part::Up,
-        Part::Down,
-    ];
+    pub const ALL: [Part; 7] = [Part::Q, Part::K, Part::V, Part::O, Part::Gate, Part::Up, Part::Down];
 }
 
 /// One ternary linear: y = A x + bias.
@@ -87,10 +79,7 @@ impl Linear {
     /// (rows, columns) of the weight.
     pub fn shape(self, config: &Config) -> (usize, usize) {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let (query, kv) = (
-            config.heads * config.head_dim,
-            config.kv_heads * config.head_dim,
-        );
+        let (query, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         match self.part {
             Part::Q => (query, hidden),
             Part::K | Part::V => (kv, hidden),

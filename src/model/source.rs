@@ -30,11 +30,7 @@ impl Source {
     ///
     /// # Errors
     /// Nothing there, or no weights or no config.json in the folder.
-    pub fn find(
-        input: &Path,
-        config: Option<&Path>,
-        tokenizer: Option<&Path>,
-    ) -> Result<Self, ModelError> {
+    pub fn find(input: &Path, config: Option<&Path>, tokenizer: Option<&Path>) -> Result<Self, ModelError> {
         let metadata = std::fs::metadata(input).map_err(|source| ModelError::io(input, source))?;
         let (folder, weights) = if metadata.is_dir() {
             (input, weights_in(input)?)
@@ -79,9 +75,7 @@ impl Source {
 fn repository(folder: &Path) -> Option<(Option<String>, String)> {
     let repository = folder.parent()?.parent()?.file_name()?.to_str()?;
     let is_snapshot = folder.parent()?.ends_with("snapshots");
-    let name = repository
-        .strip_prefix("models--")
-        .filter(|_| is_snapshot)?;
+    let name = repository.strip_prefix("models--").filter(|_| is_snapshot)?;
     Some(match name.split_once("--") {
         Some((owner, name)) => (Some(owner.into()), name.into()),
         None => (None, name.into()),
@@ -117,10 +111,7 @@ fn check_not_gguf(path: &Path) -> Result<(), ModelError> {
     let file = Mapped::open(path).map_err(|source| ModelError::io(path, source))?;
     if file.read_at(0, &mut magic).is_ok() && magic == *b"GGUF" {
         let found = "a GGUF file (packed already: use it as it is)";
-        return Err(ModelError::format(
-            path,
-            FormatError::NotSafetensors { found },
-        ));
+        return Err(ModelError::format(path, FormatError::NotSafetensors { found }));
     }
     Ok(())
 }
@@ -152,30 +143,22 @@ fn weights_of(folder: &Path) -> Option<PathBuf> {
 
 fn remedy_without_weights(folder: &Path) -> Cow<'static, str> {
     if folder.join("adapter_config.json").exists() {
-        return "it holds an adapter alone (peft): merge it into its model with merge_and_unload(), and save that".into();
+        return "it holds an adapter alone (peft): merge it into its model with merge_and_unload(), and save that"
+            .into();
     }
     match checkpoint_below(folder) {
         Some(found) => format!("name the checkpoint below it: {}", found.display()).into(),
-        None => {
-            "name a folder with a checkpoint in the safetensors format, or the file itself".into()
-        }
+        None => "name a folder with a checkpoint in the safetensors format, or the file itself".into(),
     }
 }
 
 /// The newest checkpoint in a folder of `folder`, or of its `snapshots`, as Hugging Face's cache has them.
 fn checkpoint_below(folder: &Path) -> Option<PathBuf> {
     let folders = [folder.to_owned(), folder.join("snapshots")];
-    let entries = folders
-        .iter()
-        .filter_map(|folder| folder.read_dir().ok())
-        .flatten();
+    let entries = folders.iter().filter_map(|folder| folder.read_dir().ok()).flatten();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let found = paths.filter(|path| weights_of(path).is_some());
-    found.max_by_key(|path| {
-        path.metadata()
-            .and_then(|metadata| metadata.modified())
-            .ok()
-    })
+    found.max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
 }
 
 #[cfg(test)]
@@ -195,10 +178,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let make = |repository: &str| {
             let repository = folder.path().join(repository);
-            let (blobs, snapshot) = (
-                repository.join("blobs"),
-                repository.join("snapshots/0123abcd"),
-            );
+            let (blobs, snapshot) = (repository.join("blobs"), repository.join("snapshots/0123abcd"));
             std::fs::create_dir_all(&blobs).unwrap();
             std::fs::create_dir_all(&snapshot).unwrap();
             for file in [SINGLE, "config.json"] {
@@ -221,10 +201,7 @@ mod tests {
         assert_eq!(named(&link), expected);
 
         // The repository itself is no checkpoint, and says where one is.
-        for path in [
-            "models--an-org--A-Model--v2",
-            "models--an-org--A-Model--v2/snapshots",
-        ] {
+        for path in ["models--an-org--A-Model--v2", "models--an-org--A-Model--v2/snapshots"] {
             let error = Source::find(&folder.path().join(path), None, None)
                 .unwrap_err()
                 .to_string();

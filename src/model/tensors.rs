@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use formats::safetensors::{
-    Dtype, Entry, ShardIndex, Tensor, looks_like, parse_start, start_length,
-};
+use formats::safetensors::{Dtype, Entry, ShardIndex, Tensor, looks_like, parse_start, start_length};
 
 use super::ModelError;
 use crate::mapped::Mapped;
@@ -23,9 +21,7 @@ fn read_start(path: &Path, file: &Mapped) -> Result<Vec<u8>, ModelError> {
     let first = read(8)?;
     match first.first_chunk() {
         // An index has no length in front.
-        Some(first) if first.trim_ascii_start().starts_with(b"{") => {
-            read(start_length([u8::MAX; 8]) as usize)
-        }
+        Some(first) if first.trim_ascii_start().starts_with(b"{") => read(start_length([u8::MAX; 8]) as usize),
         Some(first) => read(start_length(*first) as usize),
         None => Ok(first),
     }
@@ -118,8 +114,7 @@ impl Tensors {
             tensors.add(weights.into(), bytes, &start)?;
             return Ok(tensors);
         }
-        let index =
-            ShardIndex::parse(&start).map_err(|source| ModelError::format(weights, source))?;
+        let index = ShardIndex::parse(&start).map_err(|source| ModelError::format(weights, source))?;
         let folder = folder_of(weights);
         let files: BTreeSet<_> = index.files.values().collect();
         for file in &files {
@@ -145,8 +140,7 @@ impl Tensors {
     }
 
     fn add(&mut self, path: PathBuf, bytes: Mapped, start: &[u8]) -> Result<(), ModelError> {
-        let entries = parse_start(start, bytes.len() as u64)
-            .map_err(|source| ModelError::format(&path, source))?;
+        let entries = parse_start(start, bytes.len() as u64).map_err(|source| ModelError::format(&path, source))?;
         let shard = self.shards.len();
         for entry in entries {
             let name = entry.name.clone();
@@ -173,29 +167,19 @@ impl Tensors {
         for (name, file) in &index.files {
             match self.entries.get(name) {
                 None => {
-                    return problem(format!(
-                        "says tensor '{name}' is in {file}, which does not hold it"
-                    ));
+                    return problem(format!("says tensor '{name}' is in {file}, which does not hold it"));
                 }
                 Some((shard, _)) if !self.shards[*shard].path.ends_with(file) => {
                     let found = self.shards[*shard].path.display();
-                    return problem(format!(
-                        "says tensor '{name}' is in {file}, it is in {found}"
-                    ));
+                    return problem(format!("says tensor '{name}' is in {file}, it is in {found}"));
                 }
                 Some(_) => {}
             }
         }
-        match self
-            .entries
-            .iter()
-            .find(|(name, _)| !index.files.contains_key(*name))
-        {
+        match self.entries.iter().find(|(name, _)| !index.files.contains_key(*name)) {
             Some((name, (shard, _))) => {
                 let found = self.shards[*shard].path.display();
-                problem(format!(
-                    "does not list tensor '{name}', which is in {found}"
-                ))
+                problem(format!("does not list tensor '{name}', which is in {found}"))
             }
             None => Ok(()),
         }
@@ -203,11 +187,7 @@ impl Tensors {
 
     /// Some writers count a tensor that two names share twice, so that a wrong sum is no fault.
     fn note_total_size(&mut self, index: &ShardIndex) {
-        let found: u64 = self
-            .entries
-            .values()
-            .map(|(_, entry)| entry.range.len() as u64)
-            .sum();
+        let found: u64 = self.entries.values().map(|(_, entry)| entry.range.len() as u64).sum();
         if let Some(total) = index.total_size.filter(|&total| total != found) {
             self.notes.push(format!(
                 "{}: 'metadata.total_size' is {total}, the tensors have {found} bytes",
@@ -223,36 +203,27 @@ impl Tensors {
 
     /// The files, in the order of their names.
     pub fn files(&self) -> impl Iterator<Item = (&Path, &[u8])> {
-        self.shards
-            .iter()
-            .map(|shard| (shard.path.as_path(), &*shard.bytes))
+        self.shards.iter().map(|shard| (shard.path.as_path(), &*shard.bytes))
     }
 
     /// Bytes of all files together.
     pub fn bytes(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|shard| shard.bytes.len() as u64)
-            .sum()
+        self.shards.iter().map(|shard| shard.bytes.len() as u64).sum()
     }
 
     /// Call tensors what `names` says; those that it does not have keep theirs.
     pub(super) fn rename(&mut self, names: &BTreeMap<String, String>) {
         let entries = std::mem::take(&mut self.entries);
-        let renamed = entries
-            .into_iter()
-            .map(|(name, entry)| match names.get(&name) {
-                Some(plain) => (plain.clone(), entry),
-                None => (name, entry),
-            });
+        let renamed = entries.into_iter().map(|(name, entry)| match names.get(&name) {
+            Some(plain) => (plain.clone(), entry),
+            None => (name, entry),
+        });
         self.entries = renamed.collect();
     }
 
     /// What the file calls the tensor called `name` here.
     pub(super) fn written_name<'a>(&'a self, name: &'a str) -> &'a str {
-        self.entries
-            .get(name)
-            .map_or(name, |(_, entry)| &entry.name)
+        self.entries.get(name).map_or(name, |(_, entry)| &entry.name)
     }
 
     /// The names of all tensors.

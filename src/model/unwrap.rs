@@ -62,18 +62,11 @@ pub fn unwrap<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<Unwrap
 
 fn without_wrappers(name: &str) -> String {
     let is_wrapper = |part: &&str| WRAPPERS.iter().all(|(wrapper, _)| wrapper != part);
-    name.split('.')
-        .filter(is_wrapper)
-        .collect::<Vec<_>>()
-        .join(".")
+    name.split('.').filter(is_wrapper).collect::<Vec<_>>().join(".")
 }
 
 fn found<'a>(names: impl Iterator<Item = &'a String> + Clone, outer: &str) -> String {
-    let used = |wrapper: &str| {
-        names
-            .clone()
-            .any(|name| name.split('.').any(|part| part == wrapper))
-    };
+    let used = |wrapper: &str| names.clone().any(|name| name.split('.').any(|part| part == wrapper));
     let wrappers = WRAPPERS.iter().filter(|(wrapper, _)| used(wrapper));
     let mut found: Vec<_> = wrappers
         .map(|(wrapper, who)| format!("'{wrapper}.' (left by {who})"))
@@ -111,10 +104,7 @@ mod tests {
     fn names_are_what_transformers_calls_them() {
         let before = |prefix: &'static str| move |name: &str| format!("{prefix}{name}");
         for (prefix, found) in [
-            (
-                "module.",
-                "'module.' (left by DistributedDataParallel or DeepSpeed)",
-            ),
+            ("module.", "'module.' (left by DistributedDataParallel or DeepSpeed)"),
             ("_orig_mod.", "'_orig_mod.' (left by torch.compile)"),
             ("base_model.model.", "'base_model.model.' (left by peft)"),
             ("model.", "'model.'"),
@@ -124,11 +114,7 @@ mod tests {
             assert_eq!(unwrapped.found, found);
             assert!(!unwrapped.bare);
         }
-        for prefix in [
-            "module._orig_mod.",
-            "_orig_mod.module.",
-            "_forward_module.model.",
-        ] {
+        for prefix in ["module._orig_mod.", "_orig_mod.module.", "_forward_module.model."] {
             unwrapped(before(prefix)).unwrap();
         }
         // Layers that are wrapped one by one.
@@ -147,10 +133,7 @@ mod tests {
     fn what_is_plain_or_would_collide_is_left_as_it_is() {
         assert!(unwrap(PLAIN.into_iter()).is_none());
         assert!(unwrap(["wte.weight", "h.0.attn.weight"].into_iter()).is_none());
-        let twice = [
-            "model.embed_tokens.weight",
-            "module.model.embed_tokens.weight",
-        ];
+        let twice = ["model.embed_tokens.weight", "module.model.embed_tokens.weight"];
         assert!(unwrap(twice.into_iter()).is_none());
     }
 }

@@ -80,12 +80,7 @@ pub fn look(stored: Stored) -> io::Result<Weights> {
 }
 
 /// The magnitudes of the numbers from `first` on, as bits that order as the magnitudes do.
-fn read_magnitudes(
-    stored: Stored,
-    first: usize,
-    bytes: &mut Vec<u8>,
-    out: &mut [u32],
-) -> io::Result<()> {
+fn read_magnitudes(stored: Stored, first: usize, bytes: &mut Vec<u8>, out: &mut [u32]) -> io::Result<()> {
     bytes.resize(out.len() * stored.number_bytes(), 0);
     stored.read(first, bytes)?;
     match stored.dtype {
@@ -228,11 +223,7 @@ impl Runs {
 fn pieces(length: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
     const MOST: usize = 64;
     let of_a_row = width.div_ceil(PIECE);
-    let step = if of_a_row > 1 {
-        PIECE
-    } else {
-        PIECE / width * width
-    };
+    let step = if of_a_row > 1 { PIECE } else { PIECE / width * width };
     let count = match of_a_row {
         1 => length.div_ceil(step),
         parts => length / width * parts,
@@ -276,8 +267,7 @@ fn scan(stored: Stored, width: usize) -> io::Result<(Weights, usize)> {
             }
             zeros += shortest.iter().map(|levels| levels.zeros).sum::<usize>();
             if first_break.is_none() {
-                first_break =
-                    break_in(magnitudes, &shortest).map(|column| start + row * width + column);
+                first_break = break_in(magnitudes, &shortest).map(|column| start + row * width + column);
             }
             if runs.iter().all(Runs::is_broken) {
                 return Ok((Weights::Latent, first_break.unwrap_or(0)));
@@ -330,9 +320,7 @@ fn nearly_ternary(stored: Stored, columns: usize) -> io::Result<Option<bool>> {
     let (mut runs, mut near, mut zeros) = (0, 0, true);
     for row in (0..rows).step_by(rows.div_ceil(ROWS).max(1)) {
         read_magnitudes(stored, row * columns, &mut bytes, &mut magnitudes)?;
-        let some = magnitudes
-            .chunks(RUN)
-            .filter(|run| run.iter().any(|&w| w >= COARSE));
+        let some = magnitudes.chunks(RUN).filter(|run| run.iter().any(|&w| w >= COARSE));
         for run in some.take(RUNS_OF_A_ROW) {
             let run: Vec<f32> = run.iter().map(|&bits| number(bits, stored.dtype)).collect();
             runs += 1;

@@ -23,20 +23,10 @@ impl Files {
     ///
     /// # Errors
     /// As [`check`] for each; the disk is too small.
-    pub fn create(
-        files: &[(PathBuf, u64)],
-        replace: bool,
-        inputs: &Inputs,
-    ) -> Result<Self, OutputError> {
-        let check_all = || {
-            files
-                .iter()
-                .try_for_each(|(path, _)| check(path, replace, inputs))
-        };
+    pub fn create(files: &[(PathBuf, u64)], replace: bool, inputs: &Inputs) -> Result<Self, OutputError> {
+        let check_all = || files.iter().try_for_each(|(path, _)| check(path, replace, inputs));
         check_all()?;
-        let folder = files
-            .first()
-            .map_or(Path::new("."), |(path, _)| folder_of(path));
+        let folder = files.first().map_or(Path::new("."), |(path, _)| folder_of(path));
         let free = free_bytes(folder);
         let mut made = Self(vec![]);
         for (path, _) in files {
@@ -83,8 +73,7 @@ impl Files {
         let sync_all = move || {
             while finished.recv_timeout(SYNC_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 for partial in &self.0 {
-                    retry(|| rustix::fs::fdatasync(&partial.file))
-                        .map_err(|source| partial.failed(source.into()))?;
+                    retry(|| rustix::fs::fdatasync(&partial.file)).map_err(|source| partial.failed(source.into()))?;
                 }
             }
             Ok::<(), OutputError>(())
@@ -203,9 +192,7 @@ mod tests {
     }
 
     fn write(paths: &[PathBuf], text: &str) {
-        paths
-            .iter()
-            .for_each(|path| std::fs::write(path, text).unwrap());
+        paths.iter().for_each(|path| std::fs::write(path, text).unwrap());
     }
 
     /// What the files hold, and how many others there are.

@@ -44,9 +44,7 @@ pub struct Inputs(Vec<FileId>);
 impl Inputs {
     /// The files that `paths` lead to.
     pub fn new<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Self {
-        let ids = paths
-            .into_iter()
-            .filter_map(|path| FileId::at(path.as_ref()));
+        let ids = paths.into_iter().filter_map(|path| FileId::at(path.as_ref()));
         Self(ids.collect())
     }
 }
@@ -65,41 +63,25 @@ pub fn folder_of(file: &Path) -> &Path {
 /// It is there and `replace` is false, it is one of `inputs`, it is not a file, or its folder is missing or read-only.
 pub fn check(output: &Path, replace: bool, inputs: &Inputs) -> Result<(), OutputError> {
     let path = || output.to_owned();
-    if output
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .any(u8::is_ascii_control)
-    {
+    if output.as_os_str().as_bytes().iter().any(u8::is_ascii_control) {
         return Err(OutputError::Name { path: path() });
     }
     if output == Path::new("-") {
         let found = "the standard output, which cannot be written to here and there";
-        return Err(OutputError::NoFile {
-            path: path(),
-            found,
-        });
+        return Err(OutputError::NoFile { path: path(), found });
     }
     let folder = folder_of(output);
     if !folder.is_dir() {
-        return Err(OutputError::NoFolder {
-            path: folder.into(),
-        });
+        return Err(OutputError::NoFolder { path: folder.into() });
     }
     if output.file_name().is_none() || output.is_dir() {
         let found = "a folder";
-        return Err(OutputError::NoFile {
-            path: path(),
-            found,
-        });
+        return Err(OutputError::NoFile { path: path(), found });
     }
     if let Ok(metadata) = std::fs::metadata(output) {
         if !metadata.is_file() {
             let found = "a device or a pipe";
-            return Err(OutputError::NoFile {
-                path: path(),
-                found,
-            });
+            return Err(OutputError::NoFile { path: path(), found });
         }
         if inputs.0.contains(&FileId::of(&metadata)) {
             return Err(OutputError::SameFile { path: path() });
@@ -190,11 +172,7 @@ mod tests {
         let mut calls = 0;
         let done = retry(|| {
             calls += 1;
-            if calls < 3 {
-                Err(Errno::INTR)
-            } else {
-                Ok(calls)
-            }
+            if calls < 3 { Err(Errno::INTR) } else { Ok(calls) }
         });
         assert_eq!(done, Ok(3));
     }

@@ -94,9 +94,7 @@ impl Partial {
     pub fn reserve(&self, size: u64) -> Result<(), Errno> {
         match retry(|| fallocate(&self.file, FallocateFlags::empty(), 0, size)) {
             // The file system cannot promise blocks: a full disk is then found while writing.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                retry(|| rustix::fs::ftruncate(&self.file, size))
-            }
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => retry(|| rustix::fs::ftruncate(&self.file, size)),
             reserved => reserved,
         }
     }
@@ -169,11 +167,7 @@ mod tests {
         other.file.set_len(5).unwrap();
         other.rename(&mut unfinished()).unwrap();
         drop(other);
-        assert!(
-            Partial::claim(&path, &output, opened_early)
-                .unwrap()
-                .is_none()
-        );
+        assert!(Partial::claim(&path, &output, opened_early).unwrap().is_none());
         assert_eq!(std::fs::metadata(&output).unwrap().len(), 5);
         drop(Partial::create(output).unwrap());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);

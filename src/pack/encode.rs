@@ -142,10 +142,7 @@ fn encode_q2_k(
 ) -> Result<Loss, ScaleRange> {
     const WEIGHTS: usize = q2_k::WEIGHTS;
     // Where no run of scales ends within a sub-block, those of one run are searched together.
-    let aligned = row
-        .ends
-        .iter()
-        .all(|end| end.is_multiple_of(q2_k::SUB_BLOCK));
+    let aligned = row.ends.iter().all(|end| end.is_multiple_of(q2_k::SUB_BLOCK));
     let cut = if aligned { WEIGHTS } else { q2_k::SUB_BLOCK };
     let Scratch {
         segments: found,
@@ -310,10 +307,7 @@ fn segments(
 #[inline(always)]
 fn common_scale(segments: &[Segment]) -> Option<f32> {
     let first = segments[0].scale;
-    segments
-        .iter()
-        .all(|segment| segment.scale == first)
-        .then_some(first)
+    segments.iter().all(|segment| segment.scale == first).then_some(first)
 }
 
 /// The t that makes sum of importance * (scale - t)^2 over the active weights smallest.
@@ -327,8 +321,7 @@ fn best_scale(segments: &[Segment]) -> f32 {
     let best = if importance > 0.0 {
         sum(|segment| segment.importance * f64::from(segment.scale)) / importance
     } else {
-        sum(|segment| segment.columns as f64 * f64::from(segment.scale))
-            / sum(|segment| segment.columns as f64)
+        sum(|segment| segment.columns as f64 * f64::from(segment.scale)) / sum(|segment| segment.columns as f64)
     };
     best as f32
 }
@@ -337,10 +330,7 @@ fn best_scale(segments: &[Segment]) -> f32 {
 #[inline(always)]
 fn loss_of(segments: &[Segment], scale: f32) -> Loss {
     segments.iter().fold(Loss::default(), |loss, segment| {
-        let (s, off) = (
-            f64::from(segment.scale),
-            f64::from(segment.scale) - f64::from(scale),
-        );
+        let (s, off) = (f64::from(segment.scale), f64::from(segment.scale) - f64::from(scale));
         loss + Loss {
             error: segment.active * off * off,
             energy: segment.active * s * s,
@@ -375,10 +365,7 @@ fn gather_parts(segments: &[Segment], mut first: usize, aligned: bool, parts: &m
     while first < segments.len() {
         let sub_block = segments[first].start / q2_k::SUB_BLOCK;
         let in_part = |segment: &Segment| !aligned && segment.start / q2_k::SUB_BLOCK == sub_block;
-        let more = segments[first + 1..]
-            .iter()
-            .take_while(|s| in_part(s))
-            .count();
+        let more = segments[first + 1..].iter().take_while(|s| in_part(s)).count();
         let end = first + 1 + more;
         let part = &segments[first..end];
         let last_column = part[more].start + part[more].columns;
@@ -399,9 +386,7 @@ fn gather_parts(segments: &[Segment], mut first: usize, aligned: bool, parts: &m
 fn best_multipliers(lanes: impl Lanes, parts: &mut [Part]) -> Result<f16, ScaleRange> {
     // One lane for each multiplier of the largest scale, 1..=15, and one more to fill the vectors.
     let top = |lane: usize| (lane + 1).min(usize::from(q2_k::MAX_MULTIPLIER)) as f32;
-    let largest = parts
-        .iter()
-        .fold(0.0, |largest, part| part.scale.max(largest));
+    let largest = parts.iter().fold(0.0, |largest, part| part.scale.max(largest));
     let (mut hsm, mut hmm) = ([0.0; LANES], [0.0; LANES]);
     for part in parts.iter() {
         let ratio = part.scale / largest;
@@ -484,10 +469,7 @@ mod tests {
         let mut bytes = vec![0xaa; ty.row_bytes(row.codes.len()).unwrap()];
         let mut scratch = Scratch::default();
         let loss = encode(Plain, ty, row, importance, &mut scratch, Some(&mut bytes)).unwrap();
-        assert_eq!(
-            encode(Plain, ty, row, importance, &mut scratch, None),
-            Ok(loss)
-        );
+        assert_eq!(encode(Plain, ty, row, importance, &mut scratch, None), Ok(loss));
         (loss, bytes)
     }
 
@@ -534,18 +516,10 @@ mod tests {
     #[test]
     fn scales_of_128_weights_fit_blocks_of_64_and_32_only() {
         let row = parts(256, &[0.5, 0.4375]);
-        let lossless: Vec<_> = TYPES
-            .into_iter()
-            .filter(|&ty| nmse(ty, &row) == 0.0)
-            .collect();
+        let lossless: Vec<_> = TYPES.into_iter().filter(|&ty| nmse(ty, &row) == 0.0).collect();
         assert_eq!(
             lossless,
-            [
-                BlockType::Q2_0,
-                BlockType::Q2_K,
-                BlockType::Q4_0,
-                BlockType::Q8_0
-            ]
+            [BlockType::Q2_0, BlockType::Q2_K, BlockType::Q4_0, BlockType::Q8_0]
         ); // 0.5 / 0.4375 = 8 / 7
         assert!(nmse(BlockType::TQ2_0, &row) > 4e-3);
     }
@@ -573,9 +547,7 @@ mod tests {
     /// Error of storing `parts` with these multipliers and the best d.
     fn error(parts: &[(f32, f64)], multipliers: &[u8]) -> f64 {
         let pairs = || parts.iter().zip(multipliers);
-        let hsm: f64 = pairs()
-            .map(|((s, h), &m)| h * f64::from(*s) * f64::from(m))
-            .sum();
+        let hsm: f64 = pairs().map(|((s, h), &m)| h * f64::from(*s) * f64::from(m)).sum();
         let hmm: f64 = pairs().map(|((_, h), &m)| h * f64::from(m).powi(2)).sum();
         let d = f64::from(f16::from_f32((hsm / hmm) as f32).to_f32());
         pairs()
@@ -596,10 +568,7 @@ mod tests {
             .collect();
         let d = f64::from(best_multipliers(Plain, &mut parts).unwrap().to_f32());
         let off = |part: &Part| f64::from(part.scale) - d * f64::from(part.multiplier);
-        parts
-            .iter()
-            .map(|part| part.importance * off(part).powi(2))
-            .sum()
+        parts.iter().map(|part| part.importance * off(part).powi(2)).sum()
     }
 
     #[test]
@@ -616,10 +585,7 @@ mod tests {
                     .fold(f64::INFINITY, f64::min);
                 let found = searched(&parts);
                 // Multipliers follow by rounding the ratio, which is not weighted: next to 1 / 15 that can cost a little.
-                assert!(
-                    found <= 1.3 * best + 1e-12,
-                    "{parts:?}: {found} instead of {best}"
-                );
+                assert!(found <= 1.3 * best + 1e-12, "{parts:?}: {found} instead of {best}");
                 worse += u32::from(found > best * (1.0 + 1e-9) + 1e-15);
             }
         }
@@ -630,10 +596,7 @@ mod tests {
     fn lanes_of_rounding_are_f16() {
         // Every f16 of either kind, the number halfway to the next, and its neighbours.
         for bits in 0..f16::MAX.to_bits() {
-            let (x, next) = (
-                f16::from_bits(bits).to_f32(),
-                f16::from_bits(bits + 1).to_f32(),
-            );
+            let (x, next) = (f16::from_bits(bits).to_f32(), f16::from_bits(bits + 1).to_f32());
             let halfway = (x + next) / 2.0;
             for x in [x, halfway, halfway.next_down().max(0.0), halfway.next_up()] {
                 assert_eq!(round_to_f16(x), f16::from_f32(x).to_f32(), "{x:e}");
@@ -656,14 +619,7 @@ mod tests {
     #[test]
     fn a_scale_beyond_f16_is_refused_and_a_subnormal_one_counted() {
         let large = parts(256, &[1e5, 1e5]);
-        let refused = encode(
-            Plain,
-            BlockType::TQ2_0,
-            &large,
-            None,
-            &mut Scratch::default(),
-            None,
-        );
+        let refused = encode(Plain, BlockType::TQ2_0, &large, None, &mut Scratch::default(), None);
         assert_eq!(refused, Err(ScaleRange { scale: 1e5 }));
         assert_eq!(nmse(BlockType::F32, &large), 0.0);
         assert!(nmse(BlockType::TQ2_0, &parts(256, &[1.23e-7])) > 1e-4);

@@ -100,9 +100,7 @@ pub enum PackError {
         problem: String,
     },
     /// A type that Ollama refuses.
-    #[error(
-        "tensor '{tensor}' would be {ty}, which Ollama does not read; leave --type out, or give up --for ollama"
-    )]
+    #[error("tensor '{tensor}' would be {ty}, which Ollama does not read; leave --type out, or give up --for ollama")]
     Ollama {
         /// The GGUF name.
         tensor: String,
@@ -120,9 +118,7 @@ pub enum PackError {
         expected: String,
     },
     /// A part of a name that no linear has.
-    #[error(
-        "--tensor-type {text}=...: no linear has that in its name; use a part of a name such as {example}"
-    )]
+    #[error("--tensor-type {text}=...: no linear has that in its name; use a part of a name such as {example}")]
     NoTensor {
         /// The part of a name.
         text: String,
@@ -162,20 +158,13 @@ impl PackError {
 }
 
 fn names(types: &[BlockType]) -> String {
-    types
-        .iter()
-        .map(|ty| ty.name())
-        .collect::<Vec<_>>()
-        .join(", ")
+    types.iter().map(|ty| ty.name()).collect::<Vec<_>>().join(", ")
 }
 
 fn tried(types: &[BlockType]) -> String {
     match types {
         [ty] => format!(" as {ty} (a row must be a multiple of {})", ty.weights()),
-        types => format!(
-            " in any of {} (a row must be a multiple of 256 or 32)",
-            names(types)
-        ),
+        types => format!(" in any of {} (a row must be a multiple of 256 or 32)", names(types)),
     }
 }
 
@@ -192,10 +181,7 @@ fn list_widths(tensors: &[(String, usize)]) -> String {
 
 /// `ffn_down` of `blk.3.ffn_down.weight`.
 fn last_part(name: &str) -> &str {
-    name.trim_end_matches(".weight")
-        .rsplit('.')
-        .next()
-        .unwrap_or(name)
+    name.trim_end_matches(".weight").rsplit('.').next().unwrap_or(name)
 }
 
 fn lossy(tensors: &[(String, f64)], overall: f64, max_nmse: f64, types: &[BlockType]) -> String {

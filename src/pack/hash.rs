@@ -15,10 +15,7 @@ pub const DIGITS: usize = 64;
 ///
 /// # Errors
 /// A file that cannot be read, or that it was not to go on.
-pub fn source_hashes(
-    tensors: &Tensors,
-    go_on: impl Fn() -> bool + Sync,
-) -> Result<Vec<String>, PackError> {
+pub fn source_hashes(tensors: &Tensors, go_on: impl Fn() -> bool + Sync) -> Result<Vec<String>, PackError> {
     const PIECE: usize = 1 << 20;
     let digest = |path: &Path, length: usize| {
         let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);

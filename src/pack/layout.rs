@@ -68,11 +68,7 @@ fn split_keys(number: u16, count: u16, tensors: usize) -> Keys {
 }
 
 /// The tensors of each file: as many as fit.
-fn runs(
-    keys: &Keys,
-    tensors: &[TensorInfo],
-    max: Option<u64>,
-) -> Result<Vec<Range<usize>>, PackError> {
+fn runs(keys: &Keys, tensors: &[TensorInfo], max: Option<u64>) -> Result<Vec<Range<usize>>, PackError> {
     let Some(max) = max else {
         return Ok(std::iter::once(0..tensors.len()).collect());
     };
@@ -107,9 +103,7 @@ pub fn paths(output: &Path, count: usize) -> Vec<PathBuf> {
     let name = output.file_name().unwrap_or_default().as_bytes();
     let prefix = name.strip_suffix(b".gguf").unwrap_or(name);
     let prefix = output.with_file_name(OsStr::from_bytes(prefix));
-    (1..=count)
-        .map(|number| part_path(&prefix, number, count))
-        .collect()
+    (1..=count).map(|number| part_path(&prefix, number, count)).collect()
 }
 
 #[cfg(test)]
@@ -148,10 +142,7 @@ mod tests {
             }
             assert_eq!(
                 names,
-                tensors()
-                    .iter()
-                    .map(|info| info.name.clone())
-                    .collect::<Vec<_>>()
+                tensors().iter().map(|info| info.name.clone()).collect::<Vec<_>>()
             );
         }
     }

@@ -46,10 +46,7 @@ pub fn keys(
     let mut keys = vec![
         ("general.architecture".into(), text("llama")),
         ("general.type".into(), text("model")),
-        (
-            "general.size_label".into(),
-            Value::String(size_label(weights)),
-        ),
+        ("general.size_label".into(), Value::String(size_label(weights))),
         (FILE_TYPE.into(), Value::U32(0)),
         ("general.quantization_version".into(), Value::U32(2)), // GGML_QNT_VERSION
     ];
@@ -79,14 +76,8 @@ fn provenance(checkpoint: &Checkpoint, files: Option<Vec<String>>) -> Keys {
         Granularity::Tensor => ("per_tensor", None),
     };
     let mut keys = vec![
-        (
-            "tqconv.version",
-            Value::String(env!("CARGO_PKG_VERSION").into()),
-        ),
-        (
-            "tqconv.quant_method",
-            Value::String(training.lambda.method().into()),
-        ),
+        ("tqconv.version", Value::String(env!("CARGO_PKG_VERSION").into())),
+        ("tqconv.quant_method", Value::String(training.lambda.method().into())),
         ("tqconv.granularity", Value::String(granularity.into())),
     ];
     if let Some(size) = group_size {
@@ -105,9 +96,7 @@ fn provenance(checkpoint: &Checkpoint, files: Option<Vec<String>>) -> Keys {
         keys.push(("tqconv.source.files", Value::Array(Array::String(files))));
         keys.push((SOURCE_HASHES, Value::Array(Array::String(hashes))));
     }
-    keys.into_iter()
-        .map(|(key, value)| (key.into(), value))
-        .collect()
+    keys.into_iter().map(|(key, value)| (key.into(), value)).collect()
 }
 
 /// What a value of `--metadata` must be.
@@ -137,10 +126,9 @@ fn kind(key: &str) -> Result<Kind, &'static str> {
         _ if key.starts_with("llama.") => {
             Err("another key: the shape of the model is what config.json says (--config)")
         }
-        "general.architecture"
-        | "general.alignment"
-        | "general.file_type"
-        | "general.quantization_version" => Err("another key: this one says how the file is read"),
+        "general.architecture" | "general.alignment" | "general.file_type" | "general.quantization_version" => {
+            Err("another key: this one says how the file is read")
+        }
         _ if key.starts_with("tqconv.") || key.starts_with("split.") => {
             Err("another key: this one says how the file was made")
         }
@@ -189,9 +177,7 @@ fn set_key(keys: &mut Keys, key: &str, text: &str) -> Result<(), PackError> {
 
 /// How many tokens there are.
 fn vocabulary(keys: &Keys) -> u32 {
-    let tokens = keys
-        .iter()
-        .find(|(name, _)| name == "tokenizer.ggml.tokens");
+    let tokens = keys.iter().find(|(name, _)| name == "tokenizer.ggml.tokens");
     let tokens = tokens.and_then(|(_, value)| value.as_strings());
     tokens.map_or(0, <[String]>::len) as u32
 }
@@ -199,9 +185,7 @@ fn vocabulary(keys: &Keys) -> u32 {
 /// Whether a token is one that steers and is not spelled by a text.
 fn is_control(keys: &Keys, id: u32) -> bool {
     const CONTROL: i32 = 3; // LLAMA_TOKEN_TYPE_CONTROL
-    let types = keys
-        .iter()
-        .find(|(name, _)| name == "tokenizer.ggml.token_type");
+    let types = keys.iter().find(|(name, _)| name == "tokenizer.ggml.token_type");
     match types {
         Some((_, Value::Array(Array::I32(types)))) => types.get(id as usize) == Some(&CONTROL),
         _ => false,

@@ -46,9 +46,7 @@ impl Job<'_> {
     /// rows where a head is too large.
     pub fn pieces(&self, config: &Config) -> Vec<Range<usize>> {
         match self.linear.part {
-            Part::Q | Part::K if config.head_dim * self.shape.1 <= MAX_HEAD => {
-                pieces(self.shape, config.head_dim)
-            }
+            Part::Q | Part::K if config.head_dim * self.shape.1 <= MAX_HEAD => pieces(self.shape, config.head_dim),
             Part::Q | Part::K => (0..self.shape.0).map(|row| row..row + 1).collect(),
             _ => pieces(self.shape, 1),
         }
@@ -128,8 +126,7 @@ impl Pass<'_, '_> {
         let config = &self.plan.checkpoint.config;
         let rows = rows.map(|row| job.linear.checkpoint_row(row, config));
         let write = self.sink.is_some();
-        job.ternary
-            .encode(rows, &job.types[..=job.chosen], write, bench)
+        job.ternary.encode(rows, &job.types[..=job.chosen], write, bench)
     }
 
     /// Rows of a table, in its dtype or converted.
@@ -143,11 +140,7 @@ impl Pass<'_, '_> {
             return Ok(());
         };
         let columns = stored.shape[1];
-        read_numbers(
-            *stored,
-            rows.start * columns..rows.end * columns,
-            &mut bench.bytes,
-        )?;
+        read_numbers(*stored, rows.start * columns..rows.end * columns, &mut bench.bytes)?;
         let kept = *ty == stored_as(stored.dtype);
         let row_bytes = ty.row_bytes(columns).expect("the plan checked the width");
         if !kept {
@@ -220,18 +213,14 @@ fn all_finite(bytes: &[u8], dtype: Dtype) -> bool {
     fn all_finite_16(bytes: &[u8], exponent: u16) -> bool {
         let finite = |&number: &[u8; 2]| u16::from_le_bytes(number) & exponent != exponent;
         let numbers = bytes.as_chunks().0;
-        numbers
-            .iter()
-            .fold(true, |all, number| all & finite(number))
+        numbers.iter().fold(true, |all, number| all & finite(number))
     }
     match dtype {
         Dtype::F16 => all_finite_16(bytes, 0x7C00),
         Dtype::F32 => {
             let finite = |&number: &[u8; 4]| f32::from_le_bytes(number).is_finite();
             let numbers = bytes.as_chunks().0;
-            numbers
-                .iter()
-                .fold(true, |all, number| all & finite(number))
+            numbers.iter().fold(true, |all, number| all & finite(number))
         }
         _ => all_finite_16(bytes, 0x7F80), // bf16
     }
@@ -247,11 +236,7 @@ mod tests {
             for bits in 0..=u16::MAX {
                 let (bytes, mut number) = (bits.to_le_bytes(), [0.0]);
                 widen(&bytes, dtype, &mut number);
-                assert_eq!(
-                    all_finite(&bytes, dtype),
-                    number[0].is_finite(),
-                    "{bits:#x}"
-                );
+                assert_eq!(all_finite(&bytes, dtype), number[0].is_finite(), "{bits:#x}");
             }
         }
         let (finite, infinite) = (f32::MAX.to_le_bytes(), f32::INFINITY.to_le_bytes());

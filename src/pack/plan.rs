@@ -13,10 +13,7 @@ use super::encode::Loss;
 use super::metadata::Keys;
 use super::row::{Bench, Facts, Ternary, numbers};
 use super::rule::{Embedding, Larger, Rule, Target, ollama_reads};
-use crate::model::{
-    Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, Stored, attention_norm,
-    feed_forward_norm,
-};
+use crate::model::{Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, Stored, attention_norm, feed_forward_norm};
 use crate::simd::Level;
 
 /// What the caller decides.
@@ -226,11 +223,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn add_linear(
-        &mut self,
-        linear: Linear,
-        no_block: &mut Vec<(String, usize)>,
-    ) -> Result<(), PackError> {
+    fn add_linear(&mut self, linear: Linear, no_block: &mut Vec<(String, usize)>) -> Result<(), PackError> {
         let name = format!("{}.weight", linear.gguf_name());
         let (rows, columns) = linear.shape(&self.checkpoint.config);
         let mut types = self.options.rule.candidates(&name);
@@ -242,11 +235,7 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         let job = self.jobs.len();
-        let entry = |name: String, shape, content| Entry {
-            name,
-            shape,
-            content,
-        };
+        let entry = |name: String, shape, content| Entry { name, shape, content };
         self.entries.push(entry(
             name.clone(),
             vec![columns as u64, rows as u64],
@@ -323,12 +312,10 @@ pub(super) fn measure(
         .into_iter()
         .filter(|piece| piece.start < rows.end && rows.start < piece.end)
         .collect();
-    let facts = pieces
-        .into_par_iter()
-        .map_init(Bench::default, |bench, piece| {
-            let rows = piece.map(|row| job.linear.checkpoint_row(row, config));
-            job.ternary.encode(rows, types, false, bench)
-        });
+    let facts = pieces.into_par_iter().map_init(Bench::default, |bench, piece| {
+        let rows = piece.map(|row| job.linear.checkpoint_row(row, config));
+        job.ternary.encode(rows, types, false, bench)
+    });
     Ok(facts
         .collect::<Result<Vec<_>, _>>()?
         .into_iter()

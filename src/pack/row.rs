@@ -108,11 +108,7 @@ impl<'a> Ternary<'a> {
     ///
     /// # Errors
     /// A file that cannot be read, or a number that is not finite.
-    pub fn new(
-        checkpoint: &'a Checkpoint,
-        linear: Linear,
-        level: Level,
-    ) -> Result<Self, PackError> {
+    pub fn new(checkpoint: &'a Checkpoint, linear: Linear, level: Level) -> Result<Self, PackError> {
         let name = linear.checkpoint_name();
         let stored = |suffix: &str| checkpoint.tensors.stored(&format!("{name}.{suffix}"));
         let latent = checkpoint.linear(linear);
@@ -123,17 +119,11 @@ impl<'a> Ternary<'a> {
         let mut ternary = Self {
             weight,
             lambada: latent.lambada.and_then(|_| stored("Lambada")),
-            bias: bias
-                .map(|bias| numbers(bias, &format!("{name}.bias")))
-                .transpose()?,
+            bias: bias.map(|bias| numbers(bias, &format!("{name}.bias"))).transpose()?,
             importance: norm.map(|norm| importance(checkpoint, &norm)).transpose()?,
             columns,
             group_size: checkpoint.training.granularity.group_size(rows, columns),
-            lambda: checkpoint
-                .training
-                .lambda
-                .fixed(weight.dtype)
-                .unwrap_or(0.0),
+            lambda: checkpoint.training.lambda.fixed(weight.dtype).unwrap_or(0.0),
             scales: None,
             level,
             linear,
@@ -167,9 +157,7 @@ impl<'a> Ternary<'a> {
         bench: &mut Bench,
     ) -> Result<Facts, PackError> {
         let last = types.last().expect("a type to encode");
-        let row_bytes = last
-            .row_bytes(self.columns)
-            .expect("the plan checked the width");
+        let row_bytes = last.row_bytes(self.columns).expect("the plan checked the width");
         let Bench {
             piece,
             row,
@@ -217,33 +205,23 @@ impl<'a> Ternary<'a> {
 
     /// Read the rows, and the whole of every group that they share in, and take the groups' scales.
     fn read(&self, rows: impl Iterator<Item = usize>, piece: &mut Piece) -> Result<(), PackError> {
-        let (first, last) = rows.fold((usize::MAX, 0), |(first, last), row| {
-            (first.min(row), last.max(row))
-        });
+        let (first, last) = rows.fold((usize::MAX, 0), |(first, last), row| (first.min(row), last.max(row)));
         let mut span = first * self.columns..(last + 1) * self.columns;
         let groups = span.start / self.group_size..span.end.div_ceil(self.group_size);
         if self.scales.is_none() {
-            span = groups.start * self.group_size
-                ..(groups.end * self.group_size).min(self.weight.len());
+            span = groups.start * self.group_size..(groups.end * self.group_size).min(self.weight.len());
         }
         piece.first = span.start;
         read_numbers(self.weight, span, &mut piece.bytes)?;
         if let Some(lambada) = self.lambada {
             let width = lambada.shape[1];
             piece.lambada.0 = first;
-            read_numbers(
-                lambada,
-                first * width..(last + 1) * width,
-                &mut piece.lambada.1,
-            )?;
+            read_numbers(lambada, first * width..(last + 1) * width, &mut piece.lambada.1)?;
         }
         if self.scales.is_none() && !self.groups_fill_rows() {
             piece.scales.0 = groups.start;
             self.level
-                .run(TakeScales {
-                    ternary: self,
-                    piece,
-                })
+                .run(TakeScales { ternary: self, piece })
                 .map_err(|found| self.not_finite(found))?;
         }
         Ok(())
@@ -369,10 +347,7 @@ impl Work for AbsoluteSum<'_> {
 /// Finite f32 cannot add up to an infinite f64: only where a sum of some `w` is not finite must they be looked at.
 #[inline(always)]
 fn check_sums(sums: &[f64], w: &[f32]) -> Result<(), NotFinite> {
-    match sums
-        .iter()
-        .fold(true, |finite, sum| finite & sum.is_finite())
-    {
+    match sums.iter().fold(true, |finite, sum| finite & sum.is_finite()) {
         true => Ok(()),
         false => tequila::check_finite(w),
     }
@@ -412,18 +387,12 @@ impl Work for EncodeRow<'_, '_> {
             mut out,
             facts,
         } = self;
-        let (bias, active) =
-            split_row(lanes, ternary, piece, index, row).map_err(RowError::NotFinite)?;
+        let (bias, active) = split_row(lanes, ternary, piece, index, row).map_err(RowError::NotFinite)?;
         facts.dead += (row.codes.len() - active) as u64;
         let importance = ternary.importance.as_deref();
         for (at, (&ty, total)) in types.iter().zip(&mut facts.losses).enumerate() {
-            let out = if at + 1 == types.len() {
-                out.take()
-            } else {
-                None
-            };
-            let loss =
-                encode(lanes, ty, row, importance, scratch, out).map_err(RowError::ScaleRange)?;
+            let out = if at + 1 == types.len() { out.take() } else { None };
+            let loss = encode(lanes, ty, row, importance, scratch, out).map_err(RowError::ScaleRange)?;
             *total = *total + loss;
         }
         Ok(bias)
@@ -485,12 +454,7 @@ fn take_scales(
     }
     check_sums(&row.sums, &row.w)?;
     row.scales.resize(row.sums.len(), 0.0);
-    tequila::scales(
-        &row.sums,
-        ternary.group_size,
-        ternary.weight.dtype,
-        &mut row.scales,
-    );
+    tequila::scales(&row.sums, ternary.group_size, ternary.weight.dtype, &mut row.scales);
     Ok(())
 }
 
@@ -519,11 +483,7 @@ pub fn widen(bytes: &[u8], dtype: Dtype, out: &mut [f32]) {
 }
 
 /// The bytes of `range` of a tensor's numbers.
-pub fn read_numbers(
-    stored: Stored,
-    range: Range<usize>,
-    out: &mut Vec<u8>,
-) -> Result<(), PackError> {
+pub fn read_numbers(stored: Stored, range: Range<usize>, out: &mut Vec<u8>) -> Result<(), PackError> {
     out.resize(range.len() * stored.number_bytes(), 0);
     stored
         .read(range.start, out)
@@ -548,10 +508,7 @@ fn importance(checkpoint: &Checkpoint, norm: &str) -> Result<Vec<f32>, PackError
         .stored(norm)
         .expect("Checkpoint::open found every norm");
     let mut importance = numbers(stored, norm)?;
-    if importance
-        .iter()
-        .any(|weight| (weight * weight).is_infinite())
-    {
+    if importance.iter().any(|weight| (weight * weight).is_infinite()) {
         importance.iter_mut().for_each(|weight| *weight *= SMALLER);
     }
     importance.iter_mut().for_each(|weight| *weight *= *weight);
@@ -622,8 +579,7 @@ mod tests {
         fn run(self, lanes: impl Lanes) -> Found {
             // What was there before is not to show.
             let mut codes = vec![9; self.w.len()];
-            let Split { dead_sum, active } =
-                lanes.split_row(self.w, self.ends, self.deltas, &mut codes);
+            let Split { dead_sum, active } = lanes.split_row(self.w, self.ends, self.deltas, &mut codes);
             let (active_sum, counted) = lanes.active_sum(&codes, self.importance);
             Found {
                 absolute_sum: lanes.absolute_sum(self.w).to_bits(),
@@ -641,11 +597,7 @@ mod tests {
         let mut start = 0;
         for (&end, &delta) in passes.ends.iter().zip(passes.deltas) {
             let run = start..end;
-            let scale = if delta.is_infinite() {
-                0.0
-            } else {
-                2.0 * delta
-            };
+            let scale = if delta.is_infinite() { 0.0 } else { 2.0 * delta };
             tequila::split(&passes.w[run.clone()], scale, Dtype::F32, &mut codes[run]);
             start = end;
         }
@@ -661,11 +613,7 @@ mod tests {
 
     #[test]
     fn every_level_computes_the_bits_of_the_formula() {
-        let extremes = [
-            &[][..],
-            &[f32::INFINITY, f32::NEG_INFINITY],
-            &[f32::MAX, f32::MIN],
-        ];
+        let extremes = [&[][..], &[f32::INFINITY, f32::NEG_INFINITY], &[f32::MAX, f32::MIN]];
         let lengths = (1..=70).chain([127, 128, 129, 256, 1000, 2048]);
         for (n, run) in lengths.flat_map(|n| [1, 3, 16, 24, 64, 100, n].map(|run| (n, run))) {
             for extreme in extremes {

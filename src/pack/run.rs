@@ -123,11 +123,7 @@ impl Summary {
             self.larger.get_or_insert((0, why)).0 += 1;
         }
         *self.linears.entry(ty).or_default() += 1;
-        if self
-            .worst
-            .as_ref()
-            .is_none_or(|(_, worst)| loss.nmse() > *worst)
-        {
+        if self.worst.as_ref().is_none_or(|(_, worst)| loss.nmse() > *worst) {
             self.worst = Some((job.name.clone(), loss.nmse()));
         }
     }
@@ -148,10 +144,7 @@ impl<'a> Plan<'a> {
         output: Option<&Output>,
         progress: &Progress,
     ) -> Result<Packed<'a>, PackError> {
-        let weights = self
-            .entries
-            .iter()
-            .map(|entry| entry.shape.iter().product::<u64>());
+        let weights = self.entries.iter().map(|entry| entry.shape.iter().product::<u64>());
         let (weights, files) = (weights.sum(), self.hashed_files());
         self.keys = metadata::keys(self.checkpoint, self.options, tokenizer, weights, files)?;
         let (tensors, hash) = (&self.checkpoint.tensors, self.options.hash);
@@ -249,15 +242,8 @@ impl<'a> Plan<'a> {
                 }
             }
             let fits = losses.iter().position(|loss| loss.nmse() <= max_nmse);
-            let least = losses
-                .iter()
-                .copied()
-                .min_by(|a, b| a.nmse().total_cmp(&b.nmse()));
-            loss = loss
-                + fits
-                    .map(|index| losses[index])
-                    .or(least)
-                    .unwrap_or_default();
+            let least = losses.iter().copied().min_by(|a, b| a.nmse().total_cmp(&b.nmse()));
+            loss = loss + fits.map(|index| losses[index]).or(least).unwrap_or_default();
             match (fits, least) {
                 (Some(index), _) => {
                     held &= index == job.chosen;
@@ -288,23 +274,13 @@ impl<'a> Plan<'a> {
 
     /// The names of the input files, if their hashes are to be noted.
     fn hashed_files(&self) -> Option<Vec<String>> {
-        let name = |path: &Path| {
-            path.file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned()
-        };
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let files = self.checkpoint.tensors.files().map(|(path, _)| name(path));
         self.options.hash.then(|| files.collect())
     }
 
     /// Write all but the weights: the start of each file, norms and biases.
-    fn put_numbers(
-        &self,
-        files: &Files,
-        layout: &Layout,
-        facts: &[Facts],
-    ) -> Result<(), PackError> {
+    fn put_numbers(&self, files: &Files, layout: &Layout, facts: &[Facts]) -> Result<(), PackError> {
         for (file, FileLayout { header, .. }) in layout.files.iter().enumerate() {
             files.put(file, header, 0)?;
         }
@@ -314,10 +290,7 @@ impl<'a> Plan<'a> {
                 Content::Bias(job) => facts[*job].biases.iter().map(|&bias| bias as f32).collect(),
                 Content::Table { .. } | Content::Linear(_) => continue,
             };
-            let bytes: Vec<_> = numbers
-                .iter()
-                .flat_map(|number| number.to_le_bytes())
-                .collect();
+            let bytes: Vec<_> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
             let (file, offset) = layout.place(entry);
             files.put(file, &bytes, offset)?;
         }

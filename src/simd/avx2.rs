@@ -31,12 +31,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
         // SAFETY: Avx2 is the proof of its instructions; the array is as long as what is loaded or stored.
-        unsafe {
-            [
-                _mm256_loadu_ps(x.as_ptr()),
-                _mm256_loadu_ps(x.as_ptr().add(LANES / 2)),
-            ]
-        }
+        unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(LANES / 2))] }
     }
 
     #[inline(always)]
@@ -58,12 +53,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: Avx2 is the proof of its instructions.
-        unsafe {
-            [
-                _mm256_fmadd_ps(a[0], b[0], c[0]),
-                _mm256_fmadd_ps(a[1], b[1], c[1]),
-            ]
-        }
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
 
     #[inline(always)]
@@ -112,10 +102,7 @@ impl Lanes for Avx2 {
             ];
             // Packing takes turns between the halves of its operands: quarters 0 2 1 3.
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
-            let bytes = _mm_packs_epi16(
-                _mm256_castsi256_si128(words),
-                _mm256_extracti128_si256::<1>(words),
-            );
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             let mut out = [0; LANES];
             _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
             (out, dead)

@@ -49,18 +49,11 @@ impl Level {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
-            [
-                avx512.then_some(Self(Kind::Avx512)),
-                avx2.then_some(Self(Kind::Avx2)),
-            ]
+            [avx512.then_some(Self(Kind::Avx512)), avx2.then_some(Self(Kind::Avx2))]
         };
         #[cfg(not(target_arch = "x86_64"))]
         let wider: [Option<Self>; 0] = [];
-        wider
-            .into_iter()
-            .flatten()
-            .chain([Self::BASELINE])
-            .collect()
+        wider.into_iter().flatten().chain([Self::BASELINE]).collect()
     }
 
     /// The widest level of this processor.

@@ -154,12 +154,7 @@ pub trait Lanes: Copy {
 
     /// The codes of the next 16 weights, and what is dead among them.
     #[inline(always)]
-    fn split_next(
-        self,
-        w: Self::Numbers,
-        delta: Self::Numbers,
-        found: &mut Found<Self::Sums>,
-    ) -> [i8; LANES] {
+    fn split_next(self, w: Self::Numbers, delta: Self::Numbers, found: &mut Found<Self::Sums>) -> [i8; LANES] {
         let (codes, dead) = self.split(w, delta);
         found.sums = self.add_where(found.sums, dead, w);
         found.dead += self.count(dead) as usize;

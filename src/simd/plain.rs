@@ -53,12 +53,7 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn add_where(
-        self,
-        sums: [f64; LANES],
-        mask: [bool; LANES],
-        mut x: [f32; LANES],
-    ) -> [f64; LANES] {
+    fn add_where(self, sums: [f64; LANES], mask: [bool; LANES], mut x: [f32; LANES]) -> [f64; LANES] {
         for (x, set) in x.iter_mut().zip(mask) {
             *x = if set { *x } else { 0.0 };
         }
@@ -93,11 +88,7 @@ impl Lanes for Plain {
     fn first_least(self, numbers: &[f64; LANES]) -> usize {
         let mut first = LANES - 1;
         for lane in (0..LANES).rev() {
-            first = if numbers[lane] <= numbers[first] {
-                lane
-            } else {
-                first
-            };
+            first = if numbers[lane] <= numbers[first] { lane } else { first };
         }
         first
     }

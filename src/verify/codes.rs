@@ -75,38 +75,25 @@ impl All {
 
     fn finish(self, file: &File, max_nmse: f64) -> Linears {
         let sum = |count: fn(&LinearFacts) -> u64| self.facts.iter().map(count).sum::<u64>();
-        let (error, energy) = self
-            .facts
-            .iter()
-            .fold((0.0, 0.0), |(error, energy), facts| {
-                (error + facts.error, energy + facts.energy)
-            });
+        let (error, energy) = self.facts.iter().fold((0.0, 0.0), |(error, energy), facts| {
+            (error + facts.error, energy + facts.energy)
+        });
         let nmse = if error == 0.0 { 0.0 } else { error / energy };
         let ours = file.get("tqconv.version").is_some();
 
         let mut checks = vec![
-            Check::none_differ(
-                "codes",
-                sum(|f| f.codes_wrong),
-                sum(|f| f.weights),
-                "codes",
-                FORMULA,
-            )
-            .with_details(self.codes),
+            Check::none_differ("codes", sum(|f| f.codes_wrong), sum(|f| f.weights), "codes", FORMULA)
+                .with_details(self.codes),
         ];
         let (single, merged) = (sum(|f| f.scales), sum(|f| f.merged));
         if single > 0 || merged == 0 {
             let wrong = sum(|f| f.scales_wrong);
-            checks.push(
-                Check::none_differ("scales", wrong, single, "scales", NEAREST)
-                    .with_details(self.scales),
-            );
+            checks.push(Check::none_differ("scales", wrong, single, "scales", NEAREST).with_details(self.scales));
         }
         if ours && merged > 0 {
             let wrong = sum(|f| f.merged_wrong);
             checks.push(
-                Check::none_differ("merged scales", wrong, merged, "scales", LEAST_SQUARES)
-                    .with_details(self.merged),
+                Check::none_differ("merged scales", wrong, merged, "scales", LEAST_SQUARES).with_details(self.merged),
             );
         }
         checks.push(worst_nmse(&self.facts, max_nmse));
@@ -114,14 +101,8 @@ impl All {
             checks.push(recorded_nmse(*recorded, nmse));
         }
         checks.push(
-            Check::none_differ(
-                "biases",
-                sum(|f| f.biases_wrong),
-                sum(|f| f.rows),
-                "biases",
-                BIAS,
-            )
-            .with_details(self.biases),
+            Check::none_differ("biases", sum(|f| f.biases_wrong), sum(|f| f.rows), "biases", BIAS)
+                .with_details(self.biases),
         );
         Linears {
             checks,
@@ -169,9 +150,7 @@ fn recorded_nmse(recorded: f64, found: f64) -> Check {
     if check.pass {
         return check;
     }
-    check.with_details(vec![format!(
-        "the file records {recorded:e}, it holds {found:e}"
-    )])
+    check.with_details(vec![format!("the file records {recorded:e}, it holds {found:e}")])
 }
 
 /// What one row was found to be.
@@ -313,9 +292,7 @@ fn importance(checkpoint: &Checkpoint, linear: Linear) -> Vec<f64> {
     if let Some(tensor) = name.and_then(|name| checkpoint.tensors.get(&name)) {
         tensor.read_f32(0, &mut norm);
     }
-    norm.into_iter()
-        .map(|w| f64::from(w) * f64::from(w))
-        .collect()
+    norm.into_iter().map(|w| f64::from(w) * f64::from(w)).collect()
 }
 
 /// Room for one row, as the checkpoint and as the file have it.
@@ -337,12 +314,7 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn new(
-        info: &'a TensorInfo,
-        bytes: &'a [u8],
-        latent: &'a Latent,
-        importance: &'a [f64],
-    ) -> Self {
+    fn new(info: &'a TensorInfo, bytes: &'a [u8], latent: &'a Latent, importance: &'a [f64]) -> Self {
         let row_bytes = bytes.len() / latent.rows;
         Self {
             info,
@@ -365,26 +337,13 @@ impl<'a> Stored<'a> {
         }
     }
 
-    fn compare_blocks(
-        &self,
-        row: usize,
-        from: usize,
-        run: usize,
-        buffers: &mut Buffers,
-    ) -> RowFound {
+    fn compare_blocks(&self, row: usize, from: usize, run: usize, buffers: &mut Buffers) -> RowFound {
         let Buffers {
-            latent,
-            codes,
-            scales,
-            ..
+            latent, codes, scales, ..
         } = buffers;
         codes.resize(self.latent.columns, 0);
         scales.resize(self.latent.columns / run, 0.0);
-        if let Err(error) = self
-            .info
-            .ty
-            .unpack_ternary_row(self.row(row), codes, scales)
-        {
+        if let Err(error) = self.info.ty.unpack_ternary_row(self.row(row), codes, scales) {
             return self.not_ternary(row, from, latent, &error);
         }
         let mut found = RowFound::default();
@@ -397,13 +356,7 @@ impl<'a> Stored<'a> {
         found
     }
 
-    fn not_ternary(
-        &self,
-        row: usize,
-        from: usize,
-        expected: &LatentRow,
-        error: &BlockError,
-    ) -> RowFound {
+    fn not_ternary(&self, row: usize, from: usize, expected: &LatentRow, error: &BlockError) -> RowFound {
         let place = format!("tensor '{}' row {row}: {error}", self.info.name);
         RowFound {
             code: Some(place),
@@ -427,10 +380,7 @@ impl<'a> Stored<'a> {
     }
 
     /// The scales of one block of the file, the weights of which start at column `start`.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one block of one row, seen from both sides"
-    )]
+    #[allow(clippy::too_many_arguments, reason = "one block of one row, seen from both sides")]
     fn compare_scales(
         &self,
         row: usize,
@@ -443,8 +393,7 @@ impl<'a> Stored<'a> {
     ) {
         let width = self.info.ty.weights();
         let run = width / stored.len();
-        let group_at =
-            |column: usize| (from * self.latent.columns + column) / self.latent.group_size;
+        let group_at = |column: usize| (from * self.latent.columns + column) / self.latent.group_size;
         let (first, last) = (group_at(start), group_at(start + width - 1));
         let references = &self.latent.references[first..=last];
         let one = references.iter().all(|scale| *scale == references[0]);
@@ -455,13 +404,8 @@ impl<'a> Stored<'a> {
             // A stretch of weights with one trained and one stored scale.
             let group = group_at(column);
             let group_end = (group + 1) * self.latent.group_size - from * self.latent.columns;
-            let end = group_end
-                .min(column - column % run + run)
-                .min(start + width);
-            let (scale, t) = (
-                self.latent.references[group],
-                stored[(column - start) / run],
-            );
+            let end = group_end.min(column - column % run + run).min(start + width);
+            let (scale, t) = (self.latent.references[group], stored[(column - start) / run]);
             let stretch = column..end;
             let (expected, codes) = (&latent.codes[stretch.clone()], &codes[stretch.clone()]);
             let active = (expected.len() as u64 - dead(expected)) as f64;
@@ -483,29 +427,14 @@ impl<'a> Stored<'a> {
             column = end;
         }
         if one {
-            self.compare_exact(
-                row,
-                start,
-                run,
-                f16::from_f32(self.latent.scales[first]),
-                stored,
-                found,
-            );
+            self.compare_exact(row, start, run, f16::from_f32(self.latent.scales[first]), stored, found);
         } else {
             self.compare_merged(row, start, stored, fit, found);
         }
     }
 
     /// All weights of the block were trained with one scale: each stored one has to be that, as f16 has it.
-    fn compare_exact(
-        &self,
-        row: usize,
-        start: usize,
-        run: usize,
-        expected: f16,
-        stored: &[f32],
-        found: &mut RowFound,
-    ) {
+    fn compare_exact(&self, row: usize, start: usize, run: usize, expected: f16, stored: &[f32], found: &mut RowFound) {
         found.scales += stored.len() as u64;
         for (index, &scale) in stored.iter().enumerate() {
             if scale != expected.to_f32() {
@@ -523,14 +452,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Several trained scales in one block: the stored d has to be the least-squares one.
-    fn compare_merged(
-        &self,
-        row: usize,
-        start: usize,
-        stored: &[f32],
-        fit: Fit,
-        found: &mut RowFound,
-    ) {
+    fn compare_merged(&self, row: usize, start: usize, stored: &[f32], fit: Fit, found: &mut RowFound) {
         found.merged += stored.len() as u64;
         let d = match self.info.ty {
             // The multipliers are given; d is what is fitted to them.
@@ -556,21 +478,14 @@ impl<'a> Stored<'a> {
     /// F32, F16 and BF16: every weight is scale * code, rounded once.
     fn compare_numbers(&self, row: usize, from: usize, buffers: &mut Buffers) -> RowFound {
         let Buffers {
-            latent,
-            codes,
-            weights,
-            ..
+            latent, codes, weights, ..
         } = buffers;
         weights.resize(self.latent.columns, 0.0);
         if let Err(error) = self.info.ty.dequantize_row(self.row(row), weights) {
             return self.not_ternary(row, from, latent, &error);
         }
         codes.clear();
-        codes.extend(
-            weights
-                .iter()
-                .map(|&w| i8::from(w > 0.0) - i8::from(w < 0.0)),
-        );
+        codes.extend(weights.iter().map(|&w| i8::from(w > 0.0) - i8::from(w < 0.0)));
         let mut found = RowFound::default();
         let round = |w: f32| match self.info.ty {
             BlockType::F16 => f16::from_f32(w).to_f32(),
@@ -588,10 +503,7 @@ impl<'a> Stored<'a> {
                 if expected == 0.0 {
                     codes[column] = code; // smaller than the type can hold: the loss is counted, the code is not lost
                 }
-                let (w, stored) = (
-                    f64::from(scale) * f64::from(code),
-                    f64::from(weights[column]),
-                );
+                let (w, stored) = (f64::from(scale) * f64::from(code), f64::from(weights[column]));
                 found.energy += w * w;
                 found.error += (w - stored) * (w - stored);
                 if code == 0 {
@@ -644,11 +556,7 @@ impl Fit {
         // Where d is 0, every multiplier is as good: the fit to one scale then tells that it should not be.
         let m = |stored: f64| if stored == d { 1.0 } else { stored / d };
         let hsm: f64 = self.stretches.iter().map(|&(h, s, t)| h * s * m(t)).sum();
-        let hmm: f64 = self
-            .stretches
-            .iter()
-            .map(|&(h, _, t)| h * m(t) * m(t))
-            .sum();
+        let hmm: f64 = self.stretches.iter().map(|&(h, _, t)| h * m(t) * m(t)).sum();
         (hmm > 0.0).then(|| hsm / hmm)
     }
 }
@@ -679,17 +587,13 @@ fn diagnose(
         ));
     }
     let shape = linear.shape(&checkpoint.config);
-    let others = Linear::all(&checkpoint.config)
-        .filter(|other| *other != linear && other.shape(&checkpoint.config) == shape);
+    let others =
+        Linear::all(&checkpoint.config).filter(|other| *other != linear && other.shape(&checkpoint.config) == shape);
     for other in others {
         let order = row_order(other, &checkpoint.config);
         let latent = Latent::new(checkpoint, other).ok()?;
         if holds(&stored, &latent, &order)? {
-            return Some(format!(
-                "tensor '{}' holds {}",
-                info.name,
-                other.checkpoint_name()
-            ));
+            return Some(format!("tensor '{}' holds {}", info.name, other.checkpoint_name()));
         }
     }
     None
@@ -705,11 +609,7 @@ fn holds(stored: &Stored, latent: &Latent, order: &[usize]) -> Option<bool> {
     let mut scales = vec![0.0; latent.columns / run];
     for row in (step / 2..latent.rows).step_by(step) {
         let bytes = stored.row(row);
-        stored
-            .info
-            .ty
-            .unpack_ternary_row(bytes, &mut codes, &mut scales)
-            .ok()?;
+        stored.info.ty.unpack_ternary_row(bytes, &mut codes, &mut scales).ok()?;
         latent.read(order[row], &mut expected).ok()?;
         if codes != expected.codes {
             return Some(false);
@@ -725,14 +625,7 @@ fn compare_biases(file: &File, linear: Linear, order: &[usize], compared: &mut C
     let found: Option<Vec<f32>> = file
         .tensor(&name)
         .filter(|(info, _)| info.ty == BlockType::F32)
-        .map(|(_, bytes)| {
-            bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&b| f32::from_le_bytes(b))
-                .collect()
-        })
+        .map(|(_, bytes)| bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
         .filter(|found: &Vec<f32>| found.len() == expected.len());
     let Some(found) = found else {
         let largest = compared.facts.largest_bias;
@@ -759,10 +652,7 @@ fn compare_biases(file: &File, linear: Linear, order: &[usize], compared: &mut C
         })
         .collect();
     let mut plain = vec![0.0; expected.len()];
-    order
-        .iter()
-        .zip(expected)
-        .for_each(|(&from, &bias)| plain[from] = bias);
+    order.iter().zip(expected).for_each(|(&from, &bias)| plain[from] = bias);
     if !wrong.is_empty() && found == plain {
         compared.biases.truncate(1);
         compared.biases.push(format!(
@@ -809,16 +699,10 @@ impl Octaves {
 /// Counts in equal bins around 0.
 fn linear_histogram(values: &[f32]) -> Histogram {
     const BINS: usize = 61;
-    let largest = values
-        .iter()
-        .fold(0f64, |max, &v| max.max(f64::from(v).abs()));
+    let largest = values.iter().fold(0f64, |max, &v| max.max(f64::from(v).abs()));
     let mut counts = vec![0; BINS];
     for &value in values {
-        let place = if largest > 0.0 {
-            f64::from(value) / largest
-        } else {
-            0.0
-        };
+        let place = if largest > 0.0 { f64::from(value) / largest } else { 0.0 };
         let bin = ((place + 1.0) / 2.0 * BINS as f64) as usize;
         counts[bin.min(BINS - 1)] += 1;
     }
@@ -839,11 +723,7 @@ mod tests {
         for x in [1.0, 1.5, 0.75, 6.1e-5, 3e-6] {
             let here = f16::from_f64(x);
             let next = f16::from_bits(here.to_bits() + 1);
-            assert_eq!(
-                f16_step(here.to_f64()),
-                next.to_f64() - here.to_f64(),
-                "{x}"
-            );
+            assert_eq!(f16_step(here.to_f64()), next.to_f64() - here.to_f64(), "{x}");
         }
     }
 
@@ -866,14 +746,9 @@ mod tests {
     fn histograms_hold_every_value() {
         let found = linear_histogram(&[-1.0, 0.0, 0.25, 1.0]);
         assert_eq!(found.counts.iter().sum::<u64>(), 4);
-        assert_eq!(
-            (found.counts[0], found.counts[30], found.counts[60]),
-            (1, 1, 1)
-        );
+        assert_eq!((found.counts[0], found.counts[30], found.counts[60]), (1, 1, 1));
         let mut octaves = Octaves::default();
-        [0.5, 0.5, 1.99]
-            .into_iter()
-            .for_each(|scale| octaves.count(scale));
+        [0.5, 0.5, 1.99].into_iter().for_each(|scale| octaves.count(scale));
         let found = octaves.histogram();
         assert_eq!((found.from, found.to), (0.5, 2.0));
         assert_eq!((found.counts[0], found.counts.len()), (2, 48));

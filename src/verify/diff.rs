@@ -11,8 +11,7 @@ use super::latent::{Latent, LatentRow, rope_factors, row_order};
 use super::{Progress, VerifyError};
 use crate::model::tokenizer::Tokenizer;
 use crate::model::{
-    Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm,
-    model_metadata,
+    Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm, model_metadata,
 };
 use crate::tequila;
 
@@ -42,8 +41,7 @@ impl Differences {
     pub fn allow(&mut self, max_nmse: f64) {
         let all = self.tensors.len();
         let within = |tensor: &Difference| tensor.nmse.is_some_and(|nmse| nmse <= max_nmse);
-        self.tensors
-            .retain(|tensor| max_nmse == 0.0 || !within(tensor));
+        self.tensors.retain(|tensor| max_nmse == 0.0 || !within(tensor));
         self.same_tensors += all - self.tensors.len();
     }
 }
@@ -105,8 +103,7 @@ fn diff_keys(a: &Side, b: &Side) -> (Vec<Difference>, usize) {
     let (mut differ, mut same) = (vec![], 0);
     for name in names {
         let (in_a, in_b) = (by_name_a.get(name), by_name_b.get(name));
-        let undetermined =
-            |side: &Side, value: Option<_>| matches!(side, Side::Checkpoint(..)) && value.is_none();
+        let undetermined = |side: &Side, value: Option<_>| matches!(side, Side::Checkpoint(..)) && value.is_none();
         if in_a == in_b {
             same += 1;
         } else if !undetermined(a, in_a) && !undetermined(b, in_b) {
@@ -124,9 +121,7 @@ fn diff_keys(a: &Side, b: &Side) -> (Vec<Difference>, usize) {
 }
 
 fn by_name(keys: &[(String, Value)]) -> HashMap<&str, &Value> {
-    keys.iter()
-        .map(|(key, value)| (key.as_str(), value))
-        .collect()
+    keys.iter().map(|(key, value)| (key.as_str(), value)).collect()
 }
 
 /// The names of the first, then those that only the second has.
@@ -146,9 +141,7 @@ fn show(a: Option<&Value>, b: Option<&Value>) -> (Option<String>, Option<String>
     const SHOWN: usize = 60;
     if let (Some(Value::Array(a)), Some(Value::Array(b))) = (a, b) {
         let shorter = a.len().min(b.len());
-        let at = (0..shorter)
-            .find(|&at| a.item(at) != b.item(at))
-            .unwrap_or(shorter);
+        let at = (0..shorter).find(|&at| a.item(at) != b.item(at)).unwrap_or(shorter);
         let item = |list: &Array| match list.item(at) {
             Some(item) => format!("list of {}, at {at} {item}", list.len()),
             None => format!("list of {}", list.len()),
@@ -168,16 +161,10 @@ fn show(a: Option<&Value>, b: Option<&Value>) -> (Option<String>, Option<String>
     (a.map(text), b.map(text))
 }
 
-fn diff_tensors(
-    a: &Side,
-    b: &Side,
-    progress: &Progress,
-) -> Result<(Vec<Difference>, usize), VerifyError> {
+fn diff_tensors(a: &Side, b: &Side, progress: &Progress) -> Result<(Vec<Difference>, usize), VerifyError> {
     let (tensors_a, tensors_b) = (a.tensors(), b.tensors());
     let by_name = |tensors: &[Outline]| -> HashMap<_, _> {
-        let named = tensors
-            .iter()
-            .map(|tensor| (tensor.name.clone(), tensor.clone()));
+        let named = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.clone()));
         named.collect()
     };
     let (by_name_a, by_name_b) = (by_name(&tensors_a), by_name(&tensors_b));
@@ -348,9 +335,7 @@ impl<'a> Side<'a> {
     fn rows(&self, outline: &Outline) -> Result<Rows<'a>, VerifyError> {
         match self {
             Side::Gguf(file) => {
-                let (info, bytes) = file
-                    .tensor(&outline.name)
-                    .expect("the outline is of this file");
+                let (info, bytes) = file.tensor(&outline.name).expect("the outline is of this file");
                 Ok(Rows::Blocks(info, bytes))
             }
             Side::Checkpoint(checkpoint, _) => checkpoint_rows(checkpoint, &outline.name),
@@ -362,36 +347,20 @@ impl<'a> Side<'a> {
 fn expected(checkpoint: &Checkpoint) -> Vec<Outline> {
     let config = &checkpoint.config;
     let hidden = config.hidden_size as u64;
-    let outline = |name: String, shape: Vec<u64>| Outline {
-        name,
-        ty: None,
-        shape,
-    };
+    let outline = |name: String, shape: Vec<u64>| Outline { name, ty: None, shape };
     let table = vec![hidden, config.vocab_size as u64];
     let mut tensors = vec![outline("token_embd.weight".into(), table.clone())];
     if rope_factors(config).is_some() {
-        tensors.push(outline(
-            "rope_freqs.weight".into(),
-            vec![config.head_dim as u64 / 2],
-        ));
+        tensors.push(outline("rope_freqs.weight".into(), vec![config.head_dim as u64 / 2]));
     }
     for layer in 0..config.layers {
-        tensors.push(outline(
-            format!("blk.{layer}.attn_norm.weight"),
-            vec![hidden],
-        ));
-        tensors.push(outline(
-            format!("blk.{layer}.ffn_norm.weight"),
-            vec![hidden],
-        ));
+        tensors.push(outline(format!("blk.{layer}.attn_norm.weight"), vec![hidden]));
+        tensors.push(outline(format!("blk.{layer}.ffn_norm.weight"), vec![hidden]));
     }
     for linear in Linear::all(config) {
         let (rows, columns) = linear.shape(config);
         let name = linear.gguf_name();
-        tensors.push(outline(
-            format!("{name}.weight"),
-            vec![columns as u64, rows as u64],
-        ));
+        tensors.push(outline(format!("{name}.weight"), vec![columns as u64, rows as u64]));
         tensors.push(outline(format!("{name}.bias"), vec![rows as u64]));
     }
     tensors.push(outline("output_norm.weight".into(), vec![hidden]));
@@ -416,14 +385,8 @@ fn checkpoint_rows<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Rows<'a
     }
     let norm = |layer: usize| {
         let names = [
-            (
-                format!("blk.{layer}.attn_norm.weight"),
-                attention_norm(layer),
-            ),
-            (
-                format!("blk.{layer}.ffn_norm.weight"),
-                feed_forward_norm(layer),
-            ),
+            (format!("blk.{layer}.attn_norm.weight"), attention_norm(layer)),
+            (format!("blk.{layer}.ffn_norm.weight"), feed_forward_norm(layer)),
         ];
         names
             .into_iter()
@@ -433,9 +396,7 @@ fn checkpoint_rows<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Rows<'a
     let source = match name {
         "rope_freqs.weight" => {
             let factors = rope_factors(config).unwrap_or_default();
-            return Ok(Rows::Numbers(
-                factors.into_iter().map(|factor| factor as f32).collect(),
-            ));
+            return Ok(Rows::Numbers(factors.into_iter().map(|factor| factor as f32).collect()));
         }
         "token_embd.weight" => EMBEDDING.to_owned(),
         "output.weight" => HEAD.to_owned(),
@@ -443,9 +404,7 @@ fn checkpoint_rows<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Rows<'a
         _ => (0..config.layers).find_map(norm).unwrap_or_default(),
     };
     let tensor = checkpoint.tensors.get(&source);
-    Ok(Rows::Table(
-        tensor.expect("Checkpoint::open found every tensor"),
-    ))
+    Ok(Rows::Table(tensor.expect("Checkpoint::open found every tensor")))
 }
 
 fn biases(latent: &Latent, order: &[usize]) -> Result<Vec<f32>, VerifyError> {

@@ -144,14 +144,8 @@ mod tests {
         // One broken position of many shows in its own KLD.
         let mut broken = [1e-3; 100];
         broken[70] = 0.1;
-        assert_eq!(
-            passed(&example, &distance(&broken, 1e-4)),
-            [true, false, true]
-        );
-        assert_eq!(
-            passed(&example, &distance(&[f64::NAN; 100], f64::NAN)),
-            [false; 3]
-        );
+        assert_eq!(passed(&example, &distance(&broken, 1e-4)), [true, false, true]);
+        assert_eq!(passed(&example, &distance(&[f64::NAN; 100], f64::NAN)), [false; 3]);
         let broken = distance(&[f64::NAN], 1e-4);
         assert!(!passed(&broken, &distance(&[0.0], 0.0))[0]);
     }
@@ -169,9 +163,6 @@ mod tests {
     fn where_nothing_is_lost_only_the_floor_is_allowed() {
         let example = distance(&[0.0; 10], 0.0);
         assert_eq!(passed(&example, &distance(&[9e-7; 10], 9e-7)), [true; 3]);
-        assert_eq!(
-            passed(&example, &distance(&[2e-6; 10], 2e-6)),
-            [false, true, false]
-        );
+        assert_eq!(passed(&example, &distance(&[2e-6; 10], 2e-6)), [false, true, false]);
     }
 }

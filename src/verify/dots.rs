@@ -41,11 +41,7 @@ pub(super) fn check(
     progress: &Progress,
 ) -> Result<(Level, Vec<Dot>), VerifyError> {
     let Ok(shape) = Shape::read(file) else {
-        let level = Level::not_checked(
-            NUMBER,
-            NAME,
-            "the file's tensors are not those of a llama (level 1)",
-        );
+        let level = Level::not_checked(NUMBER, NAME, "the file's tensors are not those of a llama (level 1)");
         return Ok((level, vec![]));
     };
     let (options, threads) = (Options::default(), Threads::new(asked.threads));
@@ -121,25 +117,16 @@ fn matrices(shape: &Shape, file: &File) -> Vec<String> {
     } else {
         "token_embd"
     };
-    let linears = (0..shape.layers).flat_map(|layer| {
-        shape
-            .linears()
-            .map(|(part, ..)| format!("blk.{layer}.{part}"))
-    });
+    let linears = (0..shape.layers).flat_map(|layer| shape.linears().map(|(part, ..)| format!("blk.{layer}.{part}")));
     linears.chain([head.into()]).collect()
 }
 
 fn checks(dots: &[Dot], kernels: &[String]) -> Vec<Check> {
     const ONE: &str = "ggml's own limit for MUL_MAT: 8-bit activations";
     let mut found = vec![
-        worst(
-            dots,
-            "our kernels against f64",
-            kernels,
-            ACTIVATIONS,
-            ONE,
-            |dot| Some(dot.facts.kernel),
-        ),
+        worst(dots, "our kernels against f64", kernels, ACTIVATIONS, ONE, |dot| {
+            Some(dot.facts.kernel)
+        }),
         worst(dots, "ggml against f64", kernels, ACTIVATIONS, ONE, |dot| {
             dot.facts.ggml
         }),
@@ -162,16 +149,8 @@ const BETWEEN: [Rounding; 3] = [
         1e-7,
         "both round alike; ggml's own limit for the order of a sum",
     ),
-    (
-        "F16 activations",
-        2.4e-7,
-        "ggml rounds them to F16, we do not: 2^-22",
-    ),
-    (
-        "BF16 activations",
-        1.6e-5,
-        "ggml rounds them to BF16, we do not: 2^-16",
-    ),
+    ("F16 activations", 2.4e-7, "ggml rounds them to F16, we do not: 2^-22"),
+    ("BF16 activations", 1.6e-5, "ggml rounds them to BF16, we do not: 2^-16"),
 ];
 
 fn rounding(ty: BlockType) -> Rounding {
@@ -211,19 +190,11 @@ fn activations(count: usize, seed: u64) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / (1 << 24) as f32 - 0.5
     };
-    (0..count)
-        .map(|_| (0..4).map(|_| uniform()).sum())
-        .collect()
+    (0..count).map(|_| (0..4).map(|_| uniform()).sum()).collect()
 }
 
 /// [`exact::product`], rows in parallel. (tokens, rows)
-fn exact_product(
-    ty: BlockType,
-    rows: usize,
-    columns: usize,
-    bytes: &[u8],
-    x: &[f32],
-) -> Result<Vec<f32>, BlockError> {
+fn exact_product(ty: BlockType, rows: usize, columns: usize, bytes: &[u8], x: &[f32]) -> Result<Vec<f32>, BlockError> {
     const ROWS: usize = 64;
     let row_bytes = bytes.len() / rows;
     let pieces = bytes
@@ -270,10 +241,7 @@ fn product_of(
 fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
     let power: f64 = a.iter().map(|&a| f64::from(a) * f64::from(a)).sum();
     let rms = (power / a.len() as f64).sqrt();
-    let differences = a
-        .iter()
-        .zip(b)
-        .map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
+    let differences = a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
     let largest = differences.fold(0.0, f64::max);
     if largest == 0.0 { 0.0 } else { largest / rms }
 }
@@ -310,15 +278,9 @@ mod tests {
             dot("blk.0.attn_q", BlockType::Q2_K, 3e-6),
             dot("blk.0.attn_k", BlockType::Q2_K, 0.0),
         ];
-        let failed: Vec<_> = checks(&dots, &[])
-            .into_iter()
-            .filter(|check| !check.pass)
-            .collect();
+        let failed: Vec<_> = checks(&dots, &[]).into_iter().filter(|check| !check.pass).collect();
         assert_eq!(failed.len(), 1);
-        assert_eq!(
-            failed[0].name,
-            "our kernels against ggml, 8-bit activations"
-        );
+        assert_eq!(failed[0].name, "our kernels against ggml, 8-bit activations");
         assert!(failed[0].details[0].starts_with("'blk.0.attn_q' is the worst of 2"));
     }
 

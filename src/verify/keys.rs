@@ -54,28 +54,19 @@ pub(super) fn config(file: &File, config: &Config, by_hand: &[ByHand]) -> Check 
         .map(|(key, value)| difference(key, file.get(key), Some(value)))
         .collect();
     // A key that would change the computation, where config.json asks for no change.
-    let unexpected = |key: &str| {
-        key.starts_with("llama.rope.scaling.") && expected.iter().all(|(name, _)| *name != key)
-    };
+    let unexpected =
+        |key: &str| key.starts_with("llama.rope.scaling.") && expected.iter().all(|(name, _)| *name != key);
     for (key, value) in file.metadata().iter().filter(|(key, _)| unexpected(key)) {
         problems.push(difference(key, Some(value), None));
     }
-    Check::no_problems(
-        "model keys",
-        problems,
-        expected.len() as u64,
-        "keys",
-        "config.json",
-    )
+    Check::no_problems("model keys", problems, expected.len() as u64, "keys", "config.json")
 }
 
 fn expected(config: &Config) -> Vec<(&'static str, Value)> {
     let count = |n: usize| Value::U32(n.try_into().unwrap_or(u32::MAX));
     let context = config
         .sliding_window
-        .map_or(config.context_length, |window| {
-            window.min(config.context_length)
-        });
+        .map_or(config.context_length, |window| window.min(config.context_length));
     let mut keys = vec![
         ("general.architecture", Value::String("llama".into())),
         ("llama.vocab_size", count(config.vocab_size)),
@@ -103,11 +94,7 @@ fn expected(config: &Config) -> Vec<(&'static str, Value)> {
 
 fn difference(key: &str, found: Option<&Value>, expected: Option<&Value>) -> String {
     let show = |value: Option<&Value>| value.map_or("absent".into(), Value::brief);
-    let mut text = format!(
-        "key '{key}' is {}, expected {}",
-        show(found),
-        show(expected)
-    );
+    let mut text = format!("key '{key}' is {}, expected {}", show(found), show(expected));
     if let Some(Value::U32(_) | Value::Bool(_) | Value::String(_)) = found {
         text += "; if pack was told so, tell verify, too: --metadata KEY=VALUE";
     }
@@ -152,8 +139,7 @@ pub(super) fn tokenizer(
         .map(|(key, value)| difference(key, file.get(key), Some(value)))
         .collect();
     for (key, value) in file.metadata() {
-        if key.starts_with("tokenizer.") && !expected.contains_key(key) && !is_by_hand(by_hand, key)
-        {
+        if key.starts_with("tokenizer.") && !expected.contains_key(key) && !is_by_hand(by_hand, key) {
             problems.push(difference(key, Some(value), None));
         }
     }
@@ -166,11 +152,9 @@ pub(super) fn tokenizer(
     )];
     match &files.tokenizer_json {
         Some(content) => {
-            let json: Json = serde_json::from_slice(&content.bytes).map_err(|source| {
-                VerifyError::TokenizerJson {
-                    file: content.name.clone(),
-                    source,
-                }
+            let json: Json = serde_json::from_slice(&content.bytes).map_err(|source| VerifyError::TokenizerJson {
+                file: content.name.clone(),
+                source,
             })?;
             checks.extend(vocabulary(file, &json, config.vocab_size));
             let found = texts::check(
@@ -196,11 +180,7 @@ pub(super) fn tokenizer(
 
 /// Tokens, kinds and merges against tokenizer.json, taken literally, as far as the embedding has rows.
 fn vocabulary(file: &File, json: &Json, rows: usize) -> Vec<Check> {
-    let strings = |key: &str| {
-        file.get(key)
-            .and_then(Value::as_strings)
-            .unwrap_or_default()
-    };
+    let strings = |key: &str| file.get(key).and_then(Value::as_strings).unwrap_or_default();
     let stored = strings("tokenizer.ggml.tokens");
     let mut wanted: HashMap<usize, String> = HashMap::new();
     if let Some(vocab) = json.pointer("/model/vocab").and_then(Json::as_object) {
@@ -216,11 +196,7 @@ fn vocabulary(file: &File, json: &Json, rows: usize) -> Vec<Check> {
         .flatten()
         .filter_map(|token| {
             let (id, text) = (token.get("id")?.as_u64()?, token.get("content")?.as_str()?);
-            Some((
-                id as usize,
-                text.to_owned(),
-                token.get("special")?.as_bool()?,
-            ))
+            Some((id as usize, text.to_owned(), token.get("special")?.as_bool()?))
         })
         .filter(|(id, _, _)| *id < rows)
         .collect();
@@ -238,14 +214,8 @@ fn vocabulary(file: &File, json: &Json, rows: usize) -> Vec<Check> {
         )
     });
     let of = wanted.len() as u64;
-    let tokens = Check::none_differ(
-        "tokens",
-        wrong.len() as u64,
-        of,
-        "tokens",
-        "tokenizer.json, id by id",
-    )
-    .with_details(details.collect());
+    let tokens = Check::none_differ("tokens", wrong.len() as u64, of, "tokens", "tokenizer.json, id by id")
+        .with_details(details.collect());
 
     let mut checks = vec![tokens, control_tokens(file, &added)];
     if file.get("tokenizer.ggml.model").and_then(Value::as_str) == Some("gpt2") {
@@ -266,12 +236,7 @@ fn control_tokens(file: &File, added: &[(usize, String, bool)]) -> Check {
     let problems = special
         .iter()
         .filter(|(id, _, _)| !matches!(types.get(*id), Some(&(CONTROL | UNKNOWN))))
-        .map(|(id, text, _)| {
-            format!(
-                "token {id} {text:?} is special, its type is {:?}",
-                types.get(*id)
-            )
-        })
+        .map(|(id, text, _)| format!("token {id} {text:?} is special, its type is {:?}", types.get(*id)))
         .collect();
     Check::no_problems(
         "special tokens",

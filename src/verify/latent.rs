@@ -51,9 +51,7 @@ impl<'a> Latent<'a> {
             .into_par_iter()
             .map(|group| scale(latent.weight, group, group_size))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|index| {
-                VerifyError::not_finite(checkpoint, linear, "weight", index, columns)
-            })?;
+            .map_err(|index| VerifyError::not_finite(checkpoint, linear, "weight", index, columns))?;
         let references = scales.iter().map(|&scale| reference(scale)).collect();
         Ok(Self {
             checkpoint,
@@ -78,12 +76,7 @@ impl<'a> Latent<'a> {
         self.latent.weight.read_f32(row * columns, &mut out.w);
         for (group, run) in tequila::runs(row, columns, self.group_size) {
             let dtype = self.latent.weight.dtype;
-            tequila::split(
-                &out.w[run.clone()],
-                self.scales[group],
-                dtype,
-                &mut out.codes[run],
-            );
+            tequila::split(&out.w[run.clone()], self.scales[group], dtype, &mut out.codes[run]);
         }
         let mut own = [0.0];
         if let Some(bias) = self.latent.bias {
@@ -94,11 +87,7 @@ impl<'a> Latent<'a> {
             return Ok(());
         }
         // Sums of finite numbers are finite: f64 holds more than f32.
-        let part = if own[0].is_finite() {
-            "Lambada"
-        } else {
-            "bias"
-        };
+        let part = if own[0].is_finite() { "Lambada" } else { "bias" };
         Err(VerifyError::not_finite(
             self.checkpoint,
             self.linear,
@@ -132,12 +121,7 @@ impl<'a> Latent<'a> {
     ///
     /// # Errors
     /// A lambda or a bias that is NaN or infinite.
-    pub fn dense(
-        &self,
-        row: usize,
-        out: &mut LatentRow,
-        a: &mut [f32],
-    ) -> Result<f64, VerifyError> {
+    pub fn dense(&self, row: usize, out: &mut LatentRow, a: &mut [f32]) -> Result<f64, VerifyError> {
         self.read(row, out)?;
         for (group, run) in tequila::runs(row, self.columns, self.group_size) {
             for (a, &code) in a[run.clone()].iter_mut().zip(&out.codes[run]) {
@@ -177,11 +161,7 @@ fn scale(weight: Tensor, group: usize, group_size: usize) -> Result<f32, usize> 
 
 fn reference(scale: f32) -> f32 {
     let rounded = f16::from_f32(scale);
-    if rounded.is_normal() {
-        rounded.to_f32()
-    } else {
-        scale
-    }
+    if rounded.is_normal() { rounded.to_f32() } else { scale }
 }
 
 /// The checkpoint's row that has to stand in each row of the file.
@@ -218,10 +198,7 @@ pub(super) fn rope_factors(config: &Config) -> Option<Vec<f64>> {
         return None;
     };
     let slower = |pair: usize| {
-        let angle = config
-            .rope
-            .theta
-            .powf(-((2 * pair) as f64) / config.head_dim as f64);
+        let angle = config.rope.theta.powf(-((2 * pair) as f64) / config.head_dim as f64);
         let turns = original_context * angle / (2.0 * std::f64::consts::PI); // over the original context
         let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
         1.0 / (kept + (1.0 - kept) / factor)
@@ -247,8 +224,7 @@ mod tests {
         let corners = std::fs::read_dir(root.join("corners")).unwrap();
         let mut folders: Vec<_> = corners.map(|entry| entry.unwrap().path()).collect();
         // The same checkpoint with more of PyTorch's logits, where the larger data is.
-        let data =
-            std::env::var_os("TQCONV_DATA").map_or(root.join("../../shared/data"), PathBuf::from);
+        let data = std::env::var_os("TQCONV_DATA").map_or(root.join("../../shared/data"), PathBuf::from);
         folders.extend(Some(data.join("kjv-tequila")).filter(|folder| folder.exists()));
         folders.push(root.join("kjv"));
         folders
@@ -316,10 +292,7 @@ mod tests {
                 for (index, &bias) in biases.iter().enumerate() {
                     latent.read(index, &mut row).unwrap();
                     let bias = f64::from_le_bytes(bias);
-                    assert!(
-                        (row.bias - bias).abs() <= 1e-9 * bias.abs().max(1e-3),
-                        "{name} {index}"
-                    );
+                    assert!((row.bias - bias).abs() <= 1e-9 * bias.abs().max(1e-3), "{name} {index}");
                     if let Some(codes) = codes {
                         let codes = &codes[index * latent.columns..][..latent.columns];
                         assert!(
@@ -371,9 +344,6 @@ mod tests {
         // 2.5 turns lie half way from 1 to 4.
         config.rope.theta = (127.32395447351627f64 / 2.5).powi(2);
         let found = rope_factors(&config).unwrap();
-        assert!(
-            (found[1] - 1.0 / (0.5 + 0.5 / 8.0)).abs() < 1e-12,
-            "{found:?}"
-        );
+        assert!((found[1] - 1.0 / (0.5 + 0.5 / 8.0)).abs() < 1e-12, "{found:?}");
     }
 }

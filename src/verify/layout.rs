@@ -68,10 +68,7 @@ fn readable(parts: &[Parsed]) -> Check {
     Check::no_problems(
         "our reader",
         parts.iter().filter_map(surplus).collect(),
-        parts
-            .iter()
-            .map(|(_, file)| file.tensors().len() as u64)
-            .sum(),
+        parts.iter().map(|(_, file)| file.tensors().len() as u64).sum(),
         "tensors",
         READER,
     )
@@ -133,11 +130,7 @@ fn differences(reader: &GGUFFileReader<Cursor<&[u8]>>, file: &File) -> Vec<Strin
         end = end.next_multiple_of(file.alignment());
     }
     for (key, value) in file.metadata() {
-        if !reader
-            .metadata()
-            .get(key)
-            .is_some_and(|theirs| same(value, theirs))
-        {
+        if !reader.metadata().get(key).is_some_and(|theirs| same(value, theirs)) {
             problems.push(format!(
                 "key '{key}' is read differently, or not at all, by gguf-rs-lib"
             ));
@@ -168,11 +161,7 @@ fn same(ours: &Value, theirs: &MetadataValue) -> bool {
 
 fn same_array(ours: &Array, theirs: &MetadataArray) -> bool {
     fn all<T>(ours: &[T], theirs: &[MetadataValue], wrap: impl Fn(&T) -> Value) -> bool {
-        ours.len() == theirs.len()
-            && ours
-                .iter()
-                .zip(theirs)
-                .all(|(ours, theirs)| same(&wrap(ours), theirs))
+        ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(ours, theirs)| same(&wrap(ours), theirs))
     }
     let theirs = &theirs.values;
     match ours {
@@ -224,8 +213,7 @@ fn file_type(file: &File) -> Option<Check> {
         _ => return None,
     };
     let found = file.tensors().iter().any(|info| info.ty == named);
-    let problem = (!found)
-        .then(|| format!("key 'general.file_type' is {id}, which is {named}, and no tensor is"));
+    let problem = (!found).then(|| format!("key 'general.file_type' is {id}, which is {named}, and no tensor is"));
     Some(Check::no_problems(
         "file type",
         problem.into_iter().collect(),
@@ -276,10 +264,7 @@ impl<'a> TokenizerKeys<'a> {
                 let scores = self.required("scores", "array of f32").map(length);
                 self.one_for_each_token("scores", scores, tokens);
             }
-            other => self.problem(
-                "model",
-                format!("{other:?}, expected \"gpt2\" or \"llama\""),
-            ),
+            other => self.problem("model", format!("{other:?}, expected \"gpt2\" or \"llama\"")),
         }
         let types = self.required("token_type", "array of i32").map(length);
         self.one_for_each_token("token_type", types, tokens);
@@ -332,16 +317,12 @@ impl<'a> TokenizerKeys<'a> {
 
     fn one_for_each_token(&mut self, name: &str, found: Option<usize>, tokens: usize) {
         if let Some(found) = found.filter(|&found| found != tokens) {
-            self.problem(
-                name,
-                format!("a list of {found}, the vocabulary has {tokens} tokens"),
-            );
+            self.problem(name, format!("a list of {found}, the vocabulary has {tokens} tokens"));
         }
     }
 
     fn problem(&mut self, name: &str, found: String) {
-        self.problems
-            .push(format!("key 'tokenizer.ggml.{name}' is {found}"));
+        self.problems.push(format!("key 'tokenizer.ggml.{name}' is {found}"));
     }
 }
 
@@ -359,10 +340,9 @@ fn finite(file: &File) -> Check {
     for info in file.tensors() {
         match first_not_finite(file, info) {
             Ok(None) => continue,
-            Ok(Some((row, column, value))) => problems.push(format!(
-                "tensor '{}' row {row} column {column} is {value}",
-                info.name
-            )),
+            Ok(Some((row, column, value))) => {
+                problems.push(format!("tensor '{}' row {row} column {column} is {value}", info.name))
+            }
             Err(error) => problems.push(format!("tensor '{}': {error}", info.name)),
         }
         wrong += 1;
@@ -381,10 +361,7 @@ fn finite(file: &File) -> Check {
 }
 
 /// (row, column, value) of the first number of a tensor that is NaN or infinite.
-fn first_not_finite(
-    file: &File,
-    info: &TensorInfo,
-) -> Result<Option<(usize, usize, f32)>, formats::block::BlockError> {
+fn first_not_finite(file: &File, info: &TensorInfo) -> Result<Option<(usize, usize, f32)>, formats::block::BlockError> {
     let Some((columns, row_bytes, bytes)) = rows(file, info) else {
         return Ok(None);
     };
@@ -410,9 +387,7 @@ fn first_not_finite(
 /// Columns, bytes of a row, and all bytes; `None` for a tensor without numbers.
 fn rows<'a>(file: &File<'a>, info: &TensorInfo) -> Option<(usize, usize, &'a [u8])> {
     // Without numbers a row may have any width.
-    let (_, bytes) = file
-        .tensor(&info.name)
-        .filter(|(_, bytes)| !bytes.is_empty())?;
+    let (_, bytes) = file.tensor(&info.name).filter(|(_, bytes)| !bytes.is_empty())?;
     let columns = usize::try_from(info.columns()).ok()?;
     let row_bytes = info.ty.row_bytes(columns)?;
     Some((columns, row_bytes, bytes))
@@ -481,12 +456,9 @@ impl Ggml<'_> {
         for (part, file) in self.parts {
             let sound = witness.check_blocks(&part.path, pieces(file))?;
             let refused = file.tensors().iter().zip(sound).filter(|(_, sound)| !sound);
-            problems.extend(refused.map(|(info, _)| {
-                format!(
-                    "ggml's own check does not accept the data of '{}'",
-                    info.name
-                )
-            }));
+            problems.extend(
+                refused.map(|(info, _)| format!("ggml's own check does not accept the data of '{}'", info.name)),
+            );
             count += file.tensors().len() as u64;
         }
         Ok(Check::no_problems(

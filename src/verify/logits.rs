@@ -77,10 +77,7 @@ pub(super) fn check(
         Err(error) => (None, Some(error)),
     };
     let mut engines: Vec<Box<dyn Engine + '_>> = vec![Box::new(native)];
-    match model
-        .as_ref()
-        .map(|model| model.engine(&text, options.threads))
-    {
+    match model.as_ref().map(|model| model.engine(&text, options.threads)) {
         Some(Ok(engine)) => engines.push(engine),
         Some(Err(error)) => lost = Some(error),
         None => {}
@@ -205,9 +202,7 @@ impl Passes<'_> {
                 let start = index * PART;
                 let part = (first + start) * hidden..(first + start + next.len()) * hidden;
                 let expected = match &self.checkpoint {
-                    Some(checkpoint) => {
-                        Some(checkpoint.oracle.logits_of(&oracle[part.clone()], &[])?)
-                    }
+                    Some(checkpoint) => Some(checkpoint.oracle.logits_of(&oracle[part.clone()], &[])?),
                     None => None,
                 };
                 let expected = expected.as_deref();
@@ -227,9 +222,9 @@ impl Passes<'_> {
                 };
                 let rounded = Predictions::new(rounded, vocab);
                 found.rounded.add(part.file, &rounded);
-                let engines = logits.iter().map(|logits: &Vec<f32>| {
-                    Predictions::new(&logits[start * vocab..][..next.len() * vocab], vocab)
-                });
+                let engines = logits
+                    .iter()
+                    .map(|logits: &Vec<f32>| Predictions::new(&logits[start * vocab..][..next.len() * vocab], vocab));
                 found.add(&part, engines);
                 work.advance("comparing", next.len() as f64 * work.head * work.passes);
             }
@@ -304,13 +299,7 @@ impl<'a> Work<'a> {
     /// What an engine takes, in passes in f32.
     const ENGINE: f64 = 0.5;
 
-    fn new(
-        progress: &'a Progress<'a>,
-        config: &'a Config,
-        text: &Windows,
-        passes: &Passes,
-        engines: usize,
-    ) -> Self {
+    fn new(progress: &'a Progress<'a>, config: &'a Config, text: &Windows, passes: &Passes, engines: usize) -> Self {
         let of_checkpoint = passes.checkpoint.as_ref().map_or(0.0, |checkpoint| {
             cost(checkpoint.oracle.precision) + 0.5 * cost(checkpoint.turned.precision)
         });
@@ -325,8 +314,7 @@ impl<'a> Work<'a> {
             total: 0.0,
             done: Cell::new(0.0),
         };
-        work.total =
-            text.predictions() as f64 * work.model() * (passes + Self::ENGINE * engines as f64);
+        work.total = text.predictions() as f64 * work.model() * (passes + Self::ENGINE * engines as f64);
         work
     }
 
@@ -338,10 +326,7 @@ impl<'a> Work<'a> {
     /// `units` more are done; from here on it is `doing`.
     fn advance(&self, doing: &str, units: f64) {
         self.done.set(self.done.get() + units);
-        (self.progress)(
-            &format!("logits: {doing}"),
-            Some(self.done.get() / self.total),
-        );
+        (self.progress)(&format!("logits: {doing}"), Some(self.done.get() / self.total));
     }
 }
 
@@ -462,9 +447,7 @@ impl Found {
             false => EngineFacts::reference(FILE, &self.file.surprisals),
         };
         let file = oracle.then_some((FILE.to_owned(), &self.file));
-        let tested = file
-            .into_iter()
-            .chain(engines.into_iter().zip(&self.engines));
+        let tested = file.into_iter().chain(engines.into_iter().zip(&self.engines));
         TextFacts {
             source: options.text.source.clone(),
             tokens: text.predictions(),

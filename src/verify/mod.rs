@@ -36,8 +36,8 @@ use formats::gguf::{File, TensorInfo, Value};
 
 pub use diff::{Difference, Differences, Side, diff};
 pub use report::{
-    Check, DotFacts, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, LoadFacts,
-    ModelFacts, NotChecked, Rate, Report, SpeedFacts, Status, TextFacts, TypeFacts, Verdict,
+    Check, DotFacts, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, LoadFacts, ModelFacts, NotChecked,
+    Rate, Report, SpeedFacts, Status, TextFacts, TypeFacts, Verdict,
 };
 pub use speed::{Workload, race};
 
@@ -166,13 +166,7 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    fn not_finite(
-        checkpoint: &Checkpoint,
-        linear: Linear,
-        part: &str,
-        index: usize,
-        columns: usize,
-    ) -> Self {
+    fn not_finite(checkpoint: &Checkpoint, linear: Linear, part: &str, index: usize, columns: usize) -> Self {
         let tensor = format!("{}.{part}", linear.checkpoint_name());
         let stored = checkpoint.tensors.stored(&tensor);
         VerifyError::NotFinite {
@@ -272,9 +266,7 @@ impl Run<'_> {
         report.model = Some(model_facts(self.file, self.model.bytes()));
         if wanted(layout::NUMBER) {
             (self.progress)("layout", None);
-            report
-                .levels
-                .push(layout::check(self.model, self.file, self.options)?);
+            report.levels.push(layout::check(self.model, self.file, self.options)?);
         }
         if wanted(2) {
             self.codes(report)?;
@@ -288,13 +280,7 @@ impl Run<'_> {
             }
         }
         if wanted(logits::NUMBER) {
-            let (level, text) = logits::check(
-                self.path,
-                self.file,
-                self.against,
-                self.options,
-                self.progress,
-            )?;
+            let (level, text) = logits::check(self.path, self.file, self.against, self.options, self.progress)?;
             report.levels.push(level);
             report.text = text;
         }
@@ -314,9 +300,7 @@ impl Run<'_> {
             ..
         }) = self.against
         else {
-            report
-                .levels
-                .push(Level::not_checked(2, CODES, NO_CHECKPOINT));
+            report.levels.push(Level::not_checked(2, CODES, NO_CHECKPOINT));
             return Ok(());
         };
         let found = codes::check(self.file, checkpoint, self.options.max_nmse, self.progress)?;
@@ -337,9 +321,7 @@ impl Run<'_> {
             &mut not_checked,
             &mut report.notes,
         )?);
-        report
-            .levels
-            .push(Level::new(2, CODES, checks, not_checked));
+        report.levels.push(Level::new(2, CODES, checks, not_checked));
         report.linears = found.facts;
         report.scales = Some(found.scales);
         report.biases = Some(found.biases);
@@ -355,10 +337,7 @@ fn model_facts(file: &File, bytes: u64) -> ModelFacts {
         *bytes += info.bytes().unwrap_or(0);
     }
     ModelFacts {
-        name: file
-            .get("general.name")
-            .and_then(Value::as_str)
-            .map(String::from),
+        name: file.get("general.name").and_then(Value::as_str).map(String::from),
         bytes,
         tensors: file.tensors().len(),
         keys: file.metadata().len(),

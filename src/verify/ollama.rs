@@ -13,18 +13,14 @@ fn has_size(ty: BlockType) -> bool {
 
 /// `parts`: how many files the model is in.
 pub(super) fn checks(file: &File, parts: usize) -> Vec<Check> {
-    vec![
-        one_file(parts),
-        types(file),
-        alignment(file),
-        keys(file),
-        names(file),
-    ]
+    vec![one_file(parts), types(file), alignment(file), keys(file), names(file)]
 }
 
 fn one_file(parts: usize) -> Check {
     let problem = (parts > 1).then(|| {
-        format!("the model is in {parts} files: join them with `llama-gguf-split --merge`, or pack without --split-max-size")
+        format!(
+            "the model is in {parts} files: join them with `llama-gguf-split --merge`, or pack without --split-max-size"
+        )
     });
     Check::no_problems(
         "Ollama's one file",
@@ -57,9 +53,8 @@ fn types(file: &File) -> Check {
 
 fn alignment(file: &File) -> Check {
     let found = file.alignment();
-    let problem = (found != 32).then(|| {
-        format!("key 'general.alignment' is {found}: `ollama create` copies the file with 32")
-    });
+    let problem =
+        (found != 32).then(|| format!("key 'general.alignment' is {found}: `ollama create` copies the file with 32"));
     Check::no_problems(
         "Ollama's alignment",
         problem.into_iter().collect(),

@@ -13,9 +13,7 @@ use super::tables::table_limit;
 use crate::engine::EngineError;
 use crate::engine::oracle::{Config, Norm, Part, Rope, RopeScaling, Rounding, Rows, Weights};
 use crate::engine::shape::Shape;
-use crate::model::{
-    self, Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm,
-};
+use crate::model::{self, Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
 
 /// The checkpoint: linears are made ternary by the formula, row by row.
 pub(super) struct Latent<'a> {
@@ -116,12 +114,7 @@ impl Rows for latent::Latent<'_> {
         (self.rows, self.columns)
     }
 
-    fn read(
-        &self,
-        rows: Range<usize>,
-        weights: &mut [f32],
-        bias: &mut [f64],
-    ) -> Result<(), EngineError> {
+    fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
         let mut scratch = LatentRow::default();
         for ((row, weights), bias) in rows.zip(weights.chunks_exact_mut(self.columns)).zip(bias) {
             let dense = self.dense(row, &mut scratch, weights);
@@ -139,12 +132,7 @@ impl Rows for Table<'_> {
         (self.0.shape[0], self.0.shape[1])
     }
 
-    fn read(
-        &self,
-        rows: Range<usize>,
-        weights: &mut [f32],
-        bias: &mut [f64],
-    ) -> Result<(), EngineError> {
+    fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
         self.0.read_f32(rows.start * self.0.shape[1], weights);
         bias.fill(0.0);
         Ok(())
@@ -164,9 +152,7 @@ impl<'a> Stored<'a> {
         let shape = Shape::read(file)?;
         let linear = f64::from(shape.rope_factor);
         let factors = match file.tensor("rope_freqs.weight") {
-            Some((_, bytes)) => floats(bytes)
-                .map(|factor| linear * f64::from(factor))
-                .collect(),
+            Some((_, bytes)) => floats(bytes).map(|factor| linear * f64::from(factor)).collect(),
             None => vec![linear; shape.head_dim / 2],
         };
         let config = Config {
@@ -187,18 +173,16 @@ impl<'a> Stored<'a> {
     }
 
     fn rows(&self, name: &str, interleaved: bool) -> Result<StoredRows<'a>, EngineError> {
-        let (info, bytes) = self.file.tensor(&format!("{name}.weight")).ok_or_else(|| {
-            EngineError::MissingTensor {
+        let (info, bytes) = self
+            .file
+            .tensor(&format!("{name}.weight"))
+            .ok_or_else(|| EngineError::MissingTensor {
                 name: format!("{name}.weight"),
-            }
-        })?;
+            })?;
         Ok(StoredRows {
             ty: info.ty,
             bytes,
-            bias: self
-                .file
-                .tensor(&format!("{name}.bias"))
-                .map(|(_, bytes)| bytes),
+            bias: self.file.tensor(&format!("{name}.bias")).map(|(_, bytes)| bytes),
             shape: (info.rows() as usize, info.columns() as usize),
             interleaved: interleaved.then_some(self.config.head_dim),
         })
@@ -280,12 +264,7 @@ impl Rows for StoredRows<'_> {
         self.shape
     }
 
-    fn read(
-        &self,
-        rows: Range<usize>,
-        weights: &mut [f32],
-        bias: &mut [f64],
-    ) -> Result<(), EngineError> {
+    fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
         let (all, columns) = self.shape;
         let row_bytes = self.bytes.len() / all;
         for ((row, weights), bias) in rows.zip(weights.chunks_exact_mut(columns)).zip(bias) {
@@ -352,11 +331,7 @@ impl Weights for Turned<'_> {
 }
 
 impl<'a> Turned<'a> {
-    fn table(
-        &self,
-        latent: Box<dyn Rows + 'a>,
-        stored: StoredRows<'a>,
-    ) -> Result<Box<dyn Rows + 'a>, EngineError> {
+    fn table(&self, latent: Box<dyn Rows + 'a>, stored: StoredRows<'a>) -> Result<Box<dyn Rows + 'a>, EngineError> {
         Ok(Box::new(TurnedRows {
             latent,
             max_nmse: table_limit(stored.ty).unwrap_or(ROUNDED),
@@ -385,12 +360,7 @@ impl Rows for TurnedRows<'_> {
         self.latent.shape()
     }
 
-    fn read(
-        &self,
-        rows: Range<usize>,
-        weights: &mut [f32],
-        bias: &mut [f64],
-    ) -> Result<(), EngineError> {
+    fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
         let columns = self.shape().1;
         let mut stored = vec![0.0; weights.len()];
         self.stored.read(rows.clone(), &mut stored, bias)?;
@@ -400,9 +370,7 @@ impl Rows for TurnedRows<'_> {
             return Ok(());
         }
         let share = (self.max_nmse / nmse).sqrt().min(1.0) as f32;
-        let pairs = weights
-            .chunks_exact_mut(columns)
-            .zip(stored.chunks_exact(columns));
+        let pairs = weights.chunks_exact_mut(columns).zip(stored.chunks_exact(columns));
         for (row, (weights, stored)) in rows.zip(pairs) {
             if self.ternary && another_code(weights, stored) {
                 continue;
@@ -463,12 +431,7 @@ mod tests {
             (self.0.len() / self.1, self.1)
         }
 
-        fn read(
-            &self,
-            rows: Range<usize>,
-            weights: &mut [f32],
-            bias: &mut [f64],
-        ) -> Result<(), EngineError> {
+        fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
             weights.copy_from_slice(&self.0[rows.start * self.1..rows.end * self.1]);
             bias.fill(0.0);
             Ok(())
@@ -484,8 +447,7 @@ mod tests {
         };
         let count = rows.shape().0;
         let mut weights = vec![0.0; latent.len()];
-        rows.read(0..count, &mut weights, &mut vec![0.0; count])
-            .unwrap();
+        rows.read(0..count, &mut weights, &mut vec![0.0; count]).unwrap();
         weights
     }
 

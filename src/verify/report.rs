@@ -187,15 +187,8 @@ impl Check {
 
 impl Level {
     /// A level of these checks. One that had nothing to compare has not passed: it was not made.
-    pub(super) fn new(
-        number: u8,
-        name: &'static str,
-        checks: Vec<Check>,
-        mut not_checked: Vec<NotChecked>,
-    ) -> Self {
-        let (empty, checks): (Vec<_>, Vec<_>) = checks
-            .into_iter()
-            .partition(|check| check.pass && check.of == Some(0));
+    pub(super) fn new(number: u8, name: &'static str, checks: Vec<Check>, mut not_checked: Vec<NotChecked>) -> Self {
+        let (empty, checks): (Vec<_>, Vec<_>) = checks.into_iter().partition(|check| check.pass && check.of == Some(0));
         not_checked.extend(
             empty
                 .into_iter()

@@ -108,17 +108,11 @@ pub fn race(
     let load = load_facts(file, &native, first);
     let packed = load.packed_bytes;
     let together = llama(program, path, file, context, threads, |llama| {
-        time_in_turn(
-            &mut [(&mut native, packed), (llama, load.stored_bytes)],
-            workload,
-        )
+        time_in_turn(&mut [(&mut native, packed), (llama, load.stored_bytes)], workload)
     });
     let (engines, missing) = match together {
         Ok(engines) => (engines, None),
-        Err(why) => (
-            time_in_turn(&mut [(&mut native, packed)], workload)?,
-            Some(why),
-        ),
+        Err(why) => (time_in_turn(&mut [(&mut native, packed)], workload)?, Some(why)),
     };
     let facts = SpeedFacts {
         bandwidth,
@@ -148,20 +142,13 @@ fn load_facts(file: &File, native: &Native, first: Duration) -> LoadFacts {
 /// Bytes of the weights that a decoded token reads, as they are in the file: all matrices but a separate embedding.
 fn stored_bytes(file: &File) -> u64 {
     let separate_head = file.tensor("output.weight").is_some();
-    let read =
-        |name: &str| name.ends_with(".weight") && !(separate_head && name == "token_embd.weight");
-    let matrices = file
-        .tensors()
-        .iter()
-        .filter(|info| info.rows() > 1 && read(&info.name));
+    let read = |name: &str| name.ends_with(".weight") && !(separate_head && name == "token_embd.weight");
+    let matrices = file.tensors().iter().filter(|info| info.rows() > 1 && read(&info.name));
     matrices.filter_map(|info| info.bytes()).sum()
 }
 
 /// Rates of each engine over the runs; with each, the bytes of weights that it reads for a token.
-fn time_in_turn(
-    engines: &mut [(&mut dyn Generate, u64)],
-    workload: Workload,
-) -> Result<Vec<EngineSpeed>, EngineError> {
+fn time_in_turn(engines: &mut [(&mut dyn Generate, u64)], workload: Workload) -> Result<Vec<EngineSpeed>, EngineError> {
     let mut rates = vec![(vec![], vec![]); engines.len()];
     let begin = Instant::now();
     for run in 0..=workload.runs {
@@ -177,20 +164,19 @@ fn time_in_turn(
             }
         }
     }
-    let speeds =
-        engines
-            .iter()
-            .zip(&rates)
-            .map(|((engine, bytes_per_token), (prefills, decodes))| {
-                let (prefill, decode) = (Rate::new(prefills), Rate::new(decodes));
-                EngineSpeed {
-                    name: engine.name(),
-                    prefill,
-                    decode,
-                    bytes_per_token: *bytes_per_token,
-                    read_rate: decode.median * *bytes_per_token as f64 / 1e9,
-                }
-            });
+    let speeds = engines
+        .iter()
+        .zip(&rates)
+        .map(|((engine, bytes_per_token), (prefills, decodes))| {
+            let (prefill, decode) = (Rate::new(prefills), Rate::new(decodes));
+            EngineSpeed {
+                name: engine.name(),
+                prefill,
+                decode,
+                bytes_per_token: *bytes_per_token,
+                read_rate: decode.median * *bytes_per_token as f64 / 1e9,
+            }
+        });
     Ok(speeds.collect())
 }
 
@@ -198,8 +184,7 @@ fn time_in_turn(
 fn time_once(engine: &mut dyn Generate, workload: Workload) -> Result<(f64, f64), EngineError> {
     let vocab = engine.vocab() as u32;
     let token = |i: usize| (i as u32).wrapping_mul(7919) % vocab;
-    let [prefill, decode] =
-        [workload.prefill, workload.decode].map(|count| (0..count).map(token).collect::<Vec<_>>());
+    let [prefill, decode] = [workload.prefill, workload.decode].map(|count| (0..count).map(token).collect::<Vec<_>>());
     let times = engine.time(&prefill, &decode)?;
     Ok((
         workload.prefill as f64 / times.0.as_secs_f64(),
@@ -216,9 +201,7 @@ fn read_bandwidth(threads: usize) -> f64 {
         let start = Instant::now();
         std::thread::scope(|scope| {
             for part in data.chunks(WORDS.div_ceil(threads)) {
-                scope.spawn(move || {
-                    black_box(part.iter().fold(0u64, |sum, &word| sum.wrapping_add(word)))
-                });
+                scope.spawn(move || black_box(part.iter().fold(0u64, |sum, &word| sum.wrapping_add(word))));
             }
         });
         8.0 * WORDS as f64 / 1e9 / start.elapsed().as_secs_f64()

@@ -21,10 +21,7 @@ pub(super) fn config(checkpoint: &Checkpoint) -> Config {
 /// beside them, which is 10000 where there is none.
 fn rope(json: &Value) -> Rope {
     let objects = ["rope_scaling", "rope_parameters"].map(|key| json[key].as_object());
-    let section = objects
-        .into_iter()
-        .flatten()
-        .find(|section| !section.is_empty());
+    let section = objects.into_iter().flatten().find(|section| !section.is_empty());
     let empty = Map::new();
     let section = section.unwrap_or(&empty);
     let number = |key: &str| section.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);

@@ -8,9 +8,7 @@ use rayon::prelude::*;
 
 use super::latent::rope_factors;
 use super::report::{Check, Limit};
-use crate::model::{
-    Checkpoint, Config, EMBEDDING, FINAL_NORM, HEAD, attention_norm, feed_forward_norm,
-};
+use crate::model::{Checkpoint, Config, EMBEDDING, FINAL_NORM, HEAD, attention_norm, feed_forward_norm};
 
 /// The checks. `config`: what the verifier makes of config.json.
 pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Vec<Check> {
@@ -26,8 +24,7 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Ve
     }
     if config.tied_head {
         let separate = file.tensor("output.weight").is_some();
-        let problem =
-            separate.then(|| "tensor 'output.weight' is there, the head is the embedding".into());
+        let problem = separate.then(|| "tensor 'output.weight' is there, the head is the embedding".into());
         let origin = "tie_word_embeddings of config.json, and no other table";
         checks.push(Check::no_problems(
             "tied head",
@@ -45,14 +42,8 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Ve
 fn norms(file: &File, checkpoint: &Checkpoint) -> Check {
     let mut names = vec![("output_norm.weight".to_owned(), FINAL_NORM.to_owned())];
     for layer in 0..checkpoint.config.layers {
-        names.push((
-            format!("blk.{layer}.attn_norm.weight"),
-            attention_norm(layer),
-        ));
-        names.push((
-            format!("blk.{layer}.ffn_norm.weight"),
-            feed_forward_norm(layer),
-        ));
+        names.push((format!("blk.{layer}.attn_norm.weight"), attention_norm(layer)));
+        names.push((format!("blk.{layer}.ffn_norm.weight"), feed_forward_norm(layer)));
     }
     let (mut wrong, mut of, mut details) = (0, 0, vec![]);
     for (name, source) in names {
@@ -63,29 +54,19 @@ fn norms(file: &File, checkpoint: &Checkpoint) -> Check {
         of += expected.len() as u64;
         let Some(found) = floats(file, &name).filter(|found| found.len() == expected.len()) else {
             wrong += expected.len() as u64;
-            details.push(format!(
-                "tensor '{name}' is missing, not F32, or of another shape"
-            ));
+            details.push(format!("tensor '{name}' is missing, not F32, or of another shape"));
             continue;
         };
         let differ = |&i: &usize| found[i].to_bits() != expected[i].to_bits();
         let places: Vec<_> = (0..found.len()).filter(differ).collect();
         wrong += places.len() as u64;
-        details.extend(places.first().map(|&i| {
-            format!(
-                "tensor '{name}' column {i}: {:e}, expected {:e}",
-                found[i], expected[i]
-            )
-        }));
+        details.extend(
+            places
+                .first()
+                .map(|&i| format!("tensor '{name}' column {i}: {:e}, expected {:e}", found[i], expected[i])),
+        );
     }
-    Check::none_differ(
-        "norms",
-        wrong,
-        of,
-        "numbers",
-        "the checkpoint's, widened to F32",
-    )
-    .with_details(details)
+    Check::none_differ("norms", wrong, of, "numbers", "the checkpoint's, widened to F32").with_details(details)
 }
 
 /// A tensor of F32 numbers.
@@ -100,7 +81,7 @@ fn floats(file: &File, name: &str) -> Option<Vec<f32>> {
 /// be at most 4 times the root mean square.
 pub(super) fn table_limit(ty: BlockType) -> Option<f64> {
     match ty {
-        BlockType::Q8_0 => Some(1e-4), // 127 levels: 16 / 127^2 / 12 = 8.3e-5
+        BlockType::Q8_0 => Some(1e-4),   // 127 levels: 16 / 127^2 / 12 = 8.3e-5
         BlockType::Q6_K => Some(1.5e-3), // 32 levels: 16 / 32^2 / 12 = 1.3e-3
         BlockType::Q4_K => Some(2.5e-2), // 7.5 levels: 16 / 7.5^2 / 12 = 2.4e-2
         _ => None,
@@ -133,8 +114,7 @@ fn table(file: &File, what: &'static str, name: &str, source: Tensor) -> Check {
         );
     }
     let place = found.first.map(|place| place.describe(name));
-    Check::none_differ(what, found.wrong, of, "numbers", ROUNDED)
-        .with_details(place.into_iter().collect())
+    Check::none_differ(what, found.wrong, of, "numbers", ROUNDED).with_details(place.into_iter().collect())
 }
 
 /// How a table differs.
@@ -185,23 +165,16 @@ fn compare(ty: BlockType, bytes: &[u8], source: Tensor) -> TableFound {
             },
         )
         .collect();
-    rows.into_iter()
-        .fold(TableFound::default(), |mut all, row| {
-            all.wrong += row.wrong;
-            all.error += row.error;
-            all.energy += row.energy;
-            all.first = all.first.or(row.first);
-            all
-        })
+    rows.into_iter().fold(TableFound::default(), |mut all, row| {
+        all.wrong += row.wrong;
+        all.error += row.error;
+        all.energy += row.energy;
+        all.first = all.first.or(row.first);
+        all
+    })
 }
 
-fn compare_row(
-    ty: BlockType,
-    dtype: Dtype,
-    row: usize,
-    expected: &[f32],
-    found: &[f32],
-) -> TableFound {
+fn compare_row(ty: BlockType, dtype: Dtype, row: usize, expected: &[f32], found: &[f32]) -> TableFound {
     let kept = matches!(
         (ty, dtype),
         (BlockType::F32, _) | (BlockType::BF16, Dtype::BF16) | (BlockType::F16, Dtype::F16)
@@ -233,9 +206,7 @@ fn compare_row(
 /// `rope_freqs.weight` is there for Llama 3's scaling, and only then, with its factors.
 fn rope(file: &File, config: &Config) -> Check {
     const NAME: &str = "rope_freqs.weight";
-    let stored = file
-        .tensor(NAME)
-        .map(|_| floats(file, NAME).unwrap_or_default());
+    let stored = file.tensor(NAME).map(|_| floats(file, NAME).unwrap_or_default());
     let Some(expected) = rope_factors(config) else {
         let problem = stored.map(|_| format!("tensor '{NAME}' is there"));
         return Check::no_problems(
@@ -273,8 +244,6 @@ fn rope_problems(expected: &[f64], found: &[f32]) -> Vec<String> {
             let distance = (f64::from(**found) - **expected).abs();
             distance.is_nan() || distance > STEPS * expected.abs()
         })
-        .map(|(i, (expected, found))| {
-            format!("tensor 'rope_freqs.weight' factor {i}: {found}, expected {expected}")
-        })
+        .map(|(i, (expected, found))| format!("tensor 'rope_freqs.weight' factor {i}: {found}, expected {expected}"))
         .collect()
 }

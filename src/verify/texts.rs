@@ -104,8 +104,7 @@ fn compare(file: &File, source: &Source) -> Result<Found, TextError> {
         not_checked: vec![],
     };
     if followed.merges_are_scores || wrong.is_empty() {
-        const ORIGIN: &str =
-            "tokenizer.json run by its own library, without what llama.cpp has no place for";
+        const ORIGIN: &str = "tokenizer.json run by its own library, without what llama.cpp has no place for";
         found
             .checks
             .push(Check::no_problems(NAME, wrong, of as u64, "texts", ORIGIN));
@@ -149,7 +148,9 @@ impl Followed {
             if let Some(pre) = source.pre.and_then(pre_tokenizer) {
                 let split = |expression: &&str| json!({"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": false});
                 let mut steps: Vec<_> = pre.splits.iter().map(split).collect();
-                steps.push(json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}));
+                steps.push(
+                    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}),
+                );
                 let steps = json!({"type": "Sequence", "pretokenizers": steps});
                 followed.set(
                     "pre_tokenizer",
@@ -177,10 +178,7 @@ impl Followed {
     /// llama.cpp finds added tokens wherever they are written.
     fn plain_added_tokens(&mut self) {
         let mut stripped = false;
-        let tokens = self
-            .json
-            .get_mut("added_tokens")
-            .and_then(Json::as_array_mut);
+        let tokens = self.json.get_mut("added_tokens").and_then(Json::as_array_mut);
         for token in tokens.into_iter().flatten() {
             for flag in ["lstrip", "rstrip", "single_word", "normalized"] {
                 stripped |= flag != "normalized" && token[flag] == true;
@@ -188,8 +186,7 @@ impl Followed {
             }
         }
         if stripped {
-            self.without
-                .push("lstrip, rstrip and single_word of its added tokens");
+            self.without.push("lstrip, rstrip and single_word of its added tokens");
         }
     }
 
@@ -199,10 +196,7 @@ impl Followed {
             let tokens = self.json["added_tokens"].as_array().into_iter().flatten();
             tokens.into_iter().any(|token| token["content"] == text)
         };
-        let vocab = self.json["model"]["vocab"]
-            .as_object()
-            .into_iter()
-            .flatten();
+        let vocab = self.json["model"]["vocab"].as_object().into_iter().flatten();
         let by_text: Vec<_> = vocab
             .map(|(text, _)| text)
             .filter(|text| is_made_control(text) || SHOWN_TEXTS.contains(&text.as_str()))
@@ -219,18 +213,13 @@ impl Followed {
     fn spaces(&mut self) {
         let steps = |key: &str, list: &str| match &self.json[key] {
             Json::Null => vec![],
-            step => step[list]
-                .as_array()
-                .cloned()
-                .unwrap_or_else(|| vec![step.clone()]),
+            step => step[list].as_array().cloned().unwrap_or_else(|| vec![step.clone()]),
         };
         let prepends = steps("normalizer", "normalizers")
             .iter()
             .any(|step| step["type"] == "Prepend");
         let metaspace = steps("pre_tokenizer", "pretokenizers").iter().any(|step| {
-            step["type"] == "Metaspace"
-                && step["prepend_scheme"] != "never"
-                && step["add_prefix_space"] != false
+            step["type"] == "Metaspace" && step["prepend_scheme"] != "never" && step["add_prefix_space"] != false
         });
         let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
         let prefix = json!({"type": "Prepend", "prepend": "▁"});
@@ -254,9 +243,7 @@ fn lists_all_pairs(json: &Json) -> bool {
     };
     let merges = json.pointer("/model/merges").and_then(Json::as_array);
     let pair = |merge: &Json| match merge {
-        Json::String(pair) => pair
-            .split_once(' ')
-            .map(|(a, b)| (a.to_owned(), b.to_owned())),
+        Json::String(pair) => pair.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())),
         pair => Some((pair[0].as_str()?.to_owned(), pair[1].as_str()?.to_owned())),
     };
     let mut made: Vec<(String, usize)> = vec![];
@@ -270,8 +257,7 @@ fn lists_all_pairs(json: &Json) -> bool {
     // A token that is made in two places of the list has fewer pairs in each than there are.
     made.iter().all(|(text, count)| {
         let splits = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
-        let pairs =
-            splits.filter(|(left, right)| vocab.contains_key(*left) && vocab.contains_key(*right));
+        let pairs = splits.filter(|(left, right)| vocab.contains_key(*left) && vocab.contains_key(*right));
         pairs.count() == *count
     })
 }

@@ -32,12 +32,8 @@ impl Windows {
         let tokens = text.encode(&options.text, false);
         let first = text.encode("", true).first().copied();
         let first = first.filter(|&token| token == text.bos()); // where every text begins with it
-        let context = file
-            .get("llama.context_length")
-            .and_then(formats::gguf::Value::as_u32);
-        let window = options
-            .window
-            .min(context.map_or(usize::MAX, |n| n as usize));
+        let context = file.get("llama.context_length").and_then(formats::gguf::Value::as_u32);
+        let window = options.window.min(context.map_or(usize::MAX, |n| n as usize));
         let lead = usize::from(first.is_some());
         let step = window.saturating_sub(lead).max(1);
         let count = options.tokens.min(tokens.len().saturating_sub(1));
@@ -50,10 +46,7 @@ impl Windows {
                 let end = (start + step).min(count);
                 let lead = first.into_iter();
                 Window {
-                    tokens: lead
-                        .clone()
-                        .chain(tokens[start..end].iter().copied())
-                        .collect(),
+                    tokens: lead.clone().chain(tokens[start..end].iter().copied()).collect(),
                     next: lead
                         .map(|_| tokens[start])
                         .chain(tokens[start + 1..=end].iter().copied())
@@ -62,8 +55,7 @@ impl Windows {
             })
             .collect();
         // Compared with llama.cpp, text is split as llama.cpp is known to split it.
-        text.split_as_llama_cpp()
-            .map_err(|error| error.to_string())?;
+        text.split_as_llama_cpp().map_err(|error| error.to_string())?;
         Ok(Self {
             window: windows[0].tokens.len(),
             windows,

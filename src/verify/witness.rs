@@ -57,11 +57,7 @@ impl Witness {
         Model::load(&options.witness, path, file).map(Self)
     }
 
-    pub(super) fn engine(
-        &self,
-        text: &Windows,
-        threads: usize,
-    ) -> Result<Box<dyn Engine + '_>, EngineError> {
+    pub(super) fn engine(&self, text: &Windows, threads: usize) -> Result<Box<dyn Engine + '_>, EngineError> {
         let settings = Settings {
             context: text.window,
             threads,

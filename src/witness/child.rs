@@ -62,8 +62,7 @@ fn run() -> io::Result<()> {
     let mut input = io::stdin().lock();
     while let Some((order, bulk)) = next(&mut input)? {
         busy.store(true, Ordering::Relaxed);
-        let answer =
-            bound_memory(order.memory).and_then(|()| library.answer(order.work, bulk, &out));
+        let answer = bound_memory(order.memory).and_then(|()| library.answer(order.work, bulk, &out));
         busy.store(false, Ordering::Relaxed);
         match answer {
             Ok(()) => {}
@@ -92,11 +91,8 @@ fn limit(resource: Resource, bytes: u64) -> io::Result<()> {
 }
 
 fn bound_memory(bytes: u64) -> Result<(), Refusal> {
-    limit(Resource::Data, bytes).map_err(|error| {
-        Refusal::CouldNot(format!(
-            "its memory cannot be bounded: {error}; raise `ulimit -d`"
-        ))
-    })
+    limit(Resource::Data, bytes)
+        .map_err(|error| Refusal::CouldNot(format!("its memory cannot be bounded: {error}; raise `ulimit -d`")))
 }
 
 /// Say now and then that the child is at work. Where nobody listens any more, the work is for nothing.

@@ -63,11 +63,7 @@ impl Witness {
     /// # Errors
     /// What ggml says when it refuses the file, and whatever else keeps it from answering.
     pub fn read_gguf(&mut self, path: &Path, header: u64) -> Result<(usize, usize), WitnessError> {
-        self.ask(
-            Work::ReadGguf { path: path.into() },
-            &[],
-            Size::header(header),
-        )
+        self.ask(Work::ReadGguf { path: path.into() }, &[], Size::header(header))
     }
 
     /// Hold the blocks of these tensors of the file at `path` against ggml's own rules (a scale that is NaN or infinite,
@@ -75,11 +71,7 @@ impl Witness {
     ///
     /// # Errors
     /// What keeps it from answering.
-    pub fn check_blocks(
-        &mut self,
-        path: &Path,
-        pieces: Vec<Piece>,
-    ) -> Result<Vec<bool>, WitnessError> {
+    pub fn check_blocks(&mut self, path: &Path, pieces: Vec<Piece>) -> Result<Vec<bool>, WitnessError> {
         let size = Size::bytes(pieces.iter().map(|piece| piece.length).sum());
         let path = path.into();
         self.ask(Work::CheckBlocks { path, pieces }, &[], size)
@@ -92,12 +84,7 @@ impl Witness {
     ///
     /// # Errors
     /// A type that ggml cannot multiply, lengths that do not fit, and whatever else keeps it from answering.
-    pub fn multiply(
-        &mut self,
-        matrix: Matrix,
-        x: &[f32],
-        threads: usize,
-    ) -> Result<Vec<f32>, WitnessError> {
+    pub fn multiply(&mut self, matrix: Matrix, x: &[f32], threads: usize) -> Result<Vec<f32>, WitnessError> {
         let (products, bulk) = matrix.products(x, (1, 1), threads);
         let size = Size::products(&products, matrix.weights.length());
         let (_, y) = self.ask_for::<(), f32>(Work::Multiply(products), &bulk, size)?;
@@ -142,12 +129,7 @@ impl Witness {
     ///
     /// # Errors
     /// What keeps it from answering.
-    pub fn feed(
-        &mut self,
-        session: usize,
-        tokens: &[u32],
-        used: usize,
-    ) -> Result<Vec<f32>, WitnessError> {
+    pub fn feed(&mut self, session: usize, tokens: &[u32], used: usize) -> Result<Vec<f32>, WitnessError> {
         let size = self.model.run(tokens.len(), used);
         let work = Work::Feed { session, used };
         let (_, logits) = self.ask_for::<(), f32>(work, &[bytemuck::cast_slice(tokens)], size)?;
@@ -184,12 +166,7 @@ impl Witness {
     ///
     /// # Errors
     /// A text with more than [`LONGEST_RUN`] characters in a row, and whatever else keeps it from answering.
-    pub fn tokenize(
-        &mut self,
-        text: &str,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<u32>, WitnessError> {
+    pub fn tokenize(&mut self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>, WitnessError> {
         let length = longest_run(text);
         if length > LONGEST_RUN {
             return Err(WitnessError::LongRun { length });
@@ -225,12 +202,7 @@ impl Witness {
         self.ask(Work::IsEnd { token }, &[], Size::default())
     }
 
-    fn ask<T: DeserializeOwned>(
-        &mut self,
-        work: Work,
-        bulk: &[&[u8]],
-        size: Size,
-    ) -> Result<T, WitnessError> {
+    fn ask<T: DeserializeOwned>(&mut self, work: Work, bulk: &[&[u8]], size: Size) -> Result<T, WitnessError> {
         let (answer, _) = self.ask_for::<T, u8>(work, bulk, size)?;
         Ok(answer)
     }
@@ -241,8 +213,7 @@ impl Witness {
         bulk: &[&[u8]],
         size: Size,
     ) -> Result<(T, Vec<B>), WitnessError> {
-        self.process
-            .ask(work, bulk, size.cost(self.held, self.patience))
+        self.process.ask(work, bulk, size.cost(self.held, self.patience))
     }
 }
 
@@ -279,12 +250,7 @@ impl Weights<'_> {
 
 impl<'a> Matrix<'a> {
     /// The order for products with `x`, and what is to be sent with it.
-    fn products(
-        &self,
-        x: &'a [f32],
-        (graphs, batch): (usize, usize),
-        threads: usize,
-    ) -> (Products, [&'a [u8]; 2]) {
+    fn products(&self, x: &'a [f32], (graphs, batch): (usize, usize), threads: usize) -> (Products, [&'a [u8]; 2]) {
         let (weights, sent): (_, &[u8]) = match self.weights {
             Weights::File(path, piece) => (Some((path.into(), piece)), &[]),
             Weights::Bytes(bytes) => (None, bytes),
@@ -339,10 +305,7 @@ impl bench::Peer for Witness {
     }
 
     fn time(&mut self, graph: usize, repeats: usize) -> Result<f64, bench::BenchError> {
-        let products = self
-            .products
-            .as_ref()
-            .expect("products are prepared before");
+        let products = self.products.as_ref().expect("products are prepared before");
         let size = Size {
             macs: Size::products(products, 0).macs * repeats as u64,
             ..Size::default()

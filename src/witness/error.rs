@@ -8,9 +8,7 @@ use std::process::ExitStatus;
 #[derive(Debug, thiserror::Error)]
 pub enum WitnessError {
     /// The feature `llama` is off.
-    #[error(
-        "this tqconv was built without llama.cpp: build it with the feature `llama`, or use --engine native"
-    )]
+    #[error("this tqconv was built without llama.cpp: build it with the feature `llama`, or use --engine native")]
     NotBuiltIn,
     /// The process cannot be started.
     #[error(
@@ -42,10 +40,7 @@ pub enum WitnessError {
         length: usize,
     },
     /// llama.cpp says no.
-    #[error(
-        "llama.cpp refused while {doing}: {}; convert the model again",
-        joined(log)
-    )]
+    #[error("llama.cpp refused while {doing}: {}; convert the model again", joined(log))]
     Refused {
         /// What it was doing.
         doing: String,
@@ -138,7 +133,8 @@ pub struct Ending(pub ExitStatus);
 const SIGNALS: [(i32, &str, &str, &str); 8] = {
     use signal_hook::consts::*;
     const OTHER: &str = "try the file with another build of llama.cpp";
-    const KILLED: &str = "see `dmesg` for whether memory ran out; try again, with fewer --threads or a smaller --window";
+    const KILLED: &str =
+        "see `dmesg` for whether memory ran out; try again, with fewer --threads or a smaller --window";
     [
         (
             SIGILL,
@@ -152,27 +148,12 @@ const SIGNALS: [(i32, &str, &str, &str); 8] = {
             "it gave up",
             "convert the model again, or try the file with another build of llama.cpp",
         ),
-        (
-            SIGSEGV,
-            "SIGSEGV",
-            "it used memory that is not its own",
-            OTHER,
-        ),
-        (
-            SIGBUS,
-            "SIGBUS",
-            "the file became shorter, or memory is broken",
-            OTHER,
-        ),
+        (SIGSEGV, "SIGSEGV", "it used memory that is not its own", OTHER),
+        (SIGBUS, "SIGBUS", "the file became shorter, or memory is broken", OTHER),
         (SIGFPE, "SIGFPE", "it divided by zero", OTHER),
         (SIGKILL, "SIGKILL", "it was ended from outside", KILLED),
         (SIGTERM, "SIGTERM", "it was ended from outside", KILLED),
-        (
-            SIGXCPU,
-            "SIGXCPU",
-            "it used up its processor time",
-            "raise `ulimit -t`",
-        ),
+        (SIGXCPU, "SIGXCPU", "it used up its processor time", "raise `ulimit -t`"),
     ]
 };
 
@@ -187,10 +168,8 @@ impl Ending {
     }
 
     fn remedy(self) -> &'static str {
-        self.known().map_or(
-            "try the file with another build of llama.cpp",
-            |(.., remedy)| remedy,
-        )
+        self.known()
+            .map_or("try the file with another build of llama.cpp", |(.., remedy)| remedy)
     }
 }
 

@@ -43,14 +43,9 @@ impl Log {
     /// The last lines with something in them, cut where they are long.
     pub fn last_words(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.bytes);
-        let lines: Vec<_> = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .collect();
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let last = lines.iter().skip(lines.len().saturating_sub(LINES));
-        last.map(|line| line.chars().take(LONGEST).collect())
-            .collect()
+        last.map(|line| line.chars().take(LONGEST).collect()).collect()
     }
 }
 

@@ -57,10 +57,7 @@ type Answer<B> = (Kind, Vec<u8>, Vec<B>);
 
 impl Process {
     /// Start the program, and take what it says of itself.
-    pub fn start<T: DeserializeOwned>(
-        program: &Program,
-        cost: Cost,
-    ) -> Result<(Self, T), WitnessError> {
+    pub fn start<T: DeserializeOwned>(program: &Program, cost: Cost) -> Result<(Self, T), WitnessError> {
         let spawned = spawn(&program.path, program.patience, cost.memory);
         let mut process = spawned.map_err(|source| WitnessError::Start {
             program: program.path.clone(),
@@ -331,11 +328,7 @@ fn spawn(program: &Path, patience: Duration, memory: u64) -> io::Result<Process>
         doing: "starting".into(),
         memory,
     };
-    let pipes: [BorrowedFd; 3] = [
-        process.stdin.as_fd(),
-        process.stdout.as_fd(),
-        process.stderr.as_fd(),
-    ];
+    let pipes: [BorrowedFd; 3] = [process.stdin.as_fd(), process.stdout.as_fd(), process.stderr.as_fd()];
     for pipe in pipes {
         fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
     }
@@ -345,15 +338,11 @@ fn spawn(program: &Path, patience: Duration, memory: u64) -> io::Result<Process>
 /// Bytes that a process can still get here: what its limits and the system leave.
 fn available_memory() -> u64 {
     let limits = [Resource::As, Resource::Data].map(|resource| getrlimit(resource).current);
-    let system = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-            let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-            Some(kib << 10)
-        });
+    let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kib << 10)
+    });
     let known = limits.into_iter().chain([system]).flatten();
     known.min().unwrap_or(u64::MAX)
 }

@@ -34,13 +34,7 @@ pub(super) enum Kind {
     CouldNot,
 }
 
-const KINDS: [Kind; 5] = [
-    Kind::Order,
-    Kind::Alive,
-    Kind::Done,
-    Kind::Refused,
-    Kind::CouldNot,
-];
+const KINDS: [Kind; 5] = [Kind::Order, Kind::Alive, Kind::Done, Kind::Refused, Kind::CouldNot];
 
 /// A frame that is still to be read.
 #[derive(Debug)]
@@ -111,11 +105,7 @@ pub(super) enum Work {
     /// Make graphs of products; bulk: activations (tokens, columns), then the weights if they are not in a file
     Prepare(Products),
     /// Compute one graph so often -> seconds
-    Compute {
-        ty: u32,
-        graph: usize,
-        repeats: usize,
-    },
+    Compute { ty: u32, graph: usize, repeats: usize },
     /// Load a model
     Load { path: PathText },
     /// Make a context -> its number
@@ -237,10 +227,7 @@ mod tests {
         let frame = head(Kind::Order, &order, 5);
         let (prefix, header) = frame.split_first_chunk::<PREFIX>().unwrap();
         let read = Prefix::read(prefix).unwrap();
-        assert_eq!(
-            (read.kind, read.header, read.bulk),
-            (Kind::Order, header.len(), 5)
-        );
+        assert_eq!((read.kind, read.header, read.bulk), (Kind::Order, header.len(), 5));
         let order: Order = postcard::from_bytes(header).unwrap();
         assert!(matches!(order.work, Work::IsEnd { token: 7 }));
         // Another magic, an unknown kind, a header beyond all measure.

@@ -87,8 +87,7 @@ impl Size {
 
     /// Of making products, and of computing each once.
     pub fn products(products: &Products, weights: u64) -> Self {
-        let [rows, columns, tokens] =
-            [products.rows, products.columns, products.tokens].map(|n| n as u64);
+        let [rows, columns, tokens] = [products.rows, products.columns, products.tokens].map(|n| n as u64);
         let count = (products.graphs * products.batch) as u64;
         let bytes = count * (weights + 4 * rows * tokens) + 4 * columns * tokens;
         Self {
@@ -148,11 +147,7 @@ pub(super) fn stack(run: usize) -> usize {
 pub(super) fn longest_run(text: &str) -> usize {
     let (mut longest, mut run, mut space) = (0, 0, false);
     for char in text.chars() {
-        run = if char.is_whitespace() == space {
-            run + 1
-        } else {
-            1
-        };
+        run = if char.is_whitespace() == space { run + 1 } else { 1 };
         space = char.is_whitespace();
         longest = longest.max(run);
     }

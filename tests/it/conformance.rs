@@ -65,9 +65,7 @@ mod ggml {
         let (_, weights, bytes) = layout(ty.id());
         assert_eq!(row.len() % bytes, 0);
         let mut out = vec![f32::NAN; row.len() / bytes * weights];
-        let aligned: Vec<u16> = (row.as_chunks().0.iter().copied())
-            .map(u16::from_ne_bytes)
-            .collect();
+        let aligned: Vec<u16> = (row.as_chunks().0.iter().copied()).map(u16::from_ne_bytes).collect();
         // SAFETY: ggml reads the blocks of `aligned`, whose f16 fields want an alignment of 2, and
         // writes the weights of exactly those blocks.
         unsafe {
@@ -173,10 +171,7 @@ fn the_type_table_is_ggml_s() {
             None => {
                 assert_eq!((weights, bytes), (0, 0), "{id}: ggml knows {name}");
                 let removed = removed_name(id).expect("a removed type has a name");
-                assert!(
-                    name == "DEPRECATED" || name.contains(removed),
-                    "{id}: {name}"
-                );
+                assert!(name == "DEPRECATED" || name.contains(removed), "{id}: {name}");
             }
         }
     }
@@ -236,12 +231,9 @@ fn ggml_reads_packed_blocks_as_scale_times_code() {
         let d = f16::from_bits(bits);
         let multipliers: [u8; 16] = array::from_fn(|_| random.below(16) as u8);
         let codes: [i8; 256] = random.codes();
-        check_packed(
-            BlockType::Q2_K,
-            &q2_k::pack(&codes, d, &multipliers),
-            &codes,
-            |i| f64::from(d.to_f32()) * f64::from(multipliers[i / 16]),
-        );
+        check_packed(BlockType::Q2_K, &q2_k::pack(&codes, d, &multipliers), &codes, |i| {
+            f64::from(d.to_f32()) * f64::from(multipliers[i / 16])
+        });
         let one = |_| f64::from(d.to_f32());
         check_packed(BlockType::TQ1_0, &tq1_0::pack(&codes, d), &codes, one);
         check_packed(BlockType::TQ2_0, &tq2_0::pack(&codes, d), &codes, one);
@@ -265,10 +257,7 @@ fn check_packed(ty: BlockType, block: &[u8], codes: &[i8], scale: impl Fn(usize)
 
 /// `scale * codes` as ggml quantizes it, with one scale for the whole row.
 fn ternary_row_by_ggml(ty: BlockType, codes: &[i8], scale: f16) -> Vec<u8> {
-    let weights: Vec<f32> = codes
-        .iter()
-        .map(|code| scale.to_f32() * f32::from(*code))
-        .collect();
+    let weights: Vec<f32> = codes.iter().map(|code| scale.to_f32() * f32::from(*code)).collect();
     ggml::quantize(ty, &weights)
 }
 
@@ -278,11 +267,7 @@ fn packed_bytes_are_those_of_ggml_s_exact_quantizers() {
     for i in 0..300 {
         // A block with no active weight has no scale in ggml, hence the first code.
         let mut codes: [i8; 256] = random.codes();
-        codes
-            .as_chunks_mut::<64>()
-            .0
-            .iter_mut()
-            .for_each(|run| run[0] = 1);
+        codes.as_chunks_mut::<64>().0.iter_mut().for_each(|run| run[0] = 1);
         let bits = 1 + random.below(0x7bff) as u16; // positive and finite
         let scale = f16::from_bits(bits);
         let packed = |ty| match ty {
@@ -306,20 +291,14 @@ fn rows_to_quantize(random: &mut Random) -> Vec<(String, Vec<f32>)> {
     let mut add = |name: &str, weight: &mut dyn FnMut(usize) -> f32| {
         rows.push((name.to_string(), (0..COLUMNS).map(weight).collect()));
     };
-    for exponent in [
-        -44, -38, -36, -30, -20, -15, -12, -9, -7, -5, -3, -2, 0, 1, 3,
-    ] {
+    for exponent in [-44, -38, -36, -30, -20, -15, -12, -9, -7, -5, -3, -2, 0, 1, 3] {
         for i in 0..20 {
             let size = 10f64.powi(exponent) as f32;
-            add(&format!("normal 1e{exponent} row {i}"), &mut |_| {
-                random.normal() * size
-            });
+            add(&format!("normal 1e{exponent} row {i}"), &mut |_| random.normal() * size);
         }
     }
     for i in 0..50 {
-        add(&format!("integers {i}"), &mut |_| {
-            random.below(255) as f32 - 127.0
-        });
+        add(&format!("integers {i}"), &mut |_| random.below(255) as f32 - 127.0);
         add(&format!("halves {i}"), &mut |_| {
             (random.below(511) as f32 - 255.0) / 2.0
         });
@@ -329,35 +308,19 @@ fn rows_to_quantize(random: &mut Random) -> Vec<(String, Vec<f32>)> {
         add(&format!("ternary of 16 {i}"), &mut |j| {
             (random.below(3) as f32 - 1.0) * (j / 16 + 1) as f32
         });
-        add(&format!("positive {i}"), &mut |_| {
-            random.uniform().abs() + 0.25
-        });
-        add(&format!("negative {i}"), &mut |_| {
-            -random.uniform().abs() - 0.25
-        });
+        add(&format!("positive {i}"), &mut |_| random.uniform().abs() + 0.25);
+        add(&format!("negative {i}"), &mut |_| -random.uniform().abs() - 0.25);
         add(&format!("bf16 {i}"), &mut |_| {
             bf16::from_f32(random.normal() * 0.02).to_f32()
         });
         add(&format!("sparse {i}"), &mut |_| {
-            if random.below(40) == 0 {
-                random.normal()
-            } else {
-                0.0
-            }
+            if random.below(40) == 0 { random.normal() } else { 0.0 }
         });
         add(&format!("zero runs {i}"), &mut |j| {
-            if j / 16 % 3 == 0 {
-                0.0
-            } else {
-                random.normal()
-            }
+            if j / 16 % 3 == 0 { 0.0 } else { random.normal() }
         });
         add(&format!("one outlier {i}"), &mut |j| {
-            if j == 77 {
-                900.0
-            } else {
-                random.normal() * 1e-3
-            }
+            if j == 77 { 900.0 } else { random.normal() * 1e-3 }
         });
         add(&format!("sizes {i}"), &mut |j| {
             random.normal() * 0.1f32.powi((j / 32) as i32 % 8)
@@ -366,9 +329,7 @@ fn rows_to_quantize(random: &mut Random) -> Vec<(String, Vec<f32>)> {
             random.uniform() * 10f32.powi(random.below(9) as i32 - 6)
         });
     }
-    for value in [
-        0.0, -0.0, 1.0, -1.0, 1e-15, 0.9e-15, 1e-40, -65504.0, 65504.0,
-    ] {
+    for value in [0.0, -0.0, 1.0, -1.0, 1e-15, 0.9e-15, 1e-40, -65504.0, 65504.0] {
         add(&format!("all {value:e}"), &mut |_| value);
         add(&format!("alternating {value:e}"), &mut |j| {
             if j % 2 == 0 { value } else { -value }
@@ -400,12 +361,8 @@ fn floats_round_as_in_ggml_at_every_tie() {
         let middle = (f64::from(low) + f64::from(high)) as f32 / 2.0;
         [low, middle.next_down(), middle, middle.next_up()]
     };
-    let f16_ties = (0..0x7bff).flat_map(|bits| {
-        around(
-            f16::from_bits(bits).to_f32(),
-            f16::from_bits(bits + 1).to_f32(),
-        )
-    });
+    let f16_ties =
+        (0..0x7bff).flat_map(|bits| around(f16::from_bits(bits).to_f32(), f16::from_bits(bits + 1).to_f32()));
     let bf16_ties = (0..0x7f7f).flat_map(|bits: u32| {
         let low = bits << 16;
         [low, low + 0x7fff, low + 0x8000, low + 0x8001].map(f32::from_bits)

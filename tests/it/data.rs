@@ -7,9 +7,7 @@ use formats::safetensors::{self, Entry, Tensor};
 
 /// `name` among the fixtures.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 /// `name` in the folder of larger data; where it is absent, says that the test is skipped.
@@ -32,9 +30,7 @@ pub struct Tensors(Vec<(Vec<u8>, Vec<Entry>)>);
 impl Tensors {
     pub fn read(folder: &Path, prefix: &str) -> Self {
         let wanted = |name: &str| name.starts_with(prefix) && name.ends_with(".safetensors");
-        let files = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap());
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
         let files = files.filter(|entry| wanted(entry.file_name().to_str().unwrap()));
         let read = |path| {
             let bytes = std::fs::read(path).unwrap();

@@ -32,10 +32,7 @@ impl Pair {
         let ran = self.bench.run(&["diff", a, b, "--json"]);
         let error = String::from_utf8_lossy(&ran.stderr);
         let report = serde_json::from_slice(&ran.stdout);
-        (
-            ran.status.code().unwrap(),
-            report.unwrap_or_else(|_| panic!("{error}")),
-        )
+        (ran.status.code().unwrap(), report.unwrap_or_else(|_| panic!("{error}")))
     }
 
     /// The line for people: the first of the output.
@@ -59,10 +56,7 @@ impl Pair {
 
 fn names(differences: &Json) -> Vec<&str> {
     let differences = differences.as_array().unwrap();
-    differences
-        .iter()
-        .map(|d| d["name"].as_str().unwrap())
-        .collect()
+    differences.iter().map(|d| d["name"].as_str().unwrap()).collect()
 }
 
 #[test]
@@ -70,15 +64,9 @@ fn equal_files_differ_in_nothing() {
     let pair = Pair::new("", "");
     let (code, report) = pair.diff();
     assert_eq!(code, 0);
-    assert_eq!(
-        (names(&report["keys"]), names(&report["tensors"])),
-        (vec![], vec![])
-    );
+    assert_eq!((names(&report["keys"]), names(&report["tensors"])), (vec![], vec![]));
     assert_eq!(report["same_tensors"], 66);
-    assert!(
-        pair.headline()
-            .ends_with("are equal: 33 keys and 66 tensors")
-    );
+    assert!(pair.headline().ends_with("are equal: 33 keys and 66 tensors"));
 }
 
 #[test]
@@ -118,26 +106,16 @@ fn types_are_compared_by_what_they_hold() {
     let tensors = report["tensors"].as_array().unwrap();
     assert_eq!(tensors.len(), 28);
     for tensor in tensors {
-        assert_eq!(
-            (&tensor["nmse"], &tensor["first"]),
-            (&0.0.into(), &Json::Null)
-        );
+        assert_eq!((&tensor["nmse"], &tensor["first"]), (&0.0.into(), &Json::Null));
     }
     // Q2_K does not: as much as the file itself records.
     let pair = Pair::new("--exact", "");
     let (_, report) = pair.diff();
     let bytes = std::fs::read(&pair.b).unwrap();
     let file = File::parse(&bytes).unwrap();
-    let recorded = file
-        .get("tqconv.weight_nmse")
-        .unwrap()
-        .to_json()
-        .as_f64()
-        .unwrap();
+    let recorded = file.get("tqconv.weight_nmse").unwrap().to_json().as_f64().unwrap();
     let tensors = report["tensors"].as_array().unwrap();
-    let nmse = tensors
-        .iter()
-        .map(|tensor| tensor["nmse"].as_f64().unwrap());
+    let nmse = tensors.iter().map(|tensor| tensor["nmse"].as_f64().unwrap());
     let mean = nmse.sum::<f64>() / tensors.len() as f64;
     assert!(
         (0.5..2.0).contains(&(mean / recorded)),
@@ -197,11 +175,7 @@ fn what_cannot_be_read_is_an_error() {
     bench.pack(&data::fixture("kjv"), "");
     let file = bench.path("out.gguf");
     let file = file.to_str().unwrap();
-    assert!(
-        bench
-            .refused(&["diff", file, "nowhere.gguf"])
-            .contains("nowhere.gguf")
-    );
+    assert!(bench.refused(&["diff", file, "nowhere.gguf"]).contains("nowhere.gguf"));
     let readme = data::fixture("README.md");
     let error = bench.refused(&["diff", file, readme.to_str().unwrap()]);
     assert!(error.contains("not a GGUF file"), "{error}");

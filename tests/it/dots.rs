@@ -22,19 +22,13 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (self.0 >> 33) as u32
     }
 
     /// Roughly normal, variance 1.
     fn float(&mut self) -> f32 {
-        (0..12)
-            .map(|_| self.next() as f32 / (1u32 << 31) as f32)
-            .sum::<f32>()
-            - 6.0
+        (0..12).map(|_| self.next() as f32 / (1u32 << 31) as f32).sum::<f32>() - 6.0
     }
 }
 
@@ -74,9 +68,7 @@ fn random_blocks(random: &mut Random, ty: BlockType, scales: &[usize], weights: 
 
 /// The largest difference, relative to the largest product.
 fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
-    let largest = theirs
-        .iter()
-        .fold(0.0f32, |largest, y| largest.max(y.abs()));
+    let largest = theirs.iter().fold(0.0f32, |largest, y| largest.max(y.abs()));
     ours.iter()
         .zip(theirs)
         .fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()))
@@ -91,13 +83,7 @@ fn ours(matrix: &Matrix, x: &[f32], threads: &Threads) -> Vec<f32> {
     y
 }
 
-fn theirs(
-    witness: &mut Witness,
-    ty: BlockType,
-    (rows, columns): (usize, usize),
-    bytes: &[u8],
-    x: &[f32],
-) -> Vec<f32> {
+fn theirs(witness: &mut Witness, ty: BlockType, (rows, columns): (usize, usize), bytes: &[u8], x: &[f32]) -> Vec<f32> {
     let weights = Weights::Bytes(bytes);
     let matrix = witness::Matrix {
         ty,

@@ -4,9 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tqconv::engine::oracle::{
-    Config, Norm, Oracle, Part, Precision, Rope, RopeScaling, Rows, Weights,
-};
+use tqconv::engine::oracle::{Config, Norm, Oracle, Part, Precision, Rope, RopeScaling, Rows, Weights};
 use tqconv::engine::sample::Sampler;
 use tqconv::engine::{Engine, EngineError, Generate};
 use tqconv::metrics;
@@ -70,12 +68,7 @@ impl Rows for Held {
         (self.bias.len(), self.weights.len() / self.bias.len())
     }
 
-    fn read(
-        &self,
-        rows: Range<usize>,
-        weights: &mut [f32],
-        bias: &mut [f64],
-    ) -> Result<(), EngineError> {
+    fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
         weights.copy_from_slice(&self.weights[rows.start * self.shape().1..][..weights.len()]);
         for (to, &from) in bias.iter_mut().zip(&self.bias[rows]) {
             *to = from.into();
@@ -127,8 +120,7 @@ impl Weights for Golden {
     }
 
     fn head(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
-        self.table("lm_head.weight")
-            .map_or_else(|| self.embedding(), Ok)
+        self.table("lm_head.weight").map_or_else(|| self.embedding(), Ok)
     }
 
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
@@ -176,9 +168,7 @@ const CORNERS: [&str; 6] = [
 ];
 
 fn corners() -> impl Iterator<Item = PathBuf> {
-    CORNERS
-        .into_iter()
-        .map(|name| data::fixture("corners").join(name))
+    CORNERS.into_iter().map(|name| data::fixture("corners").join(name))
 }
 
 #[test]
@@ -201,8 +191,7 @@ fn oracle_equals_pytorch() {
 }
 
 /// Greedy text from an empty prompt, as upstream's own program gives it.
-const STORY: &str =
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.";
+const STORY: &str = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park.";
 
 /// `count` tokens, each the most likely one, after `prompt`.
 fn greedy(engine: &mut impl Generate, prompt: &[u32], count: usize) -> Vec<u32> {
@@ -284,11 +273,7 @@ const KJV_LIMITS: [Limits; 5] = [
 impl Limits {
     fn hold(&self, answers: &Answers, found: &[f32], engine: &str) {
         let nmse = metrics::nmse(&answers.logits, found);
-        let kld = metrics::mean(&metrics::kld_per_token(
-            &answers.logits,
-            found,
-            answers.vocab,
-        ));
+        let kld = metrics::mean(&metrics::kld_per_token(&answers.logits, found, answers.vocab));
         let top1 = metrics::top1_agreement(&answers.logits, found, answers.vocab);
         println!(
             "{} {engine}: NMSE {nmse:.2e}, KLD {kld:.2e} nats/token, top-1 {top1:.3}",
@@ -318,11 +303,7 @@ mod native {
         let bytes = std::fs::read(&path).unwrap();
         let file = gguf::File::parse(&bytes).unwrap();
         let mut native = Native::load(&file, Settings::new(512, 1)).unwrap();
-        let pieces = file
-            .get("tokenizer.ggml.tokens")
-            .unwrap()
-            .as_strings()
-            .unwrap();
+        let pieces = file.get("tokenizer.ggml.tokens").unwrap().as_strings().unwrap();
         let tokens = greedy(&mut native, &[1], 60);
         let text: String = tokens
             .iter()
@@ -442,10 +423,7 @@ mod native {
         native.feed(&[1; 8]).unwrap();
         assert!(matches!(
             native.feed(&[1]),
-            Err(EngineError::ContextFull {
-                needed: 9,
-                context: 8
-            })
+            Err(EngineError::ContextFull { needed: 9, context: 8 })
         ));
         assert!(matches!(native.logits(&[]), Err(EngineError::NoTokens)));
     }
@@ -520,10 +498,7 @@ mod llamacpp {
         let Err(error) = Model::load(&program(), other.path(), &file) else {
             panic!("loaded eight bytes");
         };
-        assert!(matches!(
-            error,
-            EngineError::Witness(WitnessError::Refused { .. })
-        ));
+        assert!(matches!(error, EngineError::Witness(WitnessError::Refused { .. })));
         assert!(error.to_string().contains("failed to read"), "{error}");
     }
 
@@ -533,12 +508,7 @@ mod llamacpp {
             return;
         };
         let model = load(&path);
-        let mut session = model
-            .session(Settings {
-                context: 256,
-                ..EXACT
-            })
-            .unwrap();
+        let mut session = model.session(Settings { context: 256, ..EXACT }).unwrap();
         assert!(matches!(
             session.feed(&[512]),
             Err(EngineError::Token {
@@ -555,10 +525,7 @@ mod llamacpp {
                 context: 256
             })
         ));
-        assert!(matches!(
-            model.detokenize(&[9999]),
-            Err(EngineError::Token { .. })
-        ));
+        assert!(matches!(model.detokenize(&[9999]), Err(EngineError::Token { .. })));
     }
 
     #[test]
@@ -606,16 +573,10 @@ mod llamacpp {
         }
         // A refusal leaves the witness as it was.
         let too_short = product(BlockType::Q8_0, 64, &blocks[1..], &x, 1).unwrap_err();
-        assert!(
-            too_short.to_string().contains("no 3 x 64 matrix"),
-            "{too_short}"
-        );
+        assert!(too_short.to_string().contains("no 3 x 64 matrix"), "{too_short}");
         let none = product(BlockType::Q8_K, 256, &[0; 3 * 292], &[0.0; 256], 1).unwrap_err();
         assert!(none.to_string().contains("no product of Q8_K"), "{none}");
-        assert_eq!(
-            product(BlockType::Q8_0, 64, &blocks, &x, 1).unwrap(),
-            expected
-        );
+        assert_eq!(product(BlockType::Q8_0, 64, &blocks, &x, 1).unwrap(), expected);
     }
 
     #[test]
@@ -630,10 +591,7 @@ mod llamacpp {
             .iter()
             .map(|info| info.name.clone())
             .collect();
-        let at = names
-            .iter()
-            .position(|name| name == "blk.1.attn_q.weight")
-            .unwrap();
+        let at = names.iter().position(|name| name == "blk.1.attn_q.weight").unwrap();
         let mut witness = Witness::start(&program()).unwrap();
         let sound = witness.check_blocks(packed.path(), pieces.clone()).unwrap();
         assert!(sound.iter().all(|&sound| sound));
@@ -686,10 +644,7 @@ mod llamacpp {
             limits.hold(&answers, &found, "llama.cpp");
             let mut native = Native::load(&file, NativeSettings::new(512, 1)).unwrap();
             let nmse = metrics::nmse(&found, &native.logits(&answers.tokens).unwrap());
-            println!(
-                "{}: NMSE {nmse:.2e} between native and llama.cpp",
-                limits.ty
-            );
+            println!("{}: NMSE {nmse:.2e} between native and llama.cpp", limits.ty);
             assert!(nmse < limits.nmse, "{}: NMSE {nmse:.2e}", limits.ty);
         }
     }

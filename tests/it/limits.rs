@@ -21,10 +21,7 @@ fn limited(limits: &str, arguments: &[&str]) -> Output {
 fn assert_says(ran: &Output, remedy: &str) {
     let stderr = String::from_utf8_lossy(&ran.stderr);
     assert_eq!(ran.status.code(), Some(2), "{stderr}");
-    assert!(
-        stderr.starts_with("error: ") && stderr.contains(remedy),
-        "{stderr}"
-    );
+    assert!(stderr.starts_with("error: ") && stderr.contains(remedy), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
@@ -33,11 +30,7 @@ fn a_file_that_may_not_grow_is_an_error_and_no_signal() {
     let (bench, kjv) = (Bench::new(), data::fixture("kjv"));
     for options in [&[][..], &["--split-max-size", "700000"]] {
         let output = bench.path("out.gguf");
-        let arguments = [
-            &["pack", kjv.to_str().unwrap(), output.to_str().unwrap()],
-            options,
-        ]
-        .concat();
+        let arguments = [&["pack", kjv.to_str().unwrap(), output.to_str().unwrap()], options].concat();
         assert_says(&limited("ulimit -f 500", &arguments), "ulimit -f");
         assert_eq!(output.parent().unwrap().read_dir().unwrap().count(), 0);
     }
@@ -58,11 +51,7 @@ fn too_few_threads_are_said() {
     let binary = assert_cmd::cargo::cargo_bin!("tqconv");
     let kjv = data::fixture("kjv");
     // The limit does not hold for root.
-    let script = format!(
-        "ulimit -u 1; exec '{}' inspect '{}'",
-        binary.display(),
-        kjv.display()
-    );
+    let script = format!("ulimit -u 1; exec '{}' inspect '{}'", binary.display(), kjv.display());
     let mut command = Command::new("setpriv");
     command.args([
         "--reuid",
@@ -100,10 +89,7 @@ fn nobody_may_be_listening() {
         &["completions", "bash"],
         &["inspect", kjv, "--json"],
     ] {
-        assert_says(
-            &limited("exec 1>/dev/full", command),
-            "make room on the disk",
-        );
+        assert_says(&limited("exec 1>/dev/full", command), "make room on the disk");
         let closed = limited("exec 1>&-", command);
         assert_ne!(closed.status.code(), Some(101), "{closed:?}");
         let ran = limited("set -o pipefail; exec 1> >(true); sleep 0.1", command);

@@ -23,10 +23,7 @@ impl Bench {
 
     pub fn run(&self, arguments: &[&str]) -> Output {
         let binary = assert_cmd::cargo::cargo_bin!("tqconv");
-        std::process::Command::new(binary)
-            .args(arguments)
-            .output()
-            .unwrap()
+        std::process::Command::new(binary).args(arguments).output().unwrap()
     }
 
     /// Pack `input` with `options`: the file and the report.
@@ -82,11 +79,7 @@ fn with_golden_codes() -> Vec<PathBuf> {
         .collect();
     folders.extend(data::find("kjv-tequila"));
     if let Some(golden) = data::find("golden") {
-        folders.extend(
-            std::fs::read_dir(golden)
-                .unwrap()
-                .map(|entry| entry.unwrap().path()),
-        );
+        folders.extend(std::fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path()));
     }
     folders.sort();
     folders
@@ -108,10 +101,7 @@ fn file_row(linear: &str, row: usize, head_dim: usize) -> usize {
 }
 
 fn gguf_name(linear: &str) -> String {
-    let (layer, part) = linear
-        .trim_start_matches("model.layers.")
-        .split_once('.')
-        .unwrap();
+    let (layer, part) = linear.trim_start_matches("model.layers.").split_once('.').unwrap();
     let part = match part {
         "self_attn.q_proj" => "attn_q",
         "self_attn.k_proj" => "attn_k",
@@ -147,9 +137,7 @@ fn assert_golden(folder: &Path, bytes: &[u8]) {
         let largest = golden_biases
             .iter()
             .fold(0.0f64, |largest, bias| largest.max(bias.abs()));
-        let (info, weights) = file
-            .tensor(&format!("{}.weight", gguf_name(linear)))
-            .unwrap();
+        let (info, weights) = file.tensor(&format!("{}.weight", gguf_name(linear))).unwrap();
         let (_, biases) = file.tensor(&format!("{}.bias", gguf_name(linear))).unwrap();
         assert_eq!(info.shape, [columns as u64, rows as u64]);
         let run = info.ty.scale_run().unwrap();
@@ -158,11 +146,7 @@ fn assert_golden(folder: &Path, bytes: &[u8]) {
         for (row, golden_bias) in golden_biases.iter().enumerate() {
             let at = file_row(linear, row, head_dim);
             info.ty
-                .unpack_ternary_row(
-                    &weights[at * row_bytes..][..row_bytes],
-                    &mut codes,
-                    &mut scales,
-                )
+                .unpack_ternary_row(&weights[at * row_bytes..][..row_bytes], &mut codes, &mut scales)
                 .unwrap();
             for column in 0..columns {
                 let index = row * columns + column;
@@ -202,16 +186,10 @@ fn every_code_scale_and_bias_is_pytorch_s() {
             let options = &options;
             assert_golden(&folder, &bench.pack(&folder, options).0);
         }
-        let coarse = ["per_channel", "per_tensor"]
-            .contains(&config(&folder)["granularity"].as_str().unwrap());
-        let wide =
-            config(&folder)["hidden_size"] == 256 && config(&folder)["num_attention_heads"] == 4;
+        let coarse = ["per_channel", "per_tensor"].contains(&config(&folder)["granularity"].as_str().unwrap());
+        let wide = config(&folder)["hidden_size"] == 256 && config(&folder)["num_attention_heads"] == 4;
         if coarse && wide {
-            for options in [
-                "--type tq2_0 --exact",
-                "--type tq1_0 --exact",
-                "--type q2_k --exact",
-            ] {
+            for options in ["--type tq2_0 --exact", "--type tq1_0 --exact", "--type q2_k --exact"] {
                 assert_golden(&folder, &bench.pack(&folder, options).0);
             }
         }
@@ -222,13 +200,7 @@ fn every_code_scale_and_bias_is_pytorch_s() {
 #[test]
 fn threads_do_not_change_a_byte() {
     let bench = Bench::new();
-    for folder in [
-        "kjv",
-        "corners/across-rows",
-        "corners/lambada-biases-shards",
-    ]
-    .map(data::fixture)
-    {
+    for folder in ["kjv", "corners/across-rows", "corners/lambada-biases-shards"].map(data::fixture) {
         let one = bench.pack(&folder, "--threads 1").0;
         assert!(one == bench.pack(&folder, "--threads 2").0);
         assert!(one == bench.pack(&folder, "--threads 7").0);
@@ -247,10 +219,7 @@ fn the_smallest_type_within_the_error_is_taken() {
     let nmse = report["nmse"].as_f64().unwrap();
     assert!((5.1e-5..5.3e-5).contains(&nmse), "{nmse}");
     assert_eq!(linears(&bench.pack(&kjv, "--exact").1), r#"{"Q4_0":28}"#);
-    assert_eq!(
-        linears(&bench.pack(&kjv, "--exact --for gpu").1),
-        r#"{"Q2_0":28}"#
-    );
+    assert_eq!(linears(&bench.pack(&kjv, "--exact --for gpu").1), r#"{"Q2_0":28}"#);
     assert_eq!(
         linears(&bench.pack(&kjv, "--for cpu --max-nmse 1e-2").1),
         r#"{"TQ2_0":28}"#
@@ -315,8 +284,7 @@ fn what_is_no_tequila_checkpoint_is_refused_and_so_are_widths_that_no_block_fits
     ] {
         assert!(error.contains(part), "{part}: {error}");
     }
-    let settings =
-        "--quant-method ultraquantv2 --granularity per_group --group-size 64 --lambda 1e-3";
+    let settings = "--quant-method ultraquantv2 --granularity per_group --group-size 64 --lambda 1e-3";
     let explicit: Vec<_> = plain.into_iter().chain(settings.split(' ')).collect();
     let error = bench.refused(&explicit);
     for part in [
@@ -326,10 +294,7 @@ fn what_is_no_tequila_checkpoint_is_refused_and_so_are_widths_that_no_block_fits
     ] {
         assert!(error.contains(part), "{part}: {error}");
     }
-    let (_, report) = bench.pack(
-        &stories,
-        &format!("{settings} --exact --tensor-type ffn_down=f16"),
-    );
+    let (_, report) = bench.pack(&stories, &format!("{settings} --exact --tensor-type ffn_down=f16"));
     assert_eq!(linears(&report), r#"{"F16":5,"Q4_0":30}"#);
 }
 
@@ -362,19 +327,13 @@ fn bad_requests_name_the_remedy_and_leave_nothing_behind() {
             &[kjv, new, "--granularity", "per_head"],
             "per_group, per_channel or per_tensor",
         ),
-        (
-            &[kjv, new, "--quant-method", "ultraquant"],
-            "sign of each activation",
-        ),
+        (&[kjv, new, "--quant-method", "ultraquant"], "sign of each activation"),
         (&[kjv, new, "--quant-method", "ultraquantv3"], "Lambada"),
         (
             &[kjv, new, "--for", "ollama", "--type", "q2_0", "--exact"],
             "Ollama does not read",
         ),
-        (
-            &[kjv, new, "--metadata", "llama.context_length=x"],
-            "a whole number",
-        ),
+        (&[kjv, new, "--metadata", "llama.context_length=x"], "a whole number"),
         (
             &[kjv, new, "--embedding", "q6_k", "--tokenizer", "/dev/null"],
             "/dev/null",
@@ -401,12 +360,7 @@ fn bad_requests_name_the_remedy_and_leave_nothing_behind() {
 fn a_dry_run_shows_everything_and_writes_nothing() {
     let (bench, kjv) = (Bench::new(), data::fixture("kjv"));
     let output = bench.path("dry.gguf");
-    let ran = bench.run(&[
-        "pack",
-        kjv.to_str().unwrap(),
-        output.to_str().unwrap(),
-        "--dry-run",
-    ]);
+    let ran = bench.run(&["pack", kjv.to_str().unwrap(), output.to_str().unwrap(), "--dry-run"]);
     assert!(ran.status.success() && !output.exists());
     let shown = text(&ran.stdout);
     for part in [
@@ -445,12 +399,7 @@ fn parts_of_a_checkpoint_can_be_named_one_by_one() {
     assert!(without(&whole) == without(&named));
     let shards = data::fixture("corners/lambada-biases-shards");
     let folder = bench.pack(&shards, "").0;
-    assert!(
-        folder
-            == bench
-                .pack(&shards.join("model.safetensors.index.json"), "")
-                .0
-    );
+    assert!(folder == bench.pack(&shards.join("model.safetensors.index.json"), "").0);
 }
 
 #[test]
@@ -477,35 +426,21 @@ fn a_nan_is_refused_with_its_place() {
     let mut bytes = std::fs::read(&path).unwrap();
     let entries = formats::safetensors::parse(&bytes).unwrap();
     let name = "model.layers.2.mlp.up_proj.weight";
-    let start = entries
-        .iter()
-        .find(|entry| entry.name == name)
-        .unwrap()
-        .range
-        .start;
+    let start = entries.iter().find(|entry| entry.name == name).unwrap().range.start;
     bytes[start + 2 * (7 * 256 + 3)..][..2].copy_from_slice(&half::bf16::NAN.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
     let output = bench.path("new.gguf");
     let error = bench.refused(&["pack", folder.to_str().unwrap(), output.to_str().unwrap()]);
-    assert!(
-        error.contains(name) && error.contains("row 7, column 3"),
-        "{error}"
-    );
+    assert!(error.contains(name) && error.contains("row 7, column 3"), "{error}");
 }
 
 #[test]
 fn two_other_readers_agree_on_what_was_written() {
     let (bench, kjv) = (Bench::new(), data::fixture("kjv"));
-    for options in [
-        "",
-        "--exact",
-        "--exact --for gpu",
-        "--for cpu --max-nmse 1e-2",
-    ] {
+    for options in ["", "--exact", "--exact --for gpu", "--for cpu --max-nmse 1e-2"] {
         let (bytes, report) = bench.pack(&kjv, options);
         let file = File::parse(&bytes).unwrap();
-        let mut reader =
-            gguf_rs_lib::reader::GGUFFileReader::new(std::io::Cursor::new(&bytes)).unwrap();
+        let mut reader = gguf_rs_lib::reader::GGUFFileReader::new(std::io::Cursor::new(&bytes)).unwrap();
         reader.validate_integrity().unwrap();
         assert_eq!(reader.tensor_infos().len(), file.tensors().len());
         for (theirs, ours) in reader.tensor_infos().iter().zip(file.tensors()) {
@@ -553,16 +488,8 @@ mod llama_cpp {
         std::fs::write(&path, bytes).unwrap();
         let golden = Tensors::read(folder, "golden");
         let golden = golden.by_name();
-        let (tokens, reference) = (
-            data::tokens(&golden["tokens"]),
-            data::floats(&golden["logits"]),
-        );
-        let model = Model::load(
-            &crate::witness::program(),
-            &path,
-            &File::parse(bytes).unwrap(),
-        )
-        .unwrap();
+        let (tokens, reference) = (data::tokens(&golden["tokens"]), data::floats(&golden["logits"]));
+        let model = Model::load(&crate::witness::program(), &path, &File::parse(bytes).unwrap()).unwrap();
         let settings = Settings {
             context: tokens.len(),
             threads: 1,
@@ -598,11 +525,7 @@ mod llama_cpp {
                     folder.display(),
                     report["linears"]
                 );
-                assert!(
-                    nmse < EXACT_NMSE && kld < EXACT_KLD,
-                    "{} {options}",
-                    folder.display()
-                );
+                assert!(nmse < EXACT_NMSE && kld < EXACT_KLD, "{} {options}", folder.display());
             }
         }
     }
@@ -635,10 +558,7 @@ mod llama_cpp {
 
     #[test]
     fn embedding_and_head_in_every_type_load() {
-        let (bench, folder) = (
-            Bench::new(),
-            data::fixture("corners/channel-f32-llama3-untied"),
-        );
+        let (bench, folder) = (Bench::new(), data::fixture("corners/channel-f32-llama3-untied"));
         // Each with the noise that its bits per weight bring.
         for (ty, limit) in [
             ("f32", 1e-3),

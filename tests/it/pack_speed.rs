@@ -52,13 +52,8 @@ fn pack<'a>(
         replace: true,
         inputs: &Inputs::default(),
     };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap();
-    pool.install(|| {
-        Plan::new(checkpoint, options)?.run(vec![], Some(&output), &|_| ControlFlow::Continue(()))
-    })
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| Plan::new(checkpoint, options)?.run(vec![], Some(&output), &|_| ControlFlow::Continue(())))
 }
 
 fn folders() -> Vec<PathBuf> {
@@ -160,20 +155,16 @@ fn a_linear_whose_first_rows_deceive_gets_the_type_that_all_need() {
     let folder = bench.path("deceiving");
     data::copy_folder(&data::fixture("kjv"), &folder);
     // One scale in the rows that are looked at first; further on two that no pair of multipliers meets well.
-    rewrite(
-        &folder,
-        "model.layers.1.mlp.gate_proj.weight",
-        |row, column| {
-            let size = match (row < 512, column < 128) {
-                (true, _) => 1.0,
-                (false, true) => 4.0,
-                (false, false) => 3.875,
-            };
-            // All active, and of two magnitudes, as latent weights are not of one.
-            let size = size * if column / 2 % 2 == 0 { 0.75 } else { 1.25 };
-            if (row + column) % 2 == 0 { size } else { -size }
-        },
-    );
+    rewrite(&folder, "model.layers.1.mlp.gate_proj.weight", |row, column| {
+        let size = match (row < 512, column < 128) {
+            (true, _) => 1.0,
+            (false, true) => 4.0,
+            (false, false) => 3.875,
+        };
+        // All active, and of two magnitudes, as latent weights are not of one.
+        let size = size * if column / 2 % 2 == 0 { 0.75 } else { 1.25 };
+        if (row + column) % 2 == 0 { size } else { -size }
+    });
     let checkpoint = open(&folder);
     let guessed = options(Target::Any, Level::widest());
     let mut told = guessed.clone();
@@ -201,10 +192,7 @@ fn a_linear_whose_first_rows_deceive_gets_the_type_that_all_need() {
 #[test]
 fn an_input_that_changes_is_an_error() {
     let bench = Bench::new();
-    let (path, output) = (
-        bench.path("changing/model.safetensors"),
-        bench.path("out.gguf"),
-    );
+    let (path, output) = (bench.path("changing/model.safetensors"), bench.path("out.gguf"));
     let options = options(Target::Any, Level::widest());
     let change: [fn(&Path); 2] = [
         |path| {
@@ -230,11 +218,7 @@ fn an_input_that_changes_is_an_error() {
             once.call_once(|| change(&path));
             ControlFlow::Continue(())
         });
-        assert!(
-            matches!(changed, Err(PackError::Changed { .. })),
-            "{:?}",
-            changed.err()
-        );
+        assert!(matches!(changed, Err(PackError::Changed { .. })), "{:?}", changed.err());
         assert!(!output.exists() && !bench.path("out.gguf.tqconv.partial").exists());
     }
 }
@@ -330,10 +314,7 @@ fn killed_at_any_moment_a_split_output_is_never_a_mixture() {
         killed += u32::from(child.wait().unwrap().signal().is_some());
         let found: Vec<_> = read().collect();
         // Models are opened by their first file.
-        assert!(
-            found[0].is_none() || found == old || found == new,
-            "kill {kill}"
-        );
+        assert!(found[0].is_none() || found == old || found == new, "kill {kill}");
     }
     assert!(killed > KILLS / 4, "only {killed} were still running");
     assert!(pack().wait().unwrap().success());
@@ -353,26 +334,17 @@ fn asked_to_end_it_removes_what_it_began() {
         let _ = std::fs::remove_file(&path);
         let mut child = start(&path, &[]);
         std::thread::sleep(time * round / ROUNDS);
-        let signals: &[&str] =
-            [&["-INT"][..], &["-TERM"], &["-HUP"], &["-TERM", "-TERM"]][round as usize % 4];
+        let signals: &[&str] = [&["-INT"][..], &["-TERM"], &["-HUP"], &["-TERM", "-TERM"]][round as usize % 4];
         for signal in signals {
-            let _ = Command::new("kill")
-                .args([signal, &*child.id().to_string()])
-                .status();
+            let _ = Command::new("kill").args([signal, &*child.id().to_string()]).status();
         }
         let status = child.wait().unwrap();
-        assert!(
-            !bench.path("out.gguf.tqconv.partial").exists(),
-            "{signals:?}"
-        );
+        assert!(!bench.path("out.gguf.tqconv.partial").exists(), "{signals:?}");
         let found = std::fs::read(&path).ok();
         assert!(found.is_none_or(|bytes| bytes == whole), "{signals:?}");
         interrupted += u32::from(status.code() == Some(130));
         // Before it listens the signal ends it.
-        assert!(
-            matches!(status.code(), None | Some(0 | 130)),
-            "{signals:?}: {status}"
-        );
+        assert!(matches!(status.code(), None | Some(0 | 130)), "{signals:?}: {status}");
     }
     assert!(interrupted > 0, "no pack was interrupted");
 }
@@ -473,11 +445,7 @@ fn a_split_output_is_the_same_model_in_several_files() {
                 exact_cache: false,
             };
             let model = Model::load(&crate::witness::program(), path, &whole).unwrap();
-            model
-                .session(settings)
-                .unwrap()
-                .logits(&[5, 99, 1000, 7])
-                .unwrap()
+            model.session(settings).unwrap().logits(&[5, 99, 1000, 7]).unwrap()
         };
         assert_eq!(logits(&files[0]), logits(&bench.path("out.gguf")));
     }

@@ -13,10 +13,7 @@ use crate::pack::Bench;
 
 fn tqconv<S: AsRef<OsStr>>(folder: &Path, arguments: &[S]) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("tqconv"));
-    command
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null());
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
     command
 }
 
@@ -27,23 +24,13 @@ fn packed(name: &str, options: &str) -> (Bench, PathBuf) {
     let arguments = ["pack", kjv.to_str().unwrap(), name]
         .into_iter()
         .chain(options.split_whitespace());
-    let ran = tqconv(&folder, &arguments.collect::<Vec<_>>())
-        .output()
-        .unwrap();
-    assert!(
-        ran.status.success(),
-        "{}",
-        String::from_utf8_lossy(&ran.stderr)
-    );
+    let ran = tqconv(&folder, &arguments.collect::<Vec<_>>()).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     (bench, folder)
 }
 
 fn stdout(ran: &Output) -> String {
-    assert!(
-        ran.status.success(),
-        "{}",
-        String::from_utf8_lossy(&ran.stderr)
-    );
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     String::from_utf8(ran.stdout.clone()).unwrap()
 }
 
@@ -93,15 +80,7 @@ fn a_file_cannot_forge_a_line_of_a_report() {
             "--report",
             "x.html",
         ],
-        &[
-            "verify",
-            "x.gguf",
-            "--levels",
-            "1,2",
-            "--against",
-            kjv,
-            "--json",
-        ],
+        &["verify", "x.gguf", "--levels", "1,2", "--against", kjv, "--json"],
         &["verify", "x.gguf", "--color", "always"],
         &["diff", "m.gguf", "x.gguf"],
         &["diff", "m.gguf", "x.gguf", "--json"],
@@ -115,8 +94,7 @@ fn a_file_cannot_forge_a_line_of_a_report() {
         let said = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
         for line in said.lines() {
             assert!(
-                !line.starts_with("\u{1b}[1;32mx.gguf agrees")
-                    && !line.starts_with("x.gguf agrees"),
+                !line.starts_with("\u{1b}[1;32mx.gguf agrees") && !line.starts_with("x.gguf agrees"),
                 "{command:?}: {said}"
             );
         }
@@ -140,21 +118,12 @@ fn a_split_model_is_one_model() {
     std::fs::write(bench.path("whole.gguf"), whole).unwrap();
     let run = |arguments: &[&str]| tqconv(&folder, arguments).output().unwrap();
     assert!(stdout(&run(&["diff", first, "whole.gguf"])).contains("are equal"));
-    let against = [
-        "verify",
-        first,
-        "--against",
-        kjv.to_str().unwrap(),
-        "--tokens",
-        "32",
-    ];
+    let against = ["verify", first, "--against", kjv.to_str().unwrap(), "--tokens", "32"];
     assert!(stdout(&run(&against)).contains("agrees with"));
     let prompt = ["-p", "And the LORD", "-n", "8", "-q"];
-    let texts =
-        [first, "whole.gguf"].map(|model| stdout(&run(&[&["run", model][..], &prompt].concat())));
+    let texts = [first, "whole.gguf"].map(|model| stdout(&run(&[&["run", model][..], &prompt].concat())));
     assert_eq!(texts[0], texts[1]);
-    let json: serde_json::Value =
-        serde_json::from_str(&stdout(&run(&["inspect", first, "--json"]))).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["inspect", first, "--json"]))).unwrap();
     assert_eq!(json["tensors"].as_array().unwrap().len(), 66);
     let bench_ = [
         "bench",
@@ -205,13 +174,7 @@ fn names_that_are_no_utf_8_end_in_no_panic() {
             word("2,3"),
             word("--json"),
         ],
-        vec![
-            word("verify"),
-            name,
-            word("--levels"),
-            word("1"),
-            word("--json"),
-        ],
+        vec![word("verify"), name, word("--levels"), word("1"), word("--json")],
         vec![word("pack"), checkpoint, output, word("--json")],
         vec![
             word("pack"),
@@ -236,11 +199,7 @@ fn names_that_are_no_utf_8_end_in_no_panic() {
         }
     }
     assert!(folder.join(output).exists());
-    assert!(
-        folder
-            .join(OsStr::from_bytes(b"new\xfe-00001-of-00003.gguf"))
-            .exists()
-    );
+    assert!(folder.join(OsStr::from_bytes(b"new\xfe-00001-of-00003.gguf")).exists());
 }
 
 #[test]
@@ -252,19 +211,12 @@ fn quiet_says_nothing_and_pipes_are_read_or_refused() {
         .output()
         .unwrap();
     assert!(quiet.status.success() && quiet.stdout.is_empty() && quiet.stderr.is_empty());
-    let given = tqconv(
-        &folder,
-        &["run", "m.gguf", "-p", "And the", "-n", "4", "-q"],
-    )
-    .output()
-    .unwrap();
+    let given = tqconv(&folder, &["run", "m.gguf", "-p", "And the", "-n", "4", "-q"])
+        .output()
+        .unwrap();
     assert!(given.stderr.is_empty());
     let mut piped = tqconv(&folder, &["run", "m.gguf", "-p", "-", "-n", "4", "-q"]);
-    let mut piped = piped
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut piped = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     piped.stdin.take().unwrap().write_all(b"And the\n").unwrap();
     assert_eq!(stdout(&piped.wait_with_output().unwrap()), stdout(&given));
     let refused = tqconv(&folder, &["pack", kjv, "-"]).output().unwrap();
@@ -276,10 +228,7 @@ fn quiet_says_nothing_and_pipes_are_read_or_refused() {
 fn colours_follow_the_usual_rules() {
     let (_bench, folder) = packed("m.gguf", "");
     let paints = |arguments: &[&str], variables: &[(&str, &str)]| {
-        let all = ["verify", "m.gguf", "--levels", "1"]
-            .iter()
-            .chain(arguments)
-            .copied();
+        let all = ["verify", "m.gguf", "--levels", "1"].iter().chain(arguments).copied();
         let mut command = tqconv(&folder, &all.collect::<Vec<_>>());
         command
             .env_remove("NO_COLOR")
@@ -300,12 +249,7 @@ fn a_larger_type_says_why() {
     let output = bench.path("x.gguf");
     let pack = |options: &[&str]| {
         let arguments = [
-            &[
-                "pack",
-                kjv.to_str().unwrap(),
-                output.to_str().unwrap(),
-                "--force",
-            ],
+            &["pack", kjv.to_str().unwrap(), output.to_str().unwrap(), "--force"],
             options,
         ]
         .concat();
@@ -328,21 +272,14 @@ fn a_larger_type_says_why() {
 fn the_commands_for_ollama_are_legal() {
     let (bench, folder) = packed("My Model.gguf", "--for ollama");
     let modelfile = std::fs::read_to_string(bench.path("My Model.Modelfile")).unwrap();
-    let expected =
-        "FROM ./My Model.gguf\nTEMPLATE \"\"\"{{ .Prompt }}\"\"\"\nPARAMETER num_ctx 1024\n";
+    let expected = "FROM ./My Model.gguf\nTEMPLATE \"\"\"{{ .Prompt }}\"\"\"\nPARAMETER num_ctx 1024\n";
     assert!(modelfile.starts_with(expected), "{modelfile}");
     let kjv = data::fixture("kjv");
     let kjv = kjv.to_str().unwrap();
-    let ran = tqconv(
-        &folder,
-        &["pack", kjv, "My Model.gguf", "--for", "ollama", "--force"],
-    )
-    .output()
-    .unwrap();
-    assert!(
-        stdout(&ran)
-            .contains("ollama create my-model -f 'My Model.Modelfile' && ollama run my-model")
-    );
+    let ran = tqconv(&folder, &["pack", kjv, "My Model.gguf", "--for", "ollama", "--force"])
+        .output()
+        .unwrap();
+    assert!(stdout(&ran).contains("ollama create my-model -f 'My Model.Modelfile' && ollama run my-model"));
     for (options, says) in [
         (&["m.gguf", "--split-max-size", "1M"][..], "split"),
         (&["m.Modelfile"], "name the output m.gguf"),
@@ -350,20 +287,14 @@ fn the_commands_for_ollama_are_legal() {
         let arguments = [&["pack", kjv, "--for", "ollama"], options].concat();
         let ran = tqconv(&folder, &arguments).output().unwrap();
         assert_eq!(ran.status.code(), Some(2));
-        assert!(
-            String::from_utf8_lossy(&ran.stderr).contains(says),
-            "{ran:?}"
-        );
+        assert!(String::from_utf8_lossy(&ran.stderr).contains(says), "{ran:?}");
     }
     // A link where the Modelfile goes is replaced, and what it leads to is left alone.
     std::fs::write(folder.join("kept"), "kept").unwrap();
     std::os::unix::fs::symlink(folder.join("kept"), folder.join("n.Modelfile")).unwrap();
-    let ran = tqconv(
-        &folder,
-        &["pack", kjv, "n.gguf", "--for", "ollama", "--force"],
-    )
-    .output()
-    .unwrap();
+    let ran = tqconv(&folder, &["pack", kjv, "n.gguf", "--for", "ollama", "--force"])
+        .output()
+        .unwrap();
     assert!(ran.status.success());
     assert_eq!(std::fs::read(folder.join("kept")).unwrap(), b"kept");
 }
@@ -383,38 +314,18 @@ fn differences_within_a_limit_are_none() {
 
 #[test]
 fn every_command_has_examples_in_its_help() {
-    for command in [
-        "pack",
-        "verify",
-        "run",
-        "inspect",
-        "diff",
-        "bench",
-        "completions",
-    ] {
-        let ran = tqconv(Path::new("."), &[command, "--help"])
-            .output()
-            .unwrap();
+    for command in ["pack", "verify", "run", "inspect", "diff", "bench", "completions"] {
+        let ran = tqconv(Path::new("."), &[command, "--help"]).output().unwrap();
         let help = stdout(&ran);
         assert!(help.contains("xample"), "{command}: {help}");
-        assert!(
-            command == "completions" || help.contains("--json"),
-            "{command}"
-        );
+        assert!(command == "completions" || help.contains("--json"), "{command}");
     }
 }
 
 #[test]
 fn limits_that_are_no_numbers_are_refused() {
     let none: [OsString; 0] = [];
-    assert_eq!(
-        tqconv(Path::new("."), &none)
-            .output()
-            .unwrap()
-            .status
-            .code(),
-        Some(2)
-    );
+    assert_eq!(tqconv(Path::new("."), &none).output().unwrap().status.code(), Some(2));
     for arguments in [
         ["pack", "a", "b", "--max-nmse", "nan"],
         ["pack", "a", "b", "--max-nmse=-inf", "-q"],

@@ -35,9 +35,7 @@ impl Random {
     }
 }
 
-const TYPES: [&str; 9] = [
-    "tq2_0", "tq1_0", "q2_0", "q2_k", "q4_0", "q8_0", "f16", "bf16", "f32",
-];
+const TYPES: [&str; 9] = ["tq2_0", "tq1_0", "q2_0", "q2_k", "q4_0", "q8_0", "f16", "bf16", "f32"];
 
 /// Flags and the values that they are given.
 const FLAGS: [(&str, &[&str]); 11] = [
@@ -48,10 +46,7 @@ const FLAGS: [(&str, &[&str]); 11] = [
         "--tensor-type",
         &["ffn_down=q8_0", "blk.0.=f16", "attn_q=q4_0", "nosuch=f16"],
     ),
-    (
-        "--embedding",
-        &["f32", "f16", "bf16", "q8_0", "q6_k", "q4_k"],
-    ),
+    ("--embedding", &["f32", "f16", "bf16", "q8_0", "q6_k", "q4_k"]),
     ("--split-max-size", &["9000", "300000", "1M"]),
     ("--quant-method", &["ultraquantv2", "ultraquantv3"]),
     ("--granularity", &["per_group", "per_channel", "per_tensor"]),
@@ -121,10 +116,7 @@ impl Place {
                 words.push(flag.into());
             }
         }
-        for (flag, name) in [
-            ("--config", "config.json"),
-            ("--tokenizer", "tokenizer.json"),
-        ] {
+        for (flag, name) in [("--config", "config.json"), ("--tokenizer", "tokenizer.json")] {
             if random.once_in(6) {
                 let elsewhere = self.folder.path().join(format!("other {name}"));
                 std::fs::copy(input.join(name), elsewhere).unwrap();
@@ -173,19 +165,12 @@ fn whatever_pack_writes_its_own_command_verifies() {
         let ran = place.run("tqconv", &request);
         let stderr = String::from_utf8_lossy(&ran.stderr);
         if ran.status.code() != Some(0) {
-            assert_eq!(
-                ran.status.code(),
-                Some(2),
-                "seed {seed}: {request:?}: {stderr}"
-            );
+            assert_eq!(ran.status.code(), Some(2), "seed {seed}: {request:?}: {stderr}");
             refused += 1;
             continue;
         }
         let said = String::from_utf8(ran.stdout).unwrap();
-        let command = said
-            .lines()
-            .find_map(|line| line.strip_prefix("prove it:"))
-            .unwrap();
+        let command = said.lines().find_map(|line| line.strip_prefix("prove it:")).unwrap();
         let proof = place.run("bash", &["-c".into(), command.trim().into()]);
         let (stdout, stderr) = (
             String::from_utf8_lossy(&proof.stdout),

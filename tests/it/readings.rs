@@ -39,10 +39,7 @@ fn packed(change: impl FnOnce(&mut Checkpoint)) -> Packed {
     let verified = texts(&verified["notes"]);
     let printed = packed.printed();
     for note in &packed.notes {
-        assert!(
-            verified.contains(note),
-            "verify says {verified:?}, not {note}"
-        );
+        assert!(verified.contains(note), "verify says {verified:?}, not {note}");
         assert!(printed.contains(&format!("\nnote: {note}\n")), "{printed}");
     }
     // The vocabulary of 16 tokens, which every case has, spells few texts.
@@ -72,10 +69,7 @@ impl Packed {
     }
 
     /// The names of the checks that fail where the file is another one.
-    fn failures(
-        &self,
-        change: impl FnOnce(&mut Vec<(String, Value)>, &mut Vec<String>),
-    ) -> Vec<String> {
+    fn failures(&self, change: impl FnOnce(&mut Vec<(String, Value)>, &mut Vec<String>)) -> Vec<String> {
         let file = File::parse(&self.bytes).unwrap();
         let (mut keys, mut names) = (file.metadata().to_vec(), vec![]);
         names.extend(file.tensors().iter().map(|info| info.name.clone()));
@@ -93,9 +87,7 @@ impl Packed {
         let levels = report["levels"].as_array().unwrap().iter();
         let checks = levels.flat_map(|level| level["checks"].as_array().unwrap());
         let failed = checks.filter(|check| check["pass"] == false);
-        failed
-            .map(|check| check["name"].as_str().unwrap().to_owned())
-            .collect()
+        failed.map(|check| check["name"].as_str().unwrap().to_owned()).collect()
     }
 
     fn printed(&self) -> String {
@@ -204,36 +196,29 @@ fn of_two_rotations_the_one_of_transformers_is_taken() {
     assert_eq!(both.number("llama.rope.freq_base"), 10000.0);
     assert_eq!(both.number("llama.rope.scaling.factor"), 2.0);
     let failed = both.failures(|keys, _| {
-        let theta = keys
-            .iter_mut()
-            .find(|(key, _)| key == "llama.rope.freq_base");
+        let theta = keys.iter_mut().find(|(key, _)| key == "llama.rope.freq_base");
         theta.unwrap().1 = Value::F32(500000.0);
     });
     assert_eq!(failed, ["model keys"]);
-    let failed =
-        both.failures(|keys, _| keys.retain(|(key, _)| !key.starts_with("llama.rope.scaling")));
+    let failed = both.failures(|keys, _| keys.retain(|(key, _)| !key.starts_with("llama.rope.scaling")));
     assert_eq!(failed, ["model keys"]);
 
     let same = json!({"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0});
     rotation(json!(10000.0), linear.clone(), same).assert_notes(&[]);
-    rotation(json!(10000.0), json!({}), other.clone()).assert_notes(&[
-        "'rope_parameters.rope_theta' is 500000, 'rope_theta' 10000: the first is taken",
-    ]);
+    rotation(json!(10000.0), json!({}), other.clone())
+        .assert_notes(&["'rope_parameters.rope_theta' is 500000, 'rope_theta' 10000: the first is taken"]);
     let inner = rotation(
         Json::Null,
         json!({"type": "linear", "factor": 2.0, "rope_theta": 1e6}),
         other.clone(),
     );
-    inner.assert_notes(&[
-        "contradict each other: rope_scaling is taken (theta 1000000, linear by 2)",
-    ]);
+    inner.assert_notes(&["contradict each other: rope_scaling is taken (theta 1000000, linear by 2)"]);
     assert_eq!(inner.number("llama.rope.freq_base"), 1e6);
     let none = rotation(Json::Null, linear, other);
     none.assert_notes(&["no rope_theta: 10000, transformers' default", "contradict"]);
     rotation(Json::Null, Json::Null, Json::Null).assert_notes(&["no rope_theta: 10000"]);
     let unread = json!({"rope_theta": 10000.0, "rope_type": "default", "factor": 8.0});
-    rotation(Json::Null, Json::Null, unread)
-        .assert_notes(&["'rope_parameters.factor' is not read"]);
+    rotation(Json::Null, Json::Null, unread).assert_notes(&["'rope_parameters.factor' is not read"]);
 }
 
 #[test]
@@ -243,8 +228,7 @@ fn frequencies_that_contradict_theta_are_noted() {
             c.config["rope_scaling"] = json!({"type": "linear", "factor": 4.0});
             let tensor = c.add("model.layers.0.self_attn.rotary_emb.inv_freq", &[8]);
             tensor.dtype = dtype.into();
-            let turns =
-                (0..8).map(|pair| (theta.powf(-2.0 * f64::from(pair) / 16.0) / factor) as f32);
+            let turns = (0..8).map(|pair| (theta.powf(-2.0 * f64::from(pair) / 16.0) / factor) as f32);
             tensor.bytes = match dtype {
                 "F32" => turns.flat_map(f32::to_le_bytes).collect(),
                 _ => turns
@@ -256,9 +240,8 @@ fn frequencies_that_contradict_theta_are_noted() {
     for (factor, dtype) in [(1.0, "F32"), (4.0, "F32"), (1.0, "BF16")] {
         frequencies(10000.0, factor, dtype).assert_notes(&[]);
     }
-    frequencies(500000.0, 1.0, "F32").assert_notes(&[
-        "rotary_emb.inv_freq' contradicts config.json (theta 10000, linear by 4), which is taken",
-    ]);
+    frequencies(500000.0, 1.0, "F32")
+        .assert_notes(&["rotary_emb.inv_freq' contradicts config.json (theta 10000, linear by 4), which is taken"]);
 }
 
 #[test]
@@ -268,27 +251,16 @@ fn a_dtype_that_is_not_the_file_s_is_noted() {
             let keys = keys.as_object().unwrap().clone();
             c.config.as_object_mut().unwrap().extend(keys);
             for tensor in c.tensors.iter_mut().filter(|tensor| wide(&tensor.name)) {
-                tensor.bytes = tensor
-                    .floats()
-                    .iter()
-                    .flat_map(|w| w.to_le_bytes())
-                    .collect();
+                tensor.bytes = tensor.floats().iter().flat_map(|w| w.to_le_bytes()).collect();
                 tensor.dtype = "F32".into();
             }
         })
     };
     const NOTE: &str = "config.json says that the model is bfloat16, but linears are stored as F32";
     stored(json!({"torch_dtype": "bfloat16"}), |_| true).assert_notes(&[NOTE]);
-    stored(json!({"torch_dtype": "bfloat16"}), |name| {
-        name.contains("up_proj")
-    })
-    .assert_notes(&[NOTE]);
+    stored(json!({"torch_dtype": "bfloat16"}), |name| name.contains("up_proj")).assert_notes(&[NOTE]);
     // transformers 5 writes `dtype`, and takes it where both are there.
-    stored(
-        json!({"dtype": "bfloat16", "torch_dtype": "float32"}),
-        |_| true,
-    )
-    .assert_notes(&[NOTE]);
+    stored(json!({"dtype": "bfloat16", "torch_dtype": "float32"}), |_| true).assert_notes(&[NOTE]);
     stored(json!({"torch_dtype": "float16"}), |_| false)
         .assert_notes(&["the model is float16, but linears are stored as BF16"]);
     stored(json!({"torch_dtype": "float32"}), |_| true).assert_notes(&[]);
@@ -363,10 +335,7 @@ fn windows_are_those_of_transformers() {
             c.config.as_object_mut().unwrap().extend(keys);
             if c.config["architectures"][0] == "Qwen2ForCausalLM" {
                 for (part, rows) in [("q", 32), ("k", 16), ("v", 16)] {
-                    c.add(
-                        &format!("model.layers.0.self_attn.{part}_proj.bias"),
-                        &[rows],
-                    );
+                    c.add(&format!("model.layers.0.self_attn.{part}_proj.bias"), &[rows]);
                 }
             }
         });
@@ -375,9 +344,7 @@ fn windows_are_those_of_transformers() {
     };
     let qwen = |more: Json| {
         let mut keys = json!({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 16, "use_sliding_window": true});
-        keys.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
+        keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         keys
     };
     const NOTE: &[&str] = &["attention sees 16 tokens back"];
@@ -386,23 +353,14 @@ fn windows_are_those_of_transformers() {
     assert_eq!(context(qwen(json!({"max_window_layers": 1})), &[]), 64.0);
     assert_eq!(context(qwen(json!({})), &[]), 64.0);
     assert_eq!(
-        context(
-            qwen(json!({"max_window_layers": 0, "use_sliding_window": false})),
-            &[]
-        ),
+        context(qwen(json!({"max_window_layers": 0, "use_sliding_window": false})), &[]),
         64.0
     );
     assert_eq!(
-        context(
-            qwen(json!({"max_window_layers": 0, "sliding_window": null})),
-            &[]
-        ),
+        context(qwen(json!({"max_window_layers": 0, "sliding_window": null})), &[]),
         64.0
     );
-    assert_eq!(
-        context(qwen(json!({"layer_types": ["sliding_attention"]})), NOTE),
-        16.0
-    );
+    assert_eq!(context(qwen(json!({"layer_types": ["sliding_attention"]})), NOTE), 16.0);
     assert_eq!(
         context(
             qwen(json!({"layer_types": ["full_attention"], "max_window_layers": 0})),
@@ -412,21 +370,15 @@ fn windows_are_those_of_transformers() {
     );
     // Mistral's has a default.
     let mistral = |more: Json| {
-        let mut keys =
-            json!({"architectures": ["MistralForCausalLM"], "max_position_embeddings": 8192});
-        keys.as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
+        let mut keys = json!({"architectures": ["MistralForCausalLM"], "max_position_embeddings": 8192});
+        keys.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         keys
     };
     assert_eq!(
         context(mistral(json!({})), &["attention sees 4096 tokens back"]),
         4096.0
     );
-    assert_eq!(
-        context(mistral(json!({"sliding_window": null})), &[]),
-        8192.0
-    );
+    assert_eq!(context(mistral(json!({"sliding_window": null})), &[]), 8192.0);
     assert_eq!(context(json!({"sliding_window": 16}), &[]), 64.0);
 }
 
@@ -434,10 +386,7 @@ fn windows_are_those_of_transformers() {
 fn a_snapshot_of_the_hub_s_cache_gives_name_and_organization() {
     let bench = Bench::new();
     let repository = bench.path("models--an-org--A-Model");
-    let (blobs, snapshot) = (
-        repository.join("blobs"),
-        repository.join("snapshots/0123abcd"),
-    );
+    let (blobs, snapshot) = (repository.join("blobs"), repository.join("snapshots/0123abcd"));
     Checkpoint::sound().write(&blobs);
     std::fs::create_dir_all(&snapshot).unwrap();
     for entry in blobs.read_dir().unwrap() {
@@ -459,11 +408,7 @@ fn more_shards_than_may_be_open_name_the_limit() {
     let folder = bench.path("checkpoint");
     std::fs::create_dir(&folder).unwrap();
     let mut map = serde_json::Map::new();
-    std::fs::write(
-        folder.join("config.json"),
-        Checkpoint::sound().config.to_string(),
-    )
-    .unwrap();
+    std::fs::write(folder.join("config.json"), Checkpoint::sound().config.to_string()).unwrap();
     for shard in 0..60 {
         let (name, file) = (format!("t{shard}"), format!("model-{shard}.safetensors"));
         let header = json!({&name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}});
@@ -493,20 +438,9 @@ fn inspect_tells_what_the_weights_are() {
     let bench = Bench::new();
     let mut made = Checkpoint::sound();
     made.write(&bench.path("latent"));
-    for tensor in made
-        .tensors
-        .iter_mut()
-        .filter(|tensor| tensor.name.contains("_proj"))
-    {
+    for tensor in made.tensors.iter_mut().filter(|tensor| tensor.name.contains("_proj")) {
         for (index, w) in tensor.floats().into_iter().enumerate() {
-            tensor.set(
-                index,
-                if index % 3 == 0 {
-                    0.0
-                } else {
-                    0.25f32.copysign(w)
-                },
-            );
+            tensor.set(index, if index % 3 == 0 { 0.0 } else { 0.25f32.copysign(w) });
         }
     }
     made.write(&bench.path("ternary"));
@@ -515,18 +449,9 @@ fn inspect_tells_what_the_weights_are() {
         serde_json::from_slice(&ran.stdout).unwrap()
     };
     assert_eq!(inspect("latent")["weights"], "latent");
-    let problem = inspect("ternary")["weights"]["problem"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    assert!(
-        problem.contains("all 7 linears hold only -s, 0 and +s"),
-        "{problem}"
-    );
-    assert!(
-        problem.contains("scales of 0.67 of the true ones"),
-        "{problem}"
-    );
+    let problem = inspect("ternary")["weights"]["problem"].as_str().unwrap().to_owned();
+    assert!(problem.contains("all 7 linears hold only -s, 0 and +s"), "{problem}");
+    assert!(problem.contains("scales of 0.67 of the true ones"), "{problem}");
     // Nothing is verified against it, either, and no method makes latent weights of them.
     let (file, _) = bench.pack(&bench.path("latent"), "");
     std::fs::write(bench.path("file.gguf"), file).unwrap();

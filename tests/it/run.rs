@@ -22,10 +22,7 @@ fn text_continues_the_prompt_and_the_last_line_tells_the_speed() {
         String::from_utf8(ran.stderr).unwrap(),
     );
     assert!(ran.status.success(), "{last}");
-    assert!(
-        text.starts_with(PROMPT) && text.len() > PROMPT.len() + 8,
-        "{text}"
-    );
+    assert!(text.starts_with(PROMPT) && text.len() > PROMPT.len() + 8, "{text}");
     assert!(
         last.contains("generated: 8 tokens, ") && last.contains(" tok/s"),
         "{last}"
@@ -33,10 +30,7 @@ fn text_continues_the_prompt_and_the_last_line_tells_the_speed() {
 
     let ran = bench.run(&[&arguments[..], &["--json"]].concat());
     let report: Json = serde_json::from_slice(&ran.stdout).unwrap();
-    assert_eq!(
-        format!("{PROMPT}{}\n", report["text"].as_str().unwrap()),
-        text
-    );
+    assert_eq!(format!("{PROMPT}{}\n", report["text"].as_str().unwrap()), text);
     assert_eq!(report["stopped"], "length");
 }
 
@@ -69,18 +63,12 @@ fn an_interrupt_ends_the_text() {
         let last = String::from_utf8(ran.stderr).unwrap();
         match ran.status.code() {
             Some(130) => {
-                assert!(
-                    ran.stdout.ends_with(b"\n") && last.contains("(interrupted)"),
-                    "{last}"
-                );
+                assert!(ran.stdout.ends_with(b"\n") && last.contains("(interrupted)"), "{last}");
                 true
             }
             Some(0) => false,
             _ => panic!("{}: {last}", ran.status),
         }
     });
-    assert!(
-        interrupted,
-        "{TRIES} texts were done before the signal came"
-    );
+    assert!(interrupted, "{TRIES} texts were done before the signal came");
 }

@@ -53,11 +53,7 @@ fn byte_level(split: &str, words: &[&str]) -> Json {
         json!({"id": id, "content": texts[id], "special": true, "normalized": false,
         "single_word": false, "lstrip": false, "rstrip": false})
     };
-    let vocab: serde_json::Map<_, _> = texts
-        .iter()
-        .cloned()
-        .zip((0..).map(|id| json!(id)))
-        .collect();
+    let vocab: serde_json::Map<_, _> = texts.iter().cloned().zip((0..).map(|id| json!(id))).collect();
     json!({
         "version": "1.0", "added_tokens": [special(0), special(1)], "normalizer": null, "post_processor": null,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
@@ -93,9 +89,7 @@ fn rows(json: &Json) -> usize {
     let vocab = json["model"]["vocab"].as_object().unwrap();
     let added = json["added_tokens"].as_array().into_iter().flatten();
     let ids = added.map(|token| &token["id"]).chain(vocab.values());
-    ids.map(|id| id.as_u64().unwrap() as usize + 1)
-        .max()
-        .unwrap()
+    ids.map(|id| id.as_u64().unwrap() as usize + 1).max().unwrap()
 }
 
 /// The hard texts by the keys of `tokenizer`, which was read from this tokenizer.json.
@@ -105,13 +99,9 @@ fn differing(json: &[u8], tokenizer: &Tokenizer) -> Differing {
     let mut text = Text::from_gguf(&file).unwrap();
     let own = Own::from_json(json, []).unwrap();
     let of = |text: &Text| {
-        let differs = |hard: &&&(&'static str, &str)| {
-            own.encode(hard.1).unwrap() != text.encode_with_specials(hard.1, false)
-        };
-        HARD.iter()
-            .filter(|hard| differs(&hard))
-            .map(|hard| hard.0)
-            .collect()
+        let differs =
+            |hard: &&&(&'static str, &str)| own.encode(hard.1).unwrap() != text.encode_with_specials(hard.1, false);
+        HARD.iter().filter(|hard| differs(&hard)).map(|hard| hard.0).collect()
     };
     let ours = of(&text);
     text.split_as_llama_cpp().unwrap();
@@ -129,10 +119,7 @@ fn beside_llama_cpp(bytes: &[u8], file: &File, text: &Text) -> Vec<&'static str>
         text.encode_with_specials(hard, false) != llama.tokenize(hard, false, true).unwrap()
             || text.encode(hard, false) != llama.tokenize(hard, false, false).unwrap()
     };
-    HARD.iter()
-        .filter(|hard| differs(hard.1))
-        .map(|hard| hard.0)
-        .collect()
+    HARD.iter().filter(|hard| differs(hard.1)).map(|hard| hard.0).collect()
 }
 
 #[cfg(not(feature = "llama"))]
@@ -144,10 +131,7 @@ fn beside_llama_cpp(_: &[u8], _: &File, _: &Text) -> Vec<&'static str> {
 fn all_agree(json: &Json, pre: Option<&str>) {
     let tokenizer = read(&json_files(json), rows(json), 1, pre);
     let found = differing(json.to_string().as_bytes(), &tokenizer);
-    assert_eq!(
-        (found.own, found.known, found.llama_cpp),
-        (vec![], vec![], vec![])
-    );
+    assert_eq!((found.own, found.known, found.llama_cpp), (vec![], vec![], vec![]));
 }
 
 const WORDS: [&str; 9] = [
@@ -164,10 +148,7 @@ const WORDS: [&str; 9] = [
 
 #[test]
 fn a_plain_vocabulary_agrees_on_all() {
-    all_agree(
-        &byte_level(LLAMA3, &["the", " the", " and", "Hello", " world"]),
-        None,
-    );
+    all_agree(&byte_level(LLAMA3, &["the", " the", " and", "Hello", " world"]), None);
 }
 
 /// llama.cpp's words for tekken's expression leave out `\p{M}` (llama-vocab.cpp:425-430): which texts that concerns is
@@ -202,9 +183,7 @@ fn falcon_agrees_where_it_is_named() {
 /// A SentencePiece-like vocabulary with spaces as transformers 5 writes them.
 #[test]
 fn spaces_of_transformers_5_agree() {
-    let letters = "▁etaoinshrdlucmfwypvbgkjxqzTHELWO"
-        .chars()
-        .map(String::from);
+    let letters = "▁etaoinshrdlucmfwypvbgkjxqzTHELWO".chars().map(String::from);
     let specials = ["<unk>", "<s>", "</s>"].map(String::from).into_iter();
     let bytes = (0..=255).map(|byte| format!("<0x{byte:02X}>"));
     let merged = ["▁t", "▁th", "▁the", "▁▁"].map(String::from);
@@ -262,37 +241,19 @@ fn generation_ends_where_llama_cpp_ends() {
                 "<|im_start|>",
                 "<|im_end|>",
             ],
-            &[
-                "<|end|>",
-                "<|fim_pad|>",
-                "<|repo_name|>",
-                "<|file_sep|>",
-                "<|im_end|>",
-            ],
+            &["<|end|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|im_end|>"],
         ),
         (
             &["<PRE>", "<SUF>", "<MID>", "<PAD>", "<REPO>", "[PAD]x"],
             &["<|end|>", "<PAD>", "<REPO>"],
         ),
         (
-            &[
-                "<|return|>",
-                "<|call|>",
-                "<|channel|>",
-                "<|message|>",
-                "<|start|>",
-            ],
+            &["<|return|>", "<|call|>", "<|channel|>", "<|message|>", "<|start|>"],
             &["<|return|>", "<|call|>"],
         ),
         (&["<|calls|>", "<|flush|>"], &["<|calls|>", "<|flush|>"]),
-        (
-            &["</s>", "<eos>", "<turn|>"],
-            &["<|end|>", "</s>", "<eos>", "<turn|>"],
-        ),
-        (
-            &["</s>", "<|tool_response>"],
-            &["<|end|>", "<|tool_response>"],
-        ),
+        (&["</s>", "<eos>", "<turn|>"], &["<|end|>", "</s>", "<eos>", "<turn|>"]),
+        (&["</s>", "<|tool_response>"], &["<|end|>", "<|tool_response>"]),
     ];
     for (marks, ends) in cases {
         // In the vocabulary and nowhere else: text, as far as tokenizer.json says.
@@ -301,11 +262,7 @@ fn generation_ends_where_llama_cpp_ends() {
         for (mark, id) in marks.iter().zip(first..) {
             json["model"]["vocab"][*mark] = json!(id);
         }
-        let eos = if ends.contains(&"<|end|>") {
-            1
-        } else {
-            first as u32
-        };
+        let eos = if ends.contains(&"<|end|>") { 1 } else { first as u32 };
         let tokenizer = read(&json_files(&json), rows(&json), eos, None);
         let bytes = gguf(&tokenizer);
         let file = File::parse(&bytes).unwrap();
@@ -333,11 +290,7 @@ fn generation_ends_where_llama_cpp_ends() {
                         true => text.encode_with_specials(&prompt, false),
                         false => text.encode(&prompt, false),
                     };
-                    assert_eq!(
-                        ours,
-                        llama.tokenize(&prompt, false, special).unwrap(),
-                        "{prompt}"
-                    );
+                    assert_eq!(ours, llama.tokenize(&prompt, false, special).unwrap(), "{prompt}");
                 }
             }
         }
@@ -359,10 +312,7 @@ fn keys_name_marks_that_end() {
     };
     assert_eq!(with("tokenizer.ggml.fim_sep_token_id", 2), [true, true]);
     assert_eq!(with("tokenizer.ggml.fim_pad_token_id", 2), [true, false]);
-    assert_eq!(
-        with("tokenizer.ggml.fim_pad_token_id", 99_999),
-        [false, true]
-    );
+    assert_eq!(with("tokenizer.ggml.fim_pad_token_id", 99_999), [false, true]);
     assert_eq!(with("tokenizer.ggml.fim_pre_token_id", 2), [false, true]);
 }
 
@@ -463,27 +413,13 @@ fn join_last(json: &mut Json, left: &str, right: &str) {
 /// The report of `verify --levels 1,2` and its exit code.
 fn verify(bench: &Bench, file: &Path, against: &Path) -> (Option<i32>, Json) {
     let (file, against) = (file.to_str().unwrap(), against.to_str().unwrap());
-    let ran = bench.run(&[
-        "verify",
-        file,
-        "--against",
-        against,
-        "--levels",
-        "1,2",
-        "--json",
-    ]);
-    (
-        ran.status.code(),
-        serde_json::from_slice(&ran.stdout).unwrap(),
-    )
+    let ran = bench.run(&["verify", file, "--against", against, "--levels", "1,2", "--json"]);
+    (ran.status.code(), serde_json::from_slice(&ran.stdout).unwrap())
 }
 
 fn notes(report: &Json) -> String {
     let notes = report["notes"].as_array().unwrap().iter();
-    notes
-        .map(|note| note.as_str().unwrap())
-        .collect::<Vec<_>>()
-        .join("\n")
+    notes.map(|note| note.as_str().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -495,10 +431,7 @@ fn pack_and_verify_name_the_texts_that_llama_cpp_splits_otherwise() {
         join_last(json, "¨", "à");
     });
     let (_, packed) = bench.pack(folder.path(), "");
-    let noted = format!(
-        "llama.cpp splits 1 of {} test texts otherwise: Hindi",
-        HARD.len()
-    );
+    let noted = format!("llama.cpp splits 1 of {} test texts otherwise: Hindi", HARD.len());
     assert!(notes(&packed).contains(&noted), "{}", notes(&packed));
     let (code, report) = verify(&bench, &bench.path("out.gguf"), folder.path());
     assert_eq!(code, Some(0));
@@ -513,9 +446,7 @@ fn pack_and_verify_name_the_texts_that_llama_cpp_splits_otherwise() {
 #[test]
 fn texts_that_a_normalizer_changes_are_named() {
     let (folder, bench) = (tempfile::tempdir().unwrap(), Bench::new());
-    kjv_with(folder.path(), |json| {
-        json["normalizer"] = json!({"type": "NFC"})
-    });
+    kjv_with(folder.path(), |json| json["normalizer"] = json!({"type": "NFC"}));
     let (_, packed) = bench.pack(folder.path(), "");
     let noted = "llama.cpp and `tqconv run` split 2 of";
     assert!(notes(&packed).contains(noted), "{}", notes(&packed));
@@ -544,21 +475,9 @@ fn a_wrong_way_of_splitting_is_caught() {
     let (code, report) = verify(&bench, &bench.path("out.gguf"), folder.path());
     assert_eq!(code, Some(1));
     let checks = report["levels"][1]["checks"].as_array().unwrap();
-    let failed: Vec<_> = checks
-        .iter()
-        .filter(|check| check["pass"] == false)
-        .collect();
-    let names: Vec<_> = failed
-        .iter()
-        .map(|check| check["name"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        names,
-        [
-            "tokenizer keys",
-            "texts split as tokenizer.json splits them"
-        ]
-    );
+    let failed: Vec<_> = checks.iter().filter(|check| check["pass"] == false).collect();
+    let names: Vec<_> = failed.iter().map(|check| check["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["tokenizer keys", "texts split as tokenizer.json splits them"]);
     let details = failed[1]["details"].to_string();
     assert!(details.contains("digits: token "), "{details}");
 }

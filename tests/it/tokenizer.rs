@@ -14,9 +14,7 @@ use serde_json::json;
 #[cfg(feature = "llama")]
 use tqconv::engine::text::HARD;
 use tqconv::engine::text::Text;
-use tqconv::model::tokenizer::{
-    self, Content, Model, SpecialIds, TokenType, Tokenizer, TokenizerFiles,
-};
+use tqconv::model::tokenizer::{self, Content, Model, SpecialIds, TokenType, Tokenizer, TokenizerFiles};
 
 use crate::data;
 
@@ -25,10 +23,7 @@ fn texts() -> Option<Vec<String>> {
     let path = data::find("tokenizers/vectors/texts.inp")?;
     let all = std::fs::read_to_string(path).unwrap();
     let all = all.strip_suffix("\n__ggml_vocab_test__\n").unwrap_or(&all);
-    let texts: Vec<_> = all
-        .split("\n__ggml_vocab_test__\n")
-        .map(str::to_owned)
-        .collect();
+    let texts: Vec<_> = all.split("\n__ggml_vocab_test__\n").map(str::to_owned).collect();
     assert_eq!(texts.len(), 46);
     Some(texts)
 }
@@ -36,18 +31,8 @@ fn texts() -> Option<Vec<String>> {
 /// Published token ids of the texts.
 fn vectors(name: &str) -> Option<Vec<Vec<u32>>> {
     let path = data::find(&format!("tokenizers/vectors/{name}.out"))?;
-    let ids = |line: &str| {
-        line.split_whitespace()
-            .map(|id| id.parse().unwrap())
-            .collect()
-    };
-    Some(
-        std::fs::read_to_string(path)
-            .unwrap()
-            .lines()
-            .map(ids)
-            .collect(),
-    )
+    let ids = |line: &str| line.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    Some(std::fs::read_to_string(path).unwrap().lines().map(ids).collect())
 }
 
 /// The vocabulary file at `path`, with the ids that its config.json would name.
@@ -88,10 +73,7 @@ pub fn gguf(tokenizer: &Tokenizer) -> Vec<u8> {
         number("block_count", 1),
         number("feed_forward_length", HIDDEN as u32),
         number("attention.head_count", 1),
-        (
-            "llama.attention.layer_norm_rms_epsilon".into(),
-            Value::F32(1e-5),
-        ),
+        ("llama.attention.layer_norm_rms_epsilon".into(), Value::F32(1e-5)),
     ];
     metadata.extend(tokenizer.metadata());
     let tensor = |name: &str, ty, shape: &[u64]| TensorInfo {
@@ -108,11 +90,7 @@ pub fn gguf(tokenizer: &Tokenizer) -> Vec<u8> {
         tensor("output_norm.weight", BlockType::F32, &[HIDDEN]),
     ];
     for name in ["attn_norm", "ffn_norm"] {
-        tensors.push(tensor(
-            &format!("blk.0.{name}.weight"),
-            BlockType::F32,
-            &[HIDDEN],
-        ));
+        tensors.push(tensor(&format!("blk.0.{name}.weight"), BlockType::F32, &[HIDDEN]));
     }
     for name in [
         "attn_q",
@@ -161,11 +139,7 @@ fn compare_with_llama(bytes: &[u8], file: &File, text: &Text, texts: &[String]) 
     let llama = load(bytes, file);
     for original in texts {
         let ids = text.encode(original, false);
-        assert_eq!(
-            ids,
-            llama.tokenize(original, false, false).unwrap(),
-            "{original:?}"
-        );
+        assert_eq!(ids, llama.tokenize(original, false, false).unwrap(), "{original:?}");
         assert_eq!(
             text.encode(original, true),
             llama.tokenize(original, true, false).unwrap(),
@@ -174,21 +148,10 @@ fn compare_with_llama(bytes: &[u8], file: &File, text: &Text, texts: &[String]) 
         let bytes = llama.detokenize(&ids).unwrap();
         let mut decoder = text.decoder();
         let streamed: String = ids.iter().map(|&id| decoder.push(id)).collect();
-        assert_eq!(
-            streamed + &decoder.finish(),
-            String::from_utf8(bytes).unwrap()
-        );
+        assert_eq!(streamed + &decoder.finish(), String::from_utf8(bytes).unwrap());
     }
     // Special tokens written out in the text, between and beside words.
-    let specials: Vec<&str> = [
-        "<s>",
-        "</s>",
-        "<unk>",
-        "<|end_of_text|>",
-        "<|eot_id|>",
-        "<|endoftext|>",
-    ]
-    .into();
+    let specials: Vec<&str> = ["<s>", "</s>", "<unk>", "<|end_of_text|>", "<|eot_id|>", "<|endoftext|>"].into();
     for special in specials {
         let prompt = format!("{special}Hello {special} world {special}{special}\n");
         assert_eq!(
@@ -217,13 +180,7 @@ fn library_ids(json: &[u8], texts: &[String]) -> Vec<Vec<u32>> {
     let library = tokenizers::Tokenizer::from_bytes(json).unwrap();
     texts
         .iter()
-        .map(|text| {
-            library
-                .encode(text.as_str(), false)
-                .unwrap()
-                .get_ids()
-                .to_vec()
-        })
+        .map(|text| library.encode(text.as_str(), false).unwrap().get_ids().to_vec())
         .collect()
 }
 
@@ -305,10 +262,7 @@ fn a_retrained_vocabulary_splits_as_the_library_does() {
     let files = TokenizerFiles::open(&path).unwrap();
     let tokenizer = tokenizer::read(&files, 2050, &ids, None).unwrap();
     assert!(matches!(&tokenizer.model, Model::ByteLevel { pre, .. } if pre == "llama-bpe"));
-    assert_eq!(
-        (tokenizer.bos, tokenizer.eos, tokenizer.add_bos),
-        (0, 1, false)
-    );
+    assert_eq!((tokenizer.bos, tokenizer.eos, tokenizer.add_bos), (0, 1, false));
     assert_eq!(tokenizer.more_ends, [300]);
     assert_eq!(tokenizer.tokens[2049].text, "[PAD2049]");
     let json = std::fs::read(path.join("tokenizer.json")).unwrap();
@@ -353,10 +307,7 @@ fn merges_of(tokenizer: &Tokenizer) -> serde_json::Value {
         .map(|(id, token)| (token.text.as_str(), id))
         .collect();
     let mut pairs = Vec::new();
-    for token in tokens
-        .iter()
-        .filter(|token| token.kind == TokenType::Normal)
-    {
+    for token in tokens.iter().filter(|token| token.kind == TokenType::Normal) {
         for (at, _) in token.text.char_indices().skip(1) {
             let (left, right) = token.text.split_at(at);
             if ids.contains_key(left) && ids.contains_key(right) {
@@ -364,10 +315,7 @@ fn merges_of(tokenizer: &Tokenizer) -> serde_json::Value {
             }
         }
     }
-    pairs.sort_by(|a, b| {
-        b.0.total_cmp(&a.0)
-            .then(a.1.chars().count().cmp(&b.1.chars().count()))
-    });
+    pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.chars().count().cmp(&b.1.chars().count())));
     let added = tokens
         .iter()
         .zip(0..)

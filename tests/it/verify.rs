@@ -51,11 +51,7 @@ impl Packed {
         arguments.extend(options.split_whitespace());
         let ran = self.bench.run(&arguments);
         let code = ran.status.code().unwrap();
-        assert!(
-            code < 2,
-            "{options}: {}",
-            String::from_utf8_lossy(&ran.stderr)
-        );
+        assert!(code < 2, "{options}: {}", String::from_utf8_lossy(&ran.stderr));
         Verdict {
             code,
             report: serde_json::from_slice(&ran.stdout).unwrap(),
@@ -76,14 +72,10 @@ impl Packed {
     }
 
     /// Write the file anew with other keys and tensors.
-    fn rebuild(
-        &mut self,
-        change: impl FnOnce(&mut Vec<(String, Value)>, &mut Vec<(TensorInfo, Vec<u8>)>),
-    ) {
+    fn rebuild(&mut self, change: impl FnOnce(&mut Vec<(String, Value)>, &mut Vec<(TensorInfo, Vec<u8>)>)) {
         let file = File::parse(&self.bytes).unwrap();
         let mut keys = file.metadata().to_vec();
-        let tensor =
-            |info: &TensorInfo| (info.clone(), file.tensor(&info.name).unwrap().1.to_vec());
+        let tensor = |info: &TensorInfo| (info.clone(), file.tensor(&info.name).unwrap().1.to_vec());
         let mut tensors: Vec<_> = file.tensors().iter().map(tensor).collect();
         change(&mut keys, &mut tensors);
         let infos: Vec<_> = tensors.iter().map(|(info, _)| info.clone()).collect();
@@ -199,10 +191,7 @@ impl Verdict {
 /// Weights of kjv lie in rows of 256 or 768; a Q4_0 block is 18 bytes for 32 of them, the scale first.
 const Q4_0_ROW: usize = 256 / 32 * 18;
 /// What notices a file that computes something else.
-const FILE_LOGITS: [&str; 2] = [
-    "file against oracle: worst KLD",
-    "file against oracle: logit NMSE",
-];
+const FILE_LOGITS: [&str; 2] = ["file against oracle: worst KLD", "file against oracle: logit NMSE"];
 /// What notices a changed weight beside the check that names it.
 const LOSS: &str = "recorded NMSE, off by";
 /// What notices another tokenizer beside the check that names the difference.
@@ -218,11 +207,7 @@ fn agrees_with_what_pack_writes() {
         "--type tq2_0 --max-nmse 1",
     ] {
         let packed = Packed::new("kjv", options);
-        let limits = if options.contains("tq2_0") {
-            "--max-nmse 1"
-        } else {
-            ""
-        };
+        let limits = if options.contains("tq2_0") { "--max-nmse 1" } else { "" };
         let verdict = packed.verify(limits);
         verdict.assert_agrees();
         for level in 1..=4 {
@@ -235,12 +220,7 @@ fn agrees_with_what_pack_writes() {
 fn agrees_on_every_corner() {
     for corner in std::fs::read_dir(data::fixture("corners")).unwrap() {
         let corner = format!("corners/{}", corner.unwrap().file_name().to_str().unwrap());
-        for options in [
-            "",
-            "--type q4_0 --max-nmse 1",
-            "--type f16 --max-nmse 1",
-            "--type f32",
-        ] {
+        for options in ["", "--type q4_0 --max-nmse 1", "--type f16 --max-nmse 1", "--type f32"] {
             let packed = Packed::new(&corner, options);
             let verdict = packed.verify("--levels 1,2,3,4 --tokens 64 --max-nmse 1");
             println!("{corner} {options}");
@@ -288,16 +268,11 @@ fn perplexities_are_those_of_the_reference() {
     ] {
         let packed = Packed::new("kjv", options);
         let text = text.to_str().unwrap();
-        let verdict = packed.verify(&format!(
-            "--levels 4 --tokens 10240 --window 256 --text {text}"
-        ));
+        let verdict = packed.verify(&format!("--levels 4 --tokens 10240 --window 256 --text {text}"));
         let near = |engine: &Json, expected: f64| {
             let found = engine["perplexity"].as_f64().unwrap();
             println!("{options}: {}: perplexity {found:.4}", engine["name"]);
-            assert!(
-                (found / expected - 1.0).abs() < 1e-3,
-                "{found}, expected {expected}"
-            );
+            assert!((found / expected - 1.0).abs() < 1e-3, "{found}, expected {expected}");
         };
         let facts = &verdict.report["text"];
         near(&facts["reference"], 15.4047);
@@ -321,12 +296,7 @@ fn a_flipped_code_is_caught() {
     let byte = &mut packed.tensor("blk.2.ffn_up.weight")[5 * Q4_0_ROW + 18 + 2 + 8];
     *byte = (*byte & 0xf0) | if *byte & 15 == 8 { 9 } else { 8 };
     let verdict = packed.verify("--levels 1,2");
-    verdict.assert_caught(
-        2,
-        "codes",
-        "tensor 'blk.2.ffn_up.weight' row 5 column 40",
-        &[LOSS],
-    );
+    verdict.assert_caught(2, "codes", "tensor 'blk.2.ffn_up.weight' row 5 column 40", &[LOSS]);
     assert_eq!(verdict.found(2, "codes"), 1.0);
 }
 
@@ -335,9 +305,7 @@ fn a_scale_off_by_one_step_is_caught() {
     let mut packed = Packed::new("kjv", "--exact");
     packed.tensor("blk.1.attn_v.weight")[3 * Q4_0_ROW + 18] ^= 1;
     let place = "tensor 'blk.1.attn_v.weight' row 3 columns 32 to 63";
-    packed
-        .verify("--levels 1,2")
-        .assert_caught(2, "scales", place, &[LOSS]);
+    packed.verify("--levels 1,2").assert_caught(2, "scales", place, &[LOSS]);
 }
 
 #[test]
@@ -359,12 +327,9 @@ fn a_block_that_is_not_ternary_is_caught() {
     let mut packed = Packed::new("kjv", "");
     packed.tensor("blk.1.ffn_gate.weight")[7 * 84 + 82] ^= 1;
     let place = "tensor 'blk.1.ffn_gate.weight' row 7";
-    packed.verify("--levels 1,2").assert_caught(
-        2,
-        "codes",
-        place,
-        &[LOSS, "weight NMSE (blk.1.ffn_gate)"],
-    );
+    packed
+        .verify("--levels 1,2")
+        .assert_caught(2, "codes", place, &[LOSS, "weight NMSE (blk.1.ffn_gate)"]);
 }
 
 #[test]
@@ -372,9 +337,7 @@ fn one_changed_bias_is_caught() {
     let mut packed = Packed::new("kjv", "--exact");
     packed.tensor("blk.3.ffn_down.bias")[4 * 17] ^= 1;
     let place = "tensor 'blk.3.ffn_down.bias' row 17";
-    packed
-        .verify("--levels 1,2")
-        .assert_caught(2, "biases", place, &[]);
+    packed.verify("--levels 1,2").assert_caught(2, "biases", place, &[]);
 }
 
 /// Rows of one head of q or k, back in the checkpoint's order: first the even ones, then the odd ones.
@@ -393,9 +356,7 @@ fn unpermuted_rows_are_caught() {
     unpermute(packed.tensor("blk.1.attn_q.weight"), Q4_0_ROW, 64);
     let place = "tensor 'blk.1.attn_q.weight' holds its rows in the checkpoint's order";
     let also = ["scales", "weight NMSE (blk.1.attn_q)", LOSS];
-    packed
-        .verify("--levels 1,2")
-        .assert_caught(2, "codes", place, &also);
+    packed.verify("--levels 1,2").assert_caught(2, "codes", place, &also);
 }
 
 #[test]
@@ -403,9 +364,7 @@ fn an_unpermuted_bias_is_caught() {
     let mut packed = Packed::new("kjv", "--exact");
     unpermute(packed.tensor("blk.2.attn_k.bias"), 4, 64);
     let place = "tensor 'blk.2.attn_k.bias' holds its rows in the checkpoint's order";
-    packed
-        .verify("--levels 1,2")
-        .assert_caught(2, "biases", place, &[]);
+    packed.verify("--levels 1,2").assert_caught(2, "biases", place, &[]);
 }
 
 #[test]
@@ -445,10 +404,7 @@ fn a_missing_tensor_is_caught() {
     let also = ["a llama's tensors", lost[1], LOSS];
     verdict.assert_caught(2, "codes", missing, &also);
     // No engine is given such a file, and that is not taken for agreement.
-    assert_eq!(
-        [3, 4].map(|level| verdict.status(level)),
-        ["not_checked"; 2]
-    );
+    assert_eq!([3, 4].map(|level| verdict.status(level)), ["not_checked"; 2]);
 }
 
 #[test]
@@ -458,11 +414,7 @@ fn left_out_biases_are_caught_although_they_are_small() {
     let verdict = packed.verify("");
     // llama.cpp loads the file, and the logits are hardly off: only the file in full precision shows it.
     let missing = "tensor 'blk.0.attn_q.bias' is missing";
-    let also = [
-        FILE_LOGITS[0],
-        FILE_LOGITS[1],
-        "file against oracle: mean KLD",
-    ];
+    let also = [FILE_LOGITS[0], FILE_LOGITS[1], "file against oracle: mean KLD"];
     verdict.assert_caught(2, "biases", missing, &also);
     verdict.assert_caught(
         4,
@@ -487,9 +439,7 @@ fn wrong_token_ids_are_caught() {
 fn swapped_tokens_are_caught() {
     let mut packed = Packed::new("kjv", "");
     packed.rebuild(|keys, _| {
-        let tokens = keys
-            .iter_mut()
-            .find(|(key, _)| key == "tokenizer.ggml.tokens");
+        let tokens = keys.iter_mut().find(|(key, _)| key == "tokenizer.ggml.tokens");
         let Some((_, Value::Array(formats::gguf::Array::String(tokens)))) = tokens else {
             panic!("no tokens")
         };
@@ -503,21 +453,14 @@ fn swapped_tokens_are_caught() {
 fn a_lost_merge_is_caught() {
     let mut packed = Packed::new("kjv", "");
     packed.rebuild(|keys, _| {
-        let merges = keys
-            .iter_mut()
-            .find(|(key, _)| key == "tokenizer.ggml.merges");
+        let merges = keys.iter_mut().find(|(key, _)| key == "tokenizer.ggml.merges");
         let Some((_, Value::Array(formats::gguf::Array::String(merges)))) = merges else {
             panic!("no merges")
         };
         merges.pop();
     });
     let verdict = packed.verify("--levels 1,2");
-    verdict.assert_caught(
-        2,
-        "merges",
-        "merge 1789 is None",
-        &["tokenizer keys", TEXTS],
-    );
+    verdict.assert_caught(2, "merges", "merge 1789 is None", &["tokenizer keys", TEXTS]);
 }
 
 #[test]
@@ -537,27 +480,20 @@ fn wrong_keys_norms_and_tables_are_caught() {
     let mut packed = Packed::new("kjv", "");
     packed.set_key("llama.rope.freq_base", Value::F32(10001.0));
     let place = "key 'llama.rope.freq_base' is 10001.0 (f32), expected 10000.0 (f32)";
-    packed
-        .verify("--levels 1,2")
-        .assert_caught(2, "model keys", place, &[]);
+    packed.verify("--levels 1,2").assert_caught(2, "model keys", place, &[]);
 
     let mut packed = Packed::new("kjv", "");
     packed.tensor("blk.1.ffn_norm.weight")[4 * 9 + 2] ^= 1;
     let place = "tensor 'blk.1.ffn_norm.weight' column 9";
-    packed
-        .verify("--levels 1,2")
-        .assert_caught(2, "norms", place, &[]);
+    packed.verify("--levels 1,2").assert_caught(2, "norms", place, &[]);
 
     let mut packed = Packed::new("kjv", "");
     packed.tensor("token_embd.weight")[2 * (256 * 100 + 3)] ^= 1;
     let place = "tensor 'token_embd.weight' row 100 column 3";
-    packed
-        .verify("--levels 1,2")
-        .assert_caught(2, "embedding", place, &[]);
+    packed.verify("--levels 1,2").assert_caught(2, "embedding", place, &[]);
 
     let mut packed = Packed::new("kjv", "--embedding q8_0");
-    packed.tensor("token_embd.weight")[..2]
-        .copy_from_slice(&half::f16::from_f32(9.0).to_le_bytes());
+    packed.tensor("token_embd.weight")[..2].copy_from_slice(&half::f16::from_f32(9.0).to_le_bytes());
     packed
         .verify("--levels 1,2")
         .assert_caught(2, "embedding NMSE (Q8_0)", "", &[]);
@@ -581,10 +517,7 @@ fn what_computes_something_else_is_caught_by_its_logits() {
     };
     let mut packed = Packed::of(checkpoint, "");
     let base = packed.key("llama.rope.freq_base");
-    packed.set_key(
-        "llama.rope.freq_base",
-        Value::F32(base.as_f32().unwrap() / 2.0),
-    );
+    packed.set_key("llama.rope.freq_base", Value::F32(base.as_f32().unwrap() / 2.0));
     let verdict = packed.verify("--levels 4 --tokens 128");
     verdict.assert_caught(4, "file against oracle: mean KLD", "", &FILE_LOGITS);
 }
@@ -606,33 +539,25 @@ fn a_trained_checkpoint_of_real_shapes_agrees() {
 fn few_predictions_are_no_reason_to_disagree() {
     let packed = Packed::new("kjv", "");
     for tokens in [1, 2, 3, 5, 8, 13, 21] {
-        packed
-            .verify(&format!("--levels 4 --tokens {tokens}"))
-            .assert_agrees();
+        packed.verify(&format!("--levels 4 --tokens {tokens}")).assert_agrees();
     }
 }
 
 #[test]
 fn a_limit_for_the_kld_is_the_user_s() {
     let packed = Packed::new("kjv", "");
-    packed
-        .verify("--levels 4 --tokens 128 --max-kld 1e-3")
-        .assert_agrees();
+    packed.verify("--levels 4 --tokens 128 --max-kld 1e-3").assert_agrees();
     let verdict = packed.verify("--levels 4 --tokens 128 --max-kld 1e-5");
-    let names = engines()
-        .iter()
-        .map(|engine| format!("{engine}: mean KLD from oracle"));
+    let names = engines().iter().map(|engine| format!("{engine}: mean KLD from oracle"));
     let names: Vec<_> = names.collect();
     let also: Vec<_> = names.iter().map(String::as_str).collect();
     verdict.assert_caught(4, &names[0], "", &also);
     let file = packed.bench.path("planted.gguf");
     for option in ["--max-kld", "--max-nmse"] {
         for value in ["nan", "-1", "x"] {
-            let error = packed.bench.run(&[
-                "verify",
-                file.to_str().unwrap(),
-                &format!("{option}={value}"),
-            ]);
+            let error = packed
+                .bench
+                .run(&["verify", file.to_str().unwrap(), &format!("{option}={value}")]);
             assert_eq!(error.status.code(), Some(2), "{option} {value}");
         }
     }
@@ -667,12 +592,7 @@ fn broken_tokenizer_keys_are_caught_without_a_checkpoint() {
     verdict.assert_caught(1, "tokenizer keys", "of type i32, expected u32", &[]);
     packed.set_key("tokenizer.ggml.bos_token_id", Value::U32(5000));
     let verdict = packed.verify_with("--levels 1");
-    verdict.assert_caught(
-        1,
-        "tokenizer keys",
-        "5000, the vocabulary has 2048 tokens",
-        &[],
-    );
+    verdict.assert_caught(1, "tokenizer keys", "5000, the vocabulary has 2048 tokens", &[]);
 }
 
 #[test]
@@ -700,12 +620,7 @@ fn ollama_s_rules_are_checked_when_asked_for() {
     let packed = Packed::new("kjv", "--type q2_0");
     packed.verify("--levels 1").assert_sound();
     let verdict = packed.verify("--levels 1 --for ollama");
-    verdict.assert_caught(
-        1,
-        "Ollama's types",
-        "tensor 'blk.0.attn_q.weight' is Q2_0",
-        &[],
-    );
+    verdict.assert_caught(1, "Ollama's types", "tensor 'blk.0.attn_q.weight' is Q2_0", &[]);
     let mut packed = Packed::new("kjv", "--exact");
     packed.set_key("llama.context_length", Value::U64(1024));
     let verdict = packed.verify_with("--levels 1 --for ollama");
@@ -719,11 +634,7 @@ fn what_cannot_be_verified_is_an_error() {
     let (bytes, _) = bench.pack(&data::fixture("kjv"), "");
     let file = bench.path("out.gguf");
     let file = file.to_str().unwrap();
-    assert!(
-        bench
-            .refused(&["verify", "nowhere.gguf"])
-            .contains("nowhere.gguf")
-    );
+    assert!(bench.refused(&["verify", "nowhere.gguf"]).contains("nowhere.gguf"));
     let checkpoint = data::fixture("kjv/model.safetensors");
     let error = bench.refused(&["verify", checkpoint.to_str().unwrap()]);
     assert!(error.contains("not a GGUF file"), "{error}");
@@ -759,10 +670,7 @@ fn the_table_names_the_fault_first() {
     assert!(lines[0].ends_with("checks failed"), "{text}");
     assert_eq!(lines[1], "  level 2, biases");
     assert!(lines[2].contains("'blk.3.ffn_down.bias' row 17"), "{text}");
-    assert!(
-        !text.contains('\u{1b}'),
-        "colour where there is no terminal"
-    );
+    assert!(!text.contains('\u{1b}'), "colour where there is no terminal");
     assert!(text.contains("1 wrong of 10 240 biases"), "{text}");
 }
 
@@ -771,18 +679,9 @@ fn bench_refuses_what_it_would_not_measure() {
     let bench = Bench::new();
     for (arguments, said) in [
         (&["--tokens=0"][..], "0 is not in 1..=65536"),
-        (
-            &["--thread-counts=0"],
-            "expected 1 to 512: llama.cpp has room",
-        ),
-        (
-            &["--thread-counts=100000"],
-            "expected 1 to 512: llama.cpp has room",
-        ),
-        (
-            &["--seconds=-1"],
-            "'-1' is no number of seconds such as 0.5",
-        ),
+        (&["--thread-counts=0"], "expected 1 to 512: llama.cpp has room"),
+        (&["--thread-counts=100000"], "expected 1 to 512: llama.cpp has room"),
+        (&["--seconds=-1"], "'-1' is no number of seconds such as 0.5"),
         (&["--shape=99999x99999"], "of at most 2^31 weights"),
         (&["--prefill=4"], "<MODEL>"),
         (&["model.gguf", "--runs=0"], "0 is not in 1..=1000"),
@@ -822,10 +721,7 @@ fn bench_tells_what_loading_costs() {
     assert!((number("stored_rate") / rate - 1.0).abs() < 1e-9 && number("first_seconds") > 0.0);
 
     let text = String::from_utf8(bench.run(&arguments).stdout).unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.contains("our engine loads in"))
-        .unwrap();
+    let line = text.lines().find(|line| line.contains("our engine loads in")).unwrap();
     for unit in [
         " s with 1 thread ",
         " GB/s, ",
@@ -842,19 +738,11 @@ fn the_page_is_self_contained() {
     let packed = Packed::new("kjv", "");
     let page = packed.bench.path("page.html");
     packed
-        .verify(&format!(
-            "--levels 1,2,3,4 --tokens 64 --report {}",
-            page.display()
-        ))
+        .verify(&format!("--levels 1,2,3,4 --tokens 64 --report {}", page.display()))
         .assert_agrees();
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.starts_with("<!doctype html>"));
-    for part in [
-        "blk.3.ffn_down",
-        "<svg",
-        "prefers-color-scheme: dark",
-        "agrees",
-    ] {
+    for part in ["blk.3.ffn_down", "<svg", "prefers-color-scheme: dark", "agrees"] {
         assert!(page.contains(part), "{part}");
     }
     for outside in ["http://", "https://", "src=", "@import", "<script"] {

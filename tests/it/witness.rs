@@ -122,9 +122,7 @@ fn a_witness_that_is_ended_from_outside_is_a_finding() {
             {
                 std::thread::sleep(Duration::from_millis(2));
             }
-            children(process.id())
-                .iter()
-                .for_each(|&id| signal(name, id));
+            children(process.id()).iter().for_each(|&id| signal(name, id));
             let (code, report) = verdict(&bench, process);
             if code == Some(0) {
                 delay = delay * 3 / 4;
@@ -137,15 +135,8 @@ fn a_witness_that_is_ended_from_outside_is_a_finding() {
             };
             assert!(details.contains(says), "{details}");
             for other in report["levels"].as_array().unwrap() {
-                let expected = if other["number"] == *level {
-                    "failed"
-                } else {
-                    "passed"
-                };
-                assert_eq!(
-                    other["status"], expected,
-                    "{name} after {delay:?}: {other:#}"
-                );
+                let expected = if other["number"] == *level { "failed" } else { "passed" };
+                assert_eq!(other["status"], expected, "{name} after {delay:?}: {other:#}");
             }
             assert_eq!(report["levels"].as_array().unwrap().len(), 4);
             println!("{name} after {delay:?}: level {level}, {check}: {details}");
@@ -166,12 +157,7 @@ fn stand_in(bench: &Bench, name: &str, script: &str) -> PathBuf {
         .spawn()
         .unwrap();
     let script = format!("#!/bin/sh\n{script}\n");
-    writer
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(script.as_bytes())
-        .unwrap();
+    writer.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     assert!(writer.wait().unwrap().success());
     path
 }
@@ -204,11 +190,7 @@ fn whatever_the_witness_answers_is_told() {
             "echo Good morning to you all".into(),
             "answered \"Good morning to y\"",
         ),
-        (
-            "half",
-            r"printf 'tqw1\002\010\000\000'".into(),
-            "exit code 0",
-        ),
+        ("half", r"printf 'tqw1\002\010\000\000'".into(), "exit code 0"),
         (
             "too-much",
             r"printf 'tqw1\002\000\000\000\000\377\377\377\377\377\377\377\377'; sleep 9".into(),
@@ -219,11 +201,7 @@ fn whatever_the_witness_answers_is_told() {
             "echo I would rather not >&2; exit 3".into(),
             "exit code 3; its last words: I would rather not",
         ),
-        (
-            "late-exit",
-            format!("{hello}; {read}; exit 3"),
-            "exit code 3",
-        ),
+        ("late-exit", format!("{hello}; {read}; exit 3"), "exit code 3"),
         (
             "no-memory",
             format!("{hello}; {read}; echo std::bad_alloc >&2; kill -ABRT $$"),
@@ -239,11 +217,7 @@ fn whatever_the_witness_answers_is_told() {
             format!("{hello}; while :; do {alive}; sleep 0.1; done"),
             "gave no answer within 6 s",
         ),
-        (
-            "silent",
-            format!("{hello}; exec sleep 60"),
-            "was silent for 2 s",
-        ),
+        ("silent", format!("{hello}; exec sleep 60"), "was silent for 2 s"),
         (
             "foreign",
             format!("{hello}; {alive}; {hello}; sleep 9"),
@@ -254,19 +228,8 @@ fn whatever_the_witness_answers_is_told() {
         let fake = stand_in(&bench, name, &script);
         let file = bench.path("out.gguf");
         let levels = if name == "exit" { "1,3" } else { "1" };
-        let mut arguments = vec![
-            "--witness",
-            fake.to_str().unwrap(),
-            "--witness-patience",
-            "2",
-        ];
-        arguments.extend([
-            "verify",
-            file.to_str().unwrap(),
-            "--levels",
-            levels,
-            "--json",
-        ]);
+        let mut arguments = vec!["--witness", fake.to_str().unwrap(), "--witness-patience", "2"];
+        arguments.extend(["verify", file.to_str().unwrap(), "--levels", levels, "--json"]);
         let ran = bench.run(&arguments);
         let report = report(&ran);
         let failed = failed(&report);
@@ -274,11 +237,7 @@ fn whatever_the_witness_answers_is_told() {
         let (1, "ggml's reader", details) = (failed[0].0, &*failed[0].1, &failed[0].2) else {
             panic!("{name}: {failed:?}");
         };
-        assert_eq!(
-            failed.len(),
-            levels.split(',').count(),
-            "{name}: {failed:?}"
-        );
+        assert_eq!(failed.len(), levels.split(',').count(), "{name}: {failed:?}");
         let details: Vec<String> = serde_json::from_str(details).unwrap();
         assert!(details[0].contains(says), "{name}: {details:?}");
         println!("{name}: {}", details[0]);
@@ -306,26 +265,14 @@ fn run_and_bench_say_the_same_and_end_with_2() {
     for command in [
         &["run", file, "--engine", "llama.cpp", "-p", "And", "-n", "2"][..],
         &["bench", file, "--runs", "1", "--thread-counts", "1"],
-        &[
-            "bench",
-            "--type",
-            "tq2_0",
-            "--shape",
-            "64x256",
-            "--seconds",
-            "0.01",
-        ],
+        &["bench", "--type", "tq2_0", "--shape", "64x256", "--seconds", "0.01"],
     ] {
         let error = bench.refused(&[&["--witness", fake], command].concat());
-        let words =
-            "llama.cpp crashed while starting: exit code 3; its last words: I would rather not";
+        let words = "llama.cpp crashed while starting: exit code 3; its last words: I would rather not";
         assert!(error.contains(words), "{error}");
     }
     let error = bench.refused(&["--witness", "nowhere", "verify", file, "--levels", "1"]);
-    assert!(
-        error.contains("llama.cpp cannot be started as nowhere"),
-        "{error}"
-    );
+    assert!(error.contains("llama.cpp cannot be started as nowhere"), "{error}");
 }
 
 /// What the machine lacks is no verdict about the file.
@@ -346,11 +293,7 @@ fn too_few_descriptors_are_no_finding() {
             .unwrap();
         let error = String::from_utf8_lossy(&ran.stderr);
         let code = ran.status.code();
-        assert!(
-            matches!(code, Some(0 | 2)),
-            "{descriptors}: {}: {error}",
-            ran.status
-        );
+        assert!(matches!(code, Some(0 | 2)), "{descriptors}: {}: {error}", ran.status);
         told += usize::from(error.contains("llama.cpp cannot be started"));
     }
     assert!(told > 0);
@@ -366,27 +309,13 @@ fn the_witness_ends_with_its_parent() {
         let mut process = Command::new(binary())
             .arg("run")
             .arg(bench.path("out.gguf"))
-            .args([
-                "--engine",
-                "llama.cpp",
-                "-p",
-                "And",
-                "-n",
-                "1000",
-                "--temp",
-                "1",
-            ])
+            .args(["--engine", "llama.cpp", "-p", "And", "-n", "1000", "--temp", "1"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()
             .unwrap();
-        process
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut [0; 3])
-            .unwrap();
+        process.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
         let witness = children(process.id());
         assert_eq!(witness.len(), 1);
         // As a terminal does it: to the whole group.
@@ -403,10 +332,7 @@ fn the_witness_ends_with_its_parent() {
         assert_eq!(process.wait().unwrap().code(), code, "{name}");
         let begin = Instant::now();
         while Path::new(&format!("/proc/{}/exe", witness[0])).exists() {
-            assert!(
-                begin.elapsed() < Duration::from_secs(5),
-                "{name}: it lives on"
-            );
+            assert!(begin.elapsed() < Duration::from_secs(5), "{name}: it lives on");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -423,10 +349,7 @@ fn amx_multiplies() {
         return;
     }
     let system = Witness::start(&program()).unwrap().system().to_owned();
-    assert!(
-        system.contains("AMX_INT8 = 1"),
-        "built without AMX: {system}"
-    );
+    assert!(system.contains("AMX_INT8 = 1"), "built without AMX: {system}");
     let bench = Bench::new();
     for ty in ["q4_0", "q8_0"] {
         bench.pack(&data::fixture("kjv"), &format!("--type {ty}"));
@@ -434,9 +357,7 @@ fn amx_multiplies() {
         assert_eq!(failed(&report), [], "{ty}");
         let checks = report["levels"][3]["checks"].as_array().unwrap();
         assert!(
-            checks
-                .iter()
-                .any(|check| check["name"] == "llama.cpp: mean KLD"),
+            checks.iter().any(|check| check["name"] == "llama.cpp: mean KLD"),
             "{ty}"
         );
     }
@@ -470,16 +391,10 @@ fn a_long_word_is_split() {
         let report = report(&ran);
         assert_eq!(failed(&report), [], "{char:?}");
         let checks = report["levels"][0]["checks"].as_array().unwrap();
-        assert!(
-            checks
-                .iter()
-                .any(|check| check["name"] == "texts split alike")
-        );
+        assert!(checks.iter().any(|check| check["name"] == "texts split alike"));
     }
     let mut witness = Witness::start(&program()).unwrap();
-    let error = witness
-        .tokenize(&"a".repeat(2 << 20), false, false)
-        .unwrap_err();
+    let error = witness.tokenize(&"a".repeat(2 << 20), false, false).unwrap_err();
     assert!(matches!(error, WitnessError::LongRun { length } if length == 2 << 20));
 }
 
@@ -487,9 +402,7 @@ fn a_long_word_is_split() {
 fn a_name_need_not_be_utf_8() {
     let bench = Bench::new();
     bench.pack(&data::fixture("kjv"), "");
-    let path = bench
-        .path("")
-        .join(std::ffi::OsStr::from_bytes(b"m\xff.gguf"));
+    let path = bench.path("").join(std::ffi::OsStr::from_bytes(b"m\xff.gguf"));
     std::fs::rename(bench.path("out.gguf"), &path).unwrap();
     let ran = Command::new(binary())
         .arg("verify")
@@ -497,12 +410,7 @@ fn a_name_need_not_be_utf_8() {
         .args(["--levels", "1,3,4", "--tokens", "16"])
         .output()
         .unwrap();
-    assert_eq!(
-        ran.status.code(),
-        Some(0),
-        "{}",
-        String::from_utf8_lossy(&ran.stdout)
-    );
+    assert_eq!(ran.status.code(), Some(0), "{}", String::from_utf8_lossy(&ran.stdout));
 }
 
 /// The file with other keys.
@@ -537,11 +445,8 @@ fn what_llama_cpp_aborts_of_is_refused_before() {
         (
             "a list that has \"a\\0b\", expected tokens without NUL",
             with(&|keys| {
-                let tokens = keys
-                    .iter_mut()
-                    .find(|(key, _)| key == "tokenizer.ggml.tokens");
-                let Value::Array(formats::gguf::Array::String(tokens)) = &mut tokens.unwrap().1
-                else {
+                let tokens = keys.iter_mut().find(|(key, _)| key == "tokenizer.ggml.tokens");
+                let Value::Array(formats::gguf::Array::String(tokens)) = &mut tokens.unwrap().1 else {
                     panic!("strings");
                 };
                 tokens[100] = "a\0b".into();

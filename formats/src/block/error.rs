@@ -90,9 +90,7 @@ pub enum Found {
         dmin: f16,
     },
     /// A Q2_K sub-block whose two multipliers differ.
-    #[error(
-        "scale multiplier {scale} and minimum multiplier {minimum} in its sub-block, expected equal"
-    )]
+    #[error("scale multiplier {scale} and minimum multiplier {minimum} in its sub-block, expected equal")]
     Multipliers {
         /// Low nibble: multiplier of `d`.
         scale: u8,

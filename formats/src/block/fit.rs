@@ -173,8 +173,7 @@ pub(super) fn lines<const L: usize>(sub_blocks: &[[f32; 32]; L]) -> Lines<L> {
         if high[j] == lowest[j] {
             (scale[j], low[j]) = (0.0, lowest[j]);
         } else {
-            stored[j] =
-                sub_blocks[j].map(|x| on_grid(best_inverse[j] * (x - best_grid_low[j])) as u8);
+            stored[j] = sub_blocks[j].map(|x| on_grid(best_inverse[j] * (x - best_grid_low[j])) as u8);
         }
     }
     Lines {

@@ -158,11 +158,7 @@ mod table {
     #[test]
     fn every_id_below_43_is_known_or_removed() {
         for id in 0..43 {
-            assert_ne!(
-                BlockType::from_id(id).is_some(),
-                removed_name(id).is_some(),
-                "id {id}"
-            );
+            assert_ne!(BlockType::from_id(id).is_some(), removed_name(id).is_some(), "id {id}");
         }
         assert_eq!(BlockType::from_id(43), None);
         assert_eq!(removed_name(43), None);
@@ -173,10 +169,7 @@ mod table {
         for &ty in BlockType::ALL {
             assert_eq!(BlockType::from_id(ty.id()), Some(ty));
             assert_eq!(BlockType::from_name(ty.name()), Some(ty));
-            assert_eq!(
-                BlockType::from_name(&ty.name().to_ascii_lowercase()),
-                Some(ty)
-            );
+            assert_eq!(BlockType::from_name(&ty.name().to_ascii_lowercase()), Some(ty));
         }
         assert_eq!(BlockType::from_name("q2_k"), Some(BlockType::Q2_K));
         assert_eq!(BlockType::from_name("tq2"), None);

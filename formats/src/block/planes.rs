@@ -23,10 +23,7 @@ pub(super) fn pack_into(stored: &[u8; 256], bytes: &mut [u8; BYTES]) {
     let (outs, _) = bytes.as_chunks_mut::<PLANE>();
     for (half, out) in halves.iter().zip(outs) {
         for (m, byte) in out.iter_mut().enumerate() {
-            *byte = half[m]
-                | half[PLANE + m] << 2
-                | half[2 * PLANE + m] << 4
-                | half[3 * PLANE + m] << 6;
+            *byte = half[m] | half[PLANE + m] << 2 | half[2 * PLANE + m] << 4 | half[3 * PLANE + m] << 6;
         }
     }
 }

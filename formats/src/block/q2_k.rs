@@ -43,12 +43,7 @@ pub fn pack(codes: &[i8; WEIGHTS], d: f16, multipliers: &[u8; SUB_BLOCKS]) -> [u
 /// # Panics
 /// As there.
 #[inline(always)]
-pub fn pack_into(
-    codes: &[i8; WEIGHTS],
-    d: f16,
-    multipliers: &[u8; SUB_BLOCKS],
-    block: &mut [u8; BYTES],
-) {
+pub fn pack_into(codes: &[i8; WEIGHTS], d: f16, multipliers: &[u8; SUB_BLOCKS], block: &mut [u8; BYTES]) {
     ternary::assert_codes(codes);
     assert!(
         multipliers.iter().all(|&m| m <= MAX_MULTIPLIER),

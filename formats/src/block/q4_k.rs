@@ -87,10 +87,7 @@ fn pack_multipliers(scales: &[u8; SUB_BLOCKS], minima: &[u8; SUB_BLOCKS]) -> [u8
 fn multipliers(s: &[u8], j: usize) -> (u8, u8) {
     match j {
         0..4 => (s[j] & 63, s[j + 4] & 63),
-        _ => (
-            s[j + 4] & 15 | s[j - 4] >> 6 << 4,
-            s[j + 4] >> 4 | s[j] >> 6 << 4,
-        ),
+        _ => (s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4),
     }
 }
 

@@ -31,9 +31,7 @@ pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
 #[inline(always)]
 pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
     // On the bits of |x|, whose order is that of the numbers: an integer maximum vectorises.
-    let largest = x
-        .iter()
-        .fold(0, |largest, x| largest.max(x.abs().to_bits()));
+    let largest = x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits()));
     let scale = f32::from_bits(largest) / 127.0;
     // A scale so small that its reciprocal overflows is 0 in f16: so are its codes.
     let inverse = match 1.0 / scale {

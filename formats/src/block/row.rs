@@ -1,8 +1,6 @@
 //! Whole rows of any type: the lengths are checked here, once, and then a codec runs block by block.
 
-use super::{
-    BlockError, BlockType, NotTernary, float, q2_0, q2_k, q4_0, q4_k, q6_k, q8_0, tq1_0, tq2_0,
-};
+use super::{BlockError, BlockType, NotTernary, float, q2_0, q2_k, q4_0, q4_k, q6_k, q8_0, tq1_0, tq2_0};
 use half::{bf16, f16};
 
 impl BlockType {
@@ -104,12 +102,7 @@ impl BlockType {
     ///
     /// An error where a stored weight has another form, with its index in the row; `codes` and
     /// `scales` are then unspecified.
-    pub fn unpack_ternary_row(
-        self,
-        row: &[u8],
-        codes: &mut [i8],
-        scales: &mut [f32],
-    ) -> Result<(), BlockError> {
+    pub fn unpack_ternary_row(self, row: &[u8], codes: &mut [i8], scales: &mut [f32]) -> Result<(), BlockError> {
         let unsupported = BlockError::Unsupported {
             ty: self,
             verb: "read as ternary",
@@ -152,13 +145,7 @@ impl BlockType {
         }
     }
 
-    fn check_length(
-        self,
-        unit: &'static str,
-        columns: usize,
-        found: usize,
-        expected: usize,
-    ) -> Result<(), BlockError> {
+    fn check_length(self, unit: &'static str, columns: usize, found: usize, expected: usize) -> Result<(), BlockError> {
         if found == expected {
             return Ok(());
         }

@@ -257,9 +257,6 @@ fn a_weight_that_does_not_fit_is_refused() {
             "{ty} {value}: {error}"
         );
     }
-    assert_eq!(
-        BlockType::F16.quantize_row(&[65504.0, -0.0], &mut row),
-        Ok(())
-    );
+    assert_eq!(BlockType::F16.quantize_row(&[65504.0, -0.0], &mut row), Ok(()));
     assert_eq!(row, [0xff, 0x7b, 0, 0x80]);
 }

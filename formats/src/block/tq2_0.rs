@@ -73,9 +73,7 @@ impl View<'_> {
     #[inline]
     pub fn dequantize(&self, out: &mut [f32; WEIGHTS]) {
         let scale = self.scale.to_f32();
-        planes::unpack(self.stored, out, |stored| {
-            f32::from(stored as i8 - 1) * scale
-        });
+        planes::unpack(self.stored, out, |stored| f32::from(stored as i8 - 1) * scale);
     }
 }
 

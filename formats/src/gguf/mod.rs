@@ -53,9 +53,7 @@ impl TensorInfo {
         if self.shape.contains(&0) {
             return 0;
         }
-        self.shape
-            .iter()
-            .fold(1, |product: u64, &n| product.saturating_mul(n))
+        self.shape.iter().fold(1, |product: u64, &n| product.saturating_mul(n))
     }
 
     /// All weights divided by the columns; 1 for a vector, 0 where there are no weights.

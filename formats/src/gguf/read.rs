@@ -45,10 +45,7 @@ impl<'a> File<'a> {
             }
             let value = Value::read(&key, cursor)?;
             if keys.insert(key.clone(), metadata.len()).is_some() {
-                return Err(FormatError::Duplicate {
-                    what: "key",
-                    name: key,
-                });
+                return Err(FormatError::Duplicate { what: "key", name: key });
             }
             metadata.push((key, value));
         }
@@ -68,8 +65,7 @@ impl<'a> File<'a> {
         }
         let data_start = match infos.len() {
             0 => cursor.position() as u64,
-            _ => padded(cursor.position() as u64, alignment)
-                .expect("a position in memory, padded, fits u64"),
+            _ => padded(cursor.position() as u64, alignment).expect("a position in memory, padded, fits u64"),
         };
         let data = locate(&infos, bytes, data_start, alignment)?;
         let tensors: Vec<_> = infos.into_iter().map(|(info, _)| info).collect();
@@ -146,9 +142,7 @@ fn read_version(bytes: &[u8], cursor: &mut Cursor) -> Result<u32, FormatError> {
             let remedy = match found {
                 0 => DAMAGED,
                 1 => "version 1 was given up in 2023, convert the model again",
-                _ if found.trailing_zeros() >= 16 => {
-                    "the file is big-endian, convert it to little-endian"
-                }
+                _ if found.trailing_zeros() >= 16 => "the file is big-endian, convert it to little-endian",
                 _ => "it is newer than this program, or damaged",
             };
             Err(FormatError::Version { found, remedy })
@@ -175,9 +169,7 @@ fn alignment(value: Option<&Value>) -> Result<u64, FormatError> {
     match value {
         None => Ok(ALIGNMENT),
         Some(Value::U32(alignment)) if alignment.is_power_of_two() => Ok((*alignment).into()),
-        Some(value) => Err(FormatError::Alignment {
-            found: value.brief(),
-        }),
+        Some(value) => Err(FormatError::Alignment { found: value.brief() }),
     }
 }
 
@@ -250,10 +242,7 @@ fn check_shape(name: &str, shape: &[i64]) -> Result<(), FormatError> {
 fn block_type(tensor: &str, id: u32) -> Result<BlockType, FormatError> {
     BlockType::from_id(id).ok_or_else(|| {
         let (meaning, remedy) = match (removed_name(id), id) {
-            (Some(name), _) => (
-                format!("{name}, which ggml has removed"),
-                "convert the model again",
-            ),
+            (Some(name), _) => (format!("{name}, which ggml has removed"), "convert the model again"),
             (None, 142 | 143) => (
                 "which only a fork of llama.cpp knows (PQ2_0 and PTQ1_0 of PrismML)".into(),
                 "convert the model to another type",

@@ -33,8 +33,7 @@ pub fn part_of(path: &Path) -> Option<(PathBuf, usize, usize)> {
     let (prefix, number) = rest.rsplit_once('-')?;
     let (number, count) = (number.parse().ok()?, count.parse().ok()?);
     let prefix = path.with_file_name(prefix);
-    (1 <= number && number <= count && part_path(&prefix, number, count) == path)
-        .then_some((prefix, number, count))
+    (1 <= number && number <= count && part_path(&prefix, number, count) == path).then_some((prefix, number, count))
 }
 
 impl<'a> File<'a> {
@@ -59,16 +58,9 @@ impl<'a> File<'a> {
         let mut model = parts.remove(0);
         for part in parts {
             for (info, data) in part.tensors.into_iter().zip(part.data) {
-                if model
-                    .names
-                    .insert(info.name.clone(), model.tensors.len())
-                    .is_some()
-                {
+                if model.names.insert(info.name.clone(), model.tensors.len()).is_some() {
                     let name = info.name;
-                    return Err(FormatError::Duplicate {
-                        what: "tensor",
-                        name,
-                    });
+                    return Err(FormatError::Duplicate { what: "tensor", name });
                 }
                 model.tensors.push(info);
                 model.data.push(data);
@@ -116,12 +108,7 @@ mod tests {
     }
 
     fn join(parts: &[Vec<u8>]) -> Result<File<'_>, FormatError> {
-        File::join(
-            parts
-                .iter()
-                .map(|bytes| File::parse(bytes).unwrap())
-                .collect(),
-        )
+        File::join(parts.iter().map(|bytes| File::parse(bytes).unwrap()).collect())
     }
 
     #[test]
@@ -129,10 +116,7 @@ mod tests {
         let parts = [part(0, 2, 2, "a"), part(1, 2, 2, "b")];
         let model = join(&parts).unwrap();
         assert_eq!(model.metadata().len(), 1);
-        assert_eq!(
-            model.get("general.architecture").and_then(Value::as_str),
-            Some("llama")
-        );
+        assert_eq!(model.get("general.architecture").and_then(Value::as_str), Some("llama"));
         assert_eq!(model.tensor("a").unwrap().1, [1; 4]);
         assert_eq!(model.tensor("b").unwrap().1, [2; 4]);
     }
@@ -141,10 +125,7 @@ mod tests {
     fn parts_of_two_models_are_refused() {
         let first = part(0, 2, 2, "a");
         for (second, says) in [
-            (
-                part(0, 2, 2, "b"),
-                "part 2 of the model: key 'split.no' is 0",
-            ),
+            (part(0, 2, 2, "b"), "part 2 of the model: key 'split.no' is 0"),
             (part(1, 3, 2, "b"), "key 'split.count' is 3"),
             (part(1, 2, 3, "b"), "key 'split.tensors.count' is 3"),
             (part(1, 2, 2, "a"), "tensor 'a'"),

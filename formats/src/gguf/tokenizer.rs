@@ -94,8 +94,7 @@ pub fn pre_tokenizer_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// GPT-2's expression, which a `ByteLevel` step with `use_regex` stands for.
-pub const GPT2_SPLIT: &str =
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub const GPT2_SPLIT: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
@@ -248,13 +247,7 @@ pub const PRE_TOKENIZERS: &[PreTokenizer] = &[
         names: &["deepseek-coder"],
         add_bos: false,
         ignore_merges: false,
-        splits: &[
-            r"[\r\n]",
-            r"\s?\p{L}+",
-            r"\s?\p{P}+",
-            "[一-龥ࠀ-一가-퟿]+",
-            r"\p{N}",
-        ],
+        splits: &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"],
         llama_cpp: &[],
     },
     PreTokenizer {
@@ -332,10 +325,7 @@ mod tests {
     fn a_name_means_one_thing() {
         let mut seen = HashSet::new();
         assert!(pre_tokenizer_names().all(|name| seen.insert(name)));
-        assert_eq!(
-            pre_tokenizer("llama3").map(|pre| pre.names[0]),
-            Some("llama-bpe")
-        );
+        assert_eq!(pre_tokenizer("llama3").map(|pre| pre.names[0]), Some("llama-bpe"));
         assert!(pre_tokenizer("default").is_none());
     }
 }

@@ -215,11 +215,7 @@ impl Value {
             value => value.to_json().to_string(),
         };
         let cut = matches!(self, Value::String(text) if text.chars().nth(SHOWN).is_some());
-        format!(
-            "{text}{} ({})",
-            if cut { "..." } else { "" },
-            self.type_name()
-        )
+        format!("{text}{} ({})", if cut { "..." } else { "" }, self.type_name())
     }
 
     /// The value as JSON, for `--json` output and listings.
@@ -261,9 +257,7 @@ pub(super) fn encode_string(text: &str, out: &mut Vec<u8>) {
 
 fn read_number<const N: usize>(cursor: &mut Cursor, what: &str) -> Result<[u8; N], FormatError> {
     let bytes = cursor.take(N as u64, what)?;
-    Ok(*bytes
-        .first_chunk()
-        .expect("take gives what it was asked for"))
+    Ok(*bytes.first_chunk().expect("take gives what it was asked for"))
 }
 
 /// `count` numbers of `N` bytes; nothing is allocated before the bytes are known to be there.
@@ -274,12 +268,7 @@ fn read_numbers<T, const N: usize>(
     decode: impl Fn([u8; N]) -> T,
 ) -> Result<Vec<T>, FormatError> {
     let bytes = cursor.take(count.saturating_mul(N as u64), what)?;
-    Ok(bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|&number| decode(number))
-        .collect())
+    Ok(bytes.as_chunks().0.iter().map(|&number| decode(number)).collect())
 }
 
 fn read_strings(cursor: &mut Cursor, count: u64, what: &str) -> Result<Vec<String>, FormatError> {

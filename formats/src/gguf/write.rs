@@ -36,16 +36,8 @@ impl Layout {
     /// # Errors
     /// Duplicate or overlong names, rows that do not fill whole blocks, sizes beyond 64 bits.
     pub fn new(metadata: &[(String, Value)], tensors: &[TensorInfo]) -> Result<Self, FormatError> {
-        check_names(
-            "key",
-            metadata.iter().map(|(key, _)| key.as_str()),
-            usize::MAX,
-        )?;
-        check_names(
-            "tensor",
-            tensors.iter().map(|info| info.name.as_str()),
-            MAX_NAME,
-        )?;
+        check_names("key", metadata.iter().map(|(key, _)| key.as_str()), usize::MAX)?;
+        check_names("tensor", tensors.iter().map(|info| info.name.as_str()), MAX_NAME)?;
 
         let mut header = b"GGUF".to_vec();
         header.extend(3u32.to_le_bytes());
@@ -73,11 +65,7 @@ impl Layout {
     }
 }
 
-fn check_names<'a>(
-    what: &'static str,
-    names: impl Iterator<Item = &'a str>,
-    max: usize,
-) -> Result<(), FormatError> {
+fn check_names<'a>(what: &'static str, names: impl Iterator<Item = &'a str>, max: usize) -> Result<(), FormatError> {
     let mut seen = HashSet::new();
     for name in names {
         if name.is_empty() || name.len() > max {

@@ -139,15 +139,9 @@ fn parse_embedding(text: &str) -> Result<Embedding, String> {
 }
 
 fn one_of(text: &str, types: &[BlockType]) -> Result<BlockType, String> {
-    let found = types
-        .iter()
-        .copied()
-        .find(|ty| ty.name().eq_ignore_ascii_case(text));
+    let found = types.iter().copied().find(|ty| ty.name().eq_ignore_ascii_case(text));
     found.ok_or_else(|| {
-        let names: Vec<_> = types
-            .iter()
-            .map(|ty| ty.name().to_ascii_lowercase())
-            .collect();
+        let names: Vec<_> = types.iter().map(|ty| ty.name().to_ascii_lowercase()).collect();
         format!("expected one of {}", names.join(", "))
     })
 }

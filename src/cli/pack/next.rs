@@ -25,13 +25,7 @@ impl Next<'_> {
         let mut lines = vec![];
         if let Some(modelfile) = self.modelfile {
             let (name, file) = (ollama_name(&self.args.output), path_word(modelfile));
-            let create = [
-                "ollama".into(),
-                "create".into(),
-                name.clone().into(),
-                "-f".into(),
-                file,
-            ];
+            let create = ["ollama".into(), "create".into(), name.clone().into(), "-f".into(), file];
             lines.push(format!("{} && ollama run {name}", shell::command(create)));
         }
         let file = shell::quoted(&path_word(self.first));
@@ -55,11 +49,7 @@ impl Next<'_> {
     pub fn verify(&self) -> String {
         let args = self.args;
         let mut words: Vec<OsString> = vec!["tqconv".into(), "verify".into()];
-        words.extend([
-            path_word(self.first),
-            "--against".into(),
-            path_word(&args.input),
-        ]);
+        words.extend([path_word(self.first), "--against".into(), path_word(&args.input)]);
         if self.modelfile.is_some() {
             words.extend(["--for".into(), "ollama".into()]);
         }
@@ -101,9 +91,7 @@ fn ollama_name(output: &Path) -> String {
 }
 
 pub(super) fn has_template(metadata: &[(String, Value)]) -> bool {
-    metadata
-        .iter()
-        .any(|(key, _)| key == "tokenizer.chat_template")
+    metadata.iter().any(|(key, _)| key == "tokenizer.chat_template")
 }
 
 /// What `ollama create -f` reads. A model without a chat template gets the prompt as it is; one with a template is run by
@@ -111,12 +99,7 @@ pub(super) fn has_template(metadata: &[(String, Value)]) -> bool {
 pub(super) fn modelfile_text(output: &Path, metadata: &[(String, Value)]) -> String {
     /// Ollama takes memory for the whole context at once.
     const MOST_CONTEXT: u32 = 8192;
-    let value = |key: &str| {
-        metadata
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value)
-    };
+    let value = |key: &str| metadata.iter().find(|(name, _)| name == key).map(|(_, value)| value);
     let name = output.file_name().unwrap_or_default().to_string_lossy();
     let mut text = format!("FROM ./{name}\n");
     if !has_template(metadata) {
@@ -144,12 +127,7 @@ mod tests {
 
     #[test]
     fn names_are_those_that_ollama_allows() {
-        let names = [
-            "My Model-1B.Q2_K.gguf",
-            "--x.gguf",
-            "\u{e4}.gguf",
-            "a.b.gguf",
-        ];
+        let names = ["My Model-1B.Q2_K.gguf", "--x.gguf", "\u{e4}.gguf", "a.b.gguf"];
         let found = names.map(|name| ollama_name(Path::new(name)));
         assert_eq!(found, ["my-model-1b.q2_k", "x", "model", "a.b"]);
     }

@@ -82,10 +82,7 @@ impl Report<'_> {
         ];
         facts.retain(|(_, text)| !text.is_empty());
         if !self.args.dry_run && input >= WORTH_A_RATE {
-            facts.push((
-                "speed",
-                format!("{rate:.2} GB/s of input ({})", render::bytes(input)),
-            ));
+            facts.push(("speed", format!("{rate:.2} GB/s of input ({})", render::bytes(input))));
         }
         facts
     }
@@ -111,10 +108,7 @@ impl Report<'_> {
         };
         let why = match why {
             Larger::Width { ty, columns } => {
-                format!(
-                    "{columns} columns are no multiple of {ty}'s {}",
-                    ty.weights()
-                )
+                format!("{columns} columns are no multiple of {ty}'s {}", ty.weights())
             }
             Larger::Loss { ty, nmse } => {
                 let (nmse, max) = (render::small(nmse), render::small(self.args.limit()));
@@ -122,9 +116,7 @@ impl Report<'_> {
             }
         };
         let other = match self.args.target {
-            TargetArg::Any | TargetArg::Cpu => {
-                "; --for gpu and --for arm try Q2_0 first, 2.25 bits per weight"
-            }
+            TargetArg::Any | TargetArg::Cpu => "; --for gpu and --for arm try Q2_0 first, 2.25 bits per weight",
             TargetArg::Gpu | TargetArg::Arm | TargetArg::Ollama => "",
         };
         format!("{linears} linears: {why}{other}")
@@ -143,10 +135,7 @@ impl Report<'_> {
                 nmse.unwrap_or_default(),
             ]
         });
-        render::table(
-            &["tensor", "type", ">rows x columns", ">size", ">NMSE"],
-            rows.collect(),
-        )
+        render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect())
     }
 
     pub fn json(&self) -> serde_json::Value {

@@ -44,11 +44,7 @@ impl Rotation {
     /// Get ready for the positions `first` to `first + count - 1`.
     pub fn prepare(&mut self, first: usize, count: usize) {
         let turn = |angle: f64| (angle.cos() as f32, angle.sin() as f32);
-        let of = |position: usize| {
-            self.frequencies
-                .iter()
-                .map(move |f| turn(position as f64 * f))
-        };
+        let of = |position: usize| self.frequencies.iter().map(move |f| turn(position as f64 * f));
         self.turns = (first..first + count).flat_map(of).collect();
     }
 
@@ -115,35 +111,24 @@ impl Cache {
             ..
         } = self;
         let (keys, values) = (self.keys_per_head(), self.values_per_head());
-        let of_layer =
-            |per_head: usize| layer * kv_heads * per_head..(layer + 1) * kv_heads * per_head;
-        for_each_chunk(
-            threads,
-            &mut self.keys[of_layer(keys)],
-            keys,
-            |head, keys| {
-                let of_head = k.chunks_exact(head_dim).skip(head).step_by(kv_heads);
-                for (position, k) in (first..).zip(of_head) {
-                    let tile = &mut keys[position / LANES * head_dim..][..head_dim];
-                    for (dimension, k) in tile.iter_mut().zip(k) {
-                        dimension[position % LANES] = *k;
-                    }
+        let of_layer = |per_head: usize| layer * kv_heads * per_head..(layer + 1) * kv_heads * per_head;
+        for_each_chunk(threads, &mut self.keys[of_layer(keys)], keys, |head, keys| {
+            let of_head = k.chunks_exact(head_dim).skip(head).step_by(kv_heads);
+            for (position, k) in (first..).zip(of_head) {
+                let tile = &mut keys[position / LANES * head_dim..][..head_dim];
+                for (dimension, k) in tile.iter_mut().zip(k) {
+                    dimension[position % LANES] = *k;
                 }
-            },
-        );
-        for_each_chunk(
-            threads,
-            &mut self.values[of_layer(values)],
-            values,
-            |head, values| {
-                let of_head = v.chunks_exact(head_dim).skip(head).step_by(kv_heads);
-                for (position, v) in (first..).zip(of_head) {
-                    for (piece, v) in v.chunks(LANES).enumerate() {
-                        values[piece * positions + position][..v.len()].copy_from_slice(v);
-                    }
+            }
+        });
+        for_each_chunk(threads, &mut self.values[of_layer(values)], values, |head, values| {
+            let of_head = v.chunks_exact(head_dim).skip(head).step_by(kv_heads);
+            for (position, v) in (first..).zip(of_head) {
+                for (piece, v) in v.chunks(LANES).enumerate() {
+                    values[piece * positions + position][..v.len()].copy_from_slice(v);
                 }
-            },
-        );
+            }
+        });
     }
 
     /// `softmax(q k^T / sqrt(head_dim)) v` over all positions up to each token's own.
@@ -271,11 +256,7 @@ impl<F: FnMut(usize, &[f32])> Work for Head<'_, F> {
 /// `sum_i factors_i vectors_i` of each query, in this order: the scores of 16 positions, where the factors are its
 /// dimensions, or 16 dimensions of the output, where they are the weights of positions. All (n,).
 #[inline(always)]
-fn sums_of_products(
-    lanes: impl Lanes,
-    [a, b, c, d]: [&[f32]; QUERIES],
-    vectors: &[Vector],
-) -> [Vector; QUERIES] {
+fn sums_of_products(lanes: impl Lanes, [a, b, c, d]: [&[f32]; QUERIES], vectors: &[Vector]) -> [Vector; QUERIES] {
     // One by one: an array of sums would be kept in memory.
     let zero = lanes.splat(0.0);
     let (mut of_a, mut of_b, mut of_c, mut of_d) = (zero, zero, zero, zero);

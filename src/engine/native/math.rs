@@ -18,15 +18,7 @@ fn exp(x: f32) -> f32 {
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
-    let series = [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ];
+    let series = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
     let mut e_r = 1.0 / 5040.0;
     for coefficient in series {
         e_r = r.mul_add(e_r, coefficient);
@@ -44,12 +36,7 @@ fn silu(x: f32) -> f32 {
 
 /// `y = x / sqrt(mean x^2 + epsilon) * weight`, all (hidden,).
 pub fn rms_norm(level: Level, x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) {
-    level.run(RmsNorm {
-        x,
-        weight,
-        epsilon,
-        y,
-    });
+    level.run(RmsNorm { x, weight, epsilon, y });
 }
 
 struct RmsNorm<'a> {
@@ -165,11 +152,7 @@ impl Work for SwiGlu<'_> {
 /// `x += y + bias`, where there is one. An addition of two numbers needs no level: memory takes longer.
 pub fn add(x: &mut [f32], y: &[f32], bias: Option<&[f32]>) {
     match bias {
-        Some(bias) => x
-            .iter_mut()
-            .zip(y)
-            .zip(bias)
-            .for_each(|((x, y), bias)| *x += y + bias),
+        Some(bias) => x.iter_mut().zip(y).zip(bias).for_each(|((x, y), bias)| *x += y + bias),
         None => x.iter_mut().zip(y).for_each(|(x, y)| *x += y),
     }
 }
@@ -204,9 +187,7 @@ mod tests {
     #[test]
     fn norm_by_hand() {
         // 20 numbers of mean square 12.5; with epsilon 3.5 the root is 4.
-        let x: Vec<f32> = (0..20)
-            .map(|i| if i % 2 == 0 { 3.0 } else { -4.0 })
-            .collect();
+        let x: Vec<f32> = (0..20).map(|i| if i % 2 == 0 { 3.0 } else { -4.0 }).collect();
         for level in Level::available() {
             let mut y = vec![f32::NAN; 20];
             rms_norm(level, &x, &[2.0; 20], 3.5, &mut y);
@@ -238,9 +219,7 @@ mod tests {
     #[test]
     fn every_level_computes_the_same_bits() {
         for n in (1..40).chain([127, 1000]) {
-            let x: Vec<f32> = (0..n)
-                .map(|i| ((i * 37 % 101) as f32).sin() * 9.0)
-                .collect();
+            let x: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32).sin() * 9.0).collect();
             let weight: Vec<f32> = x.iter().map(|x| x + 10.0).collect();
             let of_level = |level: Level| {
                 let mut y = [vec![0.0; n], x.clone(), x.clone(), x.clone()];

@@ -170,10 +170,7 @@ impl<'file> Native<'file> {
     /// Bytes of weights that one decoded token reads: all linears and the head.
     pub fn packed_bytes(&self) -> usize {
         let linears = self.layers.iter().flat_map(Layer::linears);
-        linears
-            .map(|linear| linear.matrix.packed_bytes())
-            .sum::<usize>()
-            + self.head.packed_bytes()
+        linears.map(|linear| linear.matrix.packed_bytes()).sum::<usize>() + self.head.packed_bytes()
     }
 
     /// The kernel of the linears, for reports; all that occur, where layers differ.
@@ -248,14 +245,8 @@ impl<'file> Native<'file> {
         self.cache.store(index, self.used, &b.k, &b.v, threads);
         b.mixed.resize(b.q.len(), 0.0);
         let at = (index, self.used);
-        self.cache
-            .attend(*level, at, &b.q, width, &mut b.mixed, threads);
-        multiply(
-            &mut b.activations,
-            &b.mixed,
-            [(&layer.o.matrix, &mut b.out)],
-            threads,
-        );
+        self.cache.attend(*level, at, &b.q, width, &mut b.mixed, threads);
+        multiply(&mut b.activations, &b.mixed, [(&layer.o.matrix, &mut b.out)], threads);
         b.add_out(layer.o.bias.as_deref(), shape.hidden, threads);
     }
 
@@ -274,10 +265,7 @@ impl<'file> Native<'file> {
         multiply(
             &mut b.activations,
             &b.normed,
-            [
-                (&layer.gate.matrix, &mut b.gate),
-                (&layer.up.matrix, &mut b.up),
-            ],
+            [(&layer.gate.matrix, &mut b.gate), (&layer.up.matrix, &mut b.up)],
             threads,
         );
         let up = &b.up;
@@ -286,12 +274,7 @@ impl<'file> Native<'file> {
             let up = &up[token * shape.ffn..][..shape.ffn];
             math::swiglu(*level, gate, up, layer.up.bias.as_deref());
         });
-        multiply(
-            &mut b.activations,
-            &b.gate,
-            [(&layer.down.matrix, &mut b.out)],
-            threads,
-        );
+        multiply(&mut b.activations, &b.gate, [(&layer.down.matrix, &mut b.out)], threads);
         b.add_out(layer.down.bias.as_deref(), shape.hidden, threads);
     }
 
@@ -306,23 +289,14 @@ impl<'file> Native<'file> {
         } = self;
         b.norm(*level, &self.norm, shape.norm_epsilon, threads);
         let mut logits = Vec::new();
-        multiply(
-            &mut b.activations,
-            &b.normed,
-            [(&self.head, &mut logits)],
-            threads,
-        );
+        multiply(&mut b.activations, &b.normed, [(&self.head, &mut logits)], threads);
         logits
     }
 }
 
 impl Engine for Native<'_> {
     fn name(&self) -> String {
-        format!(
-            "native ({}, {})",
-            self.kernel_name(),
-            threads_text(self.threads())
-        )
+        format!("native ({}, {})", self.kernel_name(), threads_text(self.threads()))
     }
 
     fn vocab(&self) -> usize {
@@ -392,9 +366,7 @@ impl<'file> Embedding<'file> {
 
 impl Layer {
     fn load(tensors: &Tensors, index: usize, shape: &Shape) -> Result<Self, EngineError> {
-        let [q, k, v, o, gate, up, down] = shape
-            .linears()
-            .map(|(part, _, _)| tensors.linear(index, part));
+        let [q, k, v, o, gate, up, down] = shape.linears().map(|(part, _, _)| tensors.linear(index, part));
         Ok(Layer {
             attention_norm: tensors.norm(&format!("blk.{index}.attn_norm.weight"))?,
             q: q?,
@@ -409,9 +381,7 @@ impl Layer {
     }
 
     fn linears(&self) -> [&Linear; 7] {
-        [
-            &self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down,
-        ]
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
     }
 }
 
@@ -439,11 +409,9 @@ impl<'file> Tensors<'_, 'file> {
     fn matrix(&self, name: &str) -> Result<Matrix, EngineError> {
         let (info, bytes) = self.get(name)?;
         let (rows, columns) = (info.rows() as usize, info.columns() as usize);
-        Matrix::new(info.ty, rows, columns, bytes, &self.options).map_err(|source| {
-            EngineError::Kernel {
-                name: name.into(),
-                source,
-            }
+        Matrix::new(info.ty, rows, columns, bytes, &self.options).map_err(|source| EngineError::Kernel {
+            name: name.into(),
+            source,
         })
     }
 
@@ -530,12 +498,7 @@ fn multiply<const N: usize>(
 }
 
 /// `work(i, row i)` for every row of `width` numbers, several of them a piece of work.
-fn for_each_row(
-    threads: &Threads,
-    data: &mut [f32],
-    width: usize,
-    work: impl Fn(usize, &mut [f32]) + Sync,
-) {
+fn for_each_row(threads: &Threads, data: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     /// Numbers in a piece of work: some microseconds.
     const PIECE: usize = 1 << 15;
     let rows = (PIECE / width).max(1);
@@ -547,12 +510,7 @@ fn for_each_row(
 }
 
 /// `work(i, chunk i)` for every chunk of `size` items, on all threads.
-fn for_each_chunk<T: Send>(
-    threads: &Threads,
-    data: &mut [T],
-    size: usize,
-    work: impl Fn(usize, &mut [T]) + Sync,
-) {
+fn for_each_chunk<T: Send>(threads: &Threads, data: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
     // Each chunk is taken once; the lock shows the compiler that nobody else holds it.
     let chunks: Vec<Mutex<&mut [T]>> = data.chunks_mut(size).map(Mutex::new).collect();
     threads.run(chunks.len(), |i| {

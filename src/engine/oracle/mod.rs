@@ -36,11 +36,7 @@ impl<W: Weights> Oracle<'_, W> {
     ///
     /// # Errors
     /// No tokens, a token outside the vocabulary, or those of the weights.
-    pub fn states(
-        &self,
-        sequences: &[Sequence],
-        progress: &dyn Fn(usize),
-    ) -> Result<Vec<f64>, EngineError> {
+    pub fn states(&self, sequences: &[Sequence], progress: &dyn Fn(usize)) -> Result<Vec<f64>, EngineError> {
         let config = self.weights.config();
         for sequence in sequences {
             check_tokens(sequence.tokens, config.vocab, 0, usize::MAX)?;
@@ -85,10 +81,7 @@ impl<W: Weights> Engine for Oracle<'_, W> {
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        let sequence = Sequence {
-            tokens,
-            rounded: false,
-        };
+        let sequence = Sequence { tokens, rounded: false };
         let states = self.states(&[sequence], &|_| {})?;
         self.logits_of(&states, &[])
     }
@@ -118,9 +111,7 @@ impl<W: Weights> Pass<'_, W> {
 
     /// `o(softmax(q k^T / sqrt(head_dim)) v)` of the normed `x`, causal. (tokens, hidden) to (tokens, hidden).
     fn attention(&self, layer: usize, x: &[f64]) -> Result<Vec<f64>, EngineError> {
-        let Config {
-            heads, kv_heads, ..
-        } = *self.config;
+        let Config { heads, kv_heads, .. } = *self.config;
         let x = self.norm(Norm::Attention(layer), x)?;
         let mut q = self.linear(layer, Part::Q, &x)?;
         let mut k = self.linear(layer, Part::K, &x)?;
@@ -179,8 +170,7 @@ impl<W: Weights> Pass<'_, W> {
 
 /// Round each row of `x` (tokens, columns).
 fn round_rows(rounding: Rounding, x: &mut [f64], columns: usize) {
-    x.par_chunks_exact_mut(columns)
-        .for_each(|x| rounding.apply(x));
+    x.par_chunks_exact_mut(columns).for_each(|x| rounding.apply(x));
 }
 
 /// `mixed = softmax(q k^T / sqrt(head_dim)) v`, causal. `q`, `mixed`: (tokens, heads, head_dim); `k`, `v`: (tokens,
@@ -237,11 +227,7 @@ fn rms_norm(x: &[f64], weight: &[f32], epsilon: f64) -> Vec<f64> {
     for x in x.chunks_exact(weight.len()) {
         let mean_square = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
         let factor = 1.0 / (mean_square + epsilon).sqrt();
-        y.extend(
-            x.iter()
-                .zip(weight)
-                .map(|(x, &w)| x * factor * f64::from(w)),
-        );
+        y.extend(x.iter().zip(weight).map(|(x, &w)| x * factor * f64::from(w)));
     }
     y
 }
@@ -293,10 +279,7 @@ mod tests {
     pub(super) fn close(found: &[f64], expected: &[f64]) {
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(expected) {
-            assert!(
-                (found - expected).abs() < 1e-12,
-                "{found} is not {expected}"
-            );
+            assert!((found - expected).abs() < 1e-12, "{found} is not {expected}");
         }
     }
 
@@ -308,10 +291,7 @@ mod tests {
 
     #[test]
     fn silu_and_softmax_by_hand() {
-        close(
-            &[silu(0.0), silu(2.0)],
-            &[0.0, 2.0 / (1.0 + (-2.0f64).exp())],
-        );
+        close(&[silu(0.0), silu(2.0)], &[0.0, 2.0 / (1.0 + (-2.0f64).exp())]);
         let mut x = [1000.0, 1000.0 + 3f64.ln()];
         softmax(&mut x);
         close(&x, &[0.25, 0.75]);
@@ -409,10 +389,7 @@ mod tests {
     fn sequences_do_not_see_each_other() {
         let small = small();
         let mut oracle = oracle(&small);
-        let exact = |tokens| Sequence {
-            tokens,
-            rounded: false,
-        };
+        let exact = |tokens| Sequence { tokens, rounded: false };
         let (a, b) = ([1, 2, 3], [4, 0]);
         let together = oracle.states(&[exact(&a), exact(&b)], &|_| {}).unwrap();
         let together = oracle.logits_of(&together, &[]).unwrap();
@@ -466,12 +443,7 @@ mod tests {
             (self.bias.len(), self.columns)
         }
 
-        fn read(
-            &self,
-            rows: std::ops::Range<usize>,
-            weights: &mut [f32],
-            bias: &mut [f64],
-        ) -> Result<(), EngineError> {
+        fn read(&self, rows: std::ops::Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
             weights.copy_from_slice(&self.weights[rows.start * self.columns..][..weights.len()]);
             bias.copy_from_slice(&self.bias[rows]);
             Ok(())

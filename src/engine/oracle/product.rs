@@ -20,11 +20,7 @@ pub enum Precision {
 }
 
 /// `y_t = W x_t + b`: x (tokens, columns), y (tokens, rows).
-pub(super) fn product<Y: Number>(
-    matrix: &dyn Rows,
-    x: &[f64],
-    precision: Precision,
-) -> Result<Vec<Y>, EngineError> {
+pub(super) fn product<Y: Number>(matrix: &dyn Rows, x: &[f64], precision: Precision) -> Result<Vec<Y>, EngineError> {
     match precision {
         Precision::Single => product_in::<f32, Y>(matrix, x),
         Precision::Double => product_in::<f64, Y>(matrix, x),
@@ -54,9 +50,7 @@ fn product_in<T: Number, Y: Number>(matrix: &dyn Rows, x: &[f64]) -> Result<Vec<
     let x: Vec<T> = x.par_iter().map(|&x| T::from_f64(x)).collect();
     let x = view((tokens, columns), &x);
     let mut y = vec![Y::zero(); tokens * rows];
-    let step = rows
-        .div_ceil(4 * rayon::current_num_threads())
-        .clamp(1, ROWS);
+    let step = rows.div_ceil(4 * rayon::current_num_threads()).clamp(1, ROWS);
     ArrayViewMut2::from_shape((tokens, rows), &mut y)
         .expect("y has tokens times rows numbers")
         .axis_chunks_iter_mut(Axis(1), step)
@@ -139,9 +133,7 @@ mod tests {
             columns,
             bias: vec![0.5; rows],
         };
-        let x: Vec<f64> = (0..tokens * columns)
-            .map(|i| (i % columns) as f64)
-            .collect();
+        let x: Vec<f64> = (0..tokens * columns).map(|i| (i % columns) as f64).collect();
         let y: Vec<f64> = product(&matrix, &x, Precision::Double).unwrap();
         // The numbers 0 to 69 add up to 2415.
         let expected: Vec<_> = (0..rows).map(|row| 2415.0 * row as f64 + 0.5).collect();

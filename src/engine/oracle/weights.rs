@@ -134,12 +134,7 @@ pub trait Rows: Sync {
     ///
     /// # Errors
     /// Those of the source.
-    fn read(
-        &self,
-        rows: Range<usize>,
-        weights: &mut [f32],
-        bias: &mut [f64],
-    ) -> Result<(), EngineError>;
+    fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError>;
 
     /// How engines round the `x` of this matrix.
     fn rounding(&self) -> Rounding {
@@ -184,8 +179,7 @@ fn round_groups(x: &mut [f64], group: usize, stored: impl Fn(f64) -> f64) {
         }
         let scale = largest / 127.0;
         let stored = stored(scale);
-        x.iter_mut()
-            .for_each(|x| *x = (*x / scale).round_ties_even() * stored);
+        x.iter_mut().for_each(|x| *x = (*x / scale).round_ties_even() * stored);
     }
 }
 

@@ -19,9 +19,7 @@ pub(super) fn token_bytes(text: &str, kind: i32, is_byte_level: bool) -> Vec<u8>
         }
         NORMAL => text.replace('▁', " ").into(),
         BYTE => {
-            let digits = text
-                .strip_prefix("<0x")
-                .and_then(|rest| rest.strip_suffix('>'));
+            let digits = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
             digits
                 .and_then(|digits| u8::from_str_radix(digits, 16).ok())
                 .into_iter()
@@ -42,8 +40,7 @@ pub(super) fn alphabet() -> [char; 256] {
 
 /// The byte that a character of GPT-2's alphabet stands for.
 fn alphabet_byte(char: char) -> Option<u8> {
-    static BYTES: LazyLock<HashMap<char, u8>> =
-        LazyLock::new(|| alphabet().into_iter().zip(0..=u8::MAX).collect());
+    static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| alphabet().into_iter().zip(0..=u8::MAX).collect());
     BYTES.get(&char).copied()
 }
 

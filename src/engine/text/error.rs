@@ -66,9 +66,7 @@ pub enum TextError {
         found: String,
     },
     /// Two tokens with the same text.
-    #[error(
-        "key 'tokenizer.ggml.tokens': tokens {first} and {second} are both '{text}'; convert the model again"
-    )]
+    #[error("key 'tokenizer.ggml.tokens': tokens {first} and {second} are both '{text}'; convert the model again")]
     Duplicate {
         /// The text.
         text: String,

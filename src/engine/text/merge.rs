@@ -72,10 +72,7 @@ impl Pieces {
         for right in 1..symbols.len() {
             pairs.extend(self.pair(text, &symbols, right - 1, right));
         }
-        while let Some(Pair {
-            left, right, end, ..
-        }) = pairs.pop()
-        {
+        while let Some(Pair { left, right, end, .. }) = pairs.pop() {
             // Both must still be there, and be neighbours.
             if symbols[left].next != Some(right) || symbols[right].end != end {
                 continue;
@@ -120,10 +117,7 @@ impl Pieces {
 /// The highest score first, then the leftmost.
 impl Ord for Pair {
     fn cmp(&self, other: &Self) -> Ordering {
-        let scores = self
-            .score
-            .partial_cmp(&other.score)
-            .unwrap_or(Ordering::Equal);
+        let scores = self.score.partial_cmp(&other.score).unwrap_or(Ordering::Equal);
         scores.then(Reverse(self.left).cmp(&Reverse(other.left)))
     }
 }

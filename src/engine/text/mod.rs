@@ -99,19 +99,13 @@ impl Text {
             "gpt2" => true,
             "llama" => false,
             found => {
-                return Err(TextError::Model {
-                    found: found.into(),
-                });
+                return Err(TextError::Model { found: found.into() });
             }
         };
         // llama.cpp's own choice where a key is absent (llama-vocab.cpp:2002-2010, 2079-2085).
         let (default_bos, default_eos) = if is_byte_level { (11, 11) } else { (1, 2) };
-        let bos = keys
-            .id("tokenizer.ggml.bos_token_id", rows)?
-            .unwrap_or(default_bos);
-        let eos = keys
-            .id("tokenizer.ggml.eos_token_id", rows)?
-            .unwrap_or(default_eos);
+        let bos = keys.id("tokenizer.ggml.bos_token_id", rows)?.unwrap_or(default_bos);
+        let eos = keys.id("tokenizer.ggml.eos_token_id", rows)?.unwrap_or(default_eos);
         let ends = roles::by_text(&keys, &ids, &mut types, eos)?;
         let spelled = if is_byte_level {
             decode::alphabet().map(|char| ids.contains_key(&*char.encode_utf8(&mut [0; 4])))
@@ -121,10 +115,7 @@ impl Text {
         let (splitter, add_bos) = if is_byte_level {
             byte_level(&keys, ids)?
         } else {
-            (
-                Splitter::SentencePiece(Pieces::new(ids, keys.scores(rows)?)?),
-                true,
-            )
+            (Splitter::SentencePiece(Pieces::new(ids, keys.scores(rows)?)?), true)
         };
         let bytes = texts
             .iter()
@@ -140,16 +131,10 @@ impl Text {
             ends,
             bos,
             eos,
-            add_bos: keys
-                .flag("tokenizer.ggml.add_bos_token")?
-                .unwrap_or(add_bos),
+            add_bos: keys.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos),
             add_eos: keys.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
-            space_prefix: keys
-                .flag("tokenizer.ggml.add_space_prefix")?
-                .unwrap_or(!is_byte_level),
-            chat_template: keys
-                .optional_string("tokenizer.chat_template")?
-                .map(str::to_owned),
+            space_prefix: keys.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(!is_byte_level),
+            chat_template: keys.optional_string("tokenizer.chat_template")?.map(str::to_owned),
         })
     }
 
@@ -266,11 +251,7 @@ impl Text {
     /// Cuts `text` at its marks: all occurrences of the longest mark first (`tokenizer_st_partition`).
     fn fragments<'a>(&self, text: &'a str, parse_special: bool) -> Vec<Fragment<'a>> {
         let mut fragments = vec![Fragment::Plain(text)];
-        for mark in self
-            .marks
-            .iter()
-            .filter(|mark| parse_special || !mark.is_special)
-        {
+        for mark in self.marks.iter().filter(|mark| parse_special || !mark.is_special) {
             if !text.contains(&mark.text) {
                 continue;
             }
@@ -278,9 +259,7 @@ impl Text {
                 Fragment::Token(_) => vec![fragment],
                 Fragment::Plain(text) => {
                     let plain = text.split(&mark.text).map(Fragment::Plain);
-                    let mut cut: Vec<_> = plain
-                        .flat_map(|part| [part, Fragment::Token(mark.id)])
-                        .collect();
+                    let mut cut: Vec<_> = plain.flat_map(|part| [part, Fragment::Token(mark.id)]).collect();
                     cut.pop(); // no mark after the last part
                     cut
                 }

@@ -13,10 +13,7 @@ impl Own {
     ///
     /// # Errors
     /// What the library does not understand.
-    pub fn from_json(
-        json: &[u8],
-        special: impl IntoIterator<Item = String>,
-    ) -> Result<Self, TextError> {
+    pub fn from_json(json: &[u8], special: impl IntoIterator<Item = String>) -> Result<Self, TextError> {
         let build = |source| TextError::Library { source };
         let mut library = tokenizers::Tokenizer::from_bytes(json).map_err(build)?;
         // Whatever the file says of them, the ids are to be those of the whole text and no more.

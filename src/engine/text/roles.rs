@@ -26,9 +26,7 @@ pub(super) fn by_text(
         if token.is_none() {
             // Where there are several, llama.cpp takes any of them.
             token = mark.texts.iter().filter_map(|text| id(text)).min();
-            token
-                .into_iter()
-                .for_each(|id| types[id as usize] = CONTROL);
+            token.into_iter().for_each(|id| types[id as usize] = CONTROL);
         }
         ends.extend(token.filter(|_| mark.ends));
     }

@@ -5,25 +5,12 @@ use formats::gguf::{Array, File, Layout, Value};
 use super::{Text, TextError};
 
 fn strings(texts: &[&str]) -> Value {
-    Value::Array(Array::String(
-        texts.iter().map(|&text| text.to_owned()).collect(),
-    ))
+    Value::Array(Array::String(texts.iter().map(|&text| text.to_owned()).collect()))
 }
 
 /// `é` is the bytes C3 A9, in GPT-2's alphabet `Ã` and `©`.
 fn byte_level() -> Vec<(String, Value)> {
-    let texts = [
-        "a",
-        "b",
-        "ab",
-        "Ã",
-        "©",
-        "Ġ",
-        "<|im_end|>",
-        "<x>",
-        "[PAD8]",
-        "<b>",
-    ];
+    let texts = ["a", "b", "ab", "Ã", "©", "Ġ", "<|im_end|>", "<x>", "[PAD8]", "<b>"];
     keys(&[
         ("model", Value::String("gpt2".into())),
         ("pre", Value::String("gpt-2".into())),
@@ -104,10 +91,7 @@ fn joins_the_highest_score_then_the_leftmost() {
 #[test]
 fn a_space_goes_before_text_that_follows_a_special_token() {
     let text = read(&pieces(&[("▁", -1.0), ("a", -9.0), ("▁a", -2.0)])).unwrap();
-    assert_eq!(
-        text.encode_with_specials("</s>a</s> a", false),
-        [2, 261, 2, 259, 261]
-    );
+    assert_eq!(text.encode_with_specials("</s>a</s> a", false), [2, 261, 2, 259, 261]);
     assert!(!text.encode("</s>", false).contains(&2));
     assert_eq!(text.decode(&[1, 261, 2]), "a");
 }
@@ -116,10 +100,7 @@ fn a_space_goes_before_text_that_follows_a_special_token() {
 fn marks_are_cut_out_the_longest_first() {
     let text = read(&byte_level()).unwrap();
     assert_eq!(text.encode("ab<x>b", false), [2, 7, 1]);
-    assert_eq!(
-        text.encode_with_specials("<|im_end|>a<x>", false),
-        [6, 0, 7]
-    );
+    assert_eq!(text.encode_with_specials("<|im_end|>a<x>", false), [6, 0, 7]);
     assert_eq!(text.decode(&[2, 6, 7, 8, 5, 0]), "ab<x> a");
 }
 
@@ -138,9 +119,7 @@ fn a_stream_never_breaks_a_character() {
 #[test]
 fn ends_are_found_by_key_and_by_text() {
     let text = read(&byte_level()).unwrap();
-    let ends: Vec<_> = (0..text.len() as u32)
-        .filter(|&id| text.is_end(id))
-        .collect();
+    let ends: Vec<_> = (0..text.len() as u32).filter(|&id| text.is_end(id)).collect();
     assert_eq!(ends, [6, 9]);
 }
 
@@ -166,10 +145,7 @@ fn faults_name_their_key() {
             fault(byte_level(), "pre", some("default")),
             "how 'default' splits text is not known here",
         ),
-        (
-            fault(byte_level(), "pre", None),
-            "key 'tokenizer.ggml.pre' is missing",
-        ),
+        (fault(byte_level(), "pre", None), "key 'tokenizer.ggml.pre' is missing"),
         (
             fault(byte_level(), "merges", Some(strings(&["a b", "ab"]))),
             "value 1, 'ab', is not two tokens",
@@ -187,27 +163,16 @@ fn faults_name_their_key() {
             "found i32, expected u32",
         ),
         (
-            fault(
-                byte_level(),
-                "token_type",
-                Some(Value::Array(Array::I32(vec![1]))),
-            ),
+            fault(byte_level(), "token_type", Some(Value::Array(Array::I32(vec![1])))),
             "found 1 values for 10 tokens",
         ),
         (
             fault(byte_level(), "tokens", Some(strings(&["a"; 10]))),
             "tokens 0 and 1 are both 'a'",
         ),
+        (fault(spm(), "scores", numbers(3)), "found 3 values for 260 tokens"),
         (
-            fault(spm(), "scores", numbers(3)),
-            "found 3 values for 260 tokens",
-        ),
-        (
-            fault(
-                spm(),
-                "scores",
-                Some(Value::Array(Array::F32(vec![f32::NAN; 260]))),
-            ),
+            fault(spm(), "scores", Some(Value::Array(Array::F32(vec![f32::NAN; 260])))),
             "value 0 is not a number",
         ),
         (
@@ -218,9 +183,8 @@ fn faults_name_their_key() {
         assert!(found.contains(expected), "{found}");
     }
     let mut without_byte = spm();
-    let Some((_, Value::Array(Array::String(texts)))) = without_byte
-        .iter_mut()
-        .find(|(key, _)| key.ends_with("tokens"))
+    let Some((_, Value::Array(Array::String(texts)))) =
+        without_byte.iter_mut().find(|(key, _)| key.ends_with("tokens"))
     else {
         panic!("no tokens")
     };

@@ -35,9 +35,7 @@ const EVEX_VNNI: usize = 2;
 pub(super) struct Avx2<const DOT: usize>(());
 
 fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 impl Avx2<MADDUBS> {
@@ -58,9 +56,7 @@ impl Avx2<VNNI> {
 impl Avx2<EVEX_VNNI> {
     pub fn detect() -> Option<&'static dyn Kernel> {
         static KERNEL: Avx2<EVEX_VNNI> = Avx2(());
-        let found = has_avx2()
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx512vl");
+        let found = has_avx2() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl");
         found.then_some(&KERNEL as &dyn Kernel)
     }
 }
@@ -70,28 +66,16 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
         if DOT == MADDUBS { "avx2" } else { "avxvnni" }
     }
 
-    fn multiply(
-        &self,
-        weights: &Strip<'_>,
-        groups: Range<usize>,
-        panel: &Panel<'_>,
-        out: &mut [[f32; ROWS]],
-    ) {
+    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]) {
         let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let (group, shift) = (weights.row_group(group), weights.shift());
             // SAFETY: a value of this type exists only where `detect` found the features.
             unsafe {
                 match group.bits {
-                    2 if weights.multiplied() => {
-                        multiplied_product::<2>(&group, shift, runs, panel, out)
-                    }
-                    4 if weights.multiplied() => {
-                        multiplied_product::<4>(&group, shift, runs, panel, out)
-                    }
-                    6 if weights.multiplied() => {
-                        multiplied_product::<6>(&group, shift, runs, panel, out)
-                    }
+                    2 if weights.multiplied() => multiplied_product::<2>(&group, shift, runs, panel, out),
+                    4 if weights.multiplied() => multiplied_product::<4>(&group, shift, runs, panel, out),
+                    6 if weights.multiplied() => multiplied_product::<6>(&group, shift, runs, panel, out),
                     2 => panel_product::<DOT, 2>(&group, shift, runs, panel, out),
                     4 => panel_product::<DOT, 4>(&group, shift, runs, panel, out),
                     6 => panel_product::<DOT, 6>(&group, shift, runs, panel, out),
@@ -101,25 +85,12 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
         }
     }
 
-    fn quantize(
-        &self,
-        x: &[f32],
-        grouping: Grouping,
-        codes: &mut [i8],
-        scales: &mut [f32],
-        sums: &mut [i32],
-    ) {
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
         // SAFETY: a value of this type exists only where `detect` found the features.
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
-    fn multiply_floats(
-        &self,
-        weights: &Floats,
-        groups: Range<usize>,
-        panel: &FloatPanel<'_>,
-        out: &mut [[f32; ROWS]],
-    ) {
+    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
         let product = match weights.ty {
             FloatType::F32 => floats_product::<4>,
             FloatType::F16 => floats_product::<2>,
@@ -195,8 +166,7 @@ fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
                         Some(scale) => scale,
                         None => _mm256_set1_ps(panel.scales[run * width + first + c]),
                     };
-                    partials[h][c] =
-                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, partials[h][c]);
+                    partials[h][c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, partials[h][c]);
                 }
             }
             run += 1;
@@ -285,10 +255,7 @@ fn multiplied<const BITS: usize, const H: usize, const C: usize>(
                         let a = _mm256_add_epi16(dot(0), dot(1));
                         let b = _mm256_add_epi16(dot(2), dot(3));
                         let total = match BITS {
-                            6 => _mm256_add_epi32(
-                                _mm256_madd_epi16(a, multiplier),
-                                _mm256_madd_epi16(b, multiplier),
-                            ),
+                            6 => _mm256_add_epi32(_mm256_madd_epi16(a, multiplier), _mm256_madd_epi16(b, multiplier)),
                             _ => _mm256_madd_epi16(_mm256_add_epi16(a, b), multiplier),
                         };
                         totals[h][c] = _mm256_add_epi32(totals[h][c], total);
@@ -350,12 +317,7 @@ fn offsets<const C: usize>(
 fn pairs(a: &[u8; ROWS], b: &[u8; ROWS], half: usize) -> __m256i {
     let (a, b) = (&a.as_chunks::<8>().0[half], &b.as_chunks::<8>().0[half]);
     // SAFETY: 8 bytes are there in both.
-    let (a, b) = unsafe {
-        (
-            _mm_loadl_epi64(a.as_ptr().cast()),
-            _mm_loadl_epi64(b.as_ptr().cast()),
-        )
-    };
+    let (a, b) = unsafe { (_mm_loadl_epi64(a.as_ptr().cast()), _mm_loadl_epi64(b.as_ptr().cast())) };
     _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b))
 }
 
@@ -391,10 +353,7 @@ fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
     for (codes, quads) in blocks {
         // 16-bit sums of the low parts of the codes and, for long codes, of the high parts; or 32-bit sums.
         let (mut low, mut high) = ([[zero; C]; H], [[zero; C]; H]);
-        for (step, quads) in codes
-            .chunks_exact(32 * BITS)
-            .zip(quads.chunks_exact(4 * width))
-        {
+        for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.chunks_exact(4 * width)) {
             fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
             for h in 0..H {
                 let planes = planes::<DOT, BITS>(step, half + h);
@@ -451,10 +410,7 @@ fn add_dot<const DOT: usize>(mut sum: __m256i, codes: __m256i, x: __m256i) -> __
 /// as low nibbles and what is above them.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn planes<const DOT: usize, const BITS: usize>(
-    step: &[u8],
-    half: usize,
-) -> ([__m256i; 4], [__m256i; 4]) {
+fn planes<const DOT: usize, const BITS: usize>(step: &[u8], half: usize) -> ([__m256i; 4], [__m256i; 4]) {
     let vector = |i: usize| {
         let bytes = &step[64 * i + 32 * half..][..32];
         // SAFETY: 32 bytes are there.
@@ -494,12 +450,7 @@ fn planes<const DOT: usize, const BITS: usize>(
             if DOT == MADDUBS {
                 return (
                     [low(codes[0]), low(codes[1]), low(codes[2]), low(codes[3])],
-                    [
-                        above(codes[0]),
-                        above(codes[1]),
-                        above(codes[2]),
-                        above(codes[3]),
-                    ],
+                    [above(codes[0]), above(codes[1]), above(codes[2]), above(codes[3])],
                 );
             }
             (codes, zero)
@@ -530,11 +481,7 @@ fn absolute(x: __m256) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     let group = grouping.group();
-    for ((x, codes), scale) in x
-        .chunks_exact(group)
-        .zip(codes.chunks_exact_mut(group))
-        .zip(scales)
-    {
+    for ((x, codes), scale) in x.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(scales) {
         let mut largest = _mm256_setzero_ps();
         for x in x.as_chunks().0 {
             // A NaN in the first operand gives the second.
@@ -547,12 +494,7 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
             _ => scales_k(first_of_magnitude(x, largest)),
         };
         let (inverse, limit) = (_mm256_set1_ps(inverse), _mm256_set1_epi32(127));
-        for (x, codes) in x
-            .as_chunks::<32>()
-            .0
-            .iter()
-            .zip(codes.as_chunks_mut::<32>().0)
-        {
+        for (x, codes) in x.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
             let code = |i: usize| {
                 let scaled = _mm256_mul_ps(inverse, load(&x.as_chunks().0[i]));
                 let code = _mm256_min_epi32(_mm256_cvtps_epi32(scaled), limit);
@@ -570,22 +512,14 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
             }
         }
     }
-    for (codes, sums) in codes
-        .as_chunks::<32>()
-        .0
-        .iter()
-        .zip(sums.as_chunks_mut::<2>().0)
-    {
+    for (codes, sums) in codes.as_chunks::<32>().0.iter().zip(sums.as_chunks_mut::<2>().0) {
         // SAFETY: 32 codes are there.
         let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
         let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
         let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
         let twos = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b10_11_00_01>(quads));
         let all = _mm256_add_epi32(twos, _mm256_shuffle_epi32::<0b01_00_11_10>(twos));
-        *sums = [
-            _mm256_extract_epi32::<0>(all),
-            _mm256_extract_epi32::<4>(all),
-        ];
+        *sums = [_mm256_extract_epi32::<0>(all), _mm256_extract_epi32::<4>(all)];
     }
 }
 
@@ -613,11 +547,7 @@ fn first_of_magnitude(x: &[f32], largest: f32) -> f32 {
 
 /// A row group of floats times a panel. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn floats_product<const KIND: usize>(
-    weights: &[u8],
-    panel: &FloatPanel<'_>,
-    out: &mut [[f32; ROWS]],
-) {
+fn floats_product<const KIND: usize>(weights: &[u8], panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
     if panel.width == 1 {
         return floats_piece::<KIND, 1>(weights, panel, out, 0);
     }

@@ -59,9 +59,7 @@ impl Avx512Vnni {
             lookup: Some(Lookup(kernel)),
             ..*kernel
         };
-        KERNEL
-            .get_or_init(|| Avx512Vnni::detect().map(with_lookup))
-            .as_ref()
+        KERNEL.get_or_init(|| Avx512Vnni::detect().map(with_lookup)).as_ref()
     }
 }
 
@@ -78,18 +76,10 @@ impl Kernel for Avx512Vnni {
         Lookup::pays(rows, run, tokens).then_some(lookup)
     }
 
-    fn multiply(
-        &self,
-        weights: &Strip<'_>,
-        groups: Range<usize>,
-        panel: &Panel<'_>,
-        out: &mut [[f32; ROWS]],
-    ) {
+    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]) {
         let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
         let product = match panel.width {
-            width if weights.multiplied() => {
-                multiplied_of(weights.bits(), width, runs.columns / STEP, self.fetch)
-            }
+            width if weights.multiplied() => multiplied_of(weights.bits(), width, runs.columns / STEP, self.fetch),
             1 => {
                 let steps = runs.columns / STEP;
                 match (runs.activation_inside, self.fetch) {
@@ -111,14 +101,7 @@ impl Kernel for Avx512Vnni {
         }
     }
 
-    fn quantize(
-        &self,
-        x: &[f32],
-        grouping: Grouping,
-        codes: &mut [i8],
-        scales: &mut [f32],
-        sums: &mut [i32],
-    ) {
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
         // SAFETY: a value of this type exists only where `detect` found the features.
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
@@ -129,13 +112,7 @@ impl Kernel for Avx512Vnni {
         Some(DOTS * 64)
     }
 
-    fn multiply_floats(
-        &self,
-        weights: &Floats,
-        groups: Range<usize>,
-        panel: &FloatPanel<'_>,
-        out: &mut [[f32; ROWS]],
-    ) {
+    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
         let product = match weights.ty {
             FloatType::F32 => floats_of::<4>(panel.width),
             FloatType::F16 => floats_of::<2>(panel.width),
@@ -153,10 +130,7 @@ const DOTS: usize = 12;
 
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn dots(repeats: usize) {
-    let (a, b) = (
-        _mm512_set1_epi8(1),
-        std::hint::black_box(_mm512_set1_epi8(3)),
-    );
+    let (a, b) = (_mm512_set1_epi8(1), std::hint::black_box(_mm512_set1_epi8(3)));
     let mut sums = [_mm512_setzero_si512(); DOTS];
     for _ in 0..repeats {
         for sum in &mut sums {
@@ -321,10 +295,7 @@ fn dot_2_bits<const STEPS: usize>(codes: &[[u8; 64]; STEPS], quads: &[[i32; 4]; 
 /// Fewer instructions than four sums; neighbouring runs hide the longer chain.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_by_places<const STEPS: usize>(
-    codes: &[[u8; 64]; STEPS],
-    quads: &[[i32; 4]; STEPS],
-) -> __m512i {
+fn dot_by_places<const STEPS: usize>(codes: &[[u8; 64]; STEPS], quads: &[[i32; 4]; STEPS]) -> __m512i {
     let mut sum = _mm512_setzero_si512();
     let mut planes = [[sum; 4]; STEPS];
     for i in 0..STEPS {
@@ -344,10 +315,7 @@ fn dot_by_places<const STEPS: usize>(
 /// For a long run: two sums for each place, taken in turn, hide the latency of `vpdpbusd`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_by_steps<const STEPS: usize>(
-    codes: &[[u8; 64]; STEPS],
-    quads: &[[i32; 4]; STEPS],
-) -> __m512i {
+fn dot_by_steps<const STEPS: usize>(codes: &[[u8; 64]; STEPS], quads: &[[i32; 4]; STEPS]) -> __m512i {
     let mut sums = [[_mm512_setzero_si512(); 2]; 4];
     for i in 0..STEPS {
         let planes = in_place(&codes[i]);
@@ -365,13 +333,7 @@ fn dot_by_steps<const STEPS: usize>(
 
 /// `C` tokens from token `FIRST` on, of a panel of `W`. `NESTED`: there are several inner runs in an outer one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn tokens<
-    const BITS: usize,
-    const W: usize,
-    const C: usize,
-    const FIRST: usize,
-    const NESTED: bool,
->(
+fn tokens<const BITS: usize, const W: usize, const C: usize, const FIRST: usize, const NESTED: bool>(
     group: &RowGroup<'_>,
     shift: Option<u32>,
     runs: Runs,
@@ -381,11 +343,7 @@ fn tokens<
     let out: &mut [[f32; ROWS]; C] = out.try_into().expect("a result for each token");
     let inner = if NESTED { runs.inner } else { 1 };
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
-    let mut quads = panel
-        .quads
-        .as_chunks::<W>()
-        .0
-        .chunks_exact(runs.columns / 4);
+    let mut quads = panel.quads.as_chunks::<W>().0.chunks_exact(runs.columns / 4);
     let sums = panel.sums.as_chunks::<W>().0;
     let scales = panel.scales.as_chunks::<W>().0;
     let places = _mm_cvtsi32_si128(shift.unwrap_or(0) as i32);
@@ -410,11 +368,7 @@ fn tokens<
                 let planes = unpack::<BITS>(step);
                 for l in 0..4 {
                     for c in 0..C {
-                        dots[c] = _mm512_dpbusd_epi32(
-                            dots[c],
-                            planes[l],
-                            _mm512_set1_epi32(quads[l][FIRST + c]),
-                        );
+                        dots[c] = _mm512_dpbusd_epi32(dots[c], planes[l], _mm512_set1_epi32(quads[l][FIRST + c]));
                     }
                 }
             }
@@ -587,11 +541,7 @@ pub(super) fn load_bytes(bytes: &[u8; 16]) -> __m128i {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn unpack<const BITS: usize>(step: &[u8]) -> [__m512i; 4] {
     let nibbles = |mask: i8| {
-        let (a, b, mask) = (
-            load(&step[..64]),
-            load(&step[64..128]),
-            _mm512_set1_epi8(mask),
-        );
+        let (a, b, mask) = (load(&step[..64]), load(&step[64..128]), _mm512_set1_epi8(mask));
         [
             _mm512_and_si512(a, mask),
             _mm512_and_si512(_mm512_srli_epi16(a, 4), mask),

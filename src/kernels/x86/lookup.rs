@@ -53,13 +53,7 @@ impl Many for Lookup {
         }
     }
 
-    fn multiply(
-        &self,
-        weights: &Strip<'_>,
-        groups: Range<usize>,
-        panels: &[Panel<'_>],
-        out: &mut [[f32; ROWS]],
-    ) {
+    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut [[f32; ROWS]]) {
         let Some(panel) = panels.first() else {
             return;
         };
@@ -112,8 +106,7 @@ const ACTIVATION_INSIDE: usize = 2;
 const MULTIPLIED: usize = 3;
 
 /// Some row groups of a strip times some panels.
-type Product =
-    unsafe fn(&Strip<'_>, Range<usize>, Runs, &[Panel<'_>], &mut [[f32; ROWS]], &mut Scratch);
+type Product = unsafe fn(&Strip<'_>, Range<usize>, Runs, &[Panel<'_>], &mut [[f32; ROWS]], &mut Scratch);
 
 /// The product for such runs, and how many tokens it takes at a time. 8 tokens share what is loaded of weights; for
 /// short runs 4, whose partial results have room in registers.

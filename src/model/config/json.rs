@@ -60,12 +60,7 @@ impl ConfigFile {
         self.json.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn key_error(
-        &self,
-        key: &str,
-        found: Option<&Value>,
-        expected: String,
-    ) -> ModelError {
+    pub(super) fn key_error(&self, key: &str, found: Option<&Value>, expected: String) -> ModelError {
         let found = found.map_or("missing".into(), |value| {
             const SHOWN: usize = 80;
             let text = value.to_string();
@@ -94,17 +89,12 @@ impl ConfigFile {
         };
         match value.as_u64() {
             Some(count @ 1..=0x7fff_ffff) => Ok(Some(count as usize)),
-            _ => Err(self.key_error(
-                key,
-                Some(value),
-                "a whole number from 1 to 2147483647".into(),
-            )),
+            _ => Err(self.key_error(key, Some(value), "a whole number from 1 to 2147483647".into())),
         }
     }
 
     pub(super) fn required_count(&self, key: &str) -> Result<usize, ModelError> {
-        self.count(key)?
-            .ok_or_else(|| self.missing(key, "a whole number"))
+        self.count(key)?.ok_or_else(|| self.missing(key, "a whole number"))
     }
 
     /// A whole number that takes memory, or time, beyond what its tensors do.
@@ -127,9 +117,7 @@ impl ConfigFile {
 
     pub(super) fn positive(&self, key: &str) -> Result<Option<f64>, ModelError> {
         match self.number(key)? {
-            Some(number) if !is_positive(number) => {
-                Err(self.key_error(key, self.value(key), POSITIVE.into()))
-            }
+            Some(number) if !is_positive(number) => Err(self.key_error(key, self.value(key), POSITIVE.into())),
             number => Ok(number),
         }
     }
@@ -169,9 +157,7 @@ impl ConfigFile {
             return Ok(vec![]);
         };
         let mut ids = vec![];
-        let listed = value
-            .as_array()
-            .map_or(std::slice::from_ref(value), Vec::as_slice);
+        let listed = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         for id in listed {
             match (id.as_i64(), id.as_u64().map(u32::try_from)) {
                 (Some(..0), _) => notes.push(format!(
@@ -263,9 +249,7 @@ fn problem(bytes: &[u8], error: &serde_json::Error) -> String {
 
 /// The word at a line and column, both from 1.
 fn word_at(bytes: &[u8], line: usize, column: usize) -> Option<&str> {
-    let line = bytes
-        .split(|&byte| byte == b'\n')
-        .nth(line.checked_sub(1)?)?;
+    let line = bytes.split(|&byte| byte == b'\n').nth(line.checked_sub(1)?)?;
     let is_part = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'-';
     let at = column.saturating_sub(1).min(line.len());
     let start = line[..at]

@@ -87,31 +87,18 @@ impl ConfigFile {
         let kv_heads = self.count("num_key_value_heads")?.unwrap_or(heads);
         if heads % kv_heads != 0 {
             let expected = format!("a divisor of num_attention_heads ({heads})");
-            return Err(self.key_error(
-                "num_key_value_heads",
-                self.value("num_key_value_heads"),
-                expected,
-            ));
+            return Err(self.key_error("num_key_value_heads", self.value("num_key_value_heads"), expected));
         }
         let head_dim = match self.count("head_dim")? {
             Some(head_dim) => head_dim,
             None if hidden_size % heads == 0 => hidden_size / heads,
             None => {
-                let expected =
-                    format!("a divisor of hidden_size ({hidden_size}), as head_dim is missing");
-                return Err(self.key_error(
-                    "num_attention_heads",
-                    self.value("num_attention_heads"),
-                    expected,
-                ));
+                let expected = format!("a divisor of hidden_size ({hidden_size}), as head_dim is missing");
+                return Err(self.key_error("num_attention_heads", self.value("num_attention_heads"), expected));
             }
         };
         if head_dim % 2 != 0 {
-            return Err(self.key_error(
-                "head_dim",
-                self.value("head_dim"),
-                "an even number".into(),
-            ));
+            return Err(self.key_error("head_dim", self.value("head_dim"), "an even number".into()));
         }
         if heads.saturating_mul(head_dim) > MAX_WIDTH {
             let expected = format!(
@@ -127,11 +114,7 @@ impl ConfigFile {
             architecture,
             hidden_size,
             intermediate_size: self.limited("intermediate_size", MAX_WIDTH, "")?,
-            layers: self.limited(
-                "num_hidden_layers",
-                MAX_LAYERS,
-                ", which is what llama.cpp loads",
-            )?,
+            layers: self.limited("num_hidden_layers", MAX_LAYERS, ", which is what llama.cpp loads")?,
             heads,
             kv_heads,
             head_dim,
@@ -139,8 +122,7 @@ impl ConfigFile {
             vocab_size: self.limited("vocab_size", MAX_TOKENS, "")?,
             rms_norm_eps: self
                 .positive("rms_norm_eps")?
-                .ok_or_else(|| self.missing("rms_norm_eps", "a number"))?
-                as f32,
+                .ok_or_else(|| self.missing("rms_norm_eps", "a number"))? as f32,
             rope: self.rope(&mut notes)?,
             tied_head: self.flag("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: match architecture {
@@ -179,16 +161,12 @@ impl ConfigFile {
                 "its norms of q and k have no place in llama.cpp's `llama`, and its own architecture there would lose \
                  the offline biases of o_proj, gate_proj, up_proj and down_proj"
             }
-            _ if found.starts_with("BitNet")
-                || found.starts_with("Bitnet")
-                || found.starts_with("Gemma") =>
-            {
+            _ if found.starts_with("BitNet") || found.starts_with("Bitnet") || found.starts_with("Gemma") => {
                 "llama.cpp has no place for the offline biases of its linears"
             }
             _ => "its forward pass has not been shown to equal llama.cpp's `llama`",
         };
-        let why =
-            format!("{why}; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
+        let why = format!("{why}; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
         Err(ModelError::Architecture {
             path: self.path.clone(),
             found: found.into(),
@@ -199,9 +177,7 @@ impl ConfigFile {
     fn check_activation(&self) -> Result<(), ModelError> {
         match self.text("hidden_act")?.as_deref() {
             None | Some("silu" | "swish") => Ok(()),
-            Some(_) => {
-                Err(self.key_error("hidden_act", self.value("hidden_act"), "\"silu\"".into()))
-            }
+            Some(_) => Err(self.key_error("hidden_act", self.value("hidden_act"), "\"silu\"".into())),
         }
     }
 
@@ -224,9 +200,7 @@ impl ConfigFile {
         let slides = match architecture {
             Architecture::Llama => false,
             Architecture::Mistral => true,
-            Architecture::Qwen2 => {
-                self.flag("use_sliding_window")?.unwrap_or(false) && self.has_sliding_layer()?
-            }
+            Architecture::Qwen2 => self.flag("use_sliding_window")?.unwrap_or(false) && self.has_sliding_layer()?,
         };
         match self.json.get("sliding_window") {
             _ if !slides => Ok(None),
@@ -239,27 +213,16 @@ impl ConfigFile {
     fn has_sliding_layer(&self) -> Result<bool, ModelError> {
         const FULL_LAYERS: u64 = 28;
         if let Some(kinds) = self.value("layer_types") {
+            let kinds = kinds.as_array().filter(|kinds| kinds.iter().all(Value::is_string));
             let kinds = kinds
-                .as_array()
-                .filter(|kinds| kinds.iter().all(Value::is_string));
-            let kinds = kinds.ok_or_else(|| {
-                self.key_error(
-                    "layer_types",
-                    self.value("layer_types"),
-                    "a list of names".into(),
-                )
-            })?;
+                .ok_or_else(|| self.key_error("layer_types", self.value("layer_types"), "a list of names".into()))?;
             return Ok(kinds.contains(&"sliding_attention".into()));
         }
         let full = match self.value("max_window_layers") {
             None => FULL_LAYERS,
-            Some(value) => value.as_u64().ok_or_else(|| {
-                self.key_error(
-                    "max_window_layers",
-                    Some(value),
-                    "a number of layers".into(),
-                )
-            })?,
+            Some(value) => value
+                .as_u64()
+                .ok_or_else(|| self.key_error("max_window_layers", Some(value), "a number of layers".into()))?,
         };
         Ok(full < self.required_count("num_hidden_layers")? as u64)
     }

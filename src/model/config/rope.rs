@@ -51,15 +51,13 @@ impl Rope {
             return None;
         };
         let factor_of = |i: usize| {
-            let wavelength =
-                2.0 * std::f64::consts::PI * self.theta.powf(2.0 * i as f64 / head_dim as f64);
+            let wavelength = 2.0 * std::f64::consts::PI * self.theta.powf(2.0 * i as f64 / head_dim as f64);
             if wavelength < original_context / high_freq_factor {
                 1.0
             } else if wavelength > original_context / low_freq_factor {
                 factor
             } else {
-                let smooth = (original_context / wavelength - low_freq_factor)
-                    / (high_freq_factor - low_freq_factor);
+                let smooth = (original_context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
                 1.0 / ((1.0 - smooth) / factor + smooth)
             }
         };
@@ -109,11 +107,7 @@ impl ConfigFile {
     }
 
     /// `part`: the theta of a section and its key.
-    fn theta(
-        &self,
-        part: Option<(String, &Value)>,
-        notes: &mut Vec<String>,
-    ) -> Result<f64, ModelError> {
+    fn theta(&self, part: Option<(String, &Value)>, notes: &mut Vec<String>) -> Result<f64, ModelError> {
         const DEFAULT: f64 = 10000.0; // transformers' RotaryEmbeddingConfigMixin
         let beside = self.positive("rope_theta")?;
         let Some((key, value)) = part else {
@@ -134,12 +128,7 @@ impl ConfigFile {
         Ok(theta)
     }
 
-    fn rope_of(
-        &self,
-        name: &str,
-        section: &Map<String, Value>,
-        notes: &mut Vec<String>,
-    ) -> Result<Rope, ModelError> {
+    fn rope_of(&self, name: &str, section: &Map<String, Value>, notes: &mut Vec<String>) -> Result<Rope, ModelError> {
         let key = |part: &str| format!("{name}.{part}");
         let part = |part: &str| section.get(part).filter(|value| !value.is_null());
         let number = |name: &str| {
@@ -149,9 +138,7 @@ impl ConfigFile {
                 .ok_or_else(|| self.key_error(&key(name), part(name), POSITIVE.into()))
         };
         if let Some((nested, value)) = section.iter().find(|(_, value)| value.is_object()) {
-            let expected = format!(
-                "one rotation for all layers; where they share it, set its keys in '{name}' itself"
-            );
+            let expected = format!("one rotation for all layers; where they share it, set its keys in '{name}' itself");
             return Err(self.key_error(&key(nested), Some(value), expected));
         }
         self.check_rotary_share(&key(SHARE), part(SHARE))?;
@@ -163,36 +150,35 @@ impl ConfigFile {
             return Err(self.key_error(&key("type"), Some(old_kind), expected));
         }
         let kind = kind.or(old_kind);
-        let (scaling, known): (_, &[&str]) =
-            match kind.map(|kind| kind.as_str().unwrap_or_default()) {
-                None if name == "rope_parameters" => (RopeScaling::None, &[]),
-                Some("default") => (RopeScaling::None, &[]),
-                Some("linear") => {
-                    let factor = number("factor")?;
-                    (RopeScaling::Linear { factor }, &["factor"])
-                }
-                Some("llama3") => {
-                    let scaling = RopeScaling::Llama3 {
-                        factor: number("factor")?,
-                        low_freq_factor: number("low_freq_factor")?,
-                        high_freq_factor: number("high_freq_factor")?,
-                        original_context: number("original_max_position_embeddings")?,
-                    };
-                    (
-                        scaling,
-                        &[
-                            "factor",
-                            "low_freq_factor",
-                            "high_freq_factor",
-                            "original_max_position_embeddings",
-                        ],
-                    )
-                }
-                _ => {
-                    let expected = "\"default\", \"linear\" or \"llama3\"".into();
-                    return Err(self.key_error(&key("rope_type"), kind, expected));
-                }
-            };
+        let (scaling, known): (_, &[&str]) = match kind.map(|kind| kind.as_str().unwrap_or_default()) {
+            None if name == "rope_parameters" => (RopeScaling::None, &[]),
+            Some("default") => (RopeScaling::None, &[]),
+            Some("linear") => {
+                let factor = number("factor")?;
+                (RopeScaling::Linear { factor }, &["factor"])
+            }
+            Some("llama3") => {
+                let scaling = RopeScaling::Llama3 {
+                    factor: number("factor")?,
+                    low_freq_factor: number("low_freq_factor")?,
+                    high_freq_factor: number("high_freq_factor")?,
+                    original_context: number("original_max_position_embeddings")?,
+                };
+                (
+                    scaling,
+                    &[
+                        "factor",
+                        "low_freq_factor",
+                        "high_freq_factor",
+                        "original_max_position_embeddings",
+                    ],
+                )
+            }
+            _ => {
+                let expected = "\"default\", \"linear\" or \"llama3\"".into();
+                return Err(self.key_error(&key("rope_type"), kind, expected));
+            }
+        };
         if let RopeScaling::Llama3 {
             low_freq_factor,
             high_freq_factor,
@@ -201,18 +187,17 @@ impl ConfigFile {
             && high_freq_factor <= low_freq_factor
         {
             let expected = "more than low_freq_factor".into();
-            return Err(self.key_error(
-                &key("high_freq_factor"),
-                part("high_freq_factor"),
-                expected,
-            ));
+            return Err(self.key_error(&key("high_freq_factor"), part("high_freq_factor"), expected));
         }
         const ALWAYS: [&str; 4] = ["rope_theta", "rope_type", "type", SHARE];
         for unread in section
             .keys()
             .filter(|key| !ALWAYS.contains(&key.as_str()) && !known.contains(&key.as_str()))
         {
-            notes.push(format!("config.json: '{}' is not read, as in transformers: this kind of rotation has no such key", key(unread)));
+            notes.push(format!(
+                "config.json: '{}' is not read, as in transformers: this kind of rotation has no such key",
+                key(unread)
+            ));
         }
         let theta = part("rope_theta").map(|theta| (key("rope_theta"), theta));
         let theta = self.theta(theta, notes)?;

@@ -80,10 +80,7 @@ fn what_is_no_tequila_checkpoint_is_named_as_such() {
         json.as_object_mut().unwrap().remove(key);
     }
     let plain = file(json);
-    let error = plain
-        .training(&TrainingOverrides::default())
-        .unwrap_err()
-        .to_string();
+    let error = plain.training(&TrainingOverrides::default()).unwrap_err().to_string();
     assert!(error.contains("not a Tequila checkpoint"), "{error}");
     let given = TrainingOverrides {
         method: Some("ultraquantv2".into()),
@@ -145,16 +142,10 @@ fn every_complaint_names_its_key() {
             .to_string();
         assert!(error.contains(key), "{key}: {error}");
     }
-    let error = with(
-        "rope_scaling",
-        serde_json::json!({"type": "yarn", "factor": 2.0}),
-    )
-    .config()
-    .unwrap_err();
-    assert!(
-        error.to_string().contains("rope_scaling.rope_type"),
-        "{error}"
-    );
+    let error = with("rope_scaling", serde_json::json!({"type": "yarn", "factor": 2.0}))
+        .config()
+        .unwrap_err();
+    assert!(error.to_string().contains("rope_scaling.rope_type"), "{error}");
     let error = with("architectures", serde_json::json!(["Qwen3ForCausalLM"]))
         .config()
         .unwrap_err();

@@ -78,8 +78,7 @@ impl ConfigFile {
         missing.extend(granularity.is_none().then_some("granularity"));
         missing.extend((grouped && group_size.is_none()).then_some("group_size"));
         missing.extend((!learned && lambda.is_none()).then_some("eps"));
-        let (Some(method), Some(granularity), true) = (method, granularity, missing.is_empty())
-        else {
+        let (Some(method), Some(granularity), true) = (method, granularity, missing.is_empty()) else {
             return Err(ModelError::NotTequila {
                 path: self.path.clone(),
                 missing,
@@ -95,19 +94,11 @@ impl ConfigFile {
         match self.value("w_bits") {
             None => Ok(()),
             Some(bits) if bits.as_f64() == Some(0.0) => Ok(()),
-            bits => Err(self.key_error(
-                "w_bits",
-                bits,
-                "0, which is what ternary training sets".into(),
-            )),
+            bits => Err(self.key_error("w_bits", bits, "0, which is what ternary training sets".into())),
         }
     }
 
-    fn granularity(
-        &self,
-        name: &str,
-        group_size: Option<usize>,
-    ) -> Result<Granularity, ModelError> {
+    fn granularity(&self, name: &str, group_size: Option<usize>) -> Result<Granularity, ModelError> {
         match (name, group_size) {
             ("per_channel", _) => Ok(Granularity::Channel),
             ("per_tensor", _) => Ok(Granularity::Tensor),
@@ -138,8 +129,7 @@ impl ConfigFile {
                     path: self.path.clone(),
                     key: "eps".into(),
                     found: lambda.map_or("missing".into(), |lambda| lambda.to_string()),
-                    expected: "a finite number that is not negative (the lambda of the dead zone)"
-                        .into(),
+                    expected: "a finite number that is not negative (the lambda of the dead zone)".into(),
                 });
             }
             ("ultraquant", _) => {
@@ -153,12 +143,8 @@ impl ConfigFile {
                 "Sherry keeps the three largest of every four weights and has no biases, which is another formula; \
                  supported: ultraquantv2, ultraquantv3"
             }
-            ("absmean", _) => {
-                "it is ultraquantv2 without biases; set that with --quant-method ultraquantv2 --lambda 0"
-            }
-            ("twn", _) => {
-                "its threshold and scale are another formula; supported: ultraquantv2, ultraquantv3"
-            }
+            ("absmean", _) => "it is ultraquantv2 without biases; set that with --quant-method ultraquantv2 --lambda 0",
+            ("twn", _) => "its threshold and scale are another formula; supported: ultraquantv2, ultraquantv3",
             ("lsq" | "seq" | "dlt", _) => {
                 "its scales are learned, which is another formula; supported: ultraquantv2, ultraquantv3"
             }

@@ -48,11 +48,7 @@ pub(super) fn read<'a>(
 }
 
 /// llama.cpp does not normalise what it splits. Unicode composition rarely matters; any other change would.
-fn check_normalizer(
-    file: &str,
-    normalizer: &Value,
-    notes: &mut Notes,
-) -> Result<(), TokenizerError> {
+fn check_normalizer(file: &str, normalizer: &Value, notes: &mut Notes) -> Result<(), TokenizerError> {
     let steps = match normalizer.get("normalizers").and_then(Value::as_array) {
         Some(steps) => steps.as_slice(),
         None if normalizer.is_null() => &[],

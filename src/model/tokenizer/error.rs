@@ -59,9 +59,7 @@ pub enum TokenizerError {
         what: &'static str,
     },
     /// A key that is absent or holds something else.
-    #[error(
-        "{file}: {key}: found {found}, expected {expected}; copy the file again, or mend the key"
-    )]
+    #[error("{file}: {key}: found {found}, expected {expected}; copy the file again, or mend the key")]
     Key {
         /// The file.
         file: String,
@@ -96,9 +94,7 @@ pub enum TokenizerError {
         known: String,
     },
     /// `--tokenizer-pre` names nothing.
-    #[error(
-        "--tokenizer-pre: llama.cpp has no pre-tokenizer '{found}'; name one that it has: {known}"
-    )]
+    #[error("--tokenizer-pre: llama.cpp has no pre-tokenizer '{found}'; name one that it has: {known}")]
     UnknownPreName {
         /// What was asked for.
         found: String,

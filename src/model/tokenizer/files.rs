@@ -70,17 +70,10 @@ impl TokenizerFiles {
         let names = Settings::read(self.special_tokens_map.as_ref())?;
         let added = Settings::read(self.added_tokens.as_ref())?;
         let named = special::named([&config, &names])?;
-        let decoder = config
-            .get("added_tokens_decoder")
-            .and_then(Value::as_object);
-        let decoded = decoder
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, token)| token_text(token));
+        let decoder = config.get("added_tokens_decoder").and_then(Value::as_object);
+        let decoded = decoder.into_iter().flatten().filter_map(|(_, token)| token_text(token));
         let texts = named.into_iter().chain(decoded).map(String::from);
-        Ok(texts
-            .chain(added.entries().map(|(text, _)| text.clone()))
-            .collect())
+        Ok(texts.chain(added.entries().map(|(text, _)| text.clone())).collect())
     }
 
     /// Reads what `path` offers: a directory, or one vocabulary file together with the settings beside it.
@@ -150,11 +143,7 @@ fn other_templates(folder: &Path) -> Result<Vec<String>, TokenizerError> {
     };
     let mut names = vec![];
     for entry in std::fs::read_dir(folder).map_err(io)? {
-        let name = entry
-            .map_err(io)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
+        let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
         names.extend(name.strip_suffix(".jinja").map(String::from));
     }
     names.retain(|name| name != "default");
@@ -175,9 +164,7 @@ fn read_content(path: &Path) -> Result<Option<Content>, TokenizerError> {
         Err(error) => return Err(io(error)),
     };
     if !metadata.is_file() {
-        return Err(TokenizerError::NotAFile {
-            path: path.to_owned(),
-        });
+        return Err(TokenizerError::NotAFile { path: path.to_owned() });
     }
     let name = path.display().to_string();
     let mut bytes = Vec::new();

@@ -131,33 +131,22 @@ impl<'de> Deserialize<'de> for Merge {
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Merge, E> {
                 match text.split_once(' ') {
-                    Some((left, right))
-                        if !left.is_empty() && !right.is_empty() && !right.contains(' ') =>
-                    {
-                        Ok(Merge {
-                            text: text.into(),
-                            left: left.len(),
-                        })
-                    }
+                    Some((left, right)) if !left.is_empty() && !right.is_empty() && !right.contains(' ') => Ok(Merge {
+                        text: text.into(),
+                        left: left.len(),
+                    }),
                     _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
                 }
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Merge, A::Error> {
-                let left: String = list
-                    .next_element()?
-                    .ok_or_else(|| A::Error::invalid_length(0, &self))?;
-                let right: String = list
-                    .next_element()?
-                    .ok_or_else(|| A::Error::invalid_length(1, &self))?;
+                let left: String = list.next_element()?.ok_or_else(|| A::Error::invalid_length(0, &self))?;
+                let right: String = list.next_element()?.ok_or_else(|| A::Error::invalid_length(1, &self))?;
                 if list.next_element::<IgnoredAny>()?.is_some() {
                     return Err(A::Error::invalid_length(3, &self));
                 }
                 if left.is_empty() || right.is_empty() {
-                    return Err(A::Error::invalid_value(
-                        serde::de::Unexpected::Str(""),
-                        &self,
-                    ));
+                    return Err(A::Error::invalid_value(serde::de::Unexpected::Str(""), &self));
                 }
                 Ok(Merge::new(&left, &right))
             }
@@ -188,20 +177,14 @@ impl TokenizerJson {
             return Err(unsupported(format!("a model of type {kind:?}")));
         }
         for (key, affix) in [
-            (
-                "continuing_subword_prefix",
-                &self.model.continuing_subword_prefix,
-            ),
+            ("continuing_subword_prefix", &self.model.continuing_subword_prefix),
             ("end_of_word_suffix", &self.model.end_of_word_suffix),
         ] {
             if let Some(affix) = affix.as_deref().filter(|affix| !affix.is_empty()) {
                 return Err(unsupported(format!("model.{key} {affix:?}")));
             }
         }
-        match (
-            mentions_byte_level(&self.pre_tokenizer),
-            self.model.byte_fallback,
-        ) {
+        match (mentions_byte_level(&self.pre_tokenizer), self.model.byte_fallback) {
             (true, _) => Ok(Family::ByteLevel),
             (false, true) => Ok(Family::SentencePiece),
             (false, false) => Err(unsupported(format!(
@@ -212,11 +195,7 @@ impl TokenizerJson {
     }
 
     /// The tokens of `model.vocab`, all of type normal; they are taken out of it.
-    pub fn take_vocabulary<'a>(
-        &mut self,
-        file: &'a str,
-        rows: usize,
-    ) -> Result<Vocabulary<'a>, TokenizerError> {
+    pub fn take_vocabulary<'a>(&mut self, file: &'a str, rows: usize) -> Result<Vocabulary<'a>, TokenizerError> {
         let Entries(entries) = std::mem::take(&mut self.model.vocab);
         if entries.is_empty() {
             return Err(TokenizerError::Key {

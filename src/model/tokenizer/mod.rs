@@ -152,11 +152,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn byte_level(
-        mut self,
-        file: &'a str,
-        json: TokenizerJson,
-    ) -> Result<Tokenizer, TokenizerError> {
+    fn byte_level(mut self, file: &'a str, json: TokenizerJson) -> Result<Tokenizer, TokenizerError> {
         let surround = Surround::read(file, &json.post_processor, &mut self.notes);
         let bpe::Bpe {
             vocabulary,
@@ -171,11 +167,7 @@ impl<'a> Reader<'a> {
         )
     }
 
-    fn pieces_of_json(
-        mut self,
-        file: &'a str,
-        json: TokenizerJson,
-    ) -> Result<Tokenizer, TokenizerError> {
+    fn pieces_of_json(mut self, file: &'a str, json: TokenizerJson) -> Result<Tokenizer, TokenizerError> {
         let surround = Surround::read(file, &json.post_processor, &mut self.notes);
         let pieces = sentencepiece::read_json(file, json, self.rows, &mut self.notes)?;
         self.sentence_piece(pieces, surround)
@@ -203,8 +195,7 @@ impl<'a> Reader<'a> {
             (Ok(mut pieces), None) => {
                 self.notes.0.append(&mut notes.0);
                 let surround = Surround::read(file, &json.post_processor, &mut self.notes);
-                pieces.space_prefix =
-                    sentencepiece::space_prefix(file, &json, &pieces.vocabulary, &mut self.notes)?;
+                pieces.space_prefix = sentencepiece::space_prefix(file, &json, &pieces.vocabulary, &mut self.notes)?;
                 json.overlay(file, &mut pieces.vocabulary)?;
                 self.sentence_piece(pieces, surround)
             }
@@ -231,10 +222,7 @@ impl<'a> Reader<'a> {
                 remedy: "it is for byte-level vocabularies, leave it out",
             });
         }
-        let space_prefix = self
-            .config
-            .flag("add_prefix_space")?
-            .unwrap_or(pieces.space_prefix);
+        let space_prefix = self.config.flag("add_prefix_space")?.unwrap_or(pieces.space_prefix);
         self.finish(
             pieces.vocabulary,
             Model::SentencePiece { space_prefix },
@@ -315,9 +303,7 @@ impl<'a> Reader<'a> {
     fn overlay_added_tokens(&self, vocabulary: &mut Vocabulary) -> Result<(), TokenizerError> {
         let added = Settings::read(self.files.added_tokens.as_ref())?;
         for (text, id) in added.entries() {
-            let id = id
-                .as_u64()
-                .ok_or_else(|| added.wrong(text, id, "a token id"))?;
+            let id = id.as_u64().ok_or_else(|| added.wrong(text, id, "a token id"))?;
             vocabulary.overlay(&added.name, id, text, false)?;
         }
         const KEY: &str = "added_tokens_decoder";
@@ -330,9 +316,7 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| self.config.wrong(KEY, decoder, expected))?;
         for (id, token) in entries {
             let content = token.get("content").and_then(serde_json::Value::as_str);
-            let special = token
-                .get("special")
-                .map_or(Some(false), serde_json::Value::as_bool);
+            let special = token.get("special").map_or(Some(false), serde_json::Value::as_bool);
             let (Ok(id), Some(content), Some(special)) = (id.parse(), content, special) else {
                 return Err(self.config.wrong(&format!("{KEY}.{id}"), token, expected));
             };

@@ -80,10 +80,7 @@ impl Steps {
             }
             Some("Split") => {
                 let expression = step.pointer("/pattern/Regex").and_then(Value::as_str);
-                let isolates = match (
-                    step.get("behavior").and_then(Value::as_str),
-                    flag("invert", false),
-                ) {
+                let isolates = match (step.get("behavior").and_then(Value::as_str), flag("invert", false)) {
                     (Some("Isolated"), Some(false)) => true,
                     // Keeps the matches and drops the rest. The known expressions that come alone match everything.
                     (Some("Removed"), Some(true)) => self.splits.is_empty(),

@@ -62,9 +62,7 @@ pub(super) fn read_model<'a>(
                 next_id += 1;
             }
             (2, Field::Bytes(at, bytes)) => trainer = Trainer::read(at, bytes).map_err(protobuf)?,
-            (3, Field::Bytes(at, bytes)) => {
-                normalizer = Some(Normalizer::read(at, bytes).map_err(protobuf)?)
-            }
+            (3, Field::Bytes(at, bytes)) => normalizer = Some(Normalizer::read(at, bytes).map_err(protobuf)?),
             _ => {}
         }
     }
@@ -76,10 +74,7 @@ pub(super) fn read_model<'a>(
     let normalizer = normalizer.ok_or_else(|| fault("no normalizer found"))?;
     if trainer.model_type != BPE {
         return Err(unsupported(
-            format!(
-                "a SentencePiece model of type {}",
-                trainer.model_type_name()
-            ),
+            format!("a SentencePiece model of type {}", trainer.model_type_name()),
             "models of type BPE are; name another tokenizer with --tokenizer",
         ));
     }
@@ -198,15 +193,8 @@ pub(super) fn finish(vocabulary: &mut Vocabulary) -> Result<(), TokenizerError> 
 
 /// `<0xXX>`
 fn is_byte(text: &str) -> bool {
-    let digits = text
-        .strip_prefix("<0x")
-        .and_then(|rest| rest.strip_suffix('>'));
-    digits.is_some_and(|digits| {
-        digits.len() == 2
-            && digits
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))
-    })
+    let digits = text.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F')))
 }
 
 /// Whether the text gets a space in front; refuses other changes to it.
@@ -290,10 +278,7 @@ pub(super) fn contradiction(json: &TokenizerJson, pieces: &Vocabulary) -> Option
         .count();
     let all = pieces.iter().count().max(entries.len() - surplus);
     if same < all {
-        return Some(format!(
-            "{} of {all} ids have other pieces there",
-            all - same
-        ));
+        return Some(format!("{} of {all} ids have other pieces there", all - same));
     }
     // Merges come in the order of the scores of what they make.
     let mut last = f32::INFINITY;
@@ -311,19 +296,14 @@ pub(super) fn contradiction(json: &TokenizerJson, pieces: &Vocabulary) -> Option
 /// llama.cpp joins any two pieces whose joined text is a piece. A SentencePiece model that was converted to merges lists
 /// all those pairs; a BPE model that was trained as such may not.
 fn note_missing_merges(file: &str, merges: &[Merge], vocabulary: &Vocabulary, notes: &mut Notes) {
-    let pairs: HashSet<(&str, &str)> = merges
-        .iter()
-        .map(|merge| (merge.left(), merge.right()))
-        .collect();
+    let pairs: HashSet<(&str, &str)> = merges.iter().map(|merge| (merge.left(), merge.right())).collect();
     let made: HashSet<String> = merges.iter().map(Merge::joined).collect();
     let lacks_pair = |text: &str| {
         text.char_indices()
             .skip(1)
             .map(|(at, _)| text.split_at(at))
             .any(|(left, right)| {
-                !pairs.contains(&(left, right))
-                    && vocabulary.id(left).is_some()
-                    && vocabulary.id(right).is_some()
+                !pairs.contains(&(left, right)) && vocabulary.id(left).is_some() && vocabulary.id(right).is_some()
             })
     };
     let count = made.iter().filter(|text| lacks_pair(text)).count();
@@ -338,10 +318,7 @@ fn note_missing_merges(file: &str, merges: &[Merge], vocabulary: &Vocabulary, no
 
 /// Lines of `base64 rank`, as the original Llama-3 `tokenizer.model` has.
 fn is_tiktoken(bytes: &[u8]) -> bool {
-    let line = bytes
-        .split(|&byte| byte == b'\n')
-        .next()
-        .unwrap_or_default();
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let mut words = line.split(|&byte| byte == b' ');
     let is_base64 = |word: &[u8]| {
         word.len() >= 4
@@ -350,9 +327,7 @@ fn is_tiktoken(bytes: &[u8]) -> bool {
                 .all(|&b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
     };
     let is_number = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_digit);
-    words.next().is_some_and(is_base64)
-        && words.next().is_some_and(is_number)
-        && words.next().is_none()
+    words.next().is_some_and(is_base64) && words.next().is_some_and(is_number) && words.next().is_none()
 }
 
 /// `ModelProto.SentencePiece`: piece = 1, score = 2, type = 3.
@@ -365,8 +340,7 @@ fn piece(at: usize, bytes: &[u8]) -> Result<Token, (usize, &'static str)> {
     for field in Fields::new(bytes, at) {
         match field? {
             (1, Field::Bytes(at, text)) => {
-                token.text =
-                    String::from_utf8(text.into()).map_err(|_| (at, "the piece is not UTF-8"))?;
+                token.text = String::from_utf8(text.into()).map_err(|_| (at, "the piece is not UTF-8"))?;
             }
             (2, Field::Fixed32(score)) => token.score = f32::from_le_bytes(score),
             (3, Field::Varint(kind)) => {
@@ -469,9 +443,7 @@ impl Normalizer {
         let mut normalizer = Self::default();
         for field in Fields::new(bytes, at) {
             match field? {
-                (1, Field::Bytes(_, name)) => {
-                    normalizer.name = String::from_utf8_lossy(name).into()
-                }
+                (1, Field::Bytes(_, name)) => normalizer.name = String::from_utf8_lossy(name).into(),
                 (2, Field::Bytes(_, charsmap)) => normalizer.has_charsmap = !charsmap.is_empty(),
                 (3, Field::Varint(value)) => normalizer.dummy_prefix = value != 0,
                 (4, Field::Varint(value)) => normalizer.removes_spaces = value != 0,

@@ -39,21 +39,15 @@ impl Ends {
                 ids: ids.eos.clone(),
             });
         };
-        let list = value
-            .as_array()
-            .map_or(std::slice::from_ref(value), Vec::as_slice);
+        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
         let mut found = vec![];
         for id in list {
-            match (
-                id.as_i64(),
-                id.as_u64().and_then(|id| u32::try_from(id).ok()),
-            ) {
+            match (id.as_i64(), id.as_u64().and_then(|id| u32::try_from(id).ok())) {
                 (_, Some(id)) => found.push(id),
                 // In PyTorch a negative id stands for none.
-                (Some(id), _) if id < 0 => notes.add(format!(
-                    "{}: {KEY} {id} is no token; it is left out",
-                    generation.name
-                )),
+                (Some(id), _) if id < 0 => {
+                    notes.add(format!("{}: {KEY} {id} is no token; it is left out", generation.name))
+                }
                 _ => return Err(generation.wrong(KEY, value, "a token id or a list of them")),
             }
         }
@@ -102,9 +96,7 @@ impl Surround {
         let mut surround = None;
         for step in steps {
             match step.get("type").and_then(Value::as_str) {
-                Some("TemplateProcessing") => {
-                    surround = Some(Self::of_template(step.get("single")?.as_array()?))
-                }
+                Some("TemplateProcessing") => surround = Some(Self::of_template(step.get("single")?.as_array()?)),
                 None | Some("ByteLevel") => {}
                 Some(other) => notes.add(format!("{file}: post_processor {other} is not followed")),
             }
@@ -239,9 +231,7 @@ pub(super) fn resolve(sources: Sources, notes: &mut Notes) -> Result<Special, To
     let add_bos = config.flag("add_bos_token")?;
     let add_eos = config.flag("add_eos_token")?;
     let says = |tokens: &[String]| surround_says.then_some(!tokens.is_empty());
-    let add_bos = add_bos
-        .or(says(&surround.before))
-        .unwrap_or(defaults.add_bos);
+    let add_bos = add_bos.or(says(&surround.before)).unwrap_or(defaults.add_bos);
     let add_eos = add_eos.or(says(&surround.after)).unwrap_or(false);
     for (tokens, id, key) in [
         (&surround.before, bos, "bos_token"),
@@ -263,10 +253,7 @@ pub(super) fn resolve(sources: Sources, notes: &mut Notes) -> Result<Special, To
     };
     let eos = eos.ok_or_else(|| needed("no token ends a text", "eos_token"))?;
     if bos.is_none() && add_bos {
-        return Err(needed(
-            "no token begins a text, but add_bos_token is true",
-            "bos_token",
-        ));
+        return Err(needed("no token begins a text, but add_bos_token is true", "bos_token"));
     }
     Ok(Special {
         // Likewise token 11 or 1. A model without one never sees it; the end of text is the harmless choice.

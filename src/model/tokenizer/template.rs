@@ -26,9 +26,7 @@ pub(super) fn chat_template(
     }
     let json = Settings::read(files.chat_template_json.as_ref())?;
     for settings in [config, &json] {
-        found.extend(
-            template_in(settings, notes)?.map(|template| (settings.name.clone(), template)),
-        );
+        found.extend(template_in(settings, notes)?.map(|template| (settings.name.clone(), template)));
     }
     let mut found = found.into_iter();
     let Some((file, template)) = found.next() else {
@@ -54,10 +52,7 @@ fn utf8(content: &Content) -> Result<String, TokenizerError> {
     String::from_utf8(content.bytes.clone()).map_err(|error| TokenizerError::Key {
         file: content.name.clone(),
         key: "(whole file)".into(),
-        found: format!(
-            "bytes that are not UTF-8 at {}",
-            error.utf8_error().valid_up_to()
-        ),
+        found: format!("bytes that are not UTF-8 at {}", error.utf8_error().valid_up_to()),
         expected: "a Jinja template in UTF-8",
     })
 }
@@ -76,12 +71,7 @@ fn template_in(settings: &Settings, notes: &mut Notes) -> Result<Option<String>,
             "a string, or a list of {\"name\": string, \"template\": string}",
         )
     };
-    let text = |value: Option<&Value>| {
-        value
-            .and_then(Value::as_str)
-            .map(String::from)
-            .ok_or_else(wrong)
-    };
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(String::from).ok_or_else(wrong);
     let mut named = vec![];
     match value {
         Value::String(template) => return Ok(Some(template.clone())),
@@ -102,10 +92,7 @@ fn template_in(settings: &Settings, notes: &mut Notes) -> Result<Option<String>,
         if name == "default" {
             default = Some(template);
         } else {
-            notes.add(format!(
-                "{}: the chat template {name:?} is left out",
-                settings.name
-            ));
+            notes.add(format!("{}: the chat template {name:?} is left out", settings.name));
         }
     }
     Ok(default)

@@ -97,20 +97,13 @@ fn message(change: impl FnOnce(&mut Json)) -> String {
 }
 
 fn value<'a>(metadata: &'a [(String, Value)], key: &str) -> Option<&'a Value> {
-    metadata
-        .iter()
-        .find(|(found, _)| found == key)
-        .map(|(_, value)| value)
+    metadata.iter().find(|(found, _)| found == key).map(|(_, value)| value)
 }
 
 #[test]
 fn writes_what_llama_cpp_reads() {
     let metadata = read_rows(&files(&byte_level()), 6).unwrap().metadata();
-    let strings = |texts: &[&str]| {
-        Value::Array(Array::String(
-            texts.iter().map(|text| text.to_string()).collect(),
-        ))
-    };
+    let strings = |texts: &[&str]| Value::Array(Array::String(texts.iter().map(|text| text.to_string()).collect()));
     let expected = [
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.pre", Value::String("gpt-2".into())),
@@ -139,10 +132,7 @@ fn holes_are_padded_with_texts_of_their_own() {
     let mut json = byte_level();
     json["model"]["vocab"]["[PAD6]"] = json!(7);
     let tokenizer = read_rows(&files(&json), 8).unwrap();
-    let texts: Vec<_> = tokenizer.tokens[5..]
-        .iter()
-        .map(|token| token.text.as_str())
-        .collect();
+    let texts: Vec<_> = tokenizer.tokens[5..].iter().map(|token| token.text.as_str()).collect();
     assert_eq!(texts, ["[PAD5]", "[PAD6]_", "[PAD6]"]);
     assert_eq!(tokenizer.tokens[6].kind, TokenType::Unused);
 }
@@ -177,10 +167,7 @@ fn ignore_merges_decides_between_names() {
     assert_eq!(name(LLAMA3, json!(false)), "smaug-bpe");
     assert_eq!(name(&LLAMA3.replace("{1,3}", ""), json!(false)), "qwen2");
     // Line ends may stand for themselves.
-    assert_eq!(
-        name(&LLAMA3.replace(r"\r\n", "\r\n"), json!(true)),
-        "llama-bpe"
-    );
+    assert_eq!(name(&LLAMA3.replace(r"\r\n", "\r\n"), json!(true)), "llama-bpe");
 }
 
 #[test]
@@ -204,12 +191,7 @@ fn an_unknown_pre_tokenizer_names_its_expression_and_the_remedy() {
             {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}
         ]});
     });
-    for part in [
-        "tokenizer.json",
-        "[xyz]+",
-        "llama-bpe, ",
-        "--tokenizer-pre NAME",
-    ] {
+    for part in ["tokenizer.json", "[xyz]+", "llama-bpe, ", "--tokenizer-pre NAME"] {
         assert!(text.contains(part), "{text}");
     }
     // A space in front, and steps after the byte alphabet, are not llama.cpp's way either.
@@ -228,8 +210,7 @@ fn the_override_must_be_a_name_of_llama_cpp() {
         eos: vec![4],
         ..SpecialIds::default()
     };
-    let Model::ByteLevel { pre, .. } = read(&files(&json), 5, &ids, Some("falcon")).unwrap().model
-    else {
+    let Model::ByteLevel { pre, .. } = read(&files(&json), 5, &ids, Some("falcon")).unwrap().model else {
         panic!()
     };
     assert_eq!(pre, "falcon");
@@ -247,7 +228,8 @@ fn the_override_must_be_a_name_of_llama_cpp() {
 
 #[test]
 fn texts_and_ids_are_unique() {
-    let text = r#"{"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "model": {"vocab": {"a": 0, "a": 1}}}"#;
+    let text =
+        r#"{"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false}, "model": {"vocab": {"a": 0, "a": 1}}}"#;
     let repeated = TokenizerFiles {
         tokenizer_json: content("tokenizer.json", text),
         ..TokenizerFiles::default()
@@ -279,10 +261,7 @@ fn texts_and_ids_are_unique() {
 #[test]
 fn every_token_has_a_row() {
     let error = read_rows(&files(&byte_level()), 4).unwrap_err();
-    assert!(
-        matches!(error, TokenizerError::NoRow { id: 4, rows: 4, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, TokenizerError::NoRow { id: 4, rows: 4, .. }), "{error}");
     let text = message(|json| json["model"]["vocab"]["c"] = json!(u64::MAX));
     assert!(text.contains("18446744073709551615"), "{text}");
     let text = message(|json| json["model"]["vocab"]["c"] = json!(-1));
@@ -324,26 +303,14 @@ fn merges_join_tokens_to_a_token() {
 
 #[test]
 fn other_models_are_refused_by_name() {
-    let unigram =
-        json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}});
-    assert!(
-        error(&unigram)
-            .to_string()
-            .contains("a model of type \"Unigram\"")
-    );
+    let unigram = json!({"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}});
+    assert!(error(&unigram).to_string().contains("a model of type \"Unigram\""));
     let wordpiece = json!({"model": {"type": "WordPiece", "vocab": {"a": 0}}});
-    assert!(
-        error(&wordpiece)
-            .to_string()
-            .contains("a model of type \"WordPiece\"")
-    );
+    assert!(error(&wordpiece).to_string().contains("a model of type \"WordPiece\""));
     let plain = message(|json| json["pre_tokenizer"] = json!({"type": "Whitespace"}));
     assert!(plain.contains("without byte_fallback"), "{plain}");
     let affixed = message(|json| json["model"]["continuing_subword_prefix"] = json!("##"));
-    assert!(
-        affixed.contains("model.continuing_subword_prefix \"##\""),
-        "{affixed}"
-    );
+    assert!(affixed.contains("model.continuing_subword_prefix \"##\""), "{affixed}");
     let lower = message(|json| json["normalizer"] = json!({"type": "Lowercase"}));
     assert!(lower.contains("normalizer"), "{lower}");
     let mut composed = byte_level();
@@ -359,34 +326,20 @@ fn damaged_json_is_an_error() {
             tokenizer_json: content("tokenizer.json", &whole[..whole.floor_char_boundary(end)]),
             ..TokenizerFiles::default()
         };
-        assert!(
-            matches!(read_rows(&cut, 5), Err(TokenizerError::Json { .. })),
-            "{end}"
-        );
+        assert!(matches!(read_rows(&cut, 5), Err(TokenizerError::Json { .. })), "{end}");
     }
     let deep = TokenizerFiles {
         tokenizer_json: content("tokenizer.json", "[".repeat(200_000)),
         ..TokenizerFiles::default()
     };
-    assert!(matches!(
-        read_rows(&deep, 5),
-        Err(TokenizerError::Json { .. })
-    ));
-    let deep = format!(
-        r#"{{"pre_tokenizer": {}"#,
-        "{\"pretokenizers\": [".repeat(100_000)
-    );
+    assert!(matches!(read_rows(&deep, 5), Err(TokenizerError::Json { .. })));
+    let deep = format!(r#"{{"pre_tokenizer": {}"#, "{\"pretokenizers\": [".repeat(100_000));
     let deep = TokenizerFiles {
         tokenizer_json: content("tokenizer.json", deep),
         ..TokenizerFiles::default()
     };
-    assert!(matches!(
-        read_rows(&deep, 5),
-        Err(TokenizerError::Json { .. })
-    ));
-    assert!(
-        message(|json| json["model"]["vocab"] = json!({})).contains("model.vocab: found no token")
-    );
+    assert!(matches!(read_rows(&deep, 5), Err(TokenizerError::Json { .. })));
+    assert!(message(|json| json["model"]["vocab"] = json!({})).contains("model.vocab: found no token"));
     let error = read_rows(&config(&byte_level(), json!([])), 5).unwrap_err();
     assert!(matches!(error, TokenizerError::Key { .. }), "{error}");
     assert!(matches!(
@@ -458,10 +411,7 @@ fn special_tokens_are_looked_up_by_name_then_by_id() {
         pad: Some(1),
     };
     let tokenizer = read(&files(&byte_level()), 5, &ids, None).unwrap();
-    assert_eq!(
-        (tokenizer.bos, tokenizer.eos, tokenizer.pad),
-        (0, 2, Some(1))
-    );
+    assert_eq!((tokenizer.bos, tokenizer.eos, tokenizer.pad), (0, 2, Some(1)));
 
     let unknown = config(&byte_level(), json!({"eos_token": "</s>"}));
     assert!(matches!(
@@ -469,15 +419,9 @@ fn special_tokens_are_looked_up_by_name_then_by_id() {
         Err(TokenizerError::UnknownSpecial { .. })
     ));
     let wrong = config(&byte_level(), json!({"eos_token": 4}));
-    assert!(matches!(
-        read_rows(&wrong, 5),
-        Err(TokenizerError::Key { .. })
-    ));
+    assert!(matches!(read_rows(&wrong, 5), Err(TokenizerError::Key { .. })));
     let wrong = config(&byte_level(), json!({"add_bos_token": "yes"}));
-    assert!(matches!(
-        read_rows(&wrong, 5),
-        Err(TokenizerError::Key { .. })
-    ));
+    assert!(matches!(read_rows(&wrong, 5), Err(TokenizerError::Key { .. })));
     let ids = SpecialIds {
         eos: vec![5],
         ..SpecialIds::default()
@@ -497,24 +441,12 @@ fn special_tokens_are_looked_up_by_name_then_by_id() {
     );
     let error = read(&files(&byte_level()), 5, &SpecialIds::default(), None).unwrap_err();
     assert!(
-        matches!(
-            error,
-            TokenizerError::NoSpecial {
-                key: "eos_token",
-                ..
-            }
-        ),
+        matches!(error, TokenizerError::NoSpecial { key: "eos_token", .. }),
         "{error}"
     );
     let error = read_rows(&config(&byte_level(), json!({"add_bos_token": true})), 5).unwrap_err();
     assert!(
-        matches!(
-            error,
-            TokenizerError::NoSpecial {
-                key: "bos_token",
-                ..
-            }
-        ),
+        matches!(error, TokenizerError::NoSpecial { key: "bos_token", .. }),
         "{error}"
     );
 }
@@ -526,19 +458,10 @@ fn ends_that_no_text_tells_get_keys() {
         ..SpecialIds::default()
     };
     let tokenizer = read(&files(&byte_level()), 5, &ids(&[0, 4, 1, 2]), None).unwrap();
-    assert_eq!(
-        (tokenizer.eos, tokenizer.more_ends.as_slice()),
-        (0, [1, 2].as_slice())
-    );
+    assert_eq!((tokenizer.eos, tokenizer.more_ends.as_slice()), (0, [1, 2].as_slice()));
     let metadata = tokenizer.metadata();
-    assert_eq!(
-        value(&metadata, "tokenizer.ggml.eot_token_id"),
-        Some(&Value::U32(1))
-    );
-    assert_eq!(
-        value(&metadata, "tokenizer.ggml.eom_token_id"),
-        Some(&Value::U32(2))
-    );
+    assert_eq!(value(&metadata, "tokenizer.ggml.eot_token_id"), Some(&Value::U32(1)));
+    assert_eq!(value(&metadata, "tokenizer.ggml.eom_token_id"), Some(&Value::U32(2)));
     let tokenizer = read(&files(&byte_level()), 5, &ids(&[0, 1, 2, 3]), None).unwrap();
     assert!(
         tokenizer.notes[0].contains("left out are 3 (\"Ġ\")"),
@@ -564,23 +487,14 @@ fn merges_become_scores() {
     )
     .unwrap();
     assert_eq!(tokenizer.model, Model::SentencePiece { space_prefix: true });
-    let piece = |text: &str| {
-        tokenizer
-            .tokens
-            .iter()
-            .find(|token| token.text == text)
-            .unwrap()
-    };
+    let piece = |text: &str| tokenizer.tokens.iter().find(|token| token.text == text).unwrap();
     assert_eq!(piece("ab").score, 0.0);
     assert_eq!(piece("▁a").score, -1.0);
     assert_eq!(piece("a").score, -2.0);
     assert_eq!(piece("<0x0A>").kind, TokenType::Byte);
     assert_eq!(piece("<unk>").kind, TokenType::Unknown);
     assert_eq!(piece("</s>").kind, TokenType::Control);
-    assert_eq!(
-        (tokenizer.bos, tokenizer.unk, tokenizer.add_bos),
-        (1, Some(0), true)
-    );
+    assert_eq!((tokenizer.bos, tokenizer.unk, tokenizer.add_bos), (1, Some(0), true));
     let metadata = tokenizer.metadata();
     assert_eq!(
         value(&metadata, "tokenizer.ggml.model"),
@@ -600,18 +514,12 @@ fn spaces_and_missing_merges_of_pieces() {
     };
     let mut json = with_fallback();
     json["normalizer"] = Json::Null;
-    json["pre_tokenizer"] =
-        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": true});
+    json["pre_tokenizer"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": true});
     json["model"]["vocab"]["ba"] = json!(264);
     json["model"]["vocab"]["aba"] = json!(265);
     json["model"]["merges"] = json!(["a b", "b a", "ab a"]);
     let tokenizer = read(&files(&json), 270, &ids, None).unwrap();
-    assert_eq!(
-        tokenizer.model,
-        Model::SentencePiece {
-            space_prefix: false
-        }
-    );
+    assert_eq!(tokenizer.model, Model::SentencePiece { space_prefix: false });
     assert!(
         tokenizer.notes[0].contains("1 of 3 merged pieces"),
         "{:?}",
@@ -637,10 +545,7 @@ fn spaces_and_missing_merges_of_pieces() {
         Err(TokenizerError::Unsupported { .. })
     ));
     let mut json = with_fallback();
-    json["model"]["vocab"]
-        .as_object_mut()
-        .unwrap()
-        .remove("<0x0A>");
+    json["model"]["vocab"].as_object_mut().unwrap().remove("<0x0A>");
     let error = read(&files(&json), 270, &ids, None).unwrap_err();
     assert!(
         matches!(&error, TokenizerError::NoByteToken { missing, .. } if missing == "<0x0A>"),
@@ -665,12 +570,7 @@ fn piece(text: &str, score: f32, kind: u8) -> Vec<u8> {
 
 /// `<unk>`, `<s>`, `</s>`, the bytes, and `more`; then a trainer of this type and an identity normalizer.
 fn model(more: &[Vec<u8>], model_type: u8) -> Vec<u8> {
-    let mut bytes = [
-        piece("<unk>", 0.0, 2),
-        piece("<s>", 0.0, 3),
-        piece("</s>", 0.0, 3),
-    ]
-    .concat();
+    let mut bytes = [piece("<unk>", 0.0, 2), piece("<s>", 0.0, 3), piece("</s>", 0.0, 3)].concat();
     bytes.extend((0..=255).flat_map(|byte| piece(&format!("<0x{byte:02X}>"), 0.0, 6)));
     bytes.extend(more.concat());
     bytes.extend(field(2, &[3 << 3, model_type]));
@@ -691,11 +591,7 @@ fn read_model(files: &TokenizerFiles) -> Result<Tokenizer, TokenizerError> {
 
 #[test]
 fn a_model_has_scores_types_and_ids() {
-    let more = [
-        piece("▁a", -1.5, 1),
-        piece("▁▁", 0.0, 4),
-        piece("x", -2.0, 5),
-    ];
+    let more = [piece("▁a", -1.5, 1), piece("▁▁", 0.0, 4), piece("x", -2.0, 5)];
     let mut files = model_files(model(&more, 2));
     files.tokenizer_config = content(
         "tokenizer_config.json",
@@ -749,10 +645,7 @@ fn other_sentencepiece_models_are_refused() {
     assert_eq!(read_model(&model_files(cleaned)).unwrap().notes.len(), 2);
     assert!(message(model(&[piece("a", f32::NAN, 1)], 2)).contains("score is not a number"));
     assert!(message(model(&[piece("a", 0.0, 7)], 2)).contains("type that is not 1 to 6"));
-    assert!(
-        message(model(&[piece("a", 0.0, 1), piece("a", 0.0, 1)], 2))
-            .contains("token 259 and to token 260")
-    );
+    assert!(message(model(&[piece("a", 0.0, 1), piece("a", 0.0, 1)], 2)).contains("token 259 and to token 260"));
     assert!(message(model(&[field(1, &field(1, &[0xFF]))], 2)).contains("not UTF-8"));
 }
 
@@ -778,30 +671,16 @@ fn files_are_found_in_a_folder_or_named() {
     let folder = tempfile::tempdir().unwrap();
     let error = TokenizerFiles::open(folder.path()).unwrap_err();
     assert!(matches!(error, TokenizerError::Missing { .. }), "{error}");
-    std::fs::write(
-        folder.path().join("tokenizer.json"),
-        byte_level().to_string(),
-    )
-    .unwrap();
-    std::fs::write(
-        folder.path().join("tokenizer_config.json"),
-        r#"{"eos_token": "ab"}"#,
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), byte_level().to_string()).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"eos_token": "ab"}"#).unwrap();
     assert_eq!(
-        read_rows(&TokenizerFiles::open(folder.path()).unwrap(), 5)
-            .unwrap()
-            .eos,
+        read_rows(&TokenizerFiles::open(folder.path()).unwrap(), 5).unwrap().eos,
         2
     );
     let other = folder.path().join("other.bin");
     std::fs::write(&other, model(&[], 2)).unwrap();
     let files = TokenizerFiles::open(&other).unwrap();
-    assert!(
-        files.tokenizer_model.is_some()
-            && files.tokenizer_json.is_none()
-            && files.tokenizer_config.is_some()
-    );
+    assert!(files.tokenizer_model.is_some() && files.tokenizer_json.is_none() && files.tokenizer_config.is_some());
 
     let absent = TokenizerFiles::open(&folder.path().join("absent")).unwrap_err();
     assert!(matches!(absent, TokenizerError::Io { .. }), "{absent}");

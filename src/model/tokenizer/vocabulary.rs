@@ -69,9 +69,7 @@ impl Ids {
 
     fn get(&self, slots: &[Option<Token>], text: &str) -> Option<u32> {
         let hash = self.hasher.hash_one(text);
-        self.table
-            .find(hash, |&id| has_text(slots, id, text))
-            .copied()
+        self.table.find(hash, |&id| has_text(slots, id, text)).copied()
     }
 
     fn remove(&mut self, slots: &[Option<Token>], text: &str) {
@@ -167,13 +165,7 @@ impl<'a> Vocabulary<'a> {
     /// others are recognised in the text. The unknown token stays what it is. Another file than the vocabulary's own
     /// may give an id a new text, as transformers lets it. A token beyond the last row is kept for
     /// [`Vocabulary::check_without_row`].
-    pub fn overlay(
-        &mut self,
-        file: &str,
-        id: u64,
-        text: &str,
-        special: bool,
-    ) -> Result<(), TokenizerError> {
+    pub fn overlay(&mut self, file: &str, id: u64, text: &str, special: bool) -> Result<(), TokenizerError> {
         if id >= self.slots.len() as u64 {
             if self.without_row.iter().all(|token| token.id != id) {
                 let (file, text) = (file.into(), text.into());
@@ -181,9 +173,7 @@ impl<'a> Vocabulary<'a> {
             }
             return Ok(());
         }
-        let old = usize::try_from(id)
-            .ok()
-            .and_then(|id| self.slots.get(id)?.as_ref());
+        let old = usize::try_from(id).ok().and_then(|id| self.slots.get(id)?.as_ref());
         let same = old.filter(|old| old.text == text);
         let kind = match same.map(|token| token.kind) {
             Some(kind @ (TokenType::Unknown | TokenType::Byte)) => kind,
@@ -219,8 +209,7 @@ impl<'a> Vocabulary<'a> {
             }
         }
         let is_used = |token: &&WithoutRow| {
-            used.contains(&token.text.as_str())
-                || chat_template.is_some_and(|template| template.contains(&token.text))
+            used.contains(&token.text.as_str()) || chat_template.is_some_and(|template| template.contains(&token.text))
         };
         if let Some(WithoutRow { file, id, text }) = self.without_row.iter().find(is_used) {
             return Err(TokenizerError::NoRow {
@@ -241,9 +230,7 @@ impl<'a> Vocabulary<'a> {
 
     /// Makes a control token of `text`, where it is a plain one.
     pub fn set_control(&mut self, text: &str) {
-        let slot = self
-            .id(text)
-            .and_then(|id| self.slots.get_mut(id as usize)?.as_mut());
+        let slot = self.id(text).and_then(|id| self.slots.get_mut(id as usize)?.as_mut());
         if let Some(token) = slot.filter(|token| token.kind == TokenType::Normal) {
             token.kind = TokenType::Control;
         }
@@ -294,9 +281,7 @@ impl<'a> Vocabulary<'a> {
         let mut unused: Vec<_> = free.map(|(id, _): (usize, _)| unused(id)).collect();
         unused.reverse();
         let slots = self.slots.into_iter();
-        slots
-            .filter_map(|slot| slot.or_else(|| unused.pop()))
-            .collect()
+        slots.filter_map(|slot| slot.or_else(|| unused.pop())).collect()
     }
 }
 

@@ -33,20 +33,12 @@ fn encode(dtype: Dtype, number: f32) -> Vec<u8> {
 /// What `look` says of the matrix of these numbers.
 fn look_at(dtype: Dtype, [rows, columns]: [usize; 2], numbers: &[f32]) -> Weights {
     assert_eq!(numbers.len(), rows * columns);
-    let data: Vec<u8> = numbers
-        .iter()
-        .flat_map(|&number| encode(dtype, number))
-        .collect();
+    let data: Vec<u8> = numbers.iter().flat_map(|&number| encode(dtype, number)).collect();
     let header = serde_json::json!({"w": {"dtype": dtype.to_string(), "shape": [rows, columns], "data_offsets": [0, data.len()]}});
     let header = header.to_string();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("w.safetensors");
-    let bytes = [
-        &(header.len() as u64).to_le_bytes(),
-        header.as_bytes(),
-        &data,
-    ]
-    .concat();
+    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
     std::fs::write(&path, bytes).unwrap();
     look(Tensors::open(&path).unwrap().stored("w").unwrap()).unwrap()
 }
@@ -106,10 +98,7 @@ fn zeros_of_both_signs_and_groups_of_zeros_are_ternary() {
         *w = if index % 2 == 0 { 0.0 } else { -0.0 };
     }
     let found = look_at(Dtype::F16, [16, 256], &numbers);
-    assert!(
-        matches!(found, Weights::Ternary { run: 128, .. }),
-        "{found:?}"
-    );
+    assert!(matches!(found, Weights::Ternary { run: 128, .. }), "{found:?}");
 }
 
 #[test]
@@ -122,15 +111,9 @@ fn two_and_four_levels_are_told_from_three() {
             let step = 0.01 * (1.0 + random.uniform());
             four.extend((0..256).map(|_| step * ((4.0 * random.uniform()).floor() - 1.5)));
         }
-        assert_eq!(
-            look_at(dtype, [32, 256], &four),
-            Weights::FourLevel { run: 256 }
-        );
+        assert_eq!(look_at(dtype, [32, 256], &four), Weights::FourLevel { run: 256 });
         let signs: Vec<f32> = four.iter().map(|w| 0.02f32.copysign(*w)).collect();
-        assert_eq!(
-            look_at(dtype, [32, 256], &signs),
-            Weights::Binary { run: 256 }
-        );
+        assert_eq!(look_at(dtype, [32, 256], &signs), Weights::Binary { run: 256 });
     }
 }
 
@@ -152,9 +135,7 @@ fn ternary_weights_with_something_added_are_named() {
     let mut random = Random(5);
     let mut numbers = ternary(&mut random, 64 * 256, 128);
     let exact = numbers.clone();
-    numbers
-        .iter_mut()
-        .for_each(|w| *w += 0.0005 * random.normal());
+    numbers.iter_mut().for_each(|w| *w += 0.0005 * random.normal());
     let found = look_at(Dtype::BF16, [64, 256], &numbers);
     assert!(
         matches!(found, Weights::NearlyTernary { zeros: false, .. }),
@@ -202,18 +183,8 @@ fn latent_weights_are_latent() {
         "tiny",
         "large",
     ] {
-        for (rows, columns) in [
-            (64, 256),
-            (64, 100),
-            (7, 32),
-            (256, 16),
-            (2, 4),
-            (1, 1),
-            (300, 1),
-        ] {
-            let numbers: Vec<f32> = (0..rows * columns)
-                .map(|index| make(shape, index))
-                .collect();
+        for (rows, columns) in [(64, 256), (64, 100), (7, 32), (256, 16), (2, 4), (1, 1), (300, 1)] {
+            let numbers: Vec<f32> = (0..rows * columns).map(|index| make(shape, index)).collect();
             for dtype in DTYPES {
                 let found = look_at(dtype, [rows, columns], &numbers);
                 let fine = matches!(found, Weights::Latent | Weights::Unknown);
@@ -222,10 +193,7 @@ fn latent_weights_are_latent() {
         }
     }
     for dtype in DTYPES {
-        assert_eq!(
-            look_at(dtype, [64, 256], &[0.0; 64 * 256]),
-            Weights::Unknown
-        );
+        assert_eq!(look_at(dtype, [64, 256], &[0.0; 64 * 256]), Weights::Unknown);
     }
 }
 
@@ -241,9 +209,7 @@ fn runs(folder: &Path) -> Option<Vec<Weights>> {
         return None;
     }
     let tensors = Tensors::open(&folder.join("model.safetensors")).unwrap();
-    let linears = tensors
-        .names()
-        .filter(|name| name.ends_with("_proj.weight"));
+    let linears = tensors.names().filter(|name| name.ends_with("_proj.weight"));
     Some(
         linears
             .map(|name| look(tensors.stored(name).unwrap()).unwrap())

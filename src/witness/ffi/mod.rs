@@ -132,9 +132,7 @@ impl Library {
                 parse_special,
                 stack,
             } => {
-                let tokens = self
-                    .model()?
-                    .tokenize(&bulk, add_special, parse_special, stack)?;
+                let tokens = self.model()?.tokenize(&bulk, add_special, parse_special, stack)?;
                 out.done(&(), &[bytemuck::cast_slice(&tokens)])
             }
             Work::Detokenize => {
@@ -155,11 +153,7 @@ impl Library {
     }
 
     /// The products of `task`, and their activations.
-    fn products(
-        &mut self,
-        task: protocol::Products,
-        bulk: &[u8],
-    ) -> Result<(Products, Vec<f32>), Refusal> {
+    fn products(&mut self, task: protocol::Products, bulk: &[u8]) -> Result<(Products, Vec<f32>), Refusal> {
         super::child::can_start_threads(task.threads)?;
         let ty = BlockType::from_id(task.ty).ok_or(OUT_OF_TURN)?;
         let (x, sent) = bulk
@@ -202,21 +196,16 @@ fn tokens(bulk: &[u8]) -> Vec<u32> {
 }
 
 fn part<'a>(file: &'a Mapped, piece: &Piece) -> Result<&'a [u8], Refusal> {
-    let rest = usize::try_from(piece.start)
-        .ok()
-        .and_then(|start| file.get(start..));
+    let rest = usize::try_from(piece.start).ok().and_then(|start| file.get(start..));
     let length = usize::try_from(piece.length).ok();
     rest.zip(length)
         .and_then(|(rest, length)| rest.get(..length))
-        .ok_or_else(|| {
-            Refusal::CouldNot("the file has become shorter; leave it as it is meanwhile".into())
-        })
+        .ok_or_else(|| Refusal::CouldNot("the file has become shorter; leave it as it is meanwhile".into()))
 }
 
 /// How many tensors and keys ggml's own reader finds in a file; it maps no weights.
 fn read_gguf(path: &Path) -> Result<(usize, usize), Refusal> {
-    let context =
-        open(path, GgufContext::from_file)?.ok_or_else(|| Refusal::Llama(String::new()))?;
+    let context = open(path, GgufContext::from_file)?.ok_or_else(|| Refusal::Llama(String::new()))?;
     let count = |n: i64| usize::try_from(n).unwrap_or(0);
     Ok((count(context.n_tensors()), count(context.n_kv())))
 }
@@ -266,7 +255,5 @@ unsafe extern "C" fn log(level: sys::ggml_log_level, message: *const c_char, _: 
 /// `pointer` is a C string.
 unsafe fn text(pointer: *const c_char) -> String {
     // SAFETY: by this function's contract.
-    unsafe { CStr::from_ptr(pointer) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
 }

@@ -25,21 +25,13 @@ pub(super) struct Model(LlamaModel);
 impl Model {
     pub fn load(backend: &LlamaBackend, path: &Path) -> Result<Self, Refusal> {
         let params = LlamaModelParams::default().with_n_gpu_layers(0);
-        let model = open(path, |path| {
-            LlamaModel::load_from_file(backend, path, &params)
-        })?;
+        let model = open(path, |path| LlamaModel::load_from_file(backend, path, &params))?;
         model.map(Self).map_err(refused)
     }
 
     /// A context of this model, empty.
-    pub fn session(
-        &'static self,
-        backend: &LlamaBackend,
-        settings: Settings,
-    ) -> Result<Session, Refusal> {
-        let size = u32::try_from(settings.context)
-            .ok()
-            .and_then(NonZeroU32::new);
+    pub fn session(&'static self, backend: &LlamaBackend, settings: Settings) -> Result<Session, Refusal> {
+        let size = u32::try_from(settings.context).ok().and_then(NonZeroU32::new);
         let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX).max(1);
         let mut params = LlamaContextParams::default()
             .with_n_ctx(size)
@@ -67,13 +59,13 @@ impl Model {
     ) -> Result<Vec<u32>, Refusal> {
         let tokens = thread::scope(|scope| {
             let split = || self.0.vocab().tokenize(text, add_special, parse_special);
-            let started = thread::Builder::new()
-                .stack_size(stack)
-                .spawn_scoped(scope, split);
+            let started = thread::Builder::new().stack_size(stack).spawn_scoped(scope, split);
             started.map(|thread| thread.join().expect("splitting does not panic"))
         });
         let tokens = tokens.map_err(|error| {
-            Refusal::CouldNot(format!("no thread with a stack of {stack} bytes can be started: {error}; use a text with shorter words"))
+            Refusal::CouldNot(format!(
+                "no thread with a stack of {stack} bytes can be started: {error}; use a text with shorter words"
+            ))
         })?;
         Ok(tokens.into_iter().map(|LlamaToken(id)| id as u32).collect())
     }
@@ -83,9 +75,7 @@ impl Model {
         let mut bytes = Vec::new();
         for &token in tokens {
             let token = LlamaToken(token as i32);
-            self.0
-                .vocab()
-                .token_to_piece_into(token, &mut bytes, false, None);
+            self.0.vocab().token_to_piece_into(token, &mut bytes, false, None);
         }
         bytes
     }
@@ -113,11 +103,7 @@ impl Session {
     }
 
     /// Times of a prefill from an empty context, and of decoding token by token after it.
-    pub fn time(
-        &mut self,
-        prefill: &[u32],
-        decode: &[u32],
-    ) -> Result<(Duration, Duration), Refusal> {
+    pub fn time(&mut self, prefill: &[u32], decode: &[u32]) -> Result<(Duration, Duration), Refusal> {
         self.0.clear_kv_cache();
         let start = Instant::now();
         black_box(self.feed(prefill, 0)?.to_vec());

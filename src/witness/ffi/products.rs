@@ -41,20 +41,13 @@ impl Products {
             return refused(format!("ggml has no product of {ty} on the CPU"));
         }
         let bytes = ty.row_bytes(columns).and_then(|row| row.checked_mul(rows));
-        if bytes != Some(weights.len())
-            || [rows, columns, tokens, graphs, batch, threads].contains(&0)
-        {
+        if bytes != Some(weights.len()) || [rows, columns, tokens, graphs, batch, threads].contains(&0) {
             let length = weights.len();
-            return refused(format!(
-                "{length} bytes of {ty} are no {rows} x {columns} matrix"
-            ));
+            return refused(format!("{length} bytes of {ty} are no {rows} x {columns} matrix"));
         }
-        let no_memory =
-            |error| Refusal::CouldNot(format!("no memory for the product: {error}; free memory"));
+        let no_memory = |error| Refusal::CouldNot(format!("no memory for the product: {error}; free memory"));
         let product = weights.len() + 4 * rows * tokens + 2 * overhead();
-        let size = graphs * (graph_overhead(batch) + batch * product)
-            + 4 * columns * tokens
-            + 2 * overhead();
+        let size = graphs * (graph_overhead(batch) + batch * product) + 4 * columns * tokens + 2 * overhead();
         let mut memory = Region::zeroed(size).map_err(no_memory)?;
         let context = Context::new(&mut memory)?;
         let pool = Pool::new(threads)?;
@@ -128,9 +121,7 @@ impl Products {
     pub fn result(&self, index: usize) -> &[f32] {
         let y = self.y[index];
         // SAFETY: an F32 tensor of this context, written by `compute` only.
-        unsafe {
-            std::slice::from_raw_parts(sys::ggml_get_data_f32(y), sys::ggml_nelements(y) as usize)
-        }
+        unsafe { std::slice::from_raw_parts(sys::ggml_get_data_f32(y), sys::ggml_nelements(y) as usize) }
     }
 }
 
@@ -148,9 +139,7 @@ impl Context {
         // SAFETY: the buffer is as long as is said, and used by nothing else while the context lives.
         NonNull::new(unsafe { sys::ggml_init(params) })
             .map(Self)
-            .ok_or_else(|| {
-                Refusal::CouldNot("ggml has no memory for a context; free memory".into())
-            })
+            .ok_or_else(|| Refusal::CouldNot("ggml has no memory for a context; free memory".into()))
     }
 }
 

@@ -16,10 +16,7 @@ pub const ROUNDS: u32 = 40;
 
 fn pack(input: &Path, output: &Path) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("tqconv"));
-    command
-        .args(["pack", "-q", "--force"])
-        .arg(input)
-        .arg(output);
+    command.args(["pack", "-q", "--force"]).arg(input).arg(output);
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     command
 }
@@ -29,11 +26,7 @@ fn undisturbed(input: &Path, output: &Path) -> (Vec<u8>, Duration) {
     let start = Instant::now();
     let ran = pack(input, output).output().unwrap();
     let time = start.elapsed();
-    assert!(
-        ran.status.success(),
-        "{}",
-        String::from_utf8_lossy(&ran.stderr)
-    );
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     (std::fs::read(output).unwrap(), time)
 }
 
@@ -49,10 +42,7 @@ fn disturb(change: impl Fn(&std::fs::File, u32)) -> u32 {
     for round in 0..ROUNDS {
         std::fs::write(&weights, &sound).unwrap();
         let _ = std::fs::remove_file(&output);
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .open(&weights)
-            .unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&weights).unwrap();
         // Beyond the granularity of a file's time.
         std::thread::sleep(Duration::from_millis(20));
         let child = pack(&input, &output).spawn().unwrap();
@@ -69,18 +59,12 @@ fn disturb(change: impl Fn(&std::fs::File, u32)) -> u32 {
             }
             Some(2) => {
                 refused += 1;
-                assert!(
-                    stderr.contains("model.safetensors"),
-                    "round {round}: {stderr}"
-                );
+                assert!(stderr.contains("model.safetensors"), "round {round}: {stderr}");
                 assert!(!output.exists(), "round {round}: left behind");
             }
             code => panic!("round {round}: {code:?} {stderr}"),
         }
-        assert!(
-            !folder.path().join("out.gguf.tqconv.partial").exists(),
-            "round {round}"
-        );
+        assert!(!folder.path().join("out.gguf.tqconv.partial").exists(), "round {round}");
     }
     refused
 }

@@ -9,12 +9,7 @@ use super::raw::{Handcrafted, Raw, handcrafted};
 fn llama_cpp_s_handcrafted_files_get_llama_cpp_s_verdict() {
     let cases = handcrafted();
     assert_eq!(cases.len(), 33);
-    for Handcrafted {
-        name,
-        bytes,
-        refusal,
-    } in &cases
-    {
+    for Handcrafted { name, bytes, refusal } in &cases {
         match (File::parse(bytes), refusal) {
             (Ok(_), None) => {}
             (Err(error), Some(text)) => {
@@ -113,10 +108,7 @@ fn promises_are_held_against_the_length_of_the_file() {
         let bytes = file.bytes();
         assert!(bytes.len() < 200);
         let message = File::parse(&bytes).err().expect("refused").to_string();
-        assert!(
-            message.contains("the file") && !message.contains('\n'),
-            "{message}"
-        );
+        assert!(message.contains("the file") && !message.contains('\n'), "{message}");
     }
 }
 
@@ -138,11 +130,7 @@ fn a_long_list_costs_its_bytes() {
     let path = folder.path().join("long.gguf");
     std::fs::write(&path, Raw::default().raw_key(key).bytes()).unwrap();
     let path = path.to_str().unwrap().to_owned();
-    for arguments in [
-        &["inspect", "--all"][..],
-        &["inspect", "--json"],
-        &["diff", &path],
-    ] {
+    for arguments in [&["inspect", "--all"][..], &["inspect", "--json"], &["diff", &path]] {
         let arguments: Vec<_> = arguments
             .iter()
             .map(|&text| text.into())
@@ -168,11 +156,7 @@ mod ggml {
         let mut tensors = std::ptr::null_mut();
         let params = sys::gguf_init_params {
             no_alloc: false,
-            ctx: if data {
-                &mut tensors
-            } else {
-                std::ptr::null_mut()
-            },
+            ctx: if data { &mut tensors } else { std::ptr::null_mut() },
         };
         // SAFETY: the path is a C string; `ctx` is null or points to a pointer that outlives the call. What is returned
         // is freed once, and `tensors` is set only where it is not null.
@@ -259,10 +243,7 @@ fn verify_disagrees_with_what_is_read_and_wrong() {
             broken(|file| file.tensor(BIAS).1[..4].copy_from_slice(&f32::NAN.to_le_bytes())),
         ),
         (BIAS, broken(|file| file.tensor(BIAS).0.shape = vec![31])),
-        (
-            BIAS,
-            broken(|file| file.tensors.retain(|(info, _)| info.name != BIAS)),
-        ),
+        (BIAS, broken(|file| file.tensors.retain(|(info, _)| info.name != BIAS))),
         (
             "llama.vocab_size",
             broken(|file| file.set("llama.vocab_size", Value::U32(17))),
@@ -277,12 +258,7 @@ fn verify_disagrees_with_what_is_read_and_wrong() {
     scale(&mut negative.tensor(QUERY).1, 0xa800);
     let cases = cases.into_iter().chain([(QUERY, negative.bytes())]);
     let folder = tempfile::TempDir::new().unwrap();
-    let path = folder
-        .path()
-        .join("wrong.gguf")
-        .to_str()
-        .unwrap()
-        .to_owned();
+    let path = folder.path().join("wrong.gguf").to_str().unwrap().to_owned();
     let against = crate::data::fixture("tiny").to_str().unwrap().to_owned();
     for (place, bytes) in cases {
         std::fs::write(&path, bytes).unwrap();
@@ -306,9 +282,6 @@ fn a_write_that_fails_is_an_error() {
     let ran = super::bounded(&["pack".into(), input, output], "ulimit -f 1;");
     let stderr = String::from_utf8_lossy(&ran.stderr);
     assert_eq!(ran.status.code(), Some(2), "{stderr}");
-    assert!(
-        stderr.contains("out.gguf.tqconv.partial: File too large"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("out.gguf.tqconv.partial: File too large"), "{stderr}");
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 }

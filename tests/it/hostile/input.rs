@@ -137,11 +137,7 @@ impl Checkpoint {
                 write(SECOND, &safetensors(second, &Json::Null));
                 let mut map = serde_json::Map::new();
                 for (tensors, file) in [(first, FIRST), (second, SECOND)] {
-                    map.extend(
-                        tensors
-                            .iter()
-                            .map(|tensor| (tensor.name.clone(), file.into())),
-                    );
+                    map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), file.into())));
                 }
                 let mut index = json!({"weight_map": map});
                 (self.index)(&mut index);

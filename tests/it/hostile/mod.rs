@@ -44,8 +44,7 @@ fn listing(folder: &Path) -> BTreeMap<PathBuf, u64> {
 
 /// The binary, in a shell that bounds its memory and time, and makes a file that grows too large an error.
 pub fn bounded(arguments: &[String], limits: &str) -> std::process::Output {
-    let script =
-        format!("ulimit -v {MEMORY_KIB}; ulimit -t {SECONDS}; trap '' XFSZ; {limits} exec \"$@\"");
+    let script = format!("ulimit -v {MEMORY_KIB}; ulimit -t {SECONDS}; trap '' XFSZ; {limits} exec \"$@\"");
     Command::new("sh")
         .args(["-c", &script, "sh"])
         .arg(assert_cmd::cargo::cargo_bin!("tqconv"))
@@ -102,27 +101,15 @@ fn run(case: &Case) -> Vec<String> {
         let folder = folder.path().to_str().unwrap();
         assert!(message.contains(folder), "{place}: no file in {message}");
     }
-    assert_eq!(
-        listing(folder.path()),
-        before,
-        "{place}: left behind or lost"
-    );
+    assert_eq!(listing(folder.path()), before, "{place}: left behind or lost");
 
     let ran = bounded(&arguments, "");
     let stderr = String::from_utf8(ran.stderr).unwrap();
     assert_eq!(ran.status.signal(), None, "{place}: {stderr}");
     assert_eq!(ran.status.code(), Some(2), "{place}: {stderr}");
-    assert_eq!(
-        stderr.lines().last(),
-        Some(&*format!("error: {message}")),
-        "{place}"
-    );
+    assert_eq!(stderr.lines().last(), Some(&*format!("error: {message}")), "{place}");
     assert_eq!(stderr.lines().count(), 1, "{place}: {stderr}");
-    assert_eq!(
-        listing(folder.path()),
-        before,
-        "{place}: left behind or lost"
-    );
+    assert_eq!(listing(folder.path()), before, "{place}: left behind or lost");
     println!("{:>2} {:<28} {message}", case.row, case.variant);
     variants::of(&error)
 }
@@ -201,15 +188,8 @@ fn every_case_ends_in_its_own_error() {
 
     let declared = variants::declared();
     let without: Vec<_> = declared.difference(&found).collect();
-    assert!(
-        without.is_empty(),
-        "error variants without a test input: {without:?}"
-    );
-    assert!(
-        found.is_subset(&declared),
-        "{:?}",
-        found.difference(&declared)
-    );
+    assert!(without.is_empty(), "error variants without a test input: {without:?}");
+    assert!(found.is_subset(&declared), "{:?}", found.difference(&declared));
     check_figures(&kinds, declared.len());
 }
 
@@ -232,18 +212,12 @@ fn check_figures(kinds: &BTreeMap<&str, usize>, variants: usize) {
     let handcrafted = raw::handcrafted().len();
     let packs = 2 * changes::ROUNDS;
     check(bad_input, format!("\n| | all | {} |", all + handcrafted));
-    check(
-        bad_input,
-        format!("own error | {all}, and {handcrafted} of "),
-    );
+    check(bad_input, format!("own error | {all}, and {handcrafted} of "));
     check(bad_input, format!("a case | {variants} of {variants} |"));
     check(bad_input, format!("moment each | {packs}: "));
     check(security, format!("memory and time | {inputs} |"));
     check(security, format!("input reaches | 0 of {variants}; "));
-    check(
-        security,
-        format!("ggml itself | {handcrafted} of {handcrafted} |"),
-    );
+    check(security, format!("ggml itself | {handcrafted} of {handcrafted} |"));
     check(security, format!("moment each | {packs}, "));
     assert!(lacking.is_empty(), "{}", lacking.join("\n"));
 }

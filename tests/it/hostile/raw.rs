@@ -115,19 +115,11 @@ fn with_keys(mut raw: Raw, name: impl Fn(usize) -> String, over_type: Option<u32
     };
     for (ty, size) in NUMBERS {
         raw = raw.key(&next(), over_type.unwrap_or(ty), &bytes[..size]);
-        raw = raw.key(
-            &next(),
-            over_type.unwrap_or(ARRAY),
-            &array(ty, 3, &bytes[..3 * size]),
-        );
+        raw = raw.key(&next(), over_type.unwrap_or(ARRAY), &array(ty, 3, &bytes[..3 * size]));
     }
     raw = raw.key(&next(), over_type.unwrap_or(STRING), &string(b"text"));
     let texts = [string(b"a"), string(b""), string(b"text")].concat();
-    raw.key(
-        &next(),
-        over_type.unwrap_or(ARRAY),
-        &array(STRING, 3, &texts),
-    )
+    raw.key(&next(), over_type.unwrap_or(ARRAY), &array(STRING, 3, &texts))
 }
 
 /// A tensor of every type, with one to four dimensions.
@@ -170,11 +162,7 @@ pub fn handcrafted() -> Vec<Handcrafted> {
     let mut cases = vec![];
     let mut case = |name, refusal, raw: Raw| {
         let bytes = raw.bytes();
-        cases.push(Handcrafted {
-            name,
-            bytes,
-            refusal,
-        });
+        cases.push(Handcrafted { name, bytes, refusal });
     };
     let header = Raw::default;
     case(
@@ -188,26 +176,13 @@ pub fn handcrafted() -> Vec<Handcrafted> {
     case(
         "HEADER_BAD_VERSION_0",
         Some("GGUF version 0"),
-        Raw {
-            version: 0,
-            ..header()
-        },
+        Raw { version: 0, ..header() },
     );
-    case(
-        "HEADER_BAD_VERSION_1",
-        Some("given up"),
-        Raw {
-            version: 1,
-            ..header()
-        },
-    );
+    case("HEADER_BAD_VERSION_1", Some("given up"), Raw { version: 1, ..header() });
     case(
         "HEADER_BAD_VERSION_FUTURE",
         Some("newer"),
-        Raw {
-            version: 4,
-            ..header()
-        },
+        Raw { version: 4, ..header() },
     );
     case(
         "HEADER_BAD_N_KV",
@@ -280,10 +255,7 @@ pub fn handcrafted() -> Vec<Handcrafted> {
                 bytes.next_multiple_of(alignment)
             };
         }
-        Raw {
-            data: offset,
-            ..raw
-        }
+        Raw { data: offset, ..raw }
     };
     let plain = |_: usize, _: &mut Changed| ();
     let infos = |change: &dyn Fn(usize, &mut Changed)| tensors(keys(), 32, change);
@@ -298,16 +270,8 @@ pub fn handcrafted() -> Vec<Handcrafted> {
         Some("the number of dimensions"),
         infos(&|_, t| t.shape = vec![t.shape[0], 1, 1, 1, 1]),
     );
-    case(
-        "TENSORS_BAD_SHAPE",
-        Some("negative"),
-        infos(&|_, t| t.shape.fill(-1)),
-    );
-    case(
-        "TENSORS_ZERO_DIM",
-        None,
-        infos(&|_, t| t.shape = vec![t.shape[0], 0]),
-    );
+    case("TENSORS_BAD_SHAPE", Some("negative"), infos(&|_, t| t.shape.fill(-1)));
+    case("TENSORS_ZERO_DIM", None, infos(&|_, t| t.shape = vec![t.shape[0], 0]));
     case(
         "TENSORS_NE_TOO_BIG",
         Some("does not fit 63 bits"),
@@ -322,11 +286,7 @@ pub fn handcrafted() -> Vec<Handcrafted> {
         Some("do not fit 64 bits"),
         infos(&too_many_bytes),
     );
-    case(
-        "TENSORS_BAD_TYPE",
-        Some("type id 43"),
-        infos(&|_, t| t.ty = 43),
-    );
+    case("TENSORS_BAD_TYPE", Some("type id 43"), infos(&|_, t| t.ty = 43));
     case(
         "TENSORS_BAD_OFFSET",
         Some("at offset 18446744073709551615, expected 0"),
@@ -337,22 +297,14 @@ pub fn handcrafted() -> Vec<Handcrafted> {
         Some("'my_tensor' stands twice"),
         infos(&|_, t| t.name = b"my_tensor".to_vec()),
     );
-    case(
-        "TENSORS_BAD_ALIGN",
-        Some("13 (u32)"),
-        aligned(infos(&plain), 13),
-    );
+    case("TENSORS_BAD_ALIGN", Some("13 (u32)"), aligned(infos(&plain), 13));
     case(
         "TENSORS_INCONSISTENT_ALIGN",
         Some("is at offset"),
         tensors(keys(), 1, &plain),
     );
     case("TENSORS_SUCCESS", None, infos(&plain));
-    case(
-        "TENSORS_CUSTOM_ALIGN",
-        None,
-        aligned(tensors(keys(), 1, &plain), 1),
-    );
+    case("TENSORS_CUSTOM_ALIGN", None, aligned(tensors(keys(), 1, &plain), 1));
 
     let whole = tensors(keys(), 32, &plain);
     // The last byte of the last tensor, not of the padding after it: see docs/bad-input.md.
@@ -377,9 +329,12 @@ pub fn handcrafted() -> Vec<Handcrafted> {
         tensors(keys(), 1, &plain),
     );
     let huge = 0x7fff_ffff_ffff_ffc0;
-    let overflowing = keys()
-        .tensor(b"my_tensor_0", &[huge], BlockType::I8.id(), 0)
-        .tensor(b"my_tensor_1", &[huge], BlockType::I8.id(), huge as u64);
+    let overflowing = keys().tensor(b"my_tensor_0", &[huge], BlockType::I8.id(), 0).tensor(
+        b"my_tensor_1",
+        &[huge],
+        BlockType::I8.id(),
+        huge as u64,
+    );
     case(
         "DATA_MEM_SIZE_OVERFLOW",
         Some("the file ends at"),
@@ -389,11 +344,7 @@ pub fn handcrafted() -> Vec<Handcrafted> {
         },
     );
     case("DATA_SUCCESS", None, tensors(keys(), 32, &plain));
-    case(
-        "DATA_CUSTOM_ALIGN",
-        None,
-        aligned(tensors(keys(), 1, &plain), 1),
-    );
+    case("DATA_CUSTOM_ALIGN", None, aligned(tensors(keys(), 1, &plain), 1));
     cases
 }
 

@@ -34,10 +34,7 @@ fn config_json_cut_and_flipped() {
         };
         file.config().is_ok() && file.training(&TrainingOverrides::default()).is_ok()
     };
-    println!(
-        "{} accepted",
-        accepted(&bytes("fixtures/tiny/config.json"), read)
-    );
+    println!("{} accepted", accepted(&bytes("fixtures/tiny/config.json"), read));
 }
 
 #[test]

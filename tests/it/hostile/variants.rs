@@ -51,11 +51,8 @@ pub fn declared() -> BTreeSet<String> {
 /// The name of the variant that starts on this line of an enum.
 fn variant(line: &str) -> Option<&str> {
     let name = line.strip_prefix("    ")?;
-    let end = name
-        .find(|c: char| !c.is_ascii_alphanumeric())
-        .unwrap_or(name.len());
-    name.starts_with(|c: char| c.is_ascii_uppercase())
-        .then(|| &name[..end])
+    let end = name.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(name.len());
+    name.starts_with(|c: char| c.is_ascii_uppercase()).then(|| &name[..end])
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -110,8 +107,6 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
 
 fn named(ty: &str, error: &impl Debug) -> String {
     let text = format!("{error:?}");
-    let end = text
-        .find(|c: char| !c.is_ascii_alphanumeric())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(text.len());
     format!("{ty}::{}", &text[..end])
 }

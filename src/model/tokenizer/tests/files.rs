@@ -10,19 +10,14 @@ fn eos_2() -> SpecialIds {
 }
 
 fn notes_with<'a>(tokenizer: &'a Tokenizer, text: &str) -> Vec<&'a String> {
-    tokenizer
-        .notes
-        .iter()
-        .filter(|note| note.contains(text))
-        .collect()
+    tokenizer.notes.iter().filter(|note| note.contains(text)).collect()
 }
 
 /// tokenization_utils_base.py: "If independent chat template file(s) exist, they take priority over template entries in
 /// the tokenizer config"; chat_template.json is older than both.
 #[test]
 fn the_template_of_a_file_of_its_own_wins() {
-    let template =
-        |files: &TokenizerFiles| read_rows(files, 5).map(|tokenizer| tokenizer.chat_template);
+    let template = |files: &TokenizerFiles| read_rows(files, 5).map(|tokenizer| tokenizer.chat_template);
     let mut all = config(&byte_level(), json!({"chat_template": "one"}));
     all.chat_template_json = content("chat_template.json", r#"{"chat_template": "three"}"#);
     assert_eq!(template(&all).unwrap().as_deref(), Some("one"));
@@ -37,10 +32,7 @@ fn the_template_of_a_file_of_its_own_wins() {
 
     let long = "x".repeat((1 << 20) + 1);
     let long = config(&byte_level(), json!({"chat_template": long}));
-    assert!(matches!(
-        template(&long),
-        Err(TokenizerError::TooLarge { .. })
-    ));
+    assert!(matches!(template(&long), Err(TokenizerError::TooLarge { .. })));
     all.chat_template_jinja = content("chat_template.jinja", [0xFF]);
     assert!(matches!(template(&all), Err(TokenizerError::Key { .. })));
 }
@@ -49,24 +41,13 @@ fn the_template_of_a_file_of_its_own_wins() {
 fn of_named_templates_the_default_is_taken() {
     let list = json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);
     for named in [list, json!({"tool_use": "t", "default": "d"})] {
-        let tokenizer =
-            read_rows(&config(&byte_level(), json!({"chat_template": named})), 5).unwrap();
+        let tokenizer = read_rows(&config(&byte_level(), json!({"chat_template": named})), 5).unwrap();
         assert_eq!(tokenizer.chat_template.as_deref(), Some("d"));
-        assert_eq!(
-            notes_with(&tokenizer, "template \"tool_use\" is left out").len(),
-            1
-        );
+        assert_eq!(notes_with(&tokenizer, "template \"tool_use\" is left out").len(), 1);
     }
-    for wrong in [
-        json!(7),
-        json!([{"name": "default"}]),
-        json!({"default": 7}),
-    ] {
+    for wrong in [json!(7), json!([{"name": "default"}]), json!({"default": 7})] {
         let files = config(&byte_level(), json!({"chat_template": wrong}));
-        assert!(matches!(
-            read_rows(&files, 5),
-            Err(TokenizerError::Key { .. })
-        ));
+        assert!(matches!(read_rows(&files, 5), Err(TokenizerError::Key { .. })));
     }
 }
 
@@ -84,11 +65,7 @@ fn additional_templates_are_found_in_their_folder() {
     assert_eq!(read().chat_template.as_deref(), Some("file"));
     assert_eq!(read().notes.len(), 1);
     assert_eq!(
-        notes_with(
-            &read(),
-            "template \"rag\" of additional_chat_templates is left out"
-        )
-        .len(),
+        notes_with(&read(), "template \"rag\" of additional_chat_templates is left out").len(),
         1
     );
     write("additional_chat_templates/default.jinja", "folder");
@@ -119,20 +96,12 @@ fn generation_config_names_the_ends() {
     assert_eq!(ends(r#"{"temperature": 1.0}"#), (4, vec![3]));
     let full = read_ends(r#"{"eos_token_id": [4, 0, 1, 2]}"#).unwrap();
     assert_eq!(full.notes.len(), 1);
-    assert!(
-        full.notes[0]
-            .contains("generation_config.json: eos_token_id: a GGUF file has room for two")
-    );
+    assert!(full.notes[0].contains("generation_config.json: eos_token_id: a GGUF file has room for two"));
     for wrong in ["\"4\"", "1.5", "[4, null]", "4294967296"] {
         let error = read_ends(&format!("{{\"eos_token_id\": {wrong}}}")).unwrap_err();
-        assert!(
-            matches!(error, TokenizerError::Key { .. }),
-            "{wrong}: {error}"
-        );
+        assert!(matches!(error, TokenizerError::Key { .. }), "{wrong}: {error}");
     }
-    let error = read_ends(r#"{"eos_token_id": [4, 9]}"#)
-        .unwrap_err()
-        .to_string();
+    let error = read_ends(r#"{"eos_token_id": [4, 9]}"#).unwrap_err().to_string();
     assert!(
         error.starts_with("generation_config.json: eos_token_id is 9, the vocabulary has 5"),
         "{error}"
@@ -145,14 +114,8 @@ fn an_end_that_generate_does_not_have_is_noted() {
     let mut files = config(&byte_level(), json!({"eos_token": "b"}));
     files.generation_config = content("generation_config.json", r#"{"eos_token_id": 4}"#);
     let tokenizer = read_rows(&files, 5).unwrap();
-    assert_eq!(
-        (tokenizer.eos, tokenizer.more_ends.as_slice()),
-        (1, [].as_slice())
-    );
-    assert_eq!(
-        notes_with(&tokenizer, "leaves out the eos_token 1 (\"b\")").len(),
-        1
-    );
+    assert_eq!((tokenizer.eos, tokenizer.more_ends.as_slice()), (1, [].as_slice()));
+    assert_eq!(notes_with(&tokenizer, "leaves out the eos_token 1 (\"b\")").len(), 1);
 }
 
 #[test]
@@ -177,15 +140,9 @@ fn a_token_without_a_row_is_left_out_unless_it_is_used() {
         );
         assert_eq!(tokenizer.notes.len(), 1);
     }
-    for uses in [
-        json!({"eos_token": "[PAD]"}),
-        json!({"chat_template": "{{ x }}[PAD]"}),
-    ] {
+    for uses in [json!({"eos_token": "[PAD]"}), json!({"chat_template": "{{ x }}[PAD]"})] {
         let error = read_rows(&config(&json, uses), 5).unwrap_err();
-        assert!(
-            matches!(error, TokenizerError::NoRow { id: 5, rows: 5, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, TokenizerError::NoRow { id: 5, rows: 5, .. }), "{error}");
     }
     // A pad_token_id without a token.
     let ids = SpecialIds {
@@ -223,18 +180,12 @@ fn a_tokenizer_model_that_contradicts_is_passed_over() {
     };
     // The same pieces, joined in the order of the merges (a b, ▁ a): the scores are those of the model.
     let same = both(pieces([-5.0, -6.0, -7.0, -2.5, -1.5], false));
-    assert_eq!(
-        (same.tokens[262].score, same.tokens[263].score),
-        (-2.5, -1.5)
-    );
+    assert_eq!((same.tokens[262].score, same.tokens[263].score), (-2.5, -1.5));
     assert_eq!(same.notes, [""; 0]);
     // Another order of joining, other pieces, a file that cannot be read: as tokenizer.json alone.
     let alone = read(&files(&with_fallback()), 264, &eos_2(), None).unwrap();
     for (model, says) in [
-        (
-            pieces([-5.0, -6.0, -7.0, -1.5, -2.5], false),
-            "joined in another order",
-        ),
+        (pieces([-5.0, -6.0, -7.0, -1.5, -2.5], false), "joined in another order"),
         (
             pieces([-5.0, -6.0, -7.0, -2.5, -1.5], true),
             "2 of 264 ids have other pieces there",
@@ -249,10 +200,7 @@ fn a_tokenizer_model_that_contradicts_is_passed_over() {
     // A byte-level tokenizer.json has nothing to do with it.
     let mut files = model_files(pieces([0.0; 5], false));
     files.tokenizer_json = content("tokenizer.json", byte_level().to_string());
-    assert!(matches!(
-        read_rows(&files, 5).unwrap().model,
-        Model::ByteLevel { .. }
-    ));
+    assert!(matches!(read_rows(&files, 5).unwrap().model, Model::ByteLevel { .. }));
 }
 
 /// convert_slow_tokenizer.py: "Metaspace skips the dummy prefix when the text already starts with "▁", SentencePiece
@@ -306,13 +254,9 @@ fn a_step_that_is_refused_is_shown() {
         punctuation.contains(r#"pre_tokenizer {"type":"Punctuation","behavior":"Contiguous"}"#),
         "{punctuation}"
     );
-    let long = message(|json| {
-        json["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "A".repeat(300)})
-    });
-    assert!(
-        long.contains("normalizer \"Precompiled\" is not supported"),
-        "{long}"
-    );
+    let long =
+        message(|json| json["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "A".repeat(300)}));
+    assert!(long.contains("normalizer \"Precompiled\" is not supported"), "{long}");
 }
 
 /// llama.cpp finds marks by their texts, whatever the file says of them.
