@@ -161,7 +161,7 @@ pub fn measure(case: &Case, mut peer: Option<&mut dyn Peer>) -> Result<Outcome, 
         columns,
         source,
     })?;
-    let kernel = matrices[0].kernel;
+    let kernel = matrices[0].backend.gemv;
     let mut times = Times::default();
     let (start, mut turn) = (Instant::now(), 0);
     while turn < WARM_UP + MIN_TURNS || start.elapsed() < case.time {
@@ -250,7 +250,7 @@ fn read_all(memory: &[u8], threads: &Threads) {
 }
 
 /// MAC/s of the kernel's dot instruction on registers, all threads together.
-fn dot_rate(kernel: &dyn super::Kernel, threads: &Threads) -> Option<f64> {
+fn dot_rate(kernel: &dyn super::kernel::Kernel, threads: &Threads) -> Option<f64> {
     const REPEATS: usize = 10_000;
     let macs = kernel.dots(1)?;
     let run = || {
