@@ -20,7 +20,7 @@
 use super::floats512::floats_of;
 use super::one_token::{dot_2_bits, one_token_of};
 use super::quantize::quantize;
-use super::zmm::{halves, load_bytes, load_floats, store, unpack};
+use super::zmm::{Product, halves, load_bytes, load_floats, store, unpack};
 use super::{AHEAD, FAR_AHEAD, fetch, fetch_ahead, is_zen_4};
 use crate::kernels::contract::{FloatPanel, Grouping, MR, Panel, Runs, STEP};
 use crate::kernels::floats::{BF16, F16, F32, FloatType, Floats};
@@ -111,9 +111,6 @@ fn dots(repeats: usize) {
     }
     std::hint::black_box(sums);
 }
-
-/// A row group times a panel.
-pub(super) type Product = unsafe fn(&RowGroup<'_>, Option<u32>, Runs, &Panel<'_>, &mut [[f32; MR]]);
 
 /// The product for a panel of `W` tokens, codes of `bits` bits and `inner` inner runs in an outer one.
 fn tokens_of<const W: usize>(bits: usize, inner: usize) -> Product {

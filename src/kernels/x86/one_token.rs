@@ -1,8 +1,7 @@
 //! AVX-512 for one token, which [`super::avx512`] explains. These loops are not those of [`crate::kernels::driver`]: from
 //! the cache they were measured to be 4 to 10 % faster, with all that is known of a run made known to the compiler.
 
-use super::avx512::Product;
-use super::zmm::{halves, in_place, load_floats, store, unpack};
+use super::zmm::{Product, halves, in_place, load_floats, store, unpack};
 use super::{FAR_AHEAD, fetch, fetch_ahead};
 use crate::kernels::contract::{MR, Panel, Runs, STEP};
 use crate::kernels::packed::RowGroup;

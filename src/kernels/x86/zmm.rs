@@ -1,6 +1,11 @@
 //! How codes, scales and results come into 512-bit vectors.
 
+use crate::kernels::contract::{MR, Panel, Runs};
+use crate::kernels::packed::RowGroup;
 use std::arch::x86_64::*;
+
+/// A row group times a panel; the number is [`crate::kernels::packed::Format::shift`].
+pub(super) type Product = unsafe fn(&RowGroup<'_>, Option<u32>, Runs, &Panel<'_>, &mut [[f32; MR]]);
 
 #[inline]
 #[target_feature(enable = "avx512f")]
