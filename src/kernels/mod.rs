@@ -89,13 +89,22 @@ pub enum Precision {
     Fast,
 }
 
+/// The types of which a matrix can be made, found by making an empty one.
+fn multiplied() -> String {
+    let options = Options {
+        isa: Isa::Scalar,
+        ..Options::default()
+    };
+    let can = |ty: &&BlockType| Matrix::new(**ty, 0, 0, &[], &options).is_ok();
+    let names: Vec<_> = BlockType::ALL.iter().filter(can).map(|ty| ty.name()).collect();
+    names.join(", ")
+}
+
 /// A matrix that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// No kernel reads the type.
-    #[error(
-        "no kernel multiplies {ty}; there are kernels for F32, F16, BF16, Q2_0, Q2_K, Q4_0, Q4_K, Q6_K, Q8_0, TQ1_0 and TQ2_0"
-    )]
+    #[error("no kernel multiplies {ty}; there are kernels for {}", multiplied())]
     Unsupported {
         /// The type.
         ty: BlockType,

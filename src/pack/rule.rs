@@ -110,9 +110,3 @@ pub enum Embedding {
     /// In this type.
     As(BlockType),
 }
-
-/// Whether Ollama's own reader knows the type: others it refuses at `ollama create` with "size overflow"
-/// (fs/ggml/ggml.go, `typeSize`).
-pub fn ollama_reads(ty: BlockType) -> bool {
-    matches!(ty.id(), 0..=3 | 6..=8 | 10..=14 | 16..=23 | 29 | 30 | 39..=41)
-}

@@ -412,7 +412,7 @@ fn for_ollama_a_modelfile_is_written() {
     assert!(
         file.tensors()
             .iter()
-            .all(|tensor| tqconv::pack::ollama_reads(tensor.ty))
+            .all(|tensor| tensor.ty.ollama_reads())
     );
     assert_eq!(file.get("general.alignment"), None);
 }
