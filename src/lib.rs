@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod engine;
+pub mod files;
 #[allow(unsafe_code)]
 pub mod kernels;
 #[allow(unsafe_code)]
