@@ -47,7 +47,10 @@ mod tests {
         assert_eq!(read(&path, 4).unwrap().as_deref(), Some(&b"1234"[..]));
         assert!(read(&path, 3).unwrap().is_none());
         assert_eq!(read(folder.path(), 4).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-        assert_eq!(read(&folder.path().join("none"), 4).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            read(&folder.path().join("none"), 4).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 
     #[test]

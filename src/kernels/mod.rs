@@ -28,7 +28,6 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod activations;
-pub mod bench;
 pub mod exact;
 mod floats;
 mod isa;
@@ -252,6 +251,12 @@ impl Matrix {
     /// The activations that this matrix multiplies.
     pub fn grouping(&self) -> Grouping {
         self.grouping
+    }
+
+    /// Run the kernel's dot instruction on registers, `repeats` times; returns the multiplications of one repeat, None
+    /// where nothing was written to measure it.
+    pub fn dots(&self, repeats: usize) -> Option<usize> {
+        self.kernel.dots(repeats)
     }
 
     /// Kernel and layout, for reports: `avx512vnni 2-bit x16, scale per 128, activations per 32`.

@@ -13,14 +13,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "engine", "kernels", "mapped", "metrics", "model", "output", "pack", "simd", "tequila", "verify", "witness",
+            "bench", "engine", "kernels", "mapped", "metrics", "model", "output", "pack", "simd", "tequila", "verify",
+            "witness",
         ],
     ),
     ("pack", &["model", "output", "simd", "tequila"]),
     (
         "verify",
-        &["engine", "kernels", "mapped", "metrics", "model", "tequila", "witness"],
+        &[
+            "bench", "engine", "kernels", "mapped", "metrics", "model", "tequila", "witness",
+        ],
     ),
+    ("bench", &["engine", "kernels", "metrics", "witness"]),
     ("engine", &["kernels", "mapped", "simd", "witness"]),
     ("witness", &["kernels", "mapped"]),
     ("model", &["files", "mapped", "tequila"]),

@@ -28,14 +28,22 @@ use std::fmt;
 
 /// A cell of the table that may be empty.
 macro_rules! number {
-    (-) => { None };
-    ($number:literal) => { Some($number) };
+    (-) => {
+        None
+    };
+    ($number:literal) => {
+        Some($number)
+    };
 }
 
 /// A cell of the table that is a yes or empty.
 macro_rules! is_yes {
-    (-) => { false };
-    (yes) => { true };
+    (-) => {
+        false
+    };
+    (yes) => {
+        true
+    };
 }
 
 /// Builds the enum and its lookups from one table, so that each fact is written down once.
@@ -281,7 +289,11 @@ mod table {
             (BlockType::Q8_0, q8_0::WEIGHTS, q8_0::BYTES),
         ] {
             assert_eq!((ty.weights(), ty.bytes()), (weights, bytes), "{ty}");
-            let run = if ty == BlockType::Q2_K { q2_k::SUB_BLOCK } else { weights };
+            let run = if ty == BlockType::Q2_K {
+                q2_k::SUB_BLOCK
+            } else {
+                weights
+            };
             assert!(ty.scale_run().is_none_or(|stated| stated == run), "{ty}");
         }
     }

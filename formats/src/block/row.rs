@@ -26,7 +26,10 @@ impl BlockType {
             Self::TQ2_0 => read_blocks(row, out, |b, out| tq2_0::view(b).dequantize(out)),
             Self::Q2_0 => read_blocks(row, out, |b, out| q2_0::view(b).dequantize(out)),
             _ => {
-                return Err(BlockError::Unsupported { ty: self, verb: Verb::Dequantized });
+                return Err(BlockError::Unsupported {
+                    ty: self,
+                    verb: Verb::Dequantized,
+                });
             }
         }
         Ok(())
@@ -70,7 +73,10 @@ impl BlockType {
             Self::Q4_K => write_blocks!(q4_k),
             Self::Q6_K => write_blocks!(q6_k),
             _ => {
-                return Err(BlockError::Unsupported { ty: self, verb: Verb::Quantized });
+                return Err(BlockError::Unsupported {
+                    ty: self,
+                    verb: Verb::Quantized,
+                });
             }
         }
         Ok(())
@@ -83,7 +89,10 @@ impl BlockType {
     /// An error where a stored weight has another form, with its index in the row; `codes` and
     /// `scales` are then unspecified.
     pub fn unpack_ternary_row(self, row: &[u8], codes: &mut [i8], scales: &mut [f32]) -> Result<(), BlockError> {
-        let unsupported = BlockError::Unsupported { ty: self, verb: Verb::ReadAsTernary };
+        let unsupported = BlockError::Unsupported {
+            ty: self,
+            verb: Verb::ReadAsTernary,
+        };
         let scale_run = self.scale_run().ok_or(unsupported)?;
         self.check_row(row.len(), codes.len())?;
         self.check_length("scales", codes.len(), scales.len(), codes.len() / scale_run)?;
