@@ -6,7 +6,6 @@ mod diff;
 mod inspect;
 mod pack;
 mod render;
-mod report;
 mod run;
 mod shell;
 mod text;

@@ -6,16 +6,13 @@ use std::time::{Duration, Instant};
 
 use formats::gguf::File;
 
-use super::report::{EngineSpeed, Level, LoadFacts, Rate, SpeedFacts};
+use super::report::{EngineSpeed, Level, LevelReport, LoadFacts, Rate, SpeedFacts};
 use super::{Options, Progress, VerifyError, witness};
 use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::native::{self, Native};
 use crate::engine::shape::Shape;
 use crate::engine::{EngineError, Generate};
 use crate::witness::Program;
-
-pub(super) const NUMBER: u8 = 5;
-pub(super) const NAME: &str = "speed";
 
 /// Pause before each engine's turn: llama.cpp's idle threads spin for some 70 ms before they sleep (ggml-cpu.c:3213).
 const REST: Duration = Duration::from_millis(200);
@@ -68,9 +65,9 @@ pub(super) fn check(
     file: &File,
     options: &Options,
     progress: &Progress,
-) -> Result<(Level, Option<SpeedFacts>), VerifyError> {
+) -> Result<(LevelReport, Option<SpeedFacts>), VerifyError> {
     if let Err(error) = Shape::read(file) {
-        return Ok((Level::not_checked(NUMBER, NAME, error.to_string()), None));
+        return Ok((LevelReport::not_checked(Level::Speed, error.to_string()), None));
     }
     let workload = Workload::new(options.threads);
     let (facts, missing) = race(path, file, &options.witness, workload, progress)?;
@@ -79,9 +76,9 @@ pub(super) fn check(
         witness::lost(error, &mut checks, &mut not_checked)?;
     }
     let level = if checks.is_empty() {
-        Level::measured(NUMBER, NAME, not_checked)
+        LevelReport::measured(Level::Speed, not_checked)
     } else {
-        Level::new(NUMBER, NAME, checks, not_checked)
+        LevelReport::new(Level::Speed, checks, not_checked)
     };
     Ok((level, Some(facts)))
 }

@@ -4,7 +4,7 @@ use formats::block::BlockError;
 use formats::gguf::{File, TensorInfo};
 use rayon::prelude::*;
 
-use super::super::report::{Check, SHOWN};
+use super::super::report::{Check, CheckId, SHOWN};
 
 /// No weight, scale, norm or bias is NaN or infinite.
 pub fn check(file: &File) -> Check {
@@ -24,7 +24,7 @@ pub fn check(file: &File) -> Check {
         }
     }
     Check::none_differ(
-        "finite numbers",
+        CheckId::FiniteNumbers,
         wrong,
         file.tensors().len() as u64,
         "tensors",

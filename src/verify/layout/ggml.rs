@@ -1,6 +1,6 @@
 //! The file as ggml reads it.
 
-use super::super::report::{Check, NotChecked};
+use super::super::report::{Check, CheckId, NotChecked};
 use super::super::{VerifyError, witness};
 use super::{Parsed, things};
 use crate::witness::{Program, Witness, WitnessError, pieces};
@@ -29,9 +29,6 @@ struct Ggml<'a> {
 }
 
 impl Ggml<'_> {
-    const READER: &'static str = "ggml's reader";
-    const BLOCKS: &'static str = "ggml's rules for blocks";
-
     fn check(&mut self, program: &Program, sound: bool) -> Result<(), VerifyError> {
         let read = Witness::start(program).and_then(|mut witness| {
             let check = self.reader(&mut witness)?;
@@ -42,17 +39,17 @@ impl Ggml<'_> {
                 self.checks.push(check);
                 witness
             }
-            Err(error) => return self.failed(Self::READER, error),
+            Err(error) => return self.failed(CheckId::GgmlReader, error),
         };
         if !sound {
             // ggml names the place on stderr, which we have done in the failed check.
             let why = "the file does not keep to the rules above";
-            self.not_checked.push(NotChecked::new(Self::BLOCKS, why));
+            self.not_checked.push(NotChecked::new(CheckId::GgmlBlocks.name(), why));
             return Ok(());
         }
         match self.blocks(&mut witness) {
             Ok(check) => self.checks.push(check),
-            Err(error) => return self.failed(Self::BLOCKS, error),
+            Err(error) => return self.failed(CheckId::GgmlBlocks, error),
         }
         Ok(())
     }
@@ -70,7 +67,7 @@ impl Ggml<'_> {
             }
         }
         Ok(Check::no_problems(
-            Self::READER,
+            CheckId::GgmlReader,
             problems,
             self.parts.iter().map(|(_, file)| things(file)).sum(),
             "tensors and keys",
@@ -89,7 +86,7 @@ impl Ggml<'_> {
             count += file.tensors().len() as u64;
         }
         Ok(Check::no_problems(
-            Self::BLOCKS,
+            CheckId::GgmlBlocks,
             problems,
             count,
             "tensors",
@@ -97,7 +94,7 @@ impl Ggml<'_> {
         ))
     }
 
-    fn failed(&mut self, what: &str, error: WitnessError) -> Result<(), VerifyError> {
-        witness::failed(what, error, self.checks, self.not_checked)
+    fn failed(&mut self, id: CheckId, error: WitnessError) -> Result<(), VerifyError> {
+        witness::failed(id, error, self.checks, self.not_checked)
     }
 }

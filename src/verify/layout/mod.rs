@@ -9,16 +9,13 @@ use formats::block::BlockType;
 use formats::gguf::File;
 
 use super::ollama;
-use super::report::{Check, Level};
+use super::report::{Check, CheckId, Level, LevelReport};
 use super::{Options, VerifyError};
 use crate::engine::shape::Shape;
 use crate::mapped::{Model, OpenError, Part};
 
-pub(super) const NUMBER: u8 = 1;
-pub(super) const NAME: &str = "layout";
-
 /// All checks of the level. `file`: what `model` holds.
-pub(super) fn check(model: &Model, file: &File, options: &Options) -> Result<Level, VerifyError> {
+pub(super) fn check(model: &Model, file: &File, options: &Options) -> Result<LevelReport, VerifyError> {
     let parts: Vec<_> = model
         .parts()
         .iter()
@@ -36,13 +33,13 @@ pub(super) fn check(model: &Model, file: &File, options: &Options) -> Result<Lev
     if options.for_ollama {
         checks.extend(ollama::checks(file, parts.len()));
     }
-    Ok(Level::new(NUMBER, NAME, checks, not_checked))
+    Ok(LevelReport::new(Level::Layout, checks, not_checked))
 }
 
 /// The level of a file that our own reader does not accept.
-pub(super) fn unreadable(error: &OpenError) -> Level {
-    let check = Check::no_problems("our reader", vec![error.to_string()], 1, "file", READER);
-    Level::new(NUMBER, NAME, vec![check], vec![])
+pub(super) fn unreadable(error: &OpenError) -> LevelReport {
+    let check = Check::no_problems(CheckId::OurReader, [error.to_string()], 1, "file", READER);
+    LevelReport::new(Level::Layout, vec![check], vec![])
 }
 
 const READER: &str = "llama.cpp refuses the file otherwise (gguf.cpp)";
@@ -60,8 +57,8 @@ fn readable(parts: &[Parsed]) -> Check {
         (surplus > 0).then(|| format!("{surplus} bytes follow the last tensor"))
     };
     Check::no_problems(
-        "our reader",
-        parts.iter().filter_map(surplus).collect(),
+        CheckId::OurReader,
+        parts.iter().filter_map(surplus),
         parts.iter().map(|(_, file)| file.tensors().len() as u64).sum(),
         "tensors",
         READER,
@@ -75,14 +72,10 @@ fn things(file: &File) -> u64 {
 
 /// Every tensor that a Llama needs, none that it does not know, each of the right shape, biases and norms in F32.
 fn shape(file: &File) -> Check {
-    let problems = Shape::read(file)
-        .err()
-        .map(|error| error.to_string())
-        .into_iter()
-        .collect();
+    let problem = Shape::read(file).err().map(|error| error.to_string());
     Check::no_problems(
-        "a llama's tensors",
-        problems,
+        CheckId::LlamaTensors,
+        problem,
         file.tensors().len() as u64,
         "tensors",
         "llama.cpp refuses or aborts otherwise (models/llama.cpp)",
@@ -108,8 +101,8 @@ fn file_type(file: &File) -> Option<Check> {
     let found = file.tensors().iter().any(|info| info.ty == named);
     let problem = (!found).then(|| format!("key 'general.file_type' is {id}, which is {named}, and no tensor is"));
     Some(Check::no_problems(
-        "file type",
-        problem.into_iter().collect(),
+        CheckId::FileType,
+        problem,
         1,
         "keys",
         "readers show it (llama.h, llama_ftype)",

@@ -6,7 +6,7 @@ use formats::gguf::{Array, File, Value};
 use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue};
 use gguf_rs_lib::reader::GGUFFileReader;
 
-use super::super::report::Check;
+use super::super::report::{Check, CheckId};
 use super::{Parsed, things};
 
 /// gguf-rs-lib reads each file, and finds in it what we find.
@@ -19,8 +19,8 @@ pub fn check(parts: &[Parsed]) -> Check {
         },
     };
     Check::no_problems(
-        "gguf-rs-lib agrees",
-        parts.iter().flat_map(problems).collect(),
+        CheckId::SecondReader,
+        parts.iter().flat_map(problems),
         parts.iter().map(|(_, file)| things(file)).sum(),
         "tensors and keys",
         "an independent reader",

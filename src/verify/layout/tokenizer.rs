@@ -2,7 +2,7 @@
 
 use formats::gguf::{File, Value};
 
-use super::super::report::Check;
+use super::super::report::{Check, CheckId};
 
 /// The keys of the tokenizer in the types that llama.cpp demands, and consistent with each other (llama-vocab.cpp).
 pub fn check(file: &File) -> Check {
@@ -13,7 +13,7 @@ pub fn check(file: &File) -> Check {
     };
     keys.check();
     Check::no_problems(
-        "tokenizer keys",
+        CheckId::TokenizerTypes,
         keys.problems,
         keys.checked,
         "keys",

@@ -7,6 +7,7 @@ use super::latent::Latent;
 use super::stored::{Stored, StoredRows};
 use crate::engine::EngineError;
 use crate::engine::oracle::{Config, Norm, Part, Rows, Weights};
+use crate::metrics::Nmse;
 
 /// The checkpoint, with what storing each row lost turned round or not, by chance: another file that is as far from the
 /// checkpoint as this one, as long as this one is no further from it than it may be.
@@ -115,7 +116,7 @@ fn another_code(trained: &[f32], stored: &[f32]) -> bool {
 fn nmse(trained: &[f32], stored: &[f32]) -> f64 {
     const LANES: usize = 16;
     const PIECE: usize = 256 * LANES;
-    let (mut error, mut energy) = (0.0, 0.0);
+    let mut sums = Nmse::default();
     for (trained, stored) in trained.chunks(PIECE).zip(stored.chunks(PIECE)) {
         let (mut errors, mut energies) = ([0f32; LANES], [0f32; LANES]);
         for (a, b) in trained.chunks(LANES).zip(stored.chunks(LANES)) {
@@ -124,10 +125,12 @@ fn nmse(trained: &[f32], stored: &[f32]) -> f64 {
                 energies[lane] += a * a;
             }
         }
-        error += f64::from(errors.iter().sum::<f32>());
-        energy += f64::from(energies.iter().sum::<f32>());
+        sums += Nmse {
+            error: errors.iter().sum::<f32>().into(),
+            energy: energies.iter().sum::<f32>().into(),
+        };
     }
-    if error == 0.0 { 0.0 } else { error / energy }
+    sums.value()
 }
 
 /// The toss of a coin (the finalizer of SplitMix64).
