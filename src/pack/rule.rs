@@ -110,3 +110,17 @@ pub enum Embedding {
     /// In this type.
     As(BlockType),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_type_that_is_packed_has_a_number() {
+        assert!(PACKABLE.iter().all(|ty| ty.file_type().is_some()));
+        assert_eq!(
+            BlockType::ALL.iter().filter(|ty| ty.file_type().is_some()).count(),
+            PACKABLE.len()
+        );
+    }
+}
