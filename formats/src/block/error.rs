@@ -58,6 +58,14 @@ pub enum BlockError {
         /// Which weight, counted in the row, and why.
         source: NotTernary,
     },
+    /// A block that is valid for its type, but does not hold four levels.
+    #[error("{ty} row is not of four levels: weight {weight} is not -3, -1, 1 or 3 times its scale")]
+    NotFourLevel {
+        /// The type of the row.
+        ty: BlockType,
+        /// Index of the weight in the row.
+        weight: usize,
+    },
 }
 
 /// The first weight of a block or row that is not `scale * code` with a code of -1, 0 or +1.
