@@ -10,7 +10,7 @@ use std::time::Instant;
 use formats::block::BlockType;
 use llama_cpp_sys_2 as sys;
 
-use super::super::child::Refusal;
+use super::super::answer::Refusal;
 use crate::kernels::memory::Region;
 
 /// Products `W x`, one for each of several copies of W, in graphs of several products each.
