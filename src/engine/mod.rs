@@ -12,6 +12,7 @@ pub mod text;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use formats::block::BlockType;
 use serde::{Serialize, Serializer};
 
 use crate::witness::WitnessError;
@@ -173,6 +174,17 @@ pub enum EngineError {
         found: String,
         /// What can be used.
         expected: &'static str,
+    },
+    /// A tensor of a type that llama.cpp does not have.
+    #[error(
+        "tensor '{name}' has type {found}, which only PrismML's fork of llama.cpp reads; pack the file as another type: \
+         `tqconv pack IN.gguf OUT.gguf`"
+    )]
+    Fork {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: BlockType,
     },
     /// A matrix that our kernels cannot take.
     #[error("tensor '{name}': {source}; convert the model again")]
