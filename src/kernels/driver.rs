@@ -288,17 +288,18 @@ pub(super) fn floats<V: Vector, const TYPE: usize, const H: usize, const C: usiz
         let x = x.chunks_exact(panel.width);
         for ((x, weights), chain) in x.zip(weights.chunks_exact(bytes)).zip(&mut chains) {
             let x = &x[first..][..C];
-            for h in 0..H {
+            for (h, chain) in chain.iter_mut().enumerate() {
                 let weights = v.widen::<TYPE>(weights, h);
-                for c in 0..C {
-                    chain[h][c] = v.fma(weights, v.splat(x[c]), chain[h][c]);
+                for (chain, &x) in chain.iter_mut().zip(x) {
+                    *chain = v.fma(weights, v.splat(x), *chain);
                 }
             }
         }
     }
-    for h in 0..H {
-        for (c, out) in out[first..][..C].iter_mut().enumerate() {
-            v.store(out, h, v.add(chains[0][h][c], chains[1][h][c]));
+    let [even, odd] = chains;
+    for (h, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+        for ((even, odd), out) in even.into_iter().zip(odd).zip(&mut out[first..][..C]) {
+            v.store(out, h, v.add(even, odd));
         }
     }
 }
