@@ -1,6 +1,7 @@
 //! Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
 #![deny(unsafe_code)]
 
+pub mod blueprint;
 pub mod cli;
 pub mod engine;
 #[allow(unsafe_code)]

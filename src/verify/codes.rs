@@ -12,8 +12,9 @@ use rayon::prelude::*;
 use super::latent::{Latent, LatentRow, row_order};
 use super::report::{Check, Histogram, Limit, LinearFacts, SHOWN};
 use super::{Progress, VerifyError};
+use crate::blueprint::Linear;
 use crate::metrics;
-use crate::model::{Checkpoint, Linear};
+use crate::model::Checkpoint;
 use crate::tequila;
 
 /// What the linears of a file were found to be.
@@ -32,7 +33,7 @@ pub(super) fn check(
     progress: &Progress,
 ) -> Result<Linears, VerifyError> {
     let mut all = All::default();
-    for linear in Linear::all(&checkpoint.config) {
+    for linear in checkpoint.config.linears() {
         progress(&format!("codes: {}", linear.gguf_name()), None);
         all.add(compare(file, checkpoint, linear)?);
     }
@@ -286,9 +287,10 @@ impl Compared {
 
 /// How much each column counts in a least-squares fit: the square of the preceding norm's weight, 1 where there is none.
 fn importance(checkpoint: &Checkpoint, linear: Linear) -> Vec<f64> {
-    let (_, columns) = linear.shape(&checkpoint.config);
+    let config = &checkpoint.config;
+    let (_, columns) = linear.shape(&config.dims);
     let mut norm = vec![1f32; columns];
-    let name = linear.preceding_norm();
+    let name = linear.preceding_norm().map(|norm| config.architecture.norm_name(norm));
     if let Some(tensor) = name.and_then(|name| checkpoint.tensors.get(&name)) {
         tensor.read_f32(0, &mut norm);
     }
@@ -586,9 +588,11 @@ fn diagnose(
             info.name
         ));
     }
-    let shape = linear.shape(&checkpoint.config);
-    let others =
-        Linear::all(&checkpoint.config).filter(|other| *other != linear && other.shape(&checkpoint.config) == shape);
+    let config = &checkpoint.config;
+    let shape = linear.shape(&config.dims);
+    let others = config
+        .linears()
+        .filter(|other| *other != linear && other.shape(&config.dims) == shape);
     for other in others {
         let order = row_order(other, &checkpoint.config);
         let latent = Latent::new(checkpoint, other).ok()?;

@@ -38,46 +38,24 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// The factor by which each pair of dimensions turns slower, for Llama 3's scaling: (head_dim / 2,).
-    /// Written to GGUF as `rope_freqs.weight`; formula of transformers' `_compute_llama3_parameters`.
-    pub fn llama3_factors(&self, head_dim: usize) -> Option<Vec<f32>> {
-        let RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_context,
-        } = self.scaling
-        else {
-            return None;
-        };
-        let factor_of = |i: usize| {
-            let wavelength = 2.0 * std::f64::consts::PI * self.theta.powf(2.0 * i as f64 / head_dim as f64);
-            if wavelength < original_context / high_freq_factor {
-                1.0
-            } else if wavelength > original_context / low_freq_factor {
-                factor
-            } else {
-                let smooth = (original_context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                1.0 / ((1.0 - smooth) / factor + smooth)
-            }
-        };
-        Some((0..head_dim / 2).map(|i| factor_of(i) as f32).collect())
-    }
-
-    /// Whether `found` are the turns a token of each pair of dimensions, before or after they are stretched.
+    /// Whether `found` are the turns a token of each pair of dimensions, before or after they are stretched. Which waves
+    /// Llama 3's scaling stretches by how much is not looked at.
     pub fn has_frequencies(&self, found: &[f32], head_dim: usize) -> bool {
         const CLOSE: f64 = 0.01; // bf16 has 0.4 %
-        let factors = self.llama3_factors(head_dim).unwrap_or_default();
-        let factor = |pair: usize| match self.scaling {
-            RopeScaling::Linear { factor } => factor,
-            _ => factors.get(pair).copied().unwrap_or(1.0).into(),
+        let (least, most) = match self.scaling {
+            RopeScaling::None => (1.0, 1.0),
+            RopeScaling::Linear { factor } => (factor, factor),
+            RopeScaling::Llama3 { factor, .. } => (factor.min(1.0), factor.max(1.0)),
         };
-        let plain = |pair: usize| self.theta.powf(-2.0 * pair as f64 / head_dim as f64);
-        let all = |expected: &dyn Fn(usize) -> f64| {
+        let all = |least: f64, most: f64| {
             let mut pairs = found.iter().enumerate();
-            pairs.all(|(pair, &found)| (f64::from(found) / expected(pair) - 1.0).abs() < CLOSE)
+            pairs.all(|(pair, &found)| {
+                let plain = self.theta.powf(-2.0 * pair as f64 / head_dim as f64);
+                let range = plain / most * (1.0 - CLOSE)..plain / least * (1.0 + CLOSE);
+                range.contains(&found.into())
+            })
         };
-        found.len() == head_dim / 2 && (all(&plain) || all(&|pair| plain(pair) / factor(pair)))
+        found.len() == head_dim / 2 && (all(1.0, 1.0) || all(least, most))
     }
 }
 

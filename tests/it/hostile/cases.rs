@@ -476,7 +476,7 @@ fn config(cases: &mut List) {
     for (name, says) in [
         ("Qwen3ForCausalLM", &["architecture Qwen3ForCausalLM is not supported", "o_proj, gate_proj, up_proj and down_proj", "supported: Llama"][..]),
         ("HunYuanDenseV1ForCausalLM", &["architecture HunYuanDenseV1ForCausalLM is not supported", "lose the offline biases"]),
-        ("BitNetForCausalLM", &["architecture BitNetForCausalLM is not supported", "no place for the offline biases"]),
+        ("BitNetForCausalLM", &["architecture BitNetForCausalLM is not supported", "lose the offline biases of q_proj, k_proj, v_proj, o_proj"]),
         ("GPT2LMHeadModel", &["architecture GPT2LMHeadModel is not supported", "supported: Llama"]),
     ] {
         key(cases, 26, "ModelError::Architecture", says, "architectures", json!([name]));
