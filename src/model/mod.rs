@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod families;
+mod json;
 mod source;
 mod tensors;
 pub mod tokenizer;

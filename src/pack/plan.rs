@@ -158,7 +158,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Plan a tensor of the file, and the bias of a linear. `source`: what the checkpoint calls it. `no_block`: linears that
+    /// Plan a tensor of the file, and the bias of a linear. `source`: what the checkpoint calls it, if it has it. `no_block`: linears that
     /// no block type fits, and their columns.
     fn add(
         &mut self,
@@ -166,16 +166,15 @@ impl<'a> Plan<'a> {
         source: Option<String>,
         no_block: &mut Vec<(String, usize)>,
     ) -> Result<(), PackError> {
-        let content = match (slot, source) {
-            (Slot::Linear(linear), _) => return self.add_linear(linear, no_block),
-            (Slot::Norm(_), Some(source)) => Content::Numbers(numbers(self.stored(&source), &source)?),
-            (Slot::Embedding | Slot::Head, Some(source)) => self.table(slot, source)?,
-            (_, _) => {
-                let config = &self.checkpoint.config;
-                Content::Numbers(rope_factors(&config.rope, config.dims.head_dim).unwrap_or_default())
-            }
+        let config = &self.checkpoint.config;
+        let source = source.unwrap_or_default();
+        let content = match slot {
+            Slot::Linear(linear) => return self.add_linear(linear, no_block),
+            Slot::Norm(_) => Content::Numbers(numbers(self.stored(&source), &source)?),
+            Slot::Embedding | Slot::Head => self.table(slot, source)?,
+            Slot::RopeFactors => Content::Numbers(rope_factors(&config.rope, config.dims.head_dim).unwrap_or_default()),
         };
-        self.push(slot.gguf_name(), slot.gguf_shape(&self.checkpoint.config.dims), content);
+        self.push(slot.gguf_name(), slot.gguf_shape(&config.dims), content);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! config.json: the shape of the model, and how its weights were trained to be ternary.
 
-mod json;
+mod file;
 mod rope;
 #[cfg(test)]
 pub(super) mod tests;
@@ -13,7 +13,7 @@ use super::ModelError;
 use super::tokenizer::SpecialIds;
 use crate::blueprint::{Architecture, Dims, Linear, OwnBias, Part, Refused, SlidingWindow, Slot};
 
-pub use json::ConfigFile;
+pub use file::ConfigFile;
 use rope::SHARE;
 pub use rope::{Rope, RopeScaling};
 pub use training::{LambdaSource, Training, TrainingOverrides};
@@ -90,7 +90,7 @@ impl ConfigFile {
             context_length: self.required_count("max_position_embeddings")?,
             rms_norm_eps: self
                 .positive("rms_norm_eps")?
-                .ok_or_else(|| self.missing("rms_norm_eps", "a number"))? as f32,
+                .ok_or_else(|| self.wrong("rms_norm_eps", None, "a number"))? as f32,
             rope: self.rope(&mut notes)?,
             tied_head: self.flag("tie_word_embeddings")?.unwrap_or(false),
             own_biases: self.own_biases(architecture)?,
@@ -191,7 +191,7 @@ impl ConfigFile {
     }
 
     fn check_activation(&self) -> Result<(), ModelError> {
-        match self.text("hidden_act")?.as_deref() {
+        match self.text("hidden_act")? {
             None | Some("silu" | "swish") => Ok(()),
             Some(_) => Err(self.key_error("hidden_act", self.value("hidden_act"), "\"silu\"".into())),
         }
@@ -220,10 +220,10 @@ impl ConfigFile {
                 self.flag("use_sliding_window")?.unwrap_or(false) && self.has_sliding_layer()?
             }
         };
-        match self.json.get("sliding_window") {
+        match self.0.value.get("sliding_window") {
             _ if !slides => Ok(None),
             None => Ok(Some(WINDOW)),
-            Some(_) => self.count("sliding_window"),
+            Some(_) => Ok(self.count("sliding_window")?),
         }
     }
 

@@ -4,10 +4,8 @@ use super::*;
 use crate::tequila::Granularity;
 
 fn file(json: Value) -> ConfigFile {
-    ConfigFile {
-        path: "config.json".into(),
-        json,
-    }
+    let bytes = json.to_string().into_bytes();
+    ConfigFile::parse("config.json".as_ref(), &bytes).unwrap()
 }
 
 fn llama() -> Value {
