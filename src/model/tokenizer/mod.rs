@@ -263,9 +263,6 @@ impl<'a> Reader<'a> {
         note_made_control(&vocabulary, &mut self.notes);
         let chat_template = template::chat_template(self.files, &self.config, &mut self.notes)?;
         vocabulary.check_without_row(chat_template.as_deref(), named, &mut self.notes)?;
-        let generation = settings::read(self.files.generation_config.as_ref())?;
-        let config_name = self.files.config_name.as_deref().unwrap_or("config.json");
-        let ends = Ends::read(&generation, self.ids, config_name, &mut self.notes)?;
         let Special {
             bos,
             eos,
@@ -274,19 +271,7 @@ impl<'a> Reader<'a> {
             pad,
             add_bos,
             add_eos,
-        } = special::resolve(
-            &special::Sources {
-                vocabulary: &vocabulary,
-                rows: self.rows,
-                settings: named,
-                ids: self.ids,
-                config_name,
-                ends,
-                surround,
-                defaults,
-            },
-            &mut self.notes,
-        )?;
+        } = self.special(&vocabulary, surround, defaults)?;
         let tokens = vocabulary.into_tokens();
         let notes = self.notes.0;
         Ok(Tokenizer {
@@ -302,6 +287,28 @@ impl<'a> Reader<'a> {
             chat_template,
             notes,
         })
+    }
+
+    fn special(
+        &mut self,
+        vocabulary: &Vocabulary,
+        surround: Option<Surround>,
+        defaults: Defaults,
+    ) -> Result<Special, TokenizerError> {
+        let generation = settings::read(self.files.generation_config.as_ref())?;
+        let config_name = self.files.config_name.as_deref().unwrap_or("config.json");
+        let ends = Ends::read(&generation, self.ids, config_name, &mut self.notes)?;
+        let sources = special::Sources {
+            vocabulary,
+            rows: self.rows,
+            settings: [&self.config, &self.names],
+            ids: self.ids,
+            config_name,
+            ends,
+            surround,
+            defaults,
+        };
+        special::resolve(&sources, &mut self.notes)
     }
 
     /// added_tokens.json: `{text: id}`; tokenizer_config.json: `"added_tokens_decoder": {id: {"content", "special"}}`.

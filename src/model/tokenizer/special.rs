@@ -157,14 +157,8 @@ pub(super) fn resolve(sources: &Sources, notes: &mut Notes) -> Result<Special, T
         .or(says(before))
         .unwrap_or(defaults.add_bos);
     let add_eos = config.flag("add_eos_token")?.or(says(after)).unwrap_or(false);
-    for (tokens, id, key) in [(before, bos, "bos_token"), (after, eos, "eos_token")] {
-        if tokens.len() > 1 || tokens.first().is_some_and(|text| vocabulary.id(text) != id) {
-            notes.add(format!(
-                "{}: post_processor adds {tokens:?}; llama.cpp adds only the {key}",
-                vocabulary.file()
-            ));
-        }
-    }
+    note_surround(vocabulary, before, bos, "bos_token", notes);
+    note_surround(vocabulary, after, eos, "eos_token", notes);
     // Without the key llama.cpp takes token 11 (byte-level) or 2 (SentencePiece) for the end of text.
     let needed = |found, key| TokenizerError::NoSpecial {
         file: vocabulary.file().into(),
@@ -185,6 +179,16 @@ pub(super) fn resolve(sources: &Sources, notes: &mut Notes) -> Result<Special, T
         add_bos,
         add_eos,
     })
+}
+
+/// Tokens that a post-processor puts around a text, other than the one that llama.cpp puts there.
+fn note_surround(vocabulary: &Vocabulary, tokens: &[String], id: Option<u32>, key: &str, notes: &mut Notes) {
+    if tokens.len() > 1 || tokens.first().is_some_and(|text| vocabulary.id(text) != id) {
+        notes.add(format!(
+            "{}: post_processor adds {tokens:?}; llama.cpp adds only the {key}",
+            vocabulary.file()
+        ));
+    }
 }
 
 impl Sources<'_> {
