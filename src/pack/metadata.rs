@@ -4,7 +4,7 @@ use formats::block::BlockType;
 use formats::gguf::{Array, Value};
 
 use super::encode::Loss;
-use super::model::model_metadata;
+use super::graph::model_metadata;
 use super::options::Options;
 use super::{PackError, hash};
 use crate::model::Checkpoint;

@@ -6,10 +6,10 @@
 
 mod encode;
 mod error;
+mod graph;
 mod hash;
 mod layout;
 mod metadata;
-mod model;
 mod options;
 mod pass;
 mod plan;
@@ -21,8 +21,8 @@ use std::ops::ControlFlow;
 
 pub use encode::Loss;
 pub use error::PackError;
+pub use graph::{model_metadata, rope_factors};
 pub use layout::paths;
-pub use model::{model_metadata, rope_factors};
 pub use options::Options;
 pub use plan::Plan;
 pub use rule::{Embedding, Larger, PACKABLE, Rule, Target, ollama_reads};

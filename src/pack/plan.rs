@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::PackError;
 use super::encode::Loss;
+use super::graph::{interleaved_row, rope_factors};
 use super::metadata::Keys;
-use super::model::{interleaved_row, rope_factors};
 use super::options::Options;
 use super::row::{Bench, Facts, Ternary, numbers};
 use super::rule::{Embedding, Larger, Target, ollama_reads};

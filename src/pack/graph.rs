@@ -1,4 +1,4 @@
-//! What llama.cpp wants of a model otherwise than the checkpoint has it: keys, rotary factors, the order of rows. The
+//! What a graph of llama.cpp wants otherwise than the checkpoint has it: keys, rotary factors, the order of rows. The
 //! verifier says the same in its own words (`verify::keys`, `verify::latent`).
 
 use formats::gguf::Value;
