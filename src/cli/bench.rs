@@ -11,12 +11,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use formats::block::BlockType;
 
 use super::render;
+use crate::bench::{Case, LoadFacts, Outcome, Rate, Seconds, SpeedFacts, Workload, measure, race};
 use crate::engine::EngineError;
 use crate::engine::threads_text;
-use crate::kernels::bench::{Case, Outcome, Peer, Seconds, measure};
 use crate::kernels::{Isa, Options, Precision};
 use crate::mapped::Model;
-use crate::verify::{LoadFacts, Rate, SpeedFacts, Workload, race};
 use crate::witness::{self, Program, Witness, WitnessError};
 
 /// Measure speed, ours and llama.cpp's, in one run
@@ -122,7 +121,7 @@ fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<Exit
             patience: Duration::from_secs(600),
             ..Workload::new(threads)
         };
-        let (facts, missing) = race(model, &file, program, workload, &|_, _| {}).with_context(place)?;
+        let (facts, missing) = race(model, &file, program, workload, &|_| {}).with_context(place)?;
         if let Some(error) = missing.filter(|error| !is_not_built_in(error)) {
             return Err(error).with_context(place);
         }
@@ -189,8 +188,8 @@ fn load_text(load: &LoadFacts) -> String {
 fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
     let isa = args.isa.unwrap_or(Isa::best());
     let precision = if args.fast { Precision::Fast } else { Precision::Exact };
-    let mut peer = match Witness::start(program) {
-        Ok(peer) => Some(peer),
+    let mut witness = match Witness::start(program) {
+        Ok(witness) => Some(witness),
         Err(WitnessError::NotBuiltIn) => None,
         Err(error) => return Err(error.into()),
     };
@@ -209,8 +208,7 @@ fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
                         options: Options { isa, precision },
                         time: args.seconds,
                     };
-                    let peer = peer.as_mut().map(|peer| peer as &mut dyn Peer);
-                    outcomes.push(measure(&case, peer).map_err(|error| anyhow!(error))?);
+                    outcomes.push(measure(&case, witness.as_mut()).map_err(|error| anyhow!(error))?);
                 }
             }
         }
@@ -218,8 +216,8 @@ fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
     if args.json {
         return super::print_json(&serde_json::to_value(&outcomes)?);
     }
-    let witness = peer.map_or_else(without_llama, |peer| format!("ggml: {}\n", peer.system()));
-    super::print(&format!("{}\n{witness}", table(&outcomes)))
+    let ggml = witness.map_or_else(without_llama, |witness| format!("ggml: {}\n", witness.system()));
+    super::print(&format!("{}\n{ggml}", table(&outcomes)))
 }
 
 fn without_llama() -> String {

@@ -18,7 +18,7 @@ use crate::mapped::{Mapped, Model};
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Training, TrainingOverrides, check_latent,
 };
-use crate::pack::{Embedding, Options, Plan, Rule, Target, ollama_reads};
+use crate::pack::{Embedding, Options, Plan, Rule, Target};
 use crate::simd::Level;
 
 /// Show what a checkpoint or a GGUF file holds
@@ -78,7 +78,7 @@ fn engines(ty: BlockType) -> &'static str {
             "llama.cpp since September 2024; CPU, Metal (TQ2_0), Vulkan; not CUDA; not Ollama"
         }
         BlockType::Q2_0 => "llama.cpp b10015 and later; fast on CUDA, Metal, Vulkan and Arm, slow on x86; not Ollama",
-        ty if ollama_reads(ty) => "every llama.cpp and Ollama",
+        ty if ty.ollama_reads() => "every llama.cpp and Ollama",
         _ => "llama.cpp; not Ollama",
     }
 }
@@ -221,7 +221,7 @@ impl Gguf<'_> {
                 (ty.name().to_owned(), facts)
             })
             .collect();
-        let ollama = self.engines().iter().all(|(ty, _)| ollama_reads(*ty));
+        let ollama = self.engines().iter().all(|(ty, _)| ty.ollama_reads());
         json!({
             "path": lossy(self.path), "kind": "gguf", "version": self.file.version(), "bytes": self.bytes,
             "alignment_bytes": self.file.alignment(), "ollama": ollama, "types": types, "metadata": metadata,

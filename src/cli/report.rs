@@ -5,12 +5,10 @@ use std::fmt::Write;
 use super::render;
 use super::text::shown;
 use super::verify::{found, limit, short};
+use crate::bench::{EngineSpeed, Rate, SpeedFacts};
 use crate::engine::threads_text;
 use crate::metrics;
-use crate::verify::{
-    Check, EngineFacts, EngineSpeed, Histogram, Level, LinearFacts, Rate, Report, SpeedFacts, Status, TextFacts,
-    Verdict,
-};
+use crate::verify::{Check, EngineFacts, Histogram, Level, LinearFacts, Report, Status, TextFacts, Verdict};
 
 const TEMPLATE: &str = include_str!("report.html");
 const TICK: &str = "M18 33l10 10 18-21";

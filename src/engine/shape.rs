@@ -201,7 +201,7 @@ fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError>
             expected,
         });
     }
-    if expected.len() == 2 && !can_multiply(info.ty) {
+    if expected.len() == 2 && !info.ty.has_cpu_product() {
         return Err(EngineError::Type {
             name: info.name.clone(),
             found: info.ty.to_string(),
@@ -216,13 +216,6 @@ fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError>
         });
     }
     Ok(())
-}
-
-/// Whether ggml has a product of such weights on the CPU (the types without `vec_dot` in ggml-cpu.c); it jumps to nowhere
-/// otherwise.
-fn can_multiply(ty: BlockType) -> bool {
-    use BlockType::{F64, I8, I16, I32, I64, Q8_1, Q8_K};
-    !matches!(ty, I8 | I16 | I32 | I64 | F64 | Q8_1 | Q8_K)
 }
 
 /// llama.cpp maps the file, and aborts on a tensor that is not aligned in memory (TENSOR_ALIGNMENT, ggml-impl.h).

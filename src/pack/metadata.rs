@@ -20,7 +20,7 @@ const SOURCE_HASHES: &str = "tqconv.source.sha256";
 /// file.
 pub fn set_found(keys: &mut Keys, ty: BlockType, loss: Loss, hashes: Vec<String>) {
     let found = [
-        (FILE_TYPE, Value::U32(file_type(ty))),
+        (FILE_TYPE, Value::U32(ty.file_type().unwrap_or(0))),
         (WEIGHT_NMSE, Value::F64(loss.nmse())),
         (SOURCE_HASHES, Value::Array(Array::String(hashes))),
     ];
@@ -188,21 +188,6 @@ fn is_control(keys: &Keys, id: u32) -> bool {
     match types {
         Some((_, Value::Array(Array::I32(types)))) => types.get(id as usize) == Some(&CONTROL),
         _ => false,
-    }
-}
-
-/// `llama_ftype` of include/llama.h: shown to people, decides nothing.
-fn file_type(ty: BlockType) -> u32 {
-    match ty {
-        BlockType::F16 => 1,
-        BlockType::Q4_0 => 2,
-        BlockType::Q8_0 => 7,
-        BlockType::Q2_K => 10,
-        BlockType::BF16 => 32,
-        BlockType::TQ1_0 => 36,
-        BlockType::TQ2_0 => 37,
-        BlockType::Q2_0 => 41,
-        _ => 0,
     }
 }
 

@@ -25,7 +25,7 @@ pub use graph::{model_metadata, rope_factors};
 pub use layout::paths;
 pub use options::Options;
 pub use plan::Plan;
-pub use rule::{Embedding, Larger, PACKABLE, Rule, Target, ollama_reads};
+pub use rule::{Embedding, Larger, PACKABLE, Rule, Target};
 pub use run::{Item, Output, Packed, Summary};
 
 /// Told how many bytes of weights have been worked through since it was last told; says whether to go on.

@@ -14,7 +14,7 @@ use super::graph::{interleaved_row, rope_factors};
 use super::metadata::Keys;
 use super::options::Options;
 use super::row::{Bench, Facts, Ternary, numbers};
-use super::rule::{Embedding, Larger, Target, ollama_reads};
+use super::rule::{Embedding, Larger, Target};
 use crate::blueprint::{Linear, Slot};
 use crate::model::{Checkpoint, Stored};
 use crate::simd::Level;
@@ -239,7 +239,7 @@ impl<'a> Plan<'a> {
     }
 
     pub(super) fn check_for_ollama(&self) -> Result<(), PackError> {
-        let refused = self.infos().into_iter().find(|info| !ollama_reads(info.ty));
+        let refused = self.infos().into_iter().find(|info| !info.ty.ollama_reads());
         match refused.filter(|_| self.options.rule.target == Target::Ollama) {
             None => Ok(()),
             Some(info) => Err(PackError::Ollama {

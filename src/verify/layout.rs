@@ -200,18 +200,7 @@ fn shape(file: &File) -> Check {
 /// (`llama_ftype`), those that have one type for most matrices and are written by `pack`.
 fn file_type(file: &File) -> Option<Check> {
     let id = file.get("general.file_type")?.as_u32()?;
-    let named = match id {
-        0 => BlockType::F32,
-        1 => BlockType::F16,
-        2 => BlockType::Q4_0,
-        7 => BlockType::Q8_0,
-        10 => BlockType::Q2_K,
-        32 => BlockType::BF16,
-        36 => BlockType::TQ1_0,
-        37 => BlockType::TQ2_0,
-        41 => BlockType::Q2_0,
-        _ => return None,
-    };
+    let named = BlockType::from_file_type(id)?;
     let found = file.tensors().iter().any(|info| info.ty == named);
     let problem = (!found).then(|| format!("key 'general.file_type' is {id}, which is {named}, and no tensor is"));
     Some(Check::no_problems(

@@ -36,10 +36,9 @@ use formats::gguf::{File, TensorInfo, Value};
 
 pub use diff::{Difference, Differences, Side, diff};
 pub use report::{
-    Check, DotFacts, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, LoadFacts, ModelFacts, NotChecked,
-    Rate, Report, SpeedFacts, Status, TextFacts, TypeFacts, Verdict,
+    Check, DotFacts, EngineFacts, Histogram, Level, Limit, LinearFacts, ModelFacts, NotChecked, Report, Status,
+    TextFacts, TypeFacts, Verdict,
 };
-pub use speed::{Workload, race};
 
 use crate::blueprint::Linear;
 use crate::engine::EngineError;

@@ -1,15 +1,9 @@
 //! Level 1 for Ollama: the rules by which `ollama create` takes a file (server/create.go, fs/ggml), which are stricter
 //! than llama.cpp's.
 
-use formats::block::BlockType;
 use formats::gguf::{Array, File, Value};
 
 use super::report::Check;
-
-/// Types that Ollama knows a size of (fs/ggml/ggml.go, `typeSize`).
-fn has_size(ty: BlockType) -> bool {
-    matches!(ty.id(), 0..=3 | 6..=8 | 10..=14 | 16..=23 | 29 | 30 | 39..=41)
-}
 
 /// `parts`: how many files the model is in.
 pub(super) fn checks(file: &File, parts: usize) -> Vec<Check> {
@@ -32,7 +26,7 @@ fn one_file(parts: usize) -> Check {
 }
 
 fn types(file: &File) -> Check {
-    let refused = file.tensors().iter().filter(|info| !has_size(info.ty));
+    let refused = file.tensors().iter().filter(|info| !info.ty.ollama_reads());
     let problems = refused
         .map(|info| {
             format!(

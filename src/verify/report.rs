@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::bench::SpeedFacts;
 use crate::metrics;
 
 /// Everything that was found about one file.
@@ -413,79 +414,6 @@ impl EngineFacts {
             top1: None,
             nmse: None,
             kld: vec![],
-        }
-    }
-}
-
-/// The engines against the clock.
-#[derive(Debug, Serialize)]
-pub struct SpeedFacts {
-    /// Measured read bandwidth of the machine with as many threads, GB/s.
-    pub bandwidth: f64,
-    /// Threads of each engine.
-    pub threads: usize,
-    /// Tokens of a prefill.
-    pub prefill_tokens: usize,
-    /// Tokens decoded.
-    pub decode_tokens: usize,
-    /// Runs of which the median is taken, at most.
-    pub runs: usize,
-    /// What our engine did before.
-    pub load: LoadFacts,
-    /// The engines.
-    pub engines: Vec<EngineSpeed>,
-}
-
-/// Our engine packing the weights of a file for its kernels.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct LoadFacts {
-    /// Threads that packed.
-    pub threads: usize,
-    /// Seconds of the first time, with whatever of the file and of free memory the system had yet to fetch.
-    pub first_seconds: f64,
-    /// Seconds of the second time.
-    pub seconds: f64,
-    /// Bytes of the weights in the file: all linears and the head.
-    pub stored_bytes: u64,
-    /// GB of these a second, the second time.
-    pub stored_rate: f64,
-    /// Bytes of the same weights as packed in memory.
-    pub packed_bytes: u64,
-}
-
-/// One engine against the clock.
-#[derive(Debug, Serialize)]
-pub struct EngineSpeed {
-    /// What it calls itself.
-    pub name: String,
-    /// Tokens a second, many at once.
-    pub prefill: Rate,
-    /// Tokens a second, one after another.
-    pub decode: Rate,
-    /// Bytes of weights that one decoded token reads.
-    pub bytes_per_token: u64,
-    /// GB of weights a second while decoding.
-    pub read_rate: f64,
-}
-
-/// Tokens a second over several runs.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Rate {
-    /// The median.
-    pub median: f64,
-    /// The slowest run.
-    pub min: f64,
-    /// The fastest run.
-    pub max: f64,
-}
-
-impl Rate {
-    /// Of the rates of all runs.
-    pub(super) fn new(rates: &[f64]) -> Self {
-        Self {
-            median: metrics::median(rates),
-            min: metrics::quantile(rates, 0.0),
-            max: metrics::quantile(rates, 1.0),
         }
     }
 }

@@ -2,19 +2,52 @@
 
 use super::BlockType;
 use half::f16;
+use std::fmt;
+
+/// What can be done with rows of some types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// [`BlockType::dequantize_row`]
+    Dequantized,
+    /// [`BlockType::quantize_row`]
+    Quantized,
+    /// [`BlockType::unpack_ternary_row`]
+    ReadAsTernary,
+}
+
+impl Verb {
+    /// The types for which it can be done, asked of the codecs with an empty row.
+    fn supported(self) -> String {
+        let can = |ty: &&BlockType| match self {
+            Verb::Dequantized => ty.dequantize_row(&[], &mut []).is_ok(),
+            Verb::Quantized => ty.quantize_row(&[], &mut []).is_ok(),
+            Verb::ReadAsTernary => ty.is_ternary_container(),
+        };
+        let names: Vec<_> = BlockType::ALL.iter().filter(can).map(|ty| ty.name()).collect();
+        names.join(", ")
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verb::Dequantized => "dequantized",
+            Verb::Quantized => "quantized",
+            Verb::ReadAsTernary => "read as ternary",
+        })
+    }
+}
 
 /// A row that cannot be read or written as asked.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum BlockError {
     /// The codec for this type and direction does not exist here.
-    #[error("{ty} rows cannot be {verb}, supported: {supported}")]
+    #[error("{ty} rows cannot be {verb}, supported: {}", .verb.supported())]
     Unsupported {
         /// The type asked for.
         ty: BlockType,
-        /// What was to be done with the row: `dequantized`, `quantized`, `read as ternary`.
-        verb: &'static str,
-        /// The types for which it can be done.
-        supported: &'static str,
+        /// What was to be done with the row.
+        verb: Verb,
     },
     /// The number of weights is no multiple of the block.
     #[error("{columns} columns are no whole number of {ty} blocks of {}", .ty.weights())]

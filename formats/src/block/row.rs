@@ -1,21 +1,9 @@
 //! Whole rows of any type: the lengths are checked here, once, and then a codec runs block by block.
 
-use super::{BlockError, BlockType, NotTernary, float, q2_0, q2_k, q4_0, q4_k, q6_k, q8_0, tq1_0, tq2_0};
+use super::{BlockError, BlockType, NotTernary, Verb, float, q2_0, q2_k, q4_0, q4_k, q6_k, q8_0, tq1_0, tq2_0};
 use half::{bf16, f16};
 
 impl BlockType {
-    /// Weights that share a scale in a type that holds ternary weights, `None` for other types.
-    /// It divides [`weights`](Self::weights): only Q2_K has more than one scale in a block.
-    pub const fn scale_run(self) -> Option<usize> {
-        match self {
-            Self::TQ1_0 | Self::TQ2_0 => Some(256),
-            Self::Q2_0 => Some(64),
-            Self::Q4_0 | Self::Q8_0 => Some(32),
-            Self::Q2_K => Some(q2_k::SUB_BLOCK),
-            _ => None,
-        }
-    }
-
     /// Whether [`unpack_ternary_row`](Self::unpack_ternary_row) reads this type.
     pub const fn is_ternary_container(self) -> bool {
         self.scale_run().is_some()
@@ -40,8 +28,7 @@ impl BlockType {
             _ => {
                 return Err(BlockError::Unsupported {
                     ty: self,
-                    verb: "dequantized",
-                    supported: "F32, F16, BF16, Q4_0, Q8_0, Q2_K, Q4_K, Q6_K, TQ1_0, TQ2_0, Q2_0",
+                    verb: Verb::Dequantized,
                 });
             }
         }
@@ -88,8 +75,7 @@ impl BlockType {
             _ => {
                 return Err(BlockError::Unsupported {
                     ty: self,
-                    verb: "quantized",
-                    supported: "F32, F16, BF16, Q8_0, Q4_K, Q6_K",
+                    verb: Verb::Quantized,
                 });
             }
         }
@@ -105,8 +91,7 @@ impl BlockType {
     pub fn unpack_ternary_row(self, row: &[u8], codes: &mut [i8], scales: &mut [f32]) -> Result<(), BlockError> {
         let unsupported = BlockError::Unsupported {
             ty: self,
-            verb: "read as ternary",
-            supported: "TQ1_0, TQ2_0, Q2_0, Q2_K, Q4_0, Q8_0",
+            verb: Verb::ReadAsTernary,
         };
         let scale_run = self.scale_run().ok_or(unsupported)?;
         self.check_row(row.len(), codes.len())?;

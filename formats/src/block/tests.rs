@@ -228,17 +228,17 @@ fn a_type_without_a_codec_is_named() {
     assert_eq!(
         error.unwrap_err().to_string(),
         "IQ4_NL rows cannot be dequantized, supported: \
-         F32, F16, BF16, Q4_0, Q8_0, Q2_K, Q4_K, Q6_K, TQ1_0, TQ2_0, Q2_0"
+         F32, F16, Q4_0, Q8_0, Q2_K, Q4_K, Q6_K, BF16, TQ1_0, TQ2_0, Q2_0"
     );
     let error = BlockType::TQ2_0.quantize_row(&[0.0; 256], &mut [0; 66]);
     assert_eq!(
         error.unwrap_err().to_string(),
-        "TQ2_0 rows cannot be quantized, supported: F32, F16, BF16, Q8_0, Q4_K, Q6_K"
+        "TQ2_0 rows cannot be quantized, supported: F32, F16, Q8_0, Q4_K, Q6_K, BF16"
     );
     let error = BlockType::F16.unpack_ternary_row(&[0; 2], &mut [0], &mut [0.0]);
     assert_eq!(
         error.unwrap_err().to_string(),
-        "F16 rows cannot be read as ternary, supported: TQ1_0, TQ2_0, Q2_0, Q2_K, Q4_0, Q8_0"
+        "F16 rows cannot be read as ternary, supported: Q4_0, Q8_0, Q2_K, TQ1_0, TQ2_0, Q2_0"
     );
 }
 

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::TokenizerError;
 use super::content::{Content, read_content};
 use super::settings::{named, read, token_text};
+use crate::files::folder_of;
 use crate::model::Source;
-use crate::output::folder_of;
 
 /// What a checkpoint directory says about its tokenizer. Only one of the first two must be there.
 #[derive(Debug, Clone, Default)]
