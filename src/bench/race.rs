@@ -10,7 +10,7 @@ use super::memory::read_rate;
 use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::native::{self, Native};
 use crate::engine::shape::Shape;
-use crate::engine::{EngineError, Generate};
+use crate::engine::{EngineError, EngineName, Generate};
 use crate::kernels::Threads;
 use crate::metrics;
 use crate::witness::Program;
@@ -100,7 +100,7 @@ pub struct LoadFacts {
 #[derive(Debug, Serialize)]
 pub struct EngineSpeed {
     /// What it calls itself.
-    pub name: String,
+    pub name: EngineName,
     /// Tokens a second, many at once.
     pub prefill: Rate,
     /// Tokens a second, one after another.

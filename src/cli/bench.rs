@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use comfy_table::{CellAlignment, Table, presets};
 use formats::block::BlockType;
 
 use super::render;
@@ -217,7 +216,7 @@ fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
         return super::print_json(&serde_json::to_value(&outcomes)?);
     }
     let ggml = witness.map_or_else(without_llama, |witness| format!("ggml: {}\n", witness.system()));
-    super::print(&format!("{}\n{ggml}", table(&outcomes)))
+    super::print(&(table(&outcomes) + &ggml))
 }
 
 fn without_llama() -> String {
@@ -228,28 +227,26 @@ fn is_not_built_in(error: &EngineError) -> bool {
     matches!(error, EngineError::Witness(WitnessError::NotBuiltIn))
 }
 
-fn table(outcomes: &[Outcome]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
+fn table(outcomes: &[Outcome]) -> String {
+    const HEAD: [&str; 12] = [
         "type",
         "rows x columns",
-        "tokens",
-        "threads",
-        "ours us",
-        "ggml us",
-        "ratio",
-        "GB/s",
-        "of read",
-        "GMAC/s",
-        "of dots",
+        ">tokens",
+        ">threads",
+        ">ours us",
+        ">ggml us",
+        ">ratio",
+        ">GB/s",
+        ">of read",
+        ">GMAC/s",
+        ">of dots",
         "kernel",
-    ]);
-    for o in outcomes {
+    ];
+    let row = |o: &Outcome| {
         let micro = |s: Seconds| format!("{:.1} ({:.1}..{:.1})", s.median * 1e6, s.p10 * 1e6, s.p90 * 1e6);
         let percent = |share: f64| format!("{:.0} %", share * 100.0);
         let none = || "-".to_string();
-        table.add_row([
+        vec![
             o.ty.clone(),
             format!("{}x{}{}", o.rows, o.columns, if o.hot { " hot" } else { "" }),
             o.tokens.to_string(),
@@ -262,10 +259,7 @@ fn table(outcomes: &[Outcome]) -> Table {
             format!("{:.0}", o.macs),
             o.machine_macs.map_or_else(none, |peak| percent(o.macs / peak)),
             o.kernel.clone(),
-        ]);
-    }
-    for column in table.column_iter_mut().skip(2).take(9) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+        ]
+    };
+    render::table(&HEAD, outcomes.iter().map(row).collect())
 }

@@ -137,7 +137,7 @@ fn check(path: &Path, checkpoint: Checkpoint) {
         name: "made up".into(),
     };
     let options = verify::Options {
-        levels: vec![2],
+        levels: vec![verify::Level::Codes],
         for_ollama: false,
         max_nmse: 0.0,
         metadata: vec![],

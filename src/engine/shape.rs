@@ -51,9 +51,10 @@ impl Shape {
     /// Read the metadata and hold every tensor against them.
     ///
     /// # Errors
-    /// Another architecture; a key that is absent, of the wrong type or out of range; a scaling of positions other than
+    /// A type that llama.cpp does not have; another architecture; a key that is absent, of the wrong type or out of range; a scaling of positions other than
     /// linear; a tensor that is absent, unknown, of the wrong shape, or a norm or bias that is not F32; a token twice.
     pub fn read(file: &File) -> Result<Self, EngineError> {
+        check_types(file.tensors())?;
         let shape = Self::from_metadata(&Keys(file))?;
         shape.check_tensors(file.tensors())?;
         check_vocabulary(file, shape.vocab)?;
@@ -187,6 +188,17 @@ impl Shape {
             }
         }
         all
+    }
+}
+
+/// No blocks that only a fork of llama.cpp reads, whatever the rest of the file says: they can be packed as others.
+fn check_types(found: &[TensorInfo]) -> Result<(), EngineError> {
+    match found.iter().find(|info| info.ty.is_prism()) {
+        Some(info) => Err(EngineError::Fork {
+            name: info.name.clone(),
+            found: info.ty,
+        }),
+        None => Ok(()),
     }
 }
 

@@ -4,13 +4,10 @@ use std::path::Path;
 
 use formats::gguf::File;
 
-use super::report::Level;
+use super::report::{Level, LevelReport};
 use super::{Options, Progress, VerifyError, witness};
 use crate::bench::{SpeedFacts, Workload, race};
 use crate::engine::shape::Shape;
-
-pub(super) const NUMBER: u8 = 5;
-pub(super) const NAME: &str = "speed";
 
 /// Level 5.
 pub(super) fn check(
@@ -18,9 +15,9 @@ pub(super) fn check(
     file: &File,
     options: &Options,
     progress: &Progress,
-) -> Result<(Level, Option<SpeedFacts>), VerifyError> {
+) -> Result<(LevelReport, Option<SpeedFacts>), VerifyError> {
     if let Err(error) = Shape::read(file) {
-        return Ok((Level::not_checked(NUMBER, NAME, error.to_string()), None));
+        return Ok((LevelReport::not_checked(Level::Speed, error.to_string()), None));
     }
     let progress = |what: &str| progress(&format!("speed: {what}"), None);
     let workload = Workload::new(options.threads);
@@ -30,9 +27,9 @@ pub(super) fn check(
         witness::lost(error, &mut checks, &mut not_checked)?;
     }
     let level = if checks.is_empty() {
-        Level::measured(NUMBER, NAME, not_checked)
+        LevelReport::measured(Level::Speed, not_checked)
     } else {
-        Level::new(NUMBER, NAME, checks, not_checked)
+        LevelReport::new(Level::Speed, checks, not_checked)
     };
     Ok((level, Some(facts)))
 }

@@ -13,6 +13,8 @@ pub enum Verb {
     Quantized,
     /// [`BlockType::unpack_ternary_row`]
     ReadAsTernary,
+    /// [`BlockType::unpack_four_level_row`]
+    ReadAsFourLevels,
 }
 
 impl Verb {
@@ -22,6 +24,7 @@ impl Verb {
             Verb::Dequantized => ty.dequantize_row(&[], &mut []).is_ok(),
             Verb::Quantized => ty.quantize_row(&[], &mut []).is_ok(),
             Verb::ReadAsTernary => ty.is_ternary_container(),
+            Verb::ReadAsFourLevels => ty.unpack_four_level_row(&[], &mut [], &mut []).is_ok(),
         };
         let names: Vec<_> = BlockType::ALL.iter().filter(can).map(|ty| ty.name()).collect();
         names.join(", ")
@@ -34,6 +37,7 @@ impl fmt::Display for Verb {
             Verb::Dequantized => "dequantized",
             Verb::Quantized => "quantized",
             Verb::ReadAsTernary => "read as ternary",
+            Verb::ReadAsFourLevels => "read as four levels",
         })
     }
 }
@@ -90,6 +94,14 @@ pub enum BlockError {
         ty: BlockType,
         /// Which weight, counted in the row, and why.
         source: NotTernary,
+    },
+    /// A block that is valid for its type, but does not hold four levels.
+    #[error("{ty} row is not of four levels: weight {weight} is not -3, -1, 1 or 3 times its scale")]
+    NotFourLevel {
+        /// The type of the row.
+        ty: BlockType,
+        /// Index of the weight in the row.
+        weight: usize,
     },
 }
 

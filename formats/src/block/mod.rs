@@ -5,6 +5,8 @@
 //! every length once. The arithmetic of each codec equals ggml's bit for bit.
 
 pub mod float;
+pub mod pq2_0;
+pub mod ptq1_0;
 pub mod q2_0;
 pub mod q2_k;
 pub mod q4_0;
@@ -49,16 +51,17 @@ macro_rules! is_yes {
 /// Builds the enum and its lookups from one table, so that each fact is written down once.
 macro_rules! block_types {
     ($($variant:ident $id:literal $weights:literal $bytes:literal $run:tt $file:tt $cpu:tt $ollama:tt)*) => {
-        /// A tensor type of ggml, spelled as in `enum ggml_type` (ggml.h:389-434).
+        /// A tensor type of ggml, spelled as in `enum ggml_type` (ggml.h:389-434), or of PrismML's fork of llama.cpp
+        /// ([`is_prism`](Self::is_prism)).
         #[allow(non_camel_case_types, missing_docs)]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub enum BlockType { $($variant = $id),* }
 
         impl BlockType {
-            /// Every type that ggml still knows, by ascending id.
+            /// Every type that ggml still knows, then those of PrismML's fork, by ascending id.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// The type with this ggml id; `None` for unknown and removed ids.
+            /// The type with this id; `None` for unknown and removed ids.
             pub const fn from_id(id: u32) -> Option<Self> {
                 match id { $($id => Some(Self::$variant),)* _ => None }
             }
@@ -144,12 +147,21 @@ block_types! {
     NVFP4   40   64  36        -     -  yes  yes
     Q1_0    41  128  18        -     -  yes  yes
     Q2_0    42   64  18       64    41  yes  -
+//  PrismML's fork of llama.cpp (branch prism, ggml.h, ggml-common.h)
+    PQ2_0  142  128  34      128     -  -    -
+    PTQ1_0 143  128  28      128     -  -    -
 }
 
 impl BlockType {
     /// The ggml id, as stored in a GGUF tensor info.
     pub const fn id(self) -> u32 {
         self as u32
+    }
+
+    /// Whether only PrismML's fork of llama.cpp has the type: such files are read, but no engine here runs them, and none
+    /// are made.
+    pub const fn is_prism(self) -> bool {
+        matches!(self, Self::PQ2_0 | Self::PTQ1_0)
     }
 
     /// The type with this name in any case: `tq2_0`, `Q2_K`, `q2_k`.
@@ -282,6 +294,8 @@ mod table {
             (BlockType::TQ1_0, tq1_0::WEIGHTS, tq1_0::BYTES),
             (BlockType::TQ2_0, tq2_0::WEIGHTS, tq2_0::BYTES),
             (BlockType::Q2_0, q2_0::WEIGHTS, q2_0::BYTES),
+            (BlockType::PQ2_0, pq2_0::WEIGHTS, pq2_0::BYTES),
+            (BlockType::PTQ1_0, ptq1_0::WEIGHTS, ptq1_0::BYTES),
             (BlockType::Q2_K, q2_k::WEIGHTS, q2_k::BYTES),
             (BlockType::Q4_0, q4_0::WEIGHTS, q4_0::BYTES),
             (BlockType::Q4_K, q4_k::WEIGHTS, q4_k::BYTES),
