@@ -6,9 +6,10 @@ use formats::safetensors::Tensor;
 
 use super::super::VerifyError;
 use super::super::latent::{self, LatentRow};
+use crate::blueprint::{self, Linear, Slot};
 use crate::engine::EngineError;
 use crate::engine::oracle::{Config, Norm, Part, Rope, RopeScaling, Rows, Weights};
-use crate::model::{self, Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
+use crate::model::{self, Checkpoint};
 
 /// The checkpoint: linears are made ternary by the formula, row by row.
 pub struct Latent<'a> {
@@ -35,13 +36,13 @@ impl<'a> Latent<'a> {
             },
         };
         let config = Config {
-            vocab: config.vocab_size,
-            hidden: config.hidden_size,
-            layers: config.layers,
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            ffn: config.intermediate_size,
+            vocab: config.dims.vocab,
+            hidden: config.dims.hidden,
+            layers: config.dims.layers,
+            heads: config.dims.heads,
+            kv_heads: config.dims.kv_heads,
+            head_dim: config.dims.head_dim,
+            ffn: config.dims.intermediate,
             norm_epsilon: config.rms_norm_eps.into(),
             rope: Rope {
                 theta: config.rope.theta,
@@ -51,8 +52,9 @@ impl<'a> Latent<'a> {
         Self { checkpoint, config }
     }
 
-    fn tensor(&self, name: &str) -> Tensor<'_> {
-        let tensor = self.checkpoint.tensors.get(name);
+    fn tensor(&self, slot: Slot) -> Tensor<'_> {
+        let name = self.checkpoint.config.architecture.checkpoint_name(slot);
+        let tensor = self.checkpoint.tensors.get(&name.unwrap_or_default());
         tensor.expect("Checkpoint::open found every tensor")
     }
 }
@@ -63,37 +65,37 @@ impl Weights for Latent<'_> {
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
-        Ok(Box::new(Table(self.tensor(EMBEDDING))))
+        Ok(Box::new(Table(self.tensor(Slot::Embedding))))
     }
 
     fn head(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
         if self.checkpoint.config.tied_head {
             self.embedding()
         } else {
-            Ok(Box::new(Table(self.tensor(HEAD))))
+            Ok(Box::new(Table(self.tensor(Slot::Head))))
         }
     }
 
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
         let part = match part {
-            Part::Q => model::Part::Q,
-            Part::K => model::Part::K,
-            Part::V => model::Part::V,
-            Part::O => model::Part::O,
-            Part::Gate => model::Part::Gate,
-            Part::Up => model::Part::Up,
-            Part::Down => model::Part::Down,
+            Part::Q => blueprint::Part::Q,
+            Part::K => blueprint::Part::K,
+            Part::V => blueprint::Part::V,
+            Part::O => blueprint::Part::O,
+            Part::Gate => blueprint::Part::Gate,
+            Part::Up => blueprint::Part::Up,
+            Part::Down => blueprint::Part::Down,
         };
         let latent = latent::Latent::new(self.checkpoint, Linear { layer, part });
         Ok(Box::new(latent.map_err(weights_error)?))
     }
 
     fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
-        let tensor = self.tensor(&match norm {
-            Norm::Attention(layer) => attention_norm(layer),
-            Norm::FeedForward(layer) => feed_forward_norm(layer),
-            Norm::Last => FINAL_NORM.into(),
-        });
+        let tensor = self.tensor(Slot::Norm(match norm {
+            Norm::Attention(layer) => blueprint::Norm::Attention(layer),
+            Norm::FeedForward(layer) => blueprint::Norm::FeedForward(layer),
+            Norm::Last => blueprint::Norm::Last,
+        }));
         let mut numbers = vec![0.0; tensor.len()];
         tensor.read_f32(0, &mut numbers);
         Ok(numbers)
