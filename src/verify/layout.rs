@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::ollama;
 use super::report::{Check, Level, NotChecked, SHOWN};
 use super::{Options, VerifyError, witness};
-use crate::engine::shape::Shape;
+use crate::engine::hyper::Hyper;
 use crate::mapped::{Model, OpenError, Part};
 use crate::witness::{Program, Witness, WitnessError, pieces};
 
@@ -182,7 +182,7 @@ fn same_array(ours: &Array, theirs: &MetadataArray) -> bool {
 
 /// Every tensor that a Llama needs, none that it does not know, each of the right shape, biases and norms in F32.
 fn shape(file: &File) -> Check {
-    let problems = Shape::read(file)
+    let problems = Hyper::read(file)
         .err()
         .map(|error| error.to_string())
         .into_iter()

@@ -20,8 +20,9 @@ use super::report::{Check, EngineFacts, Level, Limit, NotChecked, TextFacts};
 use super::windows::{Window, Windows};
 use super::witness::{self, Witness};
 use super::{Against, Options, Progress, VerifyError};
+use crate::engine::hyper::Hyper;
 use crate::engine::native::{self, Native};
-use crate::engine::oracle::{Config, Oracle, Precision, Sequence, Weights};
+use crate::engine::oracle::{Oracle, Precision, Sequence, Weights};
 use crate::engine::{Engine, EngineError};
 use crate::metrics::{self, Predictions};
 
@@ -67,7 +68,7 @@ pub(super) fn check(
     let mut not_checked = vec![];
     let latent = match against {
         None => Err(super::NO_CHECKPOINT.into()),
-        Some(against) => latent(against, stored.config()),
+        Some(against) => latent(against, stored.hyper()),
     };
     let latent = latent
         .map_err(|why| not_checked.push(NotChecked::new("the oracle", why)))
@@ -108,7 +109,7 @@ pub(super) fn check(
             precision: Precision::Single,
         },
     };
-    let work = Work::new(progress, stored.config(), &text, &passes, engines.len());
+    let work = Work::new(progress, stored.hyper(), &text, &passes, engines.len());
     let mut found = Found::new(engines.len());
     for batch in text.batches(BATCH) {
         passes.run(batch, &mut engines, &work, &mut found)?;
@@ -135,20 +136,20 @@ pub(super) fn check(
 }
 
 /// The checkpoint, where it is of the file's shape.
-fn latent<'a>(against: &'a Against, file: &Config) -> Result<Latent<'a>, String> {
+fn latent<'a>(against: &'a Against, file: &Hyper) -> Result<Latent<'a>, String> {
     let latent = Latent::new(&against.checkpoint);
-    let shape = |config: &Config| {
+    let shape = |hyper: &Hyper| {
         [
-            ("tokens", config.vocab),
-            ("layers", config.layers),
-            ("numbers in the residual stream", config.hidden),
-            ("heads", config.heads),
-            ("key-value heads", config.kv_heads),
-            ("numbers in a head", config.head_dim),
-            ("rows in ffn_up", config.ffn),
+            ("tokens", hyper.vocab),
+            ("layers", hyper.layers),
+            ("numbers in the residual stream", hyper.hidden),
+            ("heads", hyper.heads),
+            ("key-value heads", hyper.kv_heads),
+            ("numbers in a head", hyper.head_dim),
+            ("rows in ffn_up", hyper.ffn),
         ]
     };
-    let pairs = shape(latent.config()).into_iter().zip(shape(file));
+    let pairs = shape(latent.hyper()).into_iter().zip(shape(file));
     match pairs.into_iter().find(|(ours, theirs)| ours != theirs) {
         Some(((what, checkpoint), (_, file))) => Err(format!(
             "the checkpoint has {checkpoint} {what}, the file {file}: name the checkpoint that it was packed from"
@@ -194,7 +195,7 @@ impl Passes<'_> {
             turned = states(&checkpoint.turned, some, "what storing may cost", work)?;
         }
 
-        let (hidden, vocab) = (work.config.hidden, work.config.vocab);
+        let (hidden, vocab) = (work.hyper.hidden, work.hyper.vocab);
         let mut first = 0;
         for window in batch {
             let logits = logits_of_all(engines, window, work, found)?;
@@ -267,7 +268,7 @@ fn states<W: Weights>(
 ) -> Result<Vec<f64>, EngineError> {
     let tokens: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
     let units = tokens as f64 * cost(pass.precision);
-    let layers = work.config.layers;
+    let layers = work.hyper.layers;
     work.advance(&format!("{name}, layer 1 of {layers}"), 0.0);
     pass.states(sequences, &|layer| {
         let next = (layer + 2).min(layers);
@@ -286,7 +287,7 @@ fn cost(precision: Precision) -> f64 {
 /// How much there is to do, in tokens through one layer in f32.
 struct Work<'a> {
     progress: &'a Progress<'a>,
-    config: &'a Config,
+    hyper: &'a Hyper,
     /// Layers that the head is worth.
     head: f64,
     /// Passes in f32 that all reference passes are worth.
@@ -299,16 +300,16 @@ impl<'a> Work<'a> {
     /// What an engine takes, in passes in f32.
     const ENGINE: f64 = 0.5;
 
-    fn new(progress: &'a Progress<'a>, config: &'a Config, text: &Windows, passes: &Passes, engines: usize) -> Self {
+    fn new(progress: &'a Progress<'a>, hyper: &'a Hyper, text: &Windows, passes: &Passes, engines: usize) -> Self {
         let of_checkpoint = passes.checkpoint.as_ref().map_or(0.0, |checkpoint| {
             cost(checkpoint.oracle.precision) + 0.5 * cost(checkpoint.turned.precision)
         });
         let passes = 2.0 * cost(passes.file.precision) + of_checkpoint;
-        let kinds = 2 * (config.heads + config.kv_heads) * config.head_dim + 3 * config.ffn;
-        let head = config.vocab as f64 / kinds as f64; // columns or rows beside the residual stream
+        let kinds = 2 * (hyper.q_width() + hyper.kv_width()) + 3 * hyper.ffn;
+        let head = hyper.vocab as f64 / kinds as f64; // columns or rows beside the residual stream
         let mut work = Self {
             progress,
-            config,
+            hyper,
             head,
             passes,
             total: 0.0,
@@ -320,7 +321,7 @@ impl<'a> Work<'a> {
 
     /// Layers that the model is worth.
     fn model(&self) -> f64 {
-        self.config.layers as f64 + self.head
+        self.hyper.layers as f64 + self.head
     }
 
     /// `units` more are done; from here on it is `doing`.

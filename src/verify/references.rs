@@ -11,35 +11,26 @@ use super::VerifyError;
 use super::latent::{self, LatentRow};
 use super::tables::table_limit;
 use crate::engine::EngineError;
-use crate::engine::oracle::{Config, Norm, Part, Rope, RopeScaling, Rounding, Rows, Weights};
-use crate::engine::shape::Shape;
-use crate::model::{self, Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
+use crate::engine::hyper::{Hyper, Pairing, Rope, Variant};
+use crate::engine::oracle::{Norm, Part, Rounding, Rows, Weights};
+use crate::model::{
+    self, Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, RopeScaling, attention_norm, feed_forward_norm,
+};
 
 /// The checkpoint: linears are made ternary by the formula, row by row.
 pub(super) struct Latent<'a> {
     checkpoint: &'a Checkpoint,
-    config: Config,
+    hyper: Hyper,
 }
 
 impl<'a> Latent<'a> {
     pub fn new(checkpoint: &'a Checkpoint) -> Self {
         let config = &checkpoint.config;
-        let scaling = match config.rope.scaling {
-            model::RopeScaling::None => RopeScaling::None,
-            model::RopeScaling::Linear { factor } => RopeScaling::Linear { factor },
-            model::RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            } => RopeScaling::Llama3 {
-                factor,
-                low_frequency_factor: low_freq_factor,
-                high_frequency_factor: high_freq_factor,
-                original_context,
-            },
+        let divisor = match config.rope.scaling {
+            RopeScaling::Linear { factor } => factor,
+            _ => 1.0,
         };
-        let config = Config {
+        let hyper = Hyper {
             vocab: config.vocab_size,
             hidden: config.hidden_size,
             layers: config.layers,
@@ -47,13 +38,17 @@ impl<'a> Latent<'a> {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             ffn: config.intermediate_size,
+            context: config.context_length,
             norm_epsilon: config.rms_norm_eps.into(),
             rope: Rope {
-                theta: config.rope.theta,
-                scaling,
+                base: config.rope.theta,
+                divisor,
+                factors: latent::rope_factors(config),
+                pairing: Pairing::Halves,
             },
+            variant: Variant::LLAMA,
         };
-        Self { checkpoint, config }
+        Self { checkpoint, hyper }
     }
 
     fn tensor(&self, name: &str) -> Tensor<'_> {
@@ -63,8 +58,8 @@ impl<'a> Latent<'a> {
 }
 
 impl Weights for Latent<'_> {
-    fn config(&self) -> &Config {
-        &self.config
+    fn hyper(&self) -> &Hyper {
+        &self.hyper
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
@@ -142,34 +137,17 @@ impl Rows for Table<'_> {
 /// The file, its blocks dequantized.
 pub(super) struct Stored<'a> {
     file: &'a File<'a>,
-    config: Config,
+    hyper: Hyper,
 }
 
 impl<'a> Stored<'a> {
     /// # Errors
-    /// Those of [`Shape::read`].
+    /// Those of [`Hyper::read`].
     pub fn new(file: &'a File<'a>) -> Result<Self, EngineError> {
-        let shape = Shape::read(file)?;
-        let linear = f64::from(shape.rope_factor);
-        let factors = match file.tensor("rope_freqs.weight") {
-            Some((_, bytes)) => floats(bytes).map(|factor| linear * f64::from(factor)).collect(),
-            None => vec![linear; shape.head_dim / 2],
-        };
-        let config = Config {
-            vocab: shape.vocab,
-            hidden: shape.hidden,
-            layers: shape.layers,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            ffn: shape.ffn,
-            norm_epsilon: shape.norm_epsilon.into(),
-            rope: Rope {
-                theta: shape.rope_base.into(),
-                scaling: RopeScaling::Factors(factors),
-            },
-        };
-        Ok(Self { file, config })
+        let mut hyper = Hyper::read(file)?;
+        // The oracle is given rows in Hugging Face's order.
+        hyper.rope.pairing = Pairing::Halves;
+        Ok(Self { file, hyper })
     }
 
     fn rows(&self, name: &str, interleaved: bool) -> Result<StoredRows<'a>, EngineError> {
@@ -184,14 +162,14 @@ impl<'a> Stored<'a> {
             bytes,
             bias: self.file.tensor(&format!("{name}.bias")).map(|(_, bytes)| bytes),
             shape: (info.rows() as usize, info.columns() as usize),
-            interleaved: interleaved.then_some(self.config.head_dim),
+            interleaved: interleaved.then_some(self.hyper.head_dim),
         })
     }
 }
 
 impl Weights for Stored<'_> {
-    fn config(&self) -> &Config {
-        &self.config
+    fn hyper(&self) -> &Hyper {
+        &self.hyper
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
@@ -300,8 +278,8 @@ pub(super) struct Turned<'a> {
 }
 
 impl Weights for Turned<'_> {
-    fn config(&self) -> &Config {
-        self.latent.config()
+    fn hyper(&self) -> &Hyper {
+        self.latent.hyper()
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {

@@ -8,9 +8,9 @@ use formats::gguf::File;
 
 use super::report::{EngineSpeed, Level, LoadFacts, Rate, SpeedFacts};
 use super::{Options, Progress, VerifyError, witness};
+use crate::engine::hyper::Hyper;
 use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::native::{self, Native};
-use crate::engine::shape::Shape;
 use crate::engine::{EngineError, Generate};
 use crate::witness::Program;
 
@@ -69,7 +69,7 @@ pub(super) fn check(
     options: &Options,
     progress: &Progress,
 ) -> Result<(Level, Option<SpeedFacts>), VerifyError> {
-    if let Err(error) = Shape::read(file) {
+    if let Err(error) = Hyper::read(file) {
         return Ok((Level::not_checked(NUMBER, NAME, error.to_string()), None));
     }
     let workload = Workload::new(options.threads);
@@ -97,7 +97,7 @@ pub fn race(
     workload: Workload,
     progress: &Progress,
 ) -> Result<(SpeedFacts, Option<EngineError>), VerifyError> {
-    let workload = workload.within(Shape::read(file)?.context);
+    let workload = workload.within(Hyper::read(file)?.context);
     let (context, threads) = (workload.prefill + workload.decode, workload.threads);
     progress("speed: memory", None);
     let bandwidth = read_bandwidth(threads);

@@ -8,11 +8,12 @@
 
 use std::array;
 
+use crate::engine::hyper::Hyper;
 use crate::kernels::Threads;
 use crate::simd::{LANES, Lanes, Level, Work};
 
+use super::for_each_chunk;
 use super::math::softmax;
-use super::{Shape, for_each_chunk};
 
 /// Queries that share one pass over keys and values.
 const QUERIES: usize = 4;
@@ -21,22 +22,22 @@ type Vector = [f32; LANES];
 
 /// Angles of some consecutive positions.
 pub struct Rotation {
-    /// `1 / (factor * base^(2i / head_dim) * factors_i)`: (head_dim / 2,) radians a position.
+    /// (head_dim / 2,) radians a position.
     frequencies: Vec<f64>,
     /// (positions, head_dim / 2) cosine and sine.
     turns: Vec<(f32, f32)>,
 }
 
 impl Rotation {
-    /// `factors`: the tensor `rope_freqs.weight`, (head_dim / 2,), that ggml divides angles by (ggml-cpu/ops.cpp, rope).
-    pub fn new(shape: &Shape, factors: Option<&[f32]>) -> Self {
+    pub fn new(hyper: &Hyper) -> Self {
+        let rope = &hyper.rope;
         let frequency = |i: usize| {
-            let exponent = -2.0 * i as f64 / shape.head_dim as f64;
-            let factor = factors.map_or(1.0, |factors| f64::from(factors[i]));
-            f64::from(shape.rope_base).powf(exponent) / f64::from(shape.rope_factor) / factor
+            let exponent = -2.0 * i as f64 / hyper.head_dim as f64;
+            let factor = rope.factors.as_ref().map_or(1.0, |factors| factors[i]);
+            rope.base.powf(exponent) / rope.divisor / factor
         };
         Rotation {
-            frequencies: (0..shape.head_dim / 2).map(frequency).collect(),
+            frequencies: (0..hyper.head_dim / 2).map(frequency).collect(),
             turns: Vec::new(),
         }
     }
@@ -90,14 +91,14 @@ pub struct Cache {
 
 impl Cache {
     /// Room for `context` positions. Memory is touched only as it fills.
-    pub fn new(shape: &Shape, context: usize) -> Self {
+    pub fn new(hyper: &Hyper, context: usize) -> Self {
         let positions = context.next_multiple_of(LANES);
-        let heads = shape.layers * shape.kv_heads;
+        let heads = hyper.layers * hyper.kv_heads;
         Cache {
-            keys: vec![[0.0; LANES]; heads * positions / LANES * shape.head_dim],
-            values: vec![[0.0; LANES]; heads * positions * shape.head_dim.div_ceil(LANES)],
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
+            keys: vec![[0.0; LANES]; heads * positions / LANES * hyper.head_dim],
+            values: vec![[0.0; LANES]; heads * positions * hyper.head_dim.div_ceil(LANES)],
+            kv_heads: hyper.kv_heads,
+            head_dim: hyper.head_dim,
             positions,
         }
     }

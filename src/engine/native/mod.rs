@@ -10,16 +10,17 @@
 
 mod attention;
 mod math;
+mod weights;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use formats::block::BlockType;
 use formats::gguf::File;
 use rayon::prelude::*;
 
 use self::attention::{Cache, Rotation};
-use super::shape::Shape;
+use self::weights::{Embedding, Layer, Tensors};
+use super::hyper::Hyper;
 use super::{Engine, EngineError, Generate, check_tokens, threads_text};
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 use crate::simd::Level;
@@ -51,7 +52,7 @@ impl Settings {
 
 /// The engine. It borrows the file for the embedding, of which it reads single rows.
 pub struct Native<'file> {
-    shape: Shape,
+    hyper: Hyper,
     settings: Settings,
     threads: Threads,
     level: Level,
@@ -65,29 +66,6 @@ pub struct Native<'file> {
     used: usize,
     buffers: Buffers,
     load_time: Duration,
-}
-
-struct Embedding<'file> {
-    ty: BlockType,
-    row_bytes: usize,
-    bytes: &'file [u8],
-}
-
-struct Layer {
-    attention_norm: Vec<f32>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    ffn_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-struct Linear {
-    matrix: Matrix,
-    bias: Option<Vec<f32>>,
 }
 
 /// What lives during one batch, (tokens, width) each; kept so that decoding allocates nothing large.
@@ -110,15 +88,15 @@ impl<'file> Native<'file> {
     /// Pack the weights of `file` for the kernels.
     ///
     /// # Errors
-    /// Those of [`Shape::read`]; a matrix of a type that no kernel multiplies; no memory.
+    /// Those of [`Hyper::read`]; a matrix of a type that no kernel multiplies; no memory.
     pub fn load(file: &File<'file>, settings: Settings) -> Result<Self, EngineError> {
         let start = Instant::now();
-        let shape = Shape::read(file)?;
+        let hyper = Hyper::read(file)?;
         let tensors = Tensors {
             file,
             options: settings.kernels,
         };
-        let embedding = Embedding::load(&tensors, &shape)?;
+        let embedding = Embedding::load(&tensors, &hyper)?;
         let head = if file.tensor("output.weight").is_some() {
             "output.weight"
         } else {
@@ -127,34 +105,28 @@ impl<'file> Native<'file> {
         // Together, so that no thread waits at the end of each small matrix.
         let (layers, head) = rayon::join(
             || -> Vec<_> {
-                let layers = (0..shape.layers).into_par_iter();
-                let load = |index| Layer::load(&tensors, index, &shape);
+                let layers = (0..hyper.layers).into_par_iter();
+                let load = |index| Layer::load(&tensors, index, &hyper);
                 layers.map(load).collect()
             },
             || tensors.matrix(head),
         );
         let layers = layers.into_iter().collect::<Result<_, _>>()?;
-        let factors = tensors.vector("rope_freqs.weight")?;
         Ok(Native {
             embedding,
             layers,
             norm: tensors.norm("output_norm.weight")?,
             head: head?,
-            rotation: Rotation::new(&shape, factors.as_deref()),
-            cache: Cache::new(&shape, settings.context),
+            rotation: Rotation::new(&hyper),
+            cache: Cache::new(&hyper, settings.context),
             used: 0,
             buffers: Buffers::new(settings.kernels.isa),
             threads: Threads::new(settings.threads),
             level: Level::widest(),
-            shape,
+            hyper,
             settings,
             load_time: start.elapsed(),
         })
-    }
-
-    /// The model's shape.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
     }
 
     /// How long it took to pack the weights.
@@ -189,8 +161,8 @@ impl<'file> Native<'file> {
     /// before the last norm.
     fn run_layers(&mut self, tokens: &[u32], wanted: usize) {
         let Buffers { x, .. } = &mut self.buffers;
-        x.resize(tokens.len() * self.shape.hidden, 0.0);
-        for (x, &token) in x.chunks_exact_mut(self.shape.hidden).zip(tokens) {
+        x.resize(tokens.len() * self.hyper.hidden, 0.0);
+        for (x, &token) in x.chunks_exact_mut(self.hyper.hidden).zip(tokens) {
             self.embedding.read(token, x);
         }
         self.rotation.prepare(self.used, tokens.len());
@@ -198,7 +170,7 @@ impl<'file> Native<'file> {
             self.attention(index);
             if index + 1 == self.layers.len() {
                 // Behind its attention nothing sees a token but the token itself.
-                let unwanted = (tokens.len() - wanted) * self.shape.hidden;
+                let unwanted = (tokens.len() - wanted) * self.hyper.hidden;
                 self.buffers.x.drain(..unwanted);
             }
             if !self.buffers.x.is_empty() {
@@ -211,7 +183,7 @@ impl<'file> Native<'file> {
     /// `x += o(attention(norm(x)))`
     fn attention(&mut self, index: usize) {
         let Native {
-            shape,
+            hyper,
             layers,
             threads,
             level,
@@ -220,9 +192,8 @@ impl<'file> Native<'file> {
             ..
         } = self;
         let layer = &layers[index];
-        let width = shape.heads * shape.head_dim;
-        let kv_width = shape.kv_heads * shape.head_dim;
-        b.norm(*level, &layer.attention_norm, shape.norm_epsilon, threads);
+        let (width, kv_width) = (hyper.q_width(), hyper.kv_width());
+        b.norm(*level, &layer.attention_norm, hyper.norm_epsilon as f32, threads);
         multiply(
             &mut b.activations,
             &b.normed,
@@ -247,13 +218,13 @@ impl<'file> Native<'file> {
         let at = (index, self.used);
         self.cache.attend(*level, at, &b.q, width, &mut b.mixed, threads);
         multiply(&mut b.activations, &b.mixed, [(&layer.o.matrix, &mut b.out)], threads);
-        b.add_out(layer.o.bias.as_deref(), shape.hidden, threads);
+        b.add_out(layer.o.bias.as_deref(), hyper.hidden, threads);
     }
 
     /// `x += down(silu(gate(norm(x))) * up(norm(x)))`
     fn feed_forward(&mut self, index: usize) {
         let Native {
-            shape,
+            hyper,
             layers,
             threads,
             level,
@@ -261,7 +232,7 @@ impl<'file> Native<'file> {
             ..
         } = self;
         let layer = &layers[index];
-        b.norm(*level, &layer.ffn_norm, shape.norm_epsilon, threads);
+        b.norm(*level, &layer.ffn_norm, hyper.norm_epsilon as f32, threads);
         multiply(
             &mut b.activations,
             &b.normed,
@@ -269,25 +240,25 @@ impl<'file> Native<'file> {
             threads,
         );
         let up = &b.up;
-        for_each_row(threads, &mut b.gate, shape.ffn, |token, gate| {
+        for_each_row(threads, &mut b.gate, hyper.ffn, |token, gate| {
             layer.gate.add_bias(gate);
-            let up = &up[token * shape.ffn..][..shape.ffn];
+            let up = &up[token * hyper.ffn..][..hyper.ffn];
             math::swiglu(*level, gate, up, layer.up.bias.as_deref());
         });
         multiply(&mut b.activations, &b.gate, [(&layer.down.matrix, &mut b.out)], threads);
-        b.add_out(layer.down.bias.as_deref(), shape.hidden, threads);
+        b.add_out(layer.down.bias.as_deref(), hyper.hidden, threads);
     }
 
     /// Logits (wanted, vocab) of the tokens in `buffers.x`.
     fn head(&mut self) -> Vec<f32> {
         let Native {
-            shape,
+            hyper,
             threads,
             level,
             buffers: b,
             ..
         } = self;
-        b.norm(*level, &self.norm, shape.norm_epsilon, threads);
+        b.norm(*level, &self.norm, hyper.norm_epsilon as f32, threads);
         let mut logits = Vec::new();
         multiply(&mut b.activations, &b.normed, [(&self.head, &mut logits)], threads);
         logits
@@ -300,13 +271,13 @@ impl Engine for Native<'_> {
     }
 
     fn vocab(&self) -> usize {
-        self.shape.vocab
+        self.hyper.vocab
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.reset();
-        check_tokens(tokens, self.shape.vocab, 0, self.settings.context)?;
-        let mut logits = Vec::with_capacity(tokens.len() * self.shape.vocab);
+        check_tokens(tokens, self.hyper.vocab, 0, self.settings.context)?;
+        let mut logits = Vec::with_capacity(tokens.len() * self.hyper.vocab);
         for batch in tokens.chunks(BATCH) {
             self.run_layers(batch, batch.len());
             logits.extend(self.head());
@@ -326,120 +297,12 @@ impl Generate for Native<'_> {
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        check_tokens(tokens, self.shape.vocab, self.used, self.settings.context)?;
+        check_tokens(tokens, self.hyper.vocab, self.used, self.settings.context)?;
         let last = (tokens.len() - 1) / BATCH;
         for (index, batch) in tokens.chunks(BATCH).enumerate() {
             self.run_layers(batch, usize::from(index == last));
         }
         Ok(self.head())
-    }
-}
-
-impl<'file> Embedding<'file> {
-    fn load(tensors: &Tensors<'_, 'file>, shape: &Shape) -> Result<Self, EngineError> {
-        const NAME: &str = "token_embd.weight";
-        let (info, bytes) = tensors.get(NAME)?;
-        let embedding = Embedding {
-            ty: info.ty,
-            row_bytes: bytes.len() / shape.vocab,
-            bytes,
-        };
-        // What can go wrong with one row goes wrong with all.
-        let row = &bytes[..embedding.row_bytes];
-        match info.ty.dequantize_row(row, &mut vec![0.0; shape.hidden]) {
-            Ok(()) => Ok(embedding),
-            Err(_) => Err(EngineError::Type {
-                name: NAME.into(),
-                found: info.ty.to_string(),
-                expected: "a type that we can dequantize",
-            }),
-        }
-    }
-
-    fn read(&self, token: u32, x: &mut [f32]) {
-        let row = &self.bytes[token as usize * self.row_bytes..][..self.row_bytes];
-        self.ty
-            .dequantize_row(row, x)
-            .expect("loading has tried the type and the length");
-    }
-}
-
-impl Layer {
-    fn load(tensors: &Tensors, index: usize, shape: &Shape) -> Result<Self, EngineError> {
-        let [q, k, v, o, gate, up, down] = shape.linears().map(|(part, _, _)| tensors.linear(index, part));
-        Ok(Layer {
-            attention_norm: tensors.norm(&format!("blk.{index}.attn_norm.weight"))?,
-            q: q?,
-            k: k?,
-            v: v?,
-            o: o?,
-            ffn_norm: tensors.norm(&format!("blk.{index}.ffn_norm.weight"))?,
-            gate: gate?,
-            up: up?,
-            down: down?,
-        })
-    }
-
-    fn linears(&self) -> [&Linear; 7] {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
-    }
-}
-
-impl Linear {
-    fn add_bias(&self, y: &mut [f32]) {
-        if let Some(bias) = &self.bias {
-            math::add(y, bias, None);
-        }
-    }
-}
-
-/// The file's tensors, as matrices and vectors. [`Shape::read`] has checked names, shapes and the type of vectors.
-struct Tensors<'a, 'file> {
-    file: &'a File<'file>,
-    options: kernels::Options,
-}
-
-impl<'file> Tensors<'_, 'file> {
-    fn get(&self, name: &str) -> Result<(&formats::gguf::TensorInfo, &'file [u8]), EngineError> {
-        self.file
-            .tensor(name)
-            .ok_or_else(|| EngineError::MissingTensor { name: name.into() })
-    }
-
-    fn matrix(&self, name: &str) -> Result<Matrix, EngineError> {
-        let (info, bytes) = self.get(name)?;
-        let (rows, columns) = (info.rows() as usize, info.columns() as usize);
-        Matrix::new(info.ty, rows, columns, bytes, &self.options).map_err(|source| EngineError::Kernel {
-            name: name.into(),
-            source,
-        })
-    }
-
-    fn vector(&self, name: &str) -> Result<Option<Vec<f32>>, EngineError> {
-        let Some((_, bytes)) = self.file.tensor(name) else {
-            return Ok(None);
-        };
-        Ok(Some(
-            bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&number| f32::from_le_bytes(number))
-                .collect(),
-        ))
-    }
-
-    fn norm(&self, name: &str) -> Result<Vec<f32>, EngineError> {
-        self.vector(name)?
-            .ok_or_else(|| EngineError::MissingTensor { name: name.into() })
-    }
-
-    fn linear(&self, layer: usize, part: &str) -> Result<Linear, EngineError> {
-        let matrix = self.matrix(&format!("blk.{layer}.{part}.weight"))?;
-        Ok(Linear {
-            matrix,
-            bias: self.vector(&format!("blk.{layer}.{part}.bias"))?,
-        })
     }
 }
 

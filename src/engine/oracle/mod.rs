@@ -8,9 +8,10 @@ mod weights;
 use rayon::prelude::*;
 
 pub use product::Precision;
-pub use weights::{Config, Norm, Part, Rope, RopeScaling, Rounding, Rows, Weights};
+pub use weights::{Norm, Part, Rounding, Rows, Weights};
 
 use self::product::product;
+use super::hyper::Hyper;
 use super::{Engine, EngineError, check_tokens};
 
 /// The forward pass over such weights.
@@ -37,18 +38,18 @@ impl<W: Weights> Oracle<'_, W> {
     /// # Errors
     /// No tokens, a token outside the vocabulary, or those of the weights.
     pub fn states(&self, sequences: &[Sequence], progress: &dyn Fn(usize)) -> Result<Vec<f64>, EngineError> {
-        let config = self.weights.config();
+        let hyper = self.weights.hyper();
         for sequence in sequences {
-            check_tokens(sequence.tokens, config.vocab, 0, usize::MAX)?;
+            check_tokens(sequence.tokens, hyper.vocab, 0, usize::MAX)?;
         }
         let pass = Pass {
             oracle: self,
-            config,
-            frequencies: config.rope.frequencies(config.head_dim),
+            hyper,
+            frequencies: frequencies(hyper),
             sequences,
         };
         let mut x = pass.embed()?;
-        for layer in 0..config.layers {
+        for layer in 0..hyper.layers {
             let mixed = pass.attention(layer, &x)?;
             add(&mut x, &mixed);
             let fed = pass.feed_forward(layer, &x)?;
@@ -77,7 +78,7 @@ impl<W: Weights> Engine for Oracle<'_, W> {
     }
 
     fn vocab(&self) -> usize {
-        self.weights.config().vocab
+        self.weights.hyper().vocab
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
@@ -90,7 +91,7 @@ impl<W: Weights> Engine for Oracle<'_, W> {
 /// One run of some sequences.
 struct Pass<'a, W> {
     oracle: &'a Oracle<'a, W>,
-    config: &'a Config,
+    hyper: &'a Hyper,
     /// Radians a position for each dimension pair.
     frequencies: Vec<f64>,
     sequences: &'a [Sequence<'a>],
@@ -100,7 +101,7 @@ impl<W: Weights> Pass<'_, W> {
     /// `x_t = embedding[token_t]`: (tokens, hidden).
     fn embed(&self) -> Result<Vec<f64>, EngineError> {
         let embedding = self.oracle.weights.embedding()?;
-        let (mut row, mut x) = (vec![0.0; self.config.hidden], vec![]);
+        let (mut row, mut x) = (vec![0.0; self.hyper.hidden], vec![]);
         for &token in self.sequences.iter().flat_map(|sequence| sequence.tokens) {
             let token = token as usize;
             embedding.read(token..token + 1, &mut row, &mut [0.0])?;
@@ -111,12 +112,12 @@ impl<W: Weights> Pass<'_, W> {
 
     /// `o(softmax(q k^T / sqrt(head_dim)) v)` of the normed `x`, causal. (tokens, hidden) to (tokens, hidden).
     fn attention(&self, layer: usize, x: &[f64]) -> Result<Vec<f64>, EngineError> {
-        let Config { heads, kv_heads, .. } = *self.config;
+        let Hyper { heads, kv_heads, .. } = *self.hyper;
         let x = self.norm(Norm::Attention(layer), x)?;
         let mut q = self.linear(layer, Part::Q, &x)?;
         let mut k = self.linear(layer, Part::K, &x)?;
         let v = self.linear(layer, Part::V, &x)?;
-        let width = self.config.head_dim;
+        let width = self.hyper.head_dim;
         let mut mixed = vec![0.0; q.len()]; // (tokens, heads, head_dim)
         let mut rest = (&mut mixed[..], &mut q[..], &mut k[..], &v[..]);
         for sequence in self.sequences {
@@ -128,7 +129,7 @@ impl<W: Weights> Pass<'_, W> {
             (v, rest.3) = rest.3.split_at(tokens * kv_heads * width);
             rotate(q, heads, width, &self.frequencies);
             rotate(k, kv_heads, width, &self.frequencies);
-            attend(self.config, q, k, v, mixed);
+            attend(self.hyper, q, k, v, mixed);
         }
         self.linear(layer, Part::O, &mixed)
     }
@@ -148,7 +149,7 @@ impl<W: Weights> Pass<'_, W> {
     /// (tokens, hidden) to (tokens, hidden).
     fn norm(&self, norm: Norm, x: &[f64]) -> Result<Vec<f64>, EngineError> {
         let weight = self.oracle.weights.norm(norm)?;
-        Ok(rms_norm(x, &weight, self.config.norm_epsilon))
+        Ok(rms_norm(x, &weight, self.hyper.norm_epsilon))
     }
 
     /// (tokens, columns) to (tokens, rows).
@@ -168,6 +169,15 @@ impl<W: Weights> Pass<'_, W> {
     }
 }
 
+/// Radians a position for each pair of dimensions: (head_dim / 2,).
+fn frequencies(hyper: &Hyper) -> Vec<f64> {
+    let rope = &hyper.rope;
+    let plain = |pair: usize| rope.base.powf(-2.0 * pair as f64 / hyper.head_dim as f64);
+    let factor = |pair: usize| rope.factors.as_ref().map_or(1.0, |factors| factors[pair]);
+    let pairs = 0..hyper.head_dim / 2;
+    pairs.map(|pair| plain(pair) / rope.divisor / factor(pair)).collect()
+}
+
 /// Round each row of `x` (tokens, columns).
 fn round_rows(rounding: Rounding, x: &mut [f64], columns: usize) {
     x.par_chunks_exact_mut(columns).for_each(|x| rounding.apply(x));
@@ -175,13 +185,13 @@ fn round_rows(rounding: Rounding, x: &mut [f64], columns: usize) {
 
 /// `mixed = softmax(q k^T / sqrt(head_dim)) v`, causal. `q`, `mixed`: (tokens, heads, head_dim); `k`, `v`: (tokens,
 /// kv_heads, head_dim).
-fn attend(config: &Config, q: &[f64], k: &[f64], v: &[f64], mixed: &mut [f64]) {
-    let &Config {
+fn attend(hyper: &Hyper, q: &[f64], k: &[f64], v: &[f64], mixed: &mut [f64]) {
+    let &Hyper {
         heads,
         kv_heads,
         head_dim,
         ..
-    } = config;
+    } = hyper;
     mixed
         .par_chunks_mut(heads * head_dim)
         .enumerate()
@@ -275,6 +285,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::hyper::{Pairing, Rope, Variant};
 
     pub(super) fn close(found: &[f64], expected: &[f64]) {
         assert_eq!(found.len(), expected.len());
@@ -310,31 +321,22 @@ mod tests {
     fn attention_averages_what_it_cannot_tell_apart() {
         // Queries are zero, so every token mixes the values of all tokens up to itself evenly.
         // Two query heads share one value head.
-        let config = Config {
-            vocab: 1,
-            hidden: 2,
-            layers: 1,
+        let hyper = Hyper {
             heads: 2,
-            kv_heads: 1,
             head_dim: 2,
-            ffn: 1,
-            norm_epsilon: 0.0,
-            rope: Rope {
-                theta: 1.0,
-                scaling: RopeScaling::None,
-            },
+            ..small().0
         };
         let kv = [1.0, 1.0, 1.0, -1.0];
         let mut mixed = [0.0; 8];
-        attend(&config, &[0.0; 8], &kv, &kv, &mut mixed);
+        attend(&hyper, &[0.0; 8], &kv, &kv, &mut mixed);
         close(&mixed, &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0]);
     }
 
     /// A model of one layer whose numbers are all of order 1, with texts of its own for every position.
-    struct Small(Config);
+    struct Small(Hyper);
 
     impl Weights for Small {
-        fn config(&self) -> &Config {
+        fn hyper(&self) -> &Hyper {
             &self.0
         }
 
@@ -362,7 +364,7 @@ mod tests {
     }
 
     fn small() -> Small {
-        Small(Config {
+        Small(Hyper {
             vocab: 5,
             hidden: 8,
             layers: 1,
@@ -370,11 +372,15 @@ mod tests {
             kv_heads: 1,
             head_dim: 4,
             ffn: 6,
+            context: 8,
             norm_epsilon: 1e-5,
             rope: Rope {
-                theta: 100.0,
-                scaling: RopeScaling::None,
+                base: 100.0,
+                divisor: 1.0,
+                factors: None,
+                pairing: Pairing::Halves,
             },
+            variant: Variant::LLAMA,
         })
     }
 
