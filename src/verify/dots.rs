@@ -42,7 +42,11 @@ pub(super) fn check(
     progress: &Progress,
 ) -> Result<(Level, Vec<Dot>), VerifyError> {
     let Ok(hyper) = Hyper::read(file) else {
-        let level = Level::not_checked(NUMBER, NAME, "the file's tensors are not those of a llama (level 1)");
+        let level = Level::not_checked(
+            NUMBER,
+            NAME,
+            "the file's tensors are not those of its architecture (level 1)",
+        );
         return Ok((level, vec![]));
     };
     let (options, threads) = (Options::default(), Threads::new(asked.threads));

@@ -180,7 +180,7 @@ fn same_array(ours: &Array, theirs: &MetadataArray) -> bool {
     }
 }
 
-/// Every tensor that a Llama needs, none that it does not know, each of the right shape, biases and norms in F32.
+/// Every tensor that the architecture needs, none that it does not know, each of the right shape, biases and norms in F32.
 fn shape(file: &File) -> Check {
     let problems = Hyper::read(file)
         .err()
@@ -188,11 +188,11 @@ fn shape(file: &File) -> Check {
         .into_iter()
         .collect();
     Check::no_problems(
-        "a llama's tensors",
+        "the architecture's tensors",
         problems,
         file.tensors().len() as u64,
         "tensors",
-        "llama.cpp refuses or aborts otherwise (models/llama.cpp)",
+        "llama.cpp refuses or aborts otherwise (src/models)",
     )
 }
 

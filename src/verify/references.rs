@@ -93,6 +93,9 @@ impl Weights for Latent<'_> {
             Norm::Attention(layer) => attention_norm(layer),
             Norm::FeedForward(layer) => feed_forward_norm(layer),
             Norm::Last => FINAL_NORM.into(),
+            Norm::Query(_) | Norm::Key(_) | Norm::AttentionSub(_) | Norm::FeedForwardSub(_) => {
+                unreachable!("a Llama has no such norm (Variant::LLAMA)")
+            }
         });
         let mut numbers = vec![0.0; tensor.len()];
         tensor.read_f32(0, &mut numbers);
@@ -138,6 +141,8 @@ impl Rows for Table<'_> {
 pub(super) struct Stored<'a> {
     file: &'a File<'a>,
     hyper: Hyper,
+    /// How the file has the rows of q and k.
+    pairing: Pairing,
 }
 
 impl<'a> Stored<'a> {
@@ -146,8 +151,8 @@ impl<'a> Stored<'a> {
     pub fn new(file: &'a File<'a>) -> Result<Self, EngineError> {
         let mut hyper = Hyper::read(file)?;
         // The oracle is given rows in Hugging Face's order.
-        hyper.rope.pairing = Pairing::Halves;
-        Ok(Self { file, hyper })
+        let pairing = std::mem::replace(&mut hyper.rope.pairing, Pairing::Halves);
+        Ok(Self { file, hyper, pairing })
     }
 
     fn rows(&self, name: &str, interleaved: bool) -> Result<StoredRows<'a>, EngineError> {
@@ -184,9 +189,10 @@ impl Weights for Stored<'_> {
     }
 
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
+        let interleaved = self.pairing == Pairing::Interleaved;
         let (name, interleaved) = match part {
-            Part::Q => ("attn_q", true),
-            Part::K => ("attn_k", true),
+            Part::Q => ("attn_q", interleaved),
+            Part::K => ("attn_k", interleaved),
             Part::V => ("attn_v", false),
             Part::O => ("attn_output", false),
             Part::Gate => ("ffn_gate", false),
@@ -200,7 +206,11 @@ impl Weights for Stored<'_> {
     fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
         let name = match norm {
             Norm::Attention(layer) => format!("blk.{layer}.attn_norm.weight"),
+            Norm::Query(layer) => format!("blk.{layer}.attn_q_norm.weight"),
+            Norm::Key(layer) => format!("blk.{layer}.attn_k_norm.weight"),
+            Norm::AttentionSub(layer) => format!("blk.{layer}.attn_sub_norm.weight"),
             Norm::FeedForward(layer) => format!("blk.{layer}.ffn_norm.weight"),
+            Norm::FeedForwardSub(layer) => format!("blk.{layer}.ffn_sub_norm.weight"),
             Norm::Last => "output_norm.weight".into(),
         };
         match self.file.tensor(&name) {

@@ -20,15 +20,15 @@ struct Golden {
 }
 
 /// What PyTorch makes of some tokens.
-struct Answers {
-    tokens: Vec<u32>,
+pub struct Answers {
+    pub tokens: Vec<u32>,
     /// (tokens, vocab)
-    logits: Vec<f32>,
-    vocab: usize,
+    pub logits: Vec<f32>,
+    pub vocab: usize,
 }
 
 impl Answers {
-    fn read(folder: &Path) -> Self {
+    pub fn read(folder: &Path) -> Self {
         let golden = Tensors::read(folder, "golden");
         let golden = golden.by_name();
         Answers {
@@ -59,9 +59,9 @@ impl Golden {
 }
 
 /// A matrix in memory.
-struct Held {
-    weights: Vec<f32>,
-    bias: Vec<f32>,
+pub struct Held {
+    pub weights: Vec<f32>,
+    pub bias: Vec<f32>,
 }
 
 impl Rows for Held {
@@ -166,6 +166,7 @@ impl Weights for Golden {
             Norm::Attention(layer) => format!("layers.{layer}.input_layernorm"),
             Norm::FeedForward(layer) => format!("layers.{layer}.post_attention_layernorm"),
             Norm::Last => "norm".into(),
+            other => unreachable!("a Llama has no {other:?}"),
         };
         Ok(data::floats(
             &self.checkpoint.by_name()[&*format!("model.{name}.weight")],

@@ -4,7 +4,7 @@ use formats::gguf::{File, Value};
 
 use super::architecture::{ARCHITECTURES, Architecture, EMBEDDING};
 use crate::engine::EngineError;
-use crate::engine::hyper::{Hyper, Rope};
+use crate::engine::hyper::{Hyper, Rope, Variant};
 
 /// The most layers that llama.cpp takes (LLAMA_MAX_LAYERS, llama-hparams.h).
 const MAX_LAYERS: usize = 512;
@@ -22,8 +22,13 @@ impl<'a> Keys<'a> {
         const KEY: &str = "general.architecture";
         let named = file.get(KEY).and_then(Value::as_str);
         let architecture = ARCHITECTURES.iter().find(|known| Some(known.name) == named);
-        let architecture = architecture
-            .ok_or_else(|| refuse(file, KEY, "\"llama\", the architecture that applies all seven biases"))?;
+        let architecture = architecture.ok_or_else(|| {
+            let names: Vec<_> = ARCHITECTURES
+                .iter()
+                .map(|known| format!("\"{}\"", known.name))
+                .collect();
+            refuse(file, KEY, &names.join(" or "))
+        })?;
         let count = file.get("split.count");
         if let Some(count) = count.filter(|&count| *count != Value::U16(1)) {
             let count = count.brief();
@@ -39,6 +44,10 @@ impl<'a> Keys<'a> {
         let heads = self.positive("attention.head_count")?;
         let kv_heads = self.kv_heads(heads)?;
         let head_dim = self.head_dim(hidden / heads)?;
+        if self.architecture.square && heads * head_dim != hidden {
+            let expected = format!("{hidden} over the {heads} heads");
+            return Err(self.refuse("attention.key_length", &expected));
+        }
         let layers = self.positive("block_count")?;
         if layers > MAX_LAYERS {
             return Err(self.refuse("block_count", &format!("at most {MAX_LAYERS}")));
@@ -53,8 +62,8 @@ impl<'a> Keys<'a> {
             ffn: self.positive("feed_forward_length")?,
             context: self.positive("context_length")?,
             norm_epsilon: self.number("attention.layer_norm_rms_epsilon", None)?.into(),
-            rope: self.rope()?,
-            variant: self.architecture.variant,
+            rope: self.rope(head_dim)?,
+            variant: self.variant()?,
         })
     }
 
@@ -98,12 +107,51 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn rope(&self) -> Result<Rope, EngineError> {
+    fn rope(&self, head_dim: usize) -> Result<Rope, EngineError> {
         Ok(Rope {
-            base: self.number("rope.freq_base", Some(10000.0))?.into(),
+            base: self.rope_base(head_dim)?.into(),
             divisor: self.rope_divisor()?.into(),
             factors: None,
             pairing: self.architecture.pairing,
+        })
+    }
+
+    /// In f32, as llama.cpp computes it (models/hunyuan-vl.cpp).
+    fn rope_base(&self, head_dim: usize) -> Result<f32, EngineError> {
+        const ALPHA: &str = "rope.scaling.alpha";
+        const SECTIONS: &str = "rope.dimension_sections";
+        let base = self.number("rope.freq_base", Some(10000.0))?;
+        if !self.architecture.rope_alpha {
+            return Ok(base);
+        }
+        if self.get(SECTIONS).is_some() {
+            return Err(self.refuse(SECTIONS, "none: positions of several dimensions are not run"));
+        }
+        let alpha = self.number(ALPHA, Some(0.0))?;
+        if alpha == 0.0 {
+            return Ok(base);
+        }
+        let stretched = base * alpha.powf(head_dim as f32 / (head_dim as f32 - 2.0));
+        let finite = stretched.is_finite().then_some(stretched);
+        finite.ok_or_else(|| self.refuse(ALPHA, "a number that leaves the base of the rotation finite"))
+    }
+
+    /// llama.cpp's defaults are those of one model, and its default for the logits is the inverse of what that needs
+    /// (models/minicpm.cpp), so the keys must be there. It divides the logits by theirs (models/granite.cpp).
+    fn variant(&self) -> Result<Variant, EngineError> {
+        let variant = self.architecture.variant;
+        if !self.architecture.scales {
+            return Ok(variant);
+        }
+        let scale = |key: &str| match self.number(key, None)? {
+            0.0 => Err(self.refuse(key, "a number above 0")),
+            scale => Ok(f64::from(scale)),
+        };
+        Ok(Variant {
+            embedding_scale: scale("embedding_scale")?,
+            residual_scale: scale("residual_scale")?,
+            logit_scale: 1.0 / scale("logit_scale")?,
+            ..variant
         })
     }
 

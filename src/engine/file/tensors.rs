@@ -7,7 +7,7 @@ use formats::gguf::TensorInfo;
 
 use super::architecture::{Architecture, EMBEDDING, ROPE_FACTORS};
 use crate::engine::EngineError;
-use crate::engine::hyper::Hyper;
+use crate::engine::hyper::{Hyper, QkNorm};
 
 /// Rows and columns of the seven linears of a layer, by the part of their name after `blk.N.`.
 pub fn linears(hyper: &Hyper) -> [(&'static str, usize, usize); 7] {
@@ -69,6 +69,15 @@ fn expected(architecture: &Architecture, hyper: &Hyper) -> Vec<Expected> {
     for layer in 0..hyper.layers {
         for norm in ["attn_norm", "ffn_norm"] {
             add(format!("blk.{layer}.{norm}.weight"), &[hyper.hidden], true);
+        }
+        if hyper.variant.qk_norm != QkNorm::None {
+            for norm in ["attn_q_norm", "attn_k_norm"] {
+                add(format!("blk.{layer}.{norm}.weight"), &[hyper.head_dim], true);
+            }
+        }
+        if hyper.variant.sub_norms {
+            add(format!("blk.{layer}.attn_sub_norm.weight"), &[hyper.q_width()], true);
+            add(format!("blk.{layer}.ffn_sub_norm.weight"), &[hyper.ffn], true);
         }
         for (part, rows, columns) in linears(hyper) {
             add(format!("blk.{layer}.{part}.weight"), &[columns, rows], true);

@@ -128,7 +128,7 @@ fn optional_parts_may_be_there() {
 #[test]
 fn keys_out_of_range_are_named() {
     for (key, value) in [
-        ("general.architecture", Value::String("qwen3".into())),
+        ("general.architecture", Value::String("gemma".into())),
         ("llama.embedding_length", Value::U64(8)),
         ("llama.block_count", Value::U32(0)),
         ("llama.block_count", Value::U32(513)),

@@ -8,11 +8,11 @@
 
 use std::array;
 
-use crate::engine::hyper::Hyper;
+use crate::engine::hyper::{Hyper, Pairing};
 use crate::kernels::Threads;
 use crate::simd::{LANES, Lanes, Level, Work};
 
-use super::for_each_chunk;
+use super::chunks::for_each_chunk;
 use super::math::softmax;
 
 /// Queries that share one pass over keys and values.
@@ -26,6 +26,7 @@ pub struct Rotation {
     frequencies: Vec<f64>,
     /// (positions, head_dim / 2) cosine and sine.
     turns: Vec<(f32, f32)>,
+    pairing: Pairing,
 }
 
 impl Rotation {
@@ -39,6 +40,7 @@ impl Rotation {
         Rotation {
             frequencies: (0..hyper.head_dim / 2).map(frequency).collect(),
             turns: Vec::new(),
+            pairing: rope.pairing,
         }
     }
 
@@ -49,34 +51,61 @@ impl Rotation {
         self.turns = (first..first + count).flat_map(of).collect();
     }
 
-    /// Turn the pairs (2i, 2i + 1) of every head: the order that GGUF has a Llama's q and k rows in.
-    /// `x`: (heads, head_dim) of the position that is `index` after the first.
+    /// Turn the pairs of every head. `x`: (heads, head_dim) of the position that is `index` after the first.
     pub fn apply(&self, level: Level, index: usize, x: &mut [f32]) {
         let pairs = self.frequencies.len();
         let turns = &self.turns[index * pairs..][..pairs];
-        level.run(Turn { turns, x });
+        match self.pairing {
+            Pairing::Interleaved => level.run(TurnInterleaved { turns, x }),
+            Pairing::Halves => level.run(TurnHalves { turns, x }),
+        }
     }
 }
 
-struct Turn<'a> {
+struct TurnInterleaved<'a> {
     /// (head_dim / 2,) cosine and sine.
     turns: &'a [(f32, f32)],
     /// (heads, head_dim)
     x: &'a mut [f32],
 }
 
-impl Work for Turn<'_> {
+impl Work for TurnInterleaved<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self, _: impl Lanes) {
         for head in self.x.chunks_exact_mut(2 * self.turns.len()) {
-            for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(self.turns) {
-                let [a, b] = *pair;
-                *pair = [a * cos - b * sin, a * sin + b * cos];
+            for (pair, turn) in head.as_chunks_mut::<2>().0.iter_mut().zip(self.turns) {
+                let [a, b] = pair;
+                turn_pair(a, b, turn);
             }
         }
     }
+}
+
+/// As [`TurnInterleaved`].
+struct TurnHalves<'a> {
+    turns: &'a [(f32, f32)],
+    x: &'a mut [f32],
+}
+
+impl Work for TurnHalves<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: impl Lanes) {
+        for head in self.x.chunks_exact_mut(2 * self.turns.len()) {
+            let (first, second) = head.split_at_mut(self.turns.len());
+            for ((a, b), turn) in first.iter_mut().zip(second).zip(self.turns) {
+                turn_pair(a, b, turn);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn turn_pair(a: &mut f32, b: &mut f32, (cos, sin): &(f32, f32)) {
+    (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
 }
 
 /// Keys and values of every position so far.

@@ -1,4 +1,4 @@
-//! A Llama's forward pass straight from a GGUF: packed weights on our kernels, everything else in f32.
+//! A decoder's forward pass straight from a GGUF: packed weights on our kernels, everything else in f32.
 //!
 //! ```text
 //! x = embedding[token]
@@ -6,21 +6,23 @@
 //!                   gate, up = linears(norm(x));                                   x += down(silu(gate) * up)
 //! logits = head(norm(x))
 //! ```
-//! Tokens go through in batches, so that the weights are read once for up to 512 of them.
+//! What an architecture computes otherwise ([`Variant`](super::hyper::Variant)) stands where it comes in. Tokens go
+//! through in batches, so that the weights are read once for up to 512 of them.
 
 mod attention;
+mod chunks;
 mod math;
 mod weights;
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use formats::gguf::File;
 use rayon::prelude::*;
 
 use self::attention::{Cache, Rotation};
-use self::weights::{Embedding, Layer, Tensors};
-use super::hyper::Hyper;
+use self::chunks::for_each_row;
+use self::weights::{Embedding, Layer, Linear, Tensors};
+use super::hyper::{Hyper, QkNorm};
 use super::{Engine, EngineError, Generate, check_tokens, threads_text};
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 use crate::simd::Level;
@@ -164,6 +166,7 @@ impl<'file> Native<'file> {
         x.resize(tokens.len() * self.hyper.hidden, 0.0);
         for (x, &token) in x.chunks_exact_mut(self.hyper.hidden).zip(tokens) {
             self.embedding.read(token, x);
+            math::scale(x, self.hyper.variant.embedding_scale as f32);
         }
         self.rotation.prepare(self.used, tokens.len());
         for index in 0..self.layers.len() {
@@ -182,6 +185,14 @@ impl<'file> Native<'file> {
 
     /// `x += o(attention(norm(x)))`
     fn attention(&mut self, index: usize) {
+        self.project(index);
+        self.cache
+            .store(index, self.used, &self.buffers.k, &self.buffers.v, &self.threads);
+        self.mix(index);
+    }
+
+    /// `q, k, v = linears(norm(x))`, q and k at their positions.
+    fn project(&mut self, index: usize) {
         let Native {
             hyper,
             layers,
@@ -192,8 +203,8 @@ impl<'file> Native<'file> {
             ..
         } = self;
         let layer = &layers[index];
-        let (width, kv_width) = (hyper.q_width(), hyper.kv_width());
-        b.norm(*level, &layer.attention_norm, hyper.norm_epsilon as f32, threads);
+        let epsilon = hyper.norm_epsilon as f32;
+        b.norm(*level, &layer.attention_norm, epsilon, threads);
         multiply(
             &mut b.activations,
             &b.normed,
@@ -204,21 +215,45 @@ impl<'file> Native<'file> {
             ],
             threads,
         );
-        for_each_row(threads, &mut b.q, width, |token, q| {
-            layer.q.add_bias(q);
-            rotation.apply(*level, token, q);
+        let place = |token: usize, x: &mut [f32], linear: &Linear, norm: &Option<Vec<f32>>| {
+            linear.add_bias(x);
+            let norm = |at: QkNorm, x: &mut [f32]| match norm {
+                Some(weight) if hyper.variant.qk_norm == at => math::rms_norm_pieces(*level, x, weight, epsilon),
+                _ => {}
+            };
+            norm(QkNorm::BeforeRope, x);
+            rotation.apply(*level, token, x);
+            norm(QkNorm::AfterRope, x);
+        };
+        let (q, k) = ((&layer.q, &layer.q_norm), (&layer.k, &layer.k_norm));
+        for_each_row(threads, &mut b.q, hyper.q_width(), |token, x| place(token, x, q.0, q.1));
+        for_each_row(threads, &mut b.k, hyper.kv_width(), |token, x| {
+            place(token, x, k.0, k.1)
         });
-        for_each_row(threads, &mut b.k, kv_width, |token, k| {
-            layer.k.add_bias(k);
-            rotation.apply(*level, token, k);
-        });
-        for_each_row(threads, &mut b.v, kv_width, |_, v| layer.v.add_bias(v));
-        self.cache.store(index, self.used, &b.k, &b.v, threads);
+        for_each_row(threads, &mut b.v, hyper.kv_width(), |_, v| layer.v.add_bias(v));
+    }
+
+    /// `x += o(softmax(q k^T / sqrt(head_dim)) v)` over the cache.
+    fn mix(&mut self, index: usize) {
+        let Native {
+            hyper,
+            layers,
+            threads,
+            level,
+            buffers: b,
+            ..
+        } = self;
+        let (layer, width) = (&layers[index], hyper.q_width());
         b.mixed.resize(b.q.len(), 0.0);
         let at = (index, self.used);
         self.cache.attend(*level, at, &b.q, width, &mut b.mixed, threads);
+        if let Some(weight) = &layer.attention_sub_norm {
+            let epsilon = hyper.norm_epsilon as f32;
+            let norm = |_, mixed: &mut [f32]| math::rms_norm_pieces(*level, mixed, weight, epsilon);
+            for_each_row(threads, &mut b.mixed, width, norm);
+        }
         multiply(&mut b.activations, &b.mixed, [(&layer.o.matrix, &mut b.out)], threads);
-        b.add_out(layer.o.bias.as_deref(), hyper.hidden, threads);
+        b.add_out(layer.o.bias.as_deref(), hyper, threads);
     }
 
     /// `x += down(silu(gate(norm(x))) * up(norm(x)))`
@@ -232,7 +267,8 @@ impl<'file> Native<'file> {
             ..
         } = self;
         let layer = &layers[index];
-        b.norm(*level, &layer.ffn_norm, hyper.norm_epsilon as f32, threads);
+        let epsilon = hyper.norm_epsilon as f32;
+        b.norm(*level, &layer.ffn_norm, epsilon, threads);
         multiply(
             &mut b.activations,
             &b.normed,
@@ -244,9 +280,12 @@ impl<'file> Native<'file> {
             layer.gate.add_bias(gate);
             let up = &up[token * hyper.ffn..][..hyper.ffn];
             math::swiglu(*level, gate, up, layer.up.bias.as_deref());
+            if let Some(weight) = &layer.ffn_sub_norm {
+                math::rms_norm_pieces(*level, gate, weight, epsilon);
+            }
         });
         multiply(&mut b.activations, &b.gate, [(&layer.down.matrix, &mut b.out)], threads);
-        b.add_out(layer.down.bias.as_deref(), hyper.hidden, threads);
+        b.add_out(layer.down.bias.as_deref(), hyper, threads);
     }
 
     /// Logits (wanted, vocab) of the tokens in `buffers.x`.
@@ -261,6 +300,7 @@ impl<'file> Native<'file> {
         b.norm(*level, &self.norm, hyper.norm_epsilon as f32, threads);
         let mut logits = Vec::new();
         multiply(&mut b.activations, &b.normed, [(&self.head, &mut logits)], threads);
+        math::scale(&mut logits, hyper.variant.logit_scale as f32);
         logits
     }
 }
@@ -333,11 +373,12 @@ impl Buffers {
         });
     }
 
-    /// `x += out + bias`
-    fn add_out(&mut self, bias: Option<&[f32]>, hidden: usize, threads: &Threads) {
-        let out = &self.out;
+    /// `x += residual_scale * (out + bias)`
+    fn add_out(&mut self, bias: Option<&[f32]>, hyper: &Hyper, threads: &Threads) {
+        let (out, hidden) = (&self.out, hyper.hidden);
         for_each_row(threads, &mut self.x, hidden, |token, x| {
-            math::add(x, &out[token * hidden..][..hidden], bias);
+            let out = &out[token * hidden..][..hidden];
+            math::add_scaled(x, out, bias, hyper.variant.residual_scale as f32);
         });
     }
 }
@@ -358,25 +399,4 @@ fn multiply<const N: usize>(
         y.resize(activations.tokens() * matrix.rows(), 0.0);
         matrix.multiply(activations, y, threads);
     }
-}
-
-/// `work(i, row i)` for every row of `width` numbers, several of them a piece of work.
-fn for_each_row(threads: &Threads, data: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    /// Numbers in a piece of work: some microseconds.
-    const PIECE: usize = 1 << 15;
-    let rows = (PIECE / width).max(1);
-    for_each_chunk(threads, data, rows * width, |chunk, data| {
-        for (row, data) in data.chunks_exact_mut(width).enumerate() {
-            work(chunk * rows + row, data);
-        }
-    });
-}
-
-/// `work(i, chunk i)` for every chunk of `size` items, on all threads.
-fn for_each_chunk<T: Send>(threads: &Threads, data: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-    // Each chunk is taken once; the lock shows the compiler that nobody else holds it.
-    let chunks: Vec<Mutex<&mut [T]>> = data.chunks_mut(size).map(Mutex::new).collect();
-    threads.run(chunks.len(), |i| {
-        work(i, &mut chunks[i].lock().expect("each chunk is locked once"))
-    });
 }

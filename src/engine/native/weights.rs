@@ -22,10 +22,14 @@ pub struct Layer {
     pub k: Linear,
     pub v: Linear,
     pub o: Linear,
+    pub q_norm: Option<Vec<f32>>,
+    pub k_norm: Option<Vec<f32>>,
+    pub attention_sub_norm: Option<Vec<f32>>,
     pub ffn_norm: Vec<f32>,
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
+    pub ffn_sub_norm: Option<Vec<f32>>,
 }
 
 pub struct Linear {
@@ -65,16 +69,21 @@ impl<'file> Embedding<'file> {
 impl Layer {
     pub fn load(tensors: &Tensors, index: usize, hyper: &Hyper) -> Result<Self, EngineError> {
         let [q, k, v, o, gate, up, down] = linears(hyper).map(|(part, _, _)| tensors.linear(index, part));
+        let optional = |norm: &str| tensors.vector(&format!("blk.{index}.{norm}.weight"));
         Ok(Layer {
             attention_norm: tensors.norm(&format!("blk.{index}.attn_norm.weight"))?,
             q: q?,
             k: k?,
             v: v?,
             o: o?,
+            q_norm: optional("attn_q_norm"),
+            k_norm: optional("attn_k_norm"),
+            attention_sub_norm: optional("attn_sub_norm"),
             ffn_norm: tensors.norm(&format!("blk.{index}.ffn_norm.weight"))?,
             gate: gate?,
             up: up?,
             down: down?,
+            ffn_sub_norm: optional("ffn_sub_norm"),
         })
     }
 
@@ -86,7 +95,7 @@ impl Layer {
 impl Linear {
     pub fn add_bias(&self, y: &mut [f32]) {
         if let Some(bias) = &self.bias {
-            math::add(y, bias, None);
+            math::add(y, bias);
         }
     }
 }
@@ -113,22 +122,14 @@ impl<'file> Tensors<'_, 'file> {
         })
     }
 
-    fn vector(&self, name: &str) -> Result<Option<Vec<f32>>, EngineError> {
-        let Some((_, bytes)) = self.file.tensor(name) else {
-            return Ok(None);
-        };
-        Ok(Some(
-            bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&number| f32::from_le_bytes(number))
-                .collect(),
-        ))
+    fn vector(&self, name: &str) -> Option<Vec<f32>> {
+        let (_, bytes) = self.file.tensor(name)?;
+        let numbers = bytes.as_chunks().0.iter();
+        Some(numbers.map(|&number| f32::from_le_bytes(number)).collect())
     }
 
     pub fn norm(&self, name: &str) -> Result<Vec<f32>, EngineError> {
-        self.vector(name)?
+        self.vector(name)
             .ok_or_else(|| EngineError::MissingTensor { name: name.into() })
     }
 
@@ -136,7 +137,7 @@ impl<'file> Tensors<'_, 'file> {
         let matrix = self.matrix(&format!("blk.{layer}.{part}.weight"))?;
         Ok(Linear {
             matrix,
-            bias: self.vector(&format!("blk.{layer}.{part}.bias"))?,
+            bias: self.vector(&format!("blk.{layer}.{part}.bias")),
         })
     }
 }

@@ -26,13 +26,22 @@ pub enum Part {
     Down,
 }
 
-/// One of the norms; each has `hidden` weights.
+/// One of the norms. Each has `hidden` weights where nothing else is said; what an architecture has no place for
+/// ([`Variant`](crate::engine::hyper::Variant)) is not asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
     /// Before the attention of a layer.
     Attention(usize),
+    /// Of each head of q: (head_dim,).
+    Query(usize),
+    /// Of each head of k: (head_dim,).
+    Key(usize),
+    /// Before o: (heads * head_dim,).
+    AttentionSub(usize),
     /// Before the feed-forward part of a layer.
     FeedForward(usize),
+    /// Before down: (ffn,).
+    FeedForwardSub(usize),
     /// Before the head.
     Last,
 }
@@ -60,7 +69,7 @@ pub trait Weights: Sync {
     /// Those of the source.
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError>;
 
-    /// A norm: (hidden,).
+    /// The weights of a norm.
     ///
     /// # Errors
     /// Those of the source.
