@@ -25,8 +25,14 @@ pub(super) fn check(model: &Model, file: &File, options: &Options) -> Result<Lev
         .iter()
         .filter_map(|part| Some((part, part.parse().ok()?)))
         .collect();
-    let mut checks = vec![readable(&parts), second_reader(&parts)];
-    let mut not_checked = vec![];
+    let (mut checks, mut not_checked) = (vec![readable(&parts)], vec![]);
+    match file.metadata().iter().find(|(key, _)| key.contains('-')) {
+        None => checks.push(second_reader(&parts)),
+        Some((key, _)) => {
+            let why = format!("it takes no key with a hyphen, such as '{key}'");
+            not_checked.push(NotChecked::new(SECOND, why));
+        }
+    }
     checks.push(shape(file));
     checks.extend(file_type(file));
     checks.push(tokenizer_keys(file));
@@ -74,6 +80,8 @@ fn readable(parts: &[Parsed]) -> Check {
     )
 }
 
+const SECOND: &str = "gguf-rs-lib agrees";
+
 /// gguf-rs-lib reads each file, and finds in it what we find.
 fn second_reader(parts: &[Parsed]) -> Check {
     let problems = |(part, file): &Parsed| match GGUFFileReader::new(Cursor::new(&*part.bytes)) {
@@ -84,7 +92,7 @@ fn second_reader(parts: &[Parsed]) -> Check {
         },
     };
     Check::no_problems(
-        "gguf-rs-lib agrees",
+        SECOND,
         parts.iter().flat_map(problems).collect(),
         parts.iter().map(|(_, file)| things(file)).sum(),
         "tensors and keys",

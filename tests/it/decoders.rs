@@ -384,6 +384,36 @@ fn native_equals_llama_cpp() {
     }
 }
 
+/// The whole program on such files: what it says of them is true for more than a Llama.
+#[test]
+fn verify_and_run_take_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, text) = (folder.path().join("tiny.gguf"), folder.path().join("text"));
+    std::fs::write(&text, "a big bad cabbage faced a hedge ".repeat(3)).unwrap();
+    let (file, text) = (file.to_str().unwrap(), text.to_str().unwrap());
+    let run = |arguments: &[&str]| {
+        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_tqconv"));
+        let ran = command.args(arguments).output().unwrap();
+        assert!(
+            ran.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&ran.stdout),
+            String::from_utf8_lossy(&ran.stderr)
+        );
+        ran.stdout
+    };
+    for name in DECODERS {
+        std::fs::write(file, Decoder::read(name).gguf()).unwrap();
+        let report = run(&["verify", file, "--text", text, "--json", "--threads", "1"]);
+        let report: Json = serde_json::from_slice(&report).unwrap();
+        for level in [0, 2, 3] {
+            let checks = report["levels"][level]["checks"].as_array().unwrap();
+            assert!(!checks.is_empty(), "{name}: {}", report["levels"][level]);
+        }
+        assert!(!run(&["run", file, "-n", "8", "-p", "a bad", "--quiet"]).is_empty());
+    }
+}
+
 /// What llama.cpp would leave out, or has no place for.
 #[test]
 fn what_is_no_part_of_an_architecture_is_refused() {
