@@ -6,7 +6,6 @@ mod diff;
 mod inspect;
 mod pack;
 mod render;
-mod report;
 mod run;
 mod shell;
 mod text;
@@ -256,7 +255,7 @@ fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Write `text` to stdout; that nobody reads on is no error.
+/// Write `text` to stdout; a closed pipe (EPIPE) is not an error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     write_out(&text::report(text))
 }

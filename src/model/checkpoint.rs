@@ -13,7 +13,7 @@ use super::names::{EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_for
 use super::source::{Source, parts_in};
 use super::tensors::{Stored, Tensors};
 use super::{families, unwrap};
-use crate::output::folder_of;
+use crate::files::folder_of;
 use crate::tequila::Granularity;
 
 /// A checkpoint in which everything that config.json promises was found.

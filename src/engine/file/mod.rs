@@ -23,10 +23,11 @@ impl Hyper {
     /// Read the hyper-parameters of `file` and compare every tensor with them.
     ///
     /// # Errors
-    /// An architecture that we do not run; a key that is absent, of the wrong type or out of range; a scaling of positions
+    /// A type that llama.cpp does not have; an architecture that we do not run; a key that is absent, of the wrong type or out of range; a scaling of positions
     /// other than linear; a tensor that is absent, unknown, of the wrong shape, or a norm or bias that is not F32; a
     /// duplicated token.
     pub fn read(file: &File) -> Result<Self, EngineError> {
+        tensors::check_types(file.tensors())?;
         let keys = Keys::new(file)?;
         let mut hyper = keys.hyper()?;
         tensors::check(file.tensors(), keys.architecture, &hyper)?;

@@ -89,6 +89,17 @@ fn expected(architecture: &Architecture, hyper: &Hyper) -> Vec<Expected> {
     all
 }
 
+/// No blocks that only a fork of llama.cpp reads, whatever the rest of the file says: they can be packed as others.
+pub fn check_types(found: &[TensorInfo]) -> Result<(), EngineError> {
+    match found.iter().find(|info| info.ty.is_prism()) {
+        Some(info) => Err(EngineError::Fork {
+            name: info.name.clone(),
+            found: info.ty,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Shape as expected (trailing dimensions of 1 do not count), and F32 where it is a vector: ggml aborts on other biases
 /// and norms (ggml-cpu/binary-ops.cpp:135).
 fn check_one(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError> {
@@ -101,7 +112,7 @@ fn check_one(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError> {
         });
     }
     let wanted = match expected.len() {
-        2 if !can_multiply(info.ty) => "a type that llama.cpp multiplies: F32, F16, BF16 or blocks",
+        2 if !info.ty.has_cpu_product() => "a type that llama.cpp multiplies: F32, F16, BF16 or blocks",
         1 if info.ty != BlockType::F32 => "F32: ggml aborts on any other norm or bias",
         _ => return Ok(()),
     };
@@ -110,11 +121,4 @@ fn check_one(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError> {
         found: info.ty.to_string(),
         expected: wanted,
     })
-}
-
-/// Whether ggml has a product of such weights on the CPU (the types without `vec_dot` in ggml-cpu.c); it jumps to nowhere
-/// otherwise.
-fn can_multiply(ty: BlockType) -> bool {
-    use BlockType::{F64, I8, I16, I32, I64, Q8_1, Q8_K};
-    !matches!(ty, I8 | I16 | I32 | I64 | F64 | Q8_1 | Q8_K)
 }

@@ -23,7 +23,7 @@ use self::attention::{Cache, Rotation};
 use self::chunks::for_each_row;
 use self::weights::{Embedding, Layer, Linear, Tensors};
 use super::hyper::{Hyper, QkNorm};
-use super::{Engine, EngineError, Generate, check_tokens, threads_text};
+use super::{Engine, EngineError, EngineName, Generate, check_tokens, threads_text};
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 use crate::simd::Level;
 
@@ -306,8 +306,9 @@ impl<'file> Native<'file> {
 }
 
 impl Engine for Native<'_> {
-    fn name(&self) -> String {
-        format!("native ({}, {})", self.kernel_name(), threads_text(self.threads()))
+    fn name(&self) -> EngineName {
+        let details = format!("{}, {}", self.kernel_name(), threads_text(self.threads()));
+        EngineName::new("native", details)
     }
 
     fn vocab(&self) -> usize {

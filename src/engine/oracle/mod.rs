@@ -14,7 +14,7 @@ pub use weights::{Norm, Part, Rounding, Rows, Weights};
 
 use self::product::product;
 use super::hyper::{Hyper, Pairing, QkNorm};
-use super::{Engine, EngineError, check_tokens};
+use super::{Engine, EngineError, EngineName, check_tokens};
 
 /// The forward pass over such weights.
 pub struct Oracle<'a, W> {
@@ -80,8 +80,8 @@ impl<W: Weights> Oracle<'_, W> {
 }
 
 impl<W: Weights> Engine for Oracle<'_, W> {
-    fn name(&self) -> String {
-        "oracle (f64)".into()
+    fn name(&self) -> EngineName {
+        EngineName::new("oracle", "f64")
     }
 
     fn vocab(&self) -> usize {
