@@ -14,16 +14,17 @@ pub struct Graph {
     pub qk_norm: QkNorm,
 }
 
-/// Which dimensions of a head make the pair `i` of the rotation.
+/// Which dimensions of a head make the pair `i` of the rotation. Either is the other with the rows of q and k in another
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairing {
-    /// `2i` and `2i + 1`: LLAMA_ROPE_TYPE_NORM.
+    /// `2i` and `2i + 1`: LLAMA_ROPE_TYPE_NORM, ggml's "normal" rope.
     Interleaved,
     /// `i` and `i + head_dim / 2`, as in transformers: LLAMA_ROPE_TYPE_NEOX.
     Halves,
 }
 
-/// Where each head of q and of k goes through a norm, one for all heads of a layer.
+/// Where each head of q and of k goes through a norm, (head_dim,), one for all heads of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
     None,

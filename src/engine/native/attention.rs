@@ -8,11 +8,12 @@
 
 use std::array;
 
+use crate::engine::hyper::{Hyper, Pairing};
 use crate::kernels::Threads;
 use crate::simd::{LANES, Lanes, Level, Work};
 
+use super::chunks::for_each_chunk;
 use super::math::softmax;
-use super::{Shape, for_each_chunk};
 
 /// Queries that share one pass over keys and values.
 const QUERIES: usize = 4;
@@ -21,23 +22,25 @@ type Vector = [f32; LANES];
 
 /// Angles of some consecutive positions.
 pub struct Rotation {
-    /// `1 / (factor * base^(2i / head_dim) * factors_i)`: (head_dim / 2,) radians a position.
+    /// (head_dim / 2,) radians a position.
     frequencies: Vec<f64>,
     /// (positions, head_dim / 2) cosine and sine.
     turns: Vec<(f32, f32)>,
+    pairing: Pairing,
 }
 
 impl Rotation {
-    /// `factors`: the tensor `rope_freqs.weight`, (head_dim / 2,), that ggml divides angles by (ggml-cpu/ops.cpp, rope).
-    pub fn new(shape: &Shape, factors: Option<&[f32]>) -> Self {
+    pub fn new(hyper: &Hyper) -> Self {
+        let rope = &hyper.rope;
         let frequency = |i: usize| {
-            let exponent = -2.0 * i as f64 / shape.head_dim as f64;
-            let factor = factors.map_or(1.0, |factors| f64::from(factors[i]));
-            f64::from(shape.rope_base).powf(exponent) / f64::from(shape.rope_factor) / factor
+            let exponent = -2.0 * i as f64 / hyper.head_dim as f64;
+            let factor = rope.factors.as_ref().map_or(1.0, |factors| factors[i]);
+            rope.base.powf(exponent) / rope.divisor / factor
         };
         Rotation {
-            frequencies: (0..shape.head_dim / 2).map(frequency).collect(),
+            frequencies: (0..hyper.head_dim / 2).map(frequency).collect(),
             turns: Vec::new(),
+            pairing: rope.pairing,
         }
     }
 
@@ -48,34 +51,61 @@ impl Rotation {
         self.turns = (first..first + count).flat_map(of).collect();
     }
 
-    /// Turn the pairs (2i, 2i + 1) of every head: the order that GGUF has a Llama's q and k rows in.
-    /// `x`: (heads, head_dim) of the position that is `index` after the first.
+    /// Turn the pairs of every head. `x`: (heads, head_dim) of the position that is `index` after the first.
     pub fn apply(&self, level: Level, index: usize, x: &mut [f32]) {
         let pairs = self.frequencies.len();
         let turns = &self.turns[index * pairs..][..pairs];
-        level.run(Turn { turns, x });
+        match self.pairing {
+            Pairing::Interleaved => level.run(TurnInterleaved { turns, x }),
+            Pairing::Halves => level.run(TurnHalves { turns, x }),
+        }
     }
 }
 
-struct Turn<'a> {
+struct TurnInterleaved<'a> {
     /// (head_dim / 2,) cosine and sine.
     turns: &'a [(f32, f32)],
     /// (heads, head_dim)
     x: &'a mut [f32],
 }
 
-impl Work for Turn<'_> {
+impl Work for TurnInterleaved<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self, _: impl Lanes) {
         for head in self.x.chunks_exact_mut(2 * self.turns.len()) {
-            for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(self.turns) {
-                let [a, b] = *pair;
-                *pair = [a * cos - b * sin, a * sin + b * cos];
+            for (pair, turn) in head.as_chunks_mut::<2>().0.iter_mut().zip(self.turns) {
+                let [a, b] = pair;
+                turn_pair(a, b, turn);
             }
         }
     }
+}
+
+/// As [`TurnInterleaved`].
+struct TurnHalves<'a> {
+    turns: &'a [(f32, f32)],
+    x: &'a mut [f32],
+}
+
+impl Work for TurnHalves<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: impl Lanes) {
+        for head in self.x.chunks_exact_mut(2 * self.turns.len()) {
+            let (first, second) = head.split_at_mut(self.turns.len());
+            for ((a, b), turn) in first.iter_mut().zip(second).zip(self.turns) {
+                turn_pair(a, b, turn);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn turn_pair(a: &mut f32, b: &mut f32, (cos, sin): &(f32, f32)) {
+    (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
 }
 
 /// Keys and values of every position so far.
@@ -90,14 +120,14 @@ pub struct Cache {
 
 impl Cache {
     /// Room for `context` positions. Memory is touched only as it fills.
-    pub fn new(shape: &Shape, context: usize) -> Self {
+    pub fn new(hyper: &Hyper, context: usize) -> Self {
         let positions = context.next_multiple_of(LANES);
-        let heads = shape.layers * shape.kv_heads;
+        let heads = hyper.layers * hyper.kv_heads;
         Cache {
-            keys: vec![[0.0; LANES]; heads * positions / LANES * shape.head_dim],
-            values: vec![[0.0; LANES]; heads * positions * shape.head_dim.div_ceil(LANES)],
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
+            keys: vec![[0.0; LANES]; heads * positions / LANES * hyper.head_dim],
+            values: vec![[0.0; LANES]; heads * positions * hyper.head_dim.div_ceil(LANES)],
+            kv_heads: hyper.kv_heads,
+            head_dim: hyper.head_dim,
             positions,
         }
     }
@@ -364,10 +394,14 @@ mod tests {
 
     #[test]
     fn every_level_turns_with_the_same_bits() {
-        for pairs in [1, 12, 32] {
+        for (pairs, pairing) in [1, 12, 32]
+            .iter()
+            .flat_map(|&pairs| [(pairs, Pairing::Interleaved), (pairs, Pairing::Halves)])
+        {
             let mut rotation = Rotation {
                 frequencies: (0..pairs).map(|i| 1.0 / (i + 1) as f64).collect(),
                 turns: Vec::new(),
+                pairing,
             };
             rotation.prepare(5, 2);
             let x = numbers(4, HEADS * 2 * pairs);
@@ -378,12 +412,16 @@ mod tests {
             };
             let expected = turned(Level::BASELINE);
             for level in Level::available() {
-                assert_eq!(turned(level), expected, "{} {pairs}", level.name());
+                assert_eq!(turned(level), expected, "{} {pairs} {pairing:?}", level.name());
             }
+            // The last pair of the first head.
+            let (a, b) = match pairing {
+                Pairing::Interleaved => (2 * pairs - 2, 2 * pairs - 1),
+                Pairing::Halves => (pairs - 1, 2 * pairs - 1),
+            };
             let (sin, cos) = (6.0 / pairs as f64).sin_cos();
-            let at = 2 * pairs - 2; // the last pair of the first head
-            let exact = f64::from(x[at]) * cos - f64::from(x[at + 1]) * sin;
-            assert!((f64::from(expected[at]) - exact).abs() < 1e-6, "{pairs}");
+            let exact = f64::from(x[a]) * cos - f64::from(x[b]) * sin;
+            assert!((f64::from(expected[a]) - exact).abs() < 1e-6, "{pairs} {pairing:?}");
         }
     }
 }

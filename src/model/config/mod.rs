@@ -158,7 +158,7 @@ impl ConfigFile {
     fn head_dim(&self, hidden: usize, heads: usize) -> Result<usize, ModelError> {
         let head_dim = match self.count("head_dim")? {
             Some(head_dim) => head_dim,
-            None if hidden % heads == 0 => hidden / heads,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
             None => {
                 let expected = format!("a divisor of hidden_size ({hidden}), as head_dim is missing");
                 return Err(self.key_error("num_attention_heads", self.value("num_attention_heads"), expected));

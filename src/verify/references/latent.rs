@@ -8,48 +8,43 @@ use super::super::VerifyError;
 use super::super::latent::{self, LatentRow};
 use crate::blueprint::{self, Linear, Slot};
 use crate::engine::EngineError;
-use crate::engine::oracle::{Config, Norm, Part, Rope, RopeScaling, Rows, Weights};
-use crate::model::{self, Checkpoint};
+use crate::engine::hyper::{Hyper, Pairing, Rope, Variant};
+use crate::engine::oracle::{Norm, Part, Rows, Weights};
+use crate::model::{Checkpoint, RopeScaling};
 
 /// The checkpoint: linears are made ternary by the formula, row by row.
 pub struct Latent<'a> {
     checkpoint: &'a Checkpoint,
-    config: Config,
+    hyper: Hyper,
 }
 
 impl<'a> Latent<'a> {
     pub fn new(checkpoint: &'a Checkpoint) -> Self {
         let config = &checkpoint.config;
-        let scaling = match config.rope.scaling {
-            model::RopeScaling::None => RopeScaling::None,
-            model::RopeScaling::Linear { factor } => RopeScaling::Linear { factor },
-            model::RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            } => RopeScaling::Llama3 {
-                factor,
-                low_frequency_factor: low_freq_factor,
-                high_frequency_factor: high_freq_factor,
-                original_context,
-            },
+        let divisor = match config.rope.scaling {
+            RopeScaling::Linear { factor } => factor,
+            _ => 1.0,
         };
-        let config = Config {
-            vocab: config.dims.vocab,
-            hidden: config.dims.hidden,
-            layers: config.dims.layers,
-            heads: config.dims.heads,
-            kv_heads: config.dims.kv_heads,
-            head_dim: config.dims.head_dim,
-            ffn: config.dims.intermediate,
+        let dims = &config.dims;
+        let hyper = Hyper {
+            vocab: dims.vocab,
+            hidden: dims.hidden,
+            layers: dims.layers,
+            heads: dims.heads,
+            kv_heads: dims.kv_heads,
+            head_dim: dims.head_dim,
+            ffn: dims.intermediate,
+            context: config.context_length,
             norm_epsilon: config.rms_norm_eps.into(),
             rope: Rope {
-                theta: config.rope.theta,
-                scaling,
+                base: config.rope.theta,
+                divisor,
+                factors: latent::rope_factors(config),
+                pairing: Pairing::Halves,
             },
+            variant: Variant::LLAMA,
         };
-        Self { checkpoint, config }
+        Self { checkpoint, hyper }
     }
 
     fn tensor(&self, slot: Slot) -> Tensor<'_> {
@@ -60,8 +55,8 @@ impl<'a> Latent<'a> {
 }
 
 impl Weights for Latent<'_> {
-    fn config(&self) -> &Config {
-        &self.config
+    fn hyper(&self) -> &Hyper {
+        &self.hyper
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
@@ -93,8 +88,13 @@ impl Weights for Latent<'_> {
     fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
         let tensor = self.tensor(Slot::Norm(match norm {
             Norm::Attention(layer) => blueprint::Norm::Attention(layer),
+            Norm::Query(layer) => blueprint::Norm::Query(layer),
+            Norm::Key(layer) => blueprint::Norm::Key(layer),
             Norm::FeedForward(layer) => blueprint::Norm::FeedForward(layer),
             Norm::Last => blueprint::Norm::Last,
+            Norm::AttentionSub(_) | Norm::FeedForwardSub(_) => {
+                unreachable!("no architecture of the table has such a norm")
+            }
         }));
         let mut numbers = vec![0.0; tensor.len()];
         tensor.read_f32(0, &mut numbers);

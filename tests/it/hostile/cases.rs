@@ -780,7 +780,7 @@ fn engine(cases: &mut List) {
     cases.run(38, "EngineError::MissingTensor", &["tensor 'output_norm.weight' is absent", "convert the model again"], |file| {
         file.tensors.retain(|(info, _)| info.name != "output_norm.weight");
     });
-    cases.run(38, "EngineError::UnknownTensor", &["tensor 'blk.0.extra' is no part of a Llama", "run the file with llama.cpp itself"], |file| {
+    cases.run(38, "EngineError::UnknownTensor", &["tensor 'blk.0.extra' is no part of architecture 'llama'", "run the file with llama.cpp itself"], |file| {
         file.tensor("output_norm.weight").0.name = "blk.0.extra".into();
     });
     cases.run(38, "EngineError::Shape", &["tensor 'output_norm.weight' has shape [16], expected [32]", "convert the model again"], |file| {
