@@ -3,7 +3,7 @@
 use formats::block::{BlockType, q2_0, q2_k, q4_0, q8_0, tq1_0, tq2_0};
 use half::{bf16, f16};
 
-use super::row::Row;
+use super::ternary::TernaryRow;
 use crate::simd::{LANES, Lanes};
 
 /// What storing ternary weights loses, against the trained scales rounded to f16.
@@ -74,7 +74,7 @@ pub struct Scratch {
 pub fn encode(
     lanes: impl Lanes,
     ty: BlockType,
-    row: &Row,
+    row: &TernaryRow,
     importance: Option<&[f32]>,
     scratch: &mut Scratch,
     out: Option<&mut [u8]>,
@@ -103,7 +103,7 @@ pub fn encode(
 #[inline(always)]
 fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
     lanes: impl Lanes,
-    row: &Row,
+    row: &TernaryRow,
     importance: Option<&[f32]>,
     scratch: &mut Scratch,
     mut out: Option<&mut [u8]>,
@@ -135,7 +135,7 @@ fn encode_blocks<const WEIGHTS: usize, const BYTES: usize>(
 #[inline(always)]
 fn encode_q2_k(
     lanes: impl Lanes,
-    row: &Row,
+    row: &TernaryRow,
     importance: Option<&[f32]>,
     scratch: &mut Scratch,
     mut out: Option<&mut [u8]>,
@@ -203,7 +203,7 @@ fn encode_q2_k(
 /// Types without a scale: every weight by itself. `store`: the bytes of a weight, and what they mean.
 #[inline(always)]
 fn encode_floats<const BYTES: usize>(
-    row: &Row,
+    row: &TernaryRow,
     mut out: Option<&mut [u8]>,
     reference: impl Fn(f32) -> Result<f32, ScaleRange>,
     store: impl Fn(f32) -> ([u8; BYTES], f32),
@@ -272,7 +272,7 @@ struct Segment {
 #[inline(always)]
 fn segments(
     lanes: impl Lanes,
-    row: &Row,
+    row: &TernaryRow,
     importance: Option<&[f32]>,
     columns: std::ops::Range<usize>,
     run: &mut usize,
@@ -434,38 +434,36 @@ mod tests {
     use crate::simd::Plain;
 
     /// A row with a scale for every weight.
-    fn row(codes: &[i8], scales: &[f32]) -> Row {
-        Row {
+    fn row(codes: &[i8], scales: &[f32]) -> TernaryRow {
+        TernaryRow {
             codes: codes.into(),
             ends: (1..=scales.len()).collect(),
             scales: scales.into(),
-            ..Row::default()
         }
     }
 
     /// The same row with as few runs as possible.
-    fn merged(row: &Row) -> Row {
+    fn merged(row: &TernaryRow) -> TernaryRow {
         let runs: Vec<_> = row.scales.chunk_by(|a, b| a == b).collect();
         let ends = runs.iter().scan(0, |end, run| {
             *end += run.len();
             Some(*end)
         });
-        Row {
+        TernaryRow {
             codes: row.codes.clone(),
             ends: ends.collect(),
             scales: runs.iter().map(|run| run[0]).collect(),
-            ..Row::default()
         }
     }
 
     /// Codes 1, 0, -1, 1, 0, -1, ... and a scale for each of some equal parts.
-    fn parts(n: usize, scales: &[f32]) -> Row {
+    fn parts(n: usize, scales: &[f32]) -> TernaryRow {
         let codes: Vec<_> = (0..n).map(|i| [1, 0, -1][i % 3]).collect();
         let scales: Vec<_> = (0..n).map(|i| scales[scales.len() * i / n]).collect();
         row(&codes, &scales)
     }
 
-    fn encoded(ty: BlockType, row: &Row, importance: Option<&[f32]>) -> (Loss, Vec<u8>) {
+    fn encoded(ty: BlockType, row: &TernaryRow, importance: Option<&[f32]>) -> (Loss, Vec<u8>) {
         let mut bytes = vec![0xaa; ty.row_bytes(row.codes.len()).unwrap()];
         let mut scratch = Scratch::default();
         let loss = encode(Plain, ty, row, importance, &mut scratch, Some(&mut bytes)).unwrap();
@@ -473,7 +471,7 @@ mod tests {
         (loss, bytes)
     }
 
-    fn nmse(ty: BlockType, row: &Row) -> f64 {
+    fn nmse(ty: BlockType, row: &TernaryRow) -> f64 {
         let (loss, bytes) = encoded(ty, row, None);
         let mut stored = vec![0.0; row.codes.len()];
         ty.dequantize_row(&bytes, &mut stored).unwrap();

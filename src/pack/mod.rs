@@ -14,6 +14,7 @@ mod plan;
 mod row;
 mod rule;
 mod run;
+mod ternary;
 
 use std::ops::ControlFlow;
 

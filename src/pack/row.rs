@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::PackError;
 use super::encode::{Loss, ScaleRange, Scratch, encode};
+use super::ternary::TernaryRow;
 use crate::model::{Checkpoint, Linear, Stored};
 use crate::simd::{Lanes, Level, Work};
 use crate::tequila::{self, Lambda, NotFinite};
@@ -44,20 +45,15 @@ pub struct Piece {
     numbers: Vec<f32>,
 }
 
-/// The ternary form of one row, and room to make it in.
+/// One row, latent and ternary, and room to make it in.
 #[derive(Default)]
 pub struct Row {
     /// Latent weights. (columns,)
     pub w: Vec<f32>,
     /// Learned lambdas, where there are any. (columns,)
     pub lambada: Vec<f32>,
-    /// (columns,)
-    pub codes: Vec<i8>,
-    /// Where the runs of columns that share a trained scale end: the column after the last of each. (runs,)
-    pub ends: Vec<usize>,
-    /// Their scales. (runs,)
-    pub scales: Vec<f32>,
-    /// Half of that: what is active. (runs,)
+    pub ternary: TernaryRow,
+    /// Half of each run's scale: what is active. (runs,)
     pub deltas: Vec<f32>,
     /// Sum of |w| over each run, where it is a group. (runs,)
     pub sums: Vec<f64>,
@@ -388,11 +384,11 @@ impl Work for EncodeRow<'_, '_> {
             facts,
         } = self;
         let (bias, active) = split_row(lanes, ternary, piece, index, row).map_err(RowError::NotFinite)?;
-        facts.dead += (row.codes.len() - active) as u64;
+        facts.dead += (row.ternary.codes.len() - active) as u64;
         let importance = ternary.importance.as_deref();
         for (at, (&ty, total)) in types.iter().zip(&mut facts.losses).enumerate() {
             let out = if at + 1 == types.len() { out.take() } else { None };
-            let loss = encode(lanes, ty, row, importance, scratch, out).map_err(RowError::ScaleRange)?;
+            let loss = encode(lanes, ty, &row.ternary, importance, scratch, out).map_err(RowError::ScaleRange)?;
             *total = *total + loss;
         }
         Ok(bias)
@@ -414,15 +410,16 @@ fn split_row(
     row.w.resize(columns, 0.0);
     widen(bytes, weight.dtype, &mut row.w);
     take_scales(lanes, ternary, piece, index, row)?;
-    row.deltas.resize(row.scales.len(), 0.0);
-    tequila::deltas(&row.scales, weight.dtype, &mut row.deltas);
-    row.codes.resize(columns, 0);
-    let split = lanes.split_row(&row.w, &row.ends, &row.deltas, &mut row.codes);
+    let TernaryRow { codes, ends, scales } = &mut row.ternary;
+    row.deltas.resize(scales.len(), 0.0);
+    tequila::deltas(scales, weight.dtype, &mut row.deltas);
+    codes.resize(columns, 0);
+    let split = lanes.split_row(&row.w, ends, &row.deltas, codes);
     let bias = match ternary.lambada {
         None => f64::from(ternary.lambda) * split.dead_sum,
         Some(lambada) => {
             read_lambada(lambada, piece, index, columns, &mut row.lambada);
-            tequila::dead_zone_sum(&row.w, &row.codes, Lambda::Learned(&row.lambada))
+            tequila::dead_zone_sum(&row.w, codes, Lambda::Learned(&row.lambada))
         }
     };
     Ok((bias, split.active))
@@ -438,23 +435,24 @@ fn take_scales(
     row: &mut Row,
 ) -> Result<(), NotFinite> {
     let runs = tequila::runs(index, ternary.columns, ternary.group_size);
-    row.ends.clear();
-    row.scales.clear();
+    let TernaryRow { ends, scales, .. } = &mut row.ternary;
+    ends.clear();
+    scales.clear();
     if !ternary.groups_fill_rows() || ternary.scales.is_some() {
         for (group, run) in runs {
-            row.ends.push(run.end);
-            row.scales.push(ternary.scale(piece, group));
+            ends.push(run.end);
+            scales.push(ternary.scale(piece, group));
         }
         return Ok(());
     }
     row.sums.clear();
     for (_, run) in runs {
-        row.ends.push(run.end);
+        ends.push(run.end);
         row.sums.push(lanes.absolute_sum(&row.w[run]));
     }
     check_sums(&row.sums, &row.w)?;
-    row.scales.resize(row.sums.len(), 0.0);
-    tequila::scales(&row.sums, ternary.group_size, ternary.weight.dtype, &mut row.scales);
+    scales.resize(row.sums.len(), 0.0);
+    tequila::scales(&row.sums, ternary.group_size, ternary.weight.dtype, scales);
     Ok(())
 }
 
