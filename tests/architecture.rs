@@ -7,20 +7,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "engine", "kernels", "mapped", "metrics", "model", "output", "pack", "simd", "tequila", "verify", "witness",
+            "engine", "kernels", "mapped", "metrics", "model", "output", "pack", "simd", "verify", "witness",
         ],
     ),
-    ("pack", &["model", "output", "simd", "tequila"]),
+    ("pack", &["model", "output", "simd"]),
     (
         "verify",
-        &["engine", "kernels", "mapped", "metrics", "model", "tequila", "witness"],
+        &["engine", "kernels", "mapped", "metrics", "model", "witness"],
     ),
     ("engine", &["kernels", "mapped", "simd", "witness"]),
     ("witness", &["kernels", "mapped"]),
-    ("model", &["mapped", "output", "tequila"]),
+    ("model", &["mapped", "output"]),
     ("kernels", &["simd"]),
     ("simd", &[]),
-    ("tequila", &[]),
     ("metrics", &[]),
     ("output", &[]),
     ("mapped", &[]),
@@ -109,7 +108,7 @@ fn formats_knows_nobody() {
 fn a_turned_arrow_is_found() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
-        folder.path().join("tequila.rs"),
+        folder.path().join("simd.rs"),
         "//! x\nuse crate::{metrics, pack::Plan};\n",
     )
     .unwrap();
@@ -118,7 +117,7 @@ fn a_turned_arrow_is_found() {
     turned.sort();
     assert_eq!(turned.len(), 3, "{turned:?}");
     assert!(
-        turned[1].ends_with("tequila.rs:2: `tequila` may not use `metrics`"),
+        turned[1].ends_with("simd.rs:2: `simd` may not use `metrics`"),
         "{turned:?}"
     );
 }

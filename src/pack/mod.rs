@@ -7,13 +7,17 @@
 mod encode;
 mod error;
 mod hash;
+mod latent;
 mod layout;
 mod metadata;
+mod numbers;
 mod pass;
 mod plan;
 mod row;
 mod rule;
 mod run;
+mod schemes;
+mod source;
 mod ternary;
 
 use std::ops::ControlFlow;

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::PackError;
 use super::encode::Loss;
 use super::metadata::Keys;
-use super::row::{Bench, Facts, Ternary, numbers};
+use super::numbers::numbers;
+use super::row::{Facts, Scratch, Ternary};
 use super::rule::{Embedding, Larger, Rule, Target, ollama_reads};
 use crate::model::{Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, Stored, attention_norm, feed_forward_norm};
 use crate::simd::Level;
@@ -312,14 +313,14 @@ pub(super) fn measure(
         .into_iter()
         .filter(|piece| piece.start < rows.end && rows.start < piece.end)
         .collect();
-    let facts = pieces.into_par_iter().map_init(Bench::default, |bench, piece| {
+    let facts = pieces.into_par_iter().map_init(Scratch::default, |scratch, piece| {
         let rows = piece.map(|row| job.linear.checkpoint_row(row, config));
-        job.ternary.encode(rows, types, false, bench)
+        job.ternary.encode(rows, types, false, scratch)
     });
     Ok(facts
         .collect::<Result<Vec<_>, _>>()?
         .into_iter()
-        .fold(Facts::default(), Facts::and))
+        .fold(Facts::default(), Facts::merge))
 }
 
 /// The norm that a layer applies before this linear, where the linear is the first to use it: its name in the

@@ -14,7 +14,6 @@ use super::report::{Check, Histogram, Limit, LinearFacts, SHOWN};
 use super::{Progress, VerifyError};
 use crate::metrics;
 use crate::model::{Checkpoint, Linear};
-use crate::tequila;
 
 /// What the linears of a file were found to be.
 pub(super) struct Linears {
@@ -225,7 +224,8 @@ fn dead(codes: &[i8]) -> u64 {
 impl RowFound {
     /// Row `from` of the checkpoint, of which the file has nothing that can be read: all of it is lost.
     fn missing(latent: &Latent, from: usize, row: &LatentRow) -> Self {
-        let energy = tequila::runs(from, latent.columns, latent.group_size)
+        let energy = latent
+            .runs(from)
             .map(|(group, run)| {
                 let active = run.len() as f64 - dead(&row.codes[run]) as f64;
                 active * f64::from(latent.references[group]).powi(2)
@@ -492,7 +492,7 @@ impl<'a> Stored<'a> {
             BlockType::BF16 => bf16::from_f32(w).to_f32(),
             _ => w,
         };
-        for (group, run) in tequila::runs(from, self.latent.columns, self.latent.group_size) {
+        for (group, run) in self.latent.runs(from) {
             let scale = match self.info.ty {
                 BlockType::F16 => self.latent.references[group],
                 _ => self.latent.scales[group],

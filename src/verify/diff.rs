@@ -13,7 +13,6 @@ use crate::model::tokenizer::Tokenizer;
 use crate::model::{
     Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm, model_metadata,
 };
-use crate::tequila;
 
 /// One of the two.
 pub enum Side<'a> {
@@ -245,7 +244,7 @@ impl Rows<'_> {
             Rows::Numbers(numbers) => out.copy_from_slice(&numbers[row * out.len()..][..out.len()]),
             Rows::Linear(linear, order) => {
                 linear.read(order[row], latent)?;
-                for (group, run) in tequila::runs(order[row], linear.columns, linear.group_size) {
+                for (group, run) in linear.runs(order[row]) {
                     for column in run {
                         out[column] = linear.references[group] * f32::from(latent.codes[column]);
                     }

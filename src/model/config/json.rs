@@ -14,7 +14,7 @@ const MAX_FILE: u64 = 16 << 20;
 
 /// config.json, read key by key so that every complaint names its key.
 pub struct ConfigFile {
-    pub(super) path: PathBuf,
+    pub(in crate::model) path: PathBuf,
     pub(super) json: Value,
 }
 
@@ -56,11 +56,11 @@ impl ConfigFile {
         }
         Ok(file)
     }
-    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+    pub(in crate::model) fn value(&self, key: &str) -> Option<&Value> {
         self.json.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn key_error(&self, key: &str, found: Option<&Value>, expected: String) -> ModelError {
+    pub(in crate::model) fn key_error(&self, key: &str, found: Option<&Value>, expected: String) -> ModelError {
         let found = found.map_or("missing".into(), |value| {
             const SHOWN: usize = 80;
             let text = value.to_string();
@@ -83,7 +83,7 @@ impl ConfigFile {
     }
 
     /// A whole number from 1 to 2^31 - 1, which is what a GGUF key and a tensor's shape can hold.
-    pub(super) fn count(&self, key: &str) -> Result<Option<usize>, ModelError> {
+    pub(in crate::model) fn count(&self, key: &str) -> Result<Option<usize>, ModelError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
@@ -105,7 +105,7 @@ impl ConfigFile {
         }
     }
 
-    pub(super) fn number(&self, key: &str) -> Result<Option<f64>, ModelError> {
+    pub(in crate::model) fn number(&self, key: &str) -> Result<Option<f64>, ModelError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
@@ -122,7 +122,7 @@ impl ConfigFile {
         }
     }
 
-    pub(super) fn text(&self, key: &str) -> Result<Option<String>, ModelError> {
+    pub(in crate::model) fn text(&self, key: &str) -> Result<Option<String>, ModelError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };

@@ -1,10 +1,9 @@
-//! config.json: the shape of the model, and how its weights were trained to be ternary.
+//! config.json: the shape of the model.
 
 mod json;
 mod rope;
 #[cfg(test)]
 pub(super) mod tests;
-mod training;
 
 use formats::safetensors::Dtype;
 use serde_json::Value;
@@ -15,7 +14,6 @@ use super::tokenizer::SpecialIds;
 pub use json::ConfigFile;
 use rope::SHARE;
 pub use rope::{Rope, RopeScaling};
-pub use training::{LambdaSource, Training, TrainingOverrides};
 
 /// The architectures whose forward pass llama.cpp's `llama`, the one that applies all seven biases, computes exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
