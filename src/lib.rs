@@ -1,8 +1,10 @@
 //! Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod cli;
 pub mod engine;
+pub mod files;
 #[allow(unsafe_code)]
 pub mod kernels;
 #[allow(unsafe_code)]

@@ -3,7 +3,52 @@
 //! Logits are `(tokens, vocab)`, row-major. Logarithms are natural: KLD and log-likelihoods are in nats.
 //! A NaN anywhere comes out as a NaN, which no limit accepts (`NaN <= limit` is false).
 
+use std::iter::Sum;
+use std::ops::AddAssign;
+
 use rayon::prelude::*;
+use serde::Serialize;
+
+/// The sums of a normalized mean squared error, which can be added up over pieces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Nmse {
+    /// Sum of squared differences.
+    pub error: f64,
+    /// Sum of squared reference values.
+    pub energy: f64,
+}
+
+impl Nmse {
+    /// One pair of values more.
+    pub fn add(&mut self, reference: f64, tested: f64) {
+        self.error += (reference - tested) * (reference - tested);
+        self.energy += reference * reference;
+    }
+
+    /// `error / energy`; 0 where there is no error, whatever the energy is.
+    pub fn value(self) -> f64 {
+        if self.error == 0.0 {
+            0.0
+        } else {
+            self.error / self.energy
+        }
+    }
+}
+
+impl AddAssign for Nmse {
+    fn add_assign(&mut self, other: Self) {
+        self.error += other.error;
+        self.energy += other.energy;
+    }
+}
+
+impl Sum for Nmse {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        let mut sum = Self::default();
+        parts.for_each(|part| sum += part);
+        sum
+    }
+}
 
 /// Normalized mean squared error: `sum (a - b)^2 / sum a^2`, with `a` the reference and `b` the tested values.
 ///
@@ -13,8 +58,7 @@ use rayon::prelude::*;
 /// When the lengths differ.
 pub fn nmse(reference: &[f32], tested: &[f32]) -> f64 {
     assert_eq!(reference.len(), tested.len(), "nmse of different lengths");
-    let (error, power) = squared_error(reference, tested);
-    if error == 0.0 { 0.0 } else { error / power }
+    squared_error(reference, tested).value()
 }
 
 /// Kullback-Leibler divergence of one token's next-token distributions, in nats:
@@ -173,12 +217,11 @@ impl<'a> Predictions<'a> {
         tops.filter(|(a, b)| a.top == b.top).count()
     }
 
-    /// `sum (a - b)^2` and `sum a^2`, `a` being these logits and `b` those tested: the parts of [`nmse`].
-    pub fn squared_error(&self, tested: &Predictions) -> (f64, f64) {
+    /// How far the logits `tested` are from these.
+    pub fn squared_error(&self, tested: &Predictions) -> Nmse {
         let rows = self.with(tested).map(|(a, _, b, _)| squared_error(a, b));
         let rows: Vec<_> = rows.collect(); // added in one order, whichever thread is first
-        rows.into_iter()
-            .fold((0.0, 0.0), |(e, p), (error, power)| (e + error, p + power))
+        rows.into_iter().sum()
     }
 
     /// Row and normalizer of each token, of these and of those tested.
@@ -203,15 +246,12 @@ fn divergence(a: &[f32], p: &LogSoftmax, b: &[f32], q: &LogSoftmax) -> f64 {
         .sum()
 }
 
-/// `sum (a - b)^2` and `sum a^2`.
-fn squared_error(reference: &[f32], tested: &[f32]) -> (f64, f64) {
-    let (mut error, mut power) = (0.0, 0.0);
+fn squared_error(reference: &[f32], tested: &[f32]) -> Nmse {
+    let mut sums = Nmse::default();
     for (&a, &b) in reference.iter().zip(tested) {
-        let (a, b) = (f64::from(a), f64::from(b));
-        error += (a - b) * (a - b);
-        power += a * a;
+        sums.add(a.into(), b.into());
     }
-    (error, power)
+    sums
 }
 
 /// `ln softmax(x)_i = x_i - max - ln sum_j exp(x_j - max)`: no exponent overflows.
@@ -313,8 +353,7 @@ mod tests {
         assert_eq!(a.kld(&b), kld_per_token(&reference, &tested, 3));
         assert!(a.surprisals(&[2, 0]).eq(surprisals(&reference, &[2, 0], 3)));
         assert_eq!(a.same_top(&b), 1);
-        let (error, power) = a.squared_error(&b);
-        close(error / power, nmse(&reference, &tested));
+        close(a.squared_error(&b).value(), nmse(&reference, &tested));
     }
 
     #[test]

@@ -23,16 +23,22 @@ fn read(ty: BlockType, bytes: &[u8]) {
     let mut weights = vec![f32::NAN; blocks * ty.weights()];
     let readable = ty.dequantize_row(row, &mut weights).is_ok();
     let Some(run) = ty.scale_run() else { return };
+    assert!(readable);
     let mut codes = vec![99; weights.len()];
     let mut scales = vec![f32::NAN; weights.len() / run];
-    if ty.unpack_ternary_row(row, &mut codes, &mut scales).is_ok() {
-        assert!(readable);
-        for (i, (weight, &code)) in weights.iter().zip(&codes).enumerate() {
-            assert!((-1..=1).contains(&code));
+    let means = |codes: &[i8], scales: &[f32], levels: &[i8]| {
+        for (i, (weight, &code)) in weights.iter().zip(codes).enumerate() {
+            assert!(levels.contains(&code));
             if scales[i / run].is_finite() {
                 assert_eq!(*weight, scales[i / run] * f32::from(code), "{ty}, weight {i}");
             }
         }
+    };
+    if ty.unpack_ternary_row(row, &mut codes, &mut scales).is_ok() {
+        means(&codes, &scales, &[-1, 0, 1]);
+    }
+    if ty.unpack_four_level_row(row, &mut codes, &mut scales).is_ok() {
+        means(&codes, &scales, &[-3, -1, 1, 3]);
     }
 }
 

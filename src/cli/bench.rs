@@ -7,16 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use comfy_table::{CellAlignment, Table, presets};
 use formats::block::BlockType;
 
 use super::render;
+use crate::bench::{Case, LoadFacts, Outcome, Rate, Seconds, SpeedFacts, Workload, measure, race};
 use crate::engine::EngineError;
 use crate::engine::threads_text;
-use crate::kernels::bench::{Case, Outcome, Peer, Seconds, measure};
 use crate::kernels::{Isa, Options, Precision};
 use crate::mapped::Model;
-use crate::verify::{LoadFacts, Rate, SpeedFacts, Workload, race};
 use crate::witness::{self, Program, Witness, WitnessError};
 
 /// Measure speed, ours and llama.cpp's, in one run
@@ -122,7 +120,7 @@ fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<Exit
             patience: Duration::from_secs(600),
             ..Workload::new(threads)
         };
-        let (facts, missing) = race(model, &file, program, workload, &|_, _| {}).with_context(place)?;
+        let (facts, missing) = race(model, &file, program, workload, &|_| {}).with_context(place)?;
         if let Some(error) = missing.filter(|error| !is_not_built_in(error)) {
             return Err(error).with_context(place);
         }
@@ -189,8 +187,8 @@ fn load_text(load: &LoadFacts) -> String {
 fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
     let isa = args.isa.unwrap_or(Isa::best());
     let precision = if args.fast { Precision::Fast } else { Precision::Exact };
-    let mut peer = match Witness::start(program) {
-        Ok(peer) => Some(peer),
+    let mut witness = match Witness::start(program) {
+        Ok(witness) => Some(witness),
         Err(WitnessError::NotBuiltIn) => None,
         Err(error) => return Err(error.into()),
     };
@@ -209,8 +207,7 @@ fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
                         options: Options { isa, precision },
                         time: args.seconds,
                     };
-                    let peer = peer.as_mut().map(|peer| peer as &mut dyn Peer);
-                    outcomes.push(measure(&case, peer).map_err(|error| anyhow!(error))?);
+                    outcomes.push(measure(&case, witness.as_mut()).map_err(|error| anyhow!(error))?);
                 }
             }
         }
@@ -218,8 +215,8 @@ fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
     if args.json {
         return super::print_json(&serde_json::to_value(&outcomes)?);
     }
-    let witness = peer.map_or_else(without_llama, |peer| format!("ggml: {}\n", peer.system()));
-    super::print(&format!("{}\n{witness}", table(&outcomes)))
+    let ggml = witness.map_or_else(without_llama, |witness| format!("ggml: {}\n", witness.system()));
+    super::print(&(table(&outcomes) + &ggml))
 }
 
 fn without_llama() -> String {
@@ -230,28 +227,26 @@ fn is_not_built_in(error: &EngineError) -> bool {
     matches!(error, EngineError::Witness(WitnessError::NotBuiltIn))
 }
 
-fn table(outcomes: &[Outcome]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
+fn table(outcomes: &[Outcome]) -> String {
+    const HEAD: [&str; 12] = [
         "type",
         "rows x columns",
-        "tokens",
-        "threads",
-        "ours us",
-        "ggml us",
-        "ratio",
-        "GB/s",
-        "of read",
-        "GMAC/s",
-        "of dots",
+        ">tokens",
+        ">threads",
+        ">ours us",
+        ">ggml us",
+        ">ratio",
+        ">GB/s",
+        ">of read",
+        ">GMAC/s",
+        ">of dots",
         "kernel",
-    ]);
-    for o in outcomes {
+    ];
+    let row = |o: &Outcome| {
         let micro = |s: Seconds| format!("{:.1} ({:.1}..{:.1})", s.median * 1e6, s.p10 * 1e6, s.p90 * 1e6);
         let percent = |share: f64| format!("{:.0} %", share * 100.0);
         let none = || "-".to_string();
-        table.add_row([
+        vec![
             o.ty.clone(),
             format!("{}x{}{}", o.rows, o.columns, if o.hot { " hot" } else { "" }),
             o.tokens.to_string(),
@@ -264,10 +259,7 @@ fn table(outcomes: &[Outcome]) -> Table {
             format!("{:.0}", o.macs),
             o.machine_macs.map_or_else(none, |peak| percent(o.macs / peak)),
             o.kernel.clone(),
-        ]);
-    }
-    for column in table.column_iter_mut().skip(2).take(9) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+        ]
+    };
+    render::table(&HEAD, outcomes.iter().map(row).collect())
 }

@@ -8,7 +8,6 @@ mod inspect;
 mod made_up_scheme;
 mod pack;
 mod render;
-mod report;
 mod run;
 mod shell;
 mod text;
@@ -258,7 +257,7 @@ fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Write `text` to stdout; that nobody reads on is no error.
+/// Write `text` to stdout; a closed pipe (EPIPE) is not an error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     write_out(&text::report(text))
 }

@@ -183,7 +183,7 @@ enum Stop {
     End,
     /// The context is full.
     Context,
-    /// Nobody reads on.
+    /// The pipe that is written to is closed.
     Closed,
     /// The user has interrupted it.
     Interrupted,
@@ -323,7 +323,7 @@ impl Stop {
     }
 }
 
-/// Write and flush; false where the reader has gone, which is no error.
+/// Write and flush; false where the pipe is closed (EPIPE), which is not an error.
 fn write_text(out: &mut dyn Write, text: &str) -> io::Result<bool> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),

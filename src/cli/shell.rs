@@ -1,7 +1,6 @@
 //! Commands as one would type them in a shell.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 
 /// A command line of these words.
@@ -23,24 +22,24 @@ pub fn option(flag: &str, value: impl Into<OsString>) -> Vec<OsString> {
 
 /// A word that a shell takes as it is: quoted where it must be, as `$'...'` where it cannot be shown.
 pub fn quoted(word: &OsStr) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
-    match word.to_str() {
-        Some(text) if !text.is_empty() && text.chars().all(plain) => text.into(),
-        Some(text) if !text.contains(super::text::is_hidden) => {
-            format!("'{}'", text.replace('\'', r"'\''"))
-        }
-        _ => {
-            let mut quoted = String::from("$'");
-            for &byte in word.as_bytes() {
-                match byte {
-                    b'\'' | b'\\' => quoted.extend(['\\', byte.into()]),
-                    b' '..=b'~' => quoted.push(byte.into()),
-                    _ => write!(quoted, "\\x{byte:02x}").expect("a text can be written to"),
-                }
-            }
-            quoted + "'"
+    let shows = word.to_str().filter(|text| !text.contains(super::text::is_hidden));
+    match shows.map(shlex::try_quote) {
+        Some(Ok(quoted)) => quoted.into_owned(),
+        _ => escaped(word.as_bytes()),
+    }
+}
+
+/// `$'...'`, with escapes for what does not show.
+fn escaped(word: &[u8]) -> String {
+    let mut escaped = String::from("$'");
+    for &byte in word {
+        match byte {
+            b'\'' | b'\\' => escaped.extend(['\\', byte.into()]),
+            b' '..=b'~' => escaped.push(byte.into()),
+            _ => escaped += &format!("\\x{byte:02x}"),
         }
     }
+    escaped + "'"
 }
 
 #[cfg(test)]

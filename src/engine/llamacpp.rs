@@ -7,7 +7,7 @@ use std::time::Duration;
 use formats::gguf::{File, Value};
 
 use super::shape::Shape;
-use super::{Engine, EngineError, Generate, check_tokens};
+use super::{Engine, EngineError, EngineName, Generate, check_tokens};
 pub use crate::witness::Settings;
 use crate::witness::{ModelSize, Program, Witness};
 
@@ -132,16 +132,17 @@ impl Session<'_> {
 }
 
 impl Engine for Session<'_> {
-    fn name(&self) -> String {
+    fn name(&self) -> EngineName {
         let cache = if self.settings.exact_cache {
             "F32 cache"
         } else {
             "F16 cache"
         };
-        format!(
-            "llama.cpp (ggml {}, {}, {cache})",
-            self.model.witness().ggml_version(),
-            super::threads_text(self.settings.threads)
+        let witness = self.model.witness();
+        let (ggml, threads) = (witness.ggml_version(), self.settings.threads);
+        EngineName::new(
+            "llama.cpp",
+            format!("ggml {ggml}, {}, {cache}", super::threads_text(threads)),
         )
     }
 

@@ -9,14 +9,18 @@ pub mod sample;
 pub mod shape;
 pub mod text;
 
+use std::fmt;
 use std::time::{Duration, Instant};
+
+use formats::block::BlockType;
+use serde::{Serialize, Serializer};
 
 use crate::witness::WitnessError;
 
 /// Something that predicts the next token.
 pub trait Engine {
-    /// What reports call it, with whatever decides its speed: `native (x86_64-tq2_0-avx512vnni, 2 threads)`.
-    fn name(&self) -> String;
+    /// What reports call it.
+    fn name(&self) -> EngineName;
 
     /// Number of tokens in the vocabulary: the length of a row of logits.
     fn vocab(&self) -> usize;
@@ -26,6 +30,37 @@ pub trait Engine {
     /// # Errors
     /// No tokens, a token outside the vocabulary, more tokens than the context holds; or what the engine itself reports.
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError>;
+}
+
+/// What reports call an engine: `native (x86_64-tq2_0-avx512vnni, 2 threads)`. In JSON as a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineName {
+    /// `native`
+    pub short: &'static str,
+    /// What decides its speed or its figures.
+    pub details: String,
+}
+
+impl EngineName {
+    /// A name with its details.
+    pub fn new(short: &'static str, details: impl Into<String>) -> Self {
+        Self {
+            short,
+            details: details.into(),
+        }
+    }
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} ({})", self.short, self.details)
+    }
+}
+
+impl Serialize for EngineName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// An engine that keeps a context, so that text can be generated token by token.
@@ -139,6 +174,17 @@ pub enum EngineError {
         found: String,
         /// What can be used.
         expected: &'static str,
+    },
+    /// A tensor of a type that llama.cpp does not have.
+    #[error(
+        "tensor '{name}' has type {found}, which only PrismML's fork of llama.cpp reads; pack the file as another type: \
+         `tqconv pack IN.gguf OUT.gguf`"
+    )]
+    Fork {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: BlockType,
     },
     /// A matrix that our kernels cannot take.
     #[error("tensor '{name}': {source}; convert the model again")]

@@ -51,9 +51,10 @@ impl Shape {
     /// Read the metadata and hold every tensor against them.
     ///
     /// # Errors
-    /// Another architecture; a key that is absent, of the wrong type or out of range; a scaling of positions other than
+    /// A type that llama.cpp does not have; another architecture; a key that is absent, of the wrong type or out of range; a scaling of positions other than
     /// linear; a tensor that is absent, unknown, of the wrong shape, or a norm or bias that is not F32; a token twice.
     pub fn read(file: &File) -> Result<Self, EngineError> {
+        check_types(file.tensors())?;
         let shape = Self::from_metadata(&Keys(file))?;
         shape.check_tensors(file.tensors())?;
         check_vocabulary(file, shape.vocab)?;
@@ -190,6 +191,17 @@ impl Shape {
     }
 }
 
+/// No blocks that only a fork of llama.cpp reads, whatever the rest of the file says: they can be packed as others.
+fn check_types(found: &[TensorInfo]) -> Result<(), EngineError> {
+    match found.iter().find(|info| info.ty.is_prism()) {
+        Some(info) => Err(EngineError::Fork {
+            name: info.name.clone(),
+            found: info.ty,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Shape as expected (trailing dimensions of 1 do not count), and F32 where it is a vector: ggml aborts on other biases
 /// and norms (ggml-cpu/binary-ops.cpp:135).
 fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError> {
@@ -201,7 +213,7 @@ fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError>
             expected,
         });
     }
-    if expected.len() == 2 && !can_multiply(info.ty) {
+    if expected.len() == 2 && !info.ty.has_cpu_product() {
         return Err(EngineError::Type {
             name: info.name.clone(),
             found: info.ty.to_string(),
@@ -216,13 +228,6 @@ fn check_shape(info: &TensorInfo, expected: Vec<u64>) -> Result<(), EngineError>
         });
     }
     Ok(())
-}
-
-/// Whether ggml has a product of such weights on the CPU (the types without `vec_dot` in ggml-cpu.c); it jumps to nowhere
-/// otherwise.
-fn can_multiply(ty: BlockType) -> bool {
-    use BlockType::{F64, I8, I16, I32, I64, Q8_1, Q8_K};
-    !matches!(ty, I8 | I16 | I32 | I64 | F64 | Q8_1 | Q8_K)
 }
 
 /// llama.cpp maps the file, and aborts on a tensor that is not aligned in memory (TENSOR_ALIGNMENT, ggml-impl.h).

@@ -28,7 +28,6 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod activations;
-pub mod bench;
 pub mod exact;
 mod floats;
 mod isa;
@@ -89,13 +88,22 @@ pub enum Precision {
     Fast,
 }
 
+/// The types of which a matrix can be made, found by making an empty one.
+fn multiplied() -> String {
+    let options = Options {
+        isa: Isa::Scalar,
+        ..Options::default()
+    };
+    let can = |ty: &&BlockType| Matrix::new(**ty, 0, 0, &[], &options).is_ok();
+    let names: Vec<_> = BlockType::ALL.iter().filter(can).map(|ty| ty.name()).collect();
+    names.join(", ")
+}
+
 /// A matrix that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// No kernel reads the type.
-    #[error(
-        "no kernel multiplies {ty}; there are kernels for F32, F16, BF16, Q2_0, Q2_K, Q4_0, Q4_K, Q6_K, Q8_0, TQ1_0 and TQ2_0"
-    )]
+    #[error("no kernel multiplies {ty}; there are kernels for {}", multiplied())]
     Unsupported {
         /// The type.
         ty: BlockType,
@@ -243,6 +251,12 @@ impl Matrix {
     /// The activations that this matrix multiplies.
     pub fn grouping(&self) -> Grouping {
         self.grouping
+    }
+
+    /// Run the kernel's dot instruction on registers, `repeats` times; returns the multiplications of one repeat, None
+    /// where nothing was written to measure it.
+    pub fn dots(&self, repeats: usize) -> Option<usize> {
+        self.kernel.dots(repeats)
     }
 
     /// Kernel and layout, for reports: `avx512vnni 2-bit x16, scale per 128, activations per 32`.

@@ -11,6 +11,8 @@ use std::time::SystemTime;
 
 use memmap2::Mmap;
 
+use crate::files;
+
 pub use model::{Model, OpenError, Part};
 
 /// A file's bytes, mapped read-only.
@@ -43,11 +45,7 @@ impl Mapped {
     /// # Errors
     /// The file is not there, not readable, or not a regular file (a directory, a device, a pipe).
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Asked before it is opened: opening a pipe would wait for a writer.
-        if !std::fs::metadata(path)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        let file = File::open(path)?;
+        let file = files::open(path)?;
         let state = State::of(&file)?;
         let map = match state.length {
             0 => None,

@@ -14,7 +14,7 @@ use super::schemes::{self, Scheme, TrainingOverrides};
 use super::source::{Source, parts_in};
 use super::tensors::{Stored, Tensors};
 use super::{families, unwrap};
-use crate::output::folder_of;
+use crate::files::folder_of;
 
 /// A checkpoint in which everything that config.json promises was found.
 pub struct Checkpoint {

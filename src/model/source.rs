@@ -1,14 +1,13 @@
 //! Where the parts of a checkpoint are.
 
 use std::borrow::Cow;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use formats::FormatError;
 
 use super::ModelError;
+use crate::files::folder_of;
 use crate::mapped::Mapped;
-use crate::output::folder_of;
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
@@ -35,7 +34,6 @@ impl Source {
         let (folder, weights) = if metadata.is_dir() {
             (input, weights_in(input)?)
         } else {
-            check_regular(input)?;
             check_not_gguf(input)?;
             (folder_of(input), input.to_owned())
         };
@@ -93,16 +91,6 @@ pub(super) fn parts_in(folder: &Path) -> Vec<PathBuf> {
         extension.is_some_and(|extension| PARTS.contains(&extension))
     };
     entries.map(|entry| entry.path()).filter(is_part).collect()
-}
-
-/// Asked before a file is opened: opening a pipe would wait for its writer.
-pub(super) fn check_regular(path: &Path) -> Result<(), ModelError> {
-    let metadata = std::fs::metadata(path).map_err(|source| ModelError::io(path, source))?;
-    if metadata.is_file() {
-        return Ok(());
-    }
-    let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-    Err(ModelError::io(path, source))
 }
 
 /// Said before anything else is missed beside it.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use formats::safetensors::{Dtype, Entry, ShardIndex, Tensor, looks_like, parse_start, start_length};
 
 use super::ModelError;
+use crate::files::folder_of;
 use crate::mapped::Mapped;
-use crate::output::folder_of;
 
 /// The header of a safetensors file or a whole index, read and not mapped: a file that shrinks is an error.
 fn read_start(path: &Path, file: &Mapped) -> Result<Vec<u8>, ModelError> {

@@ -10,7 +10,8 @@ use rustix::fs::statvfs;
 use rustix::io::Errno;
 
 use super::partial::{Partial, unfinished};
-use super::{Inputs, OutputError, beside, check, folder_of, retry, sync, sync_folder};
+use super::{Inputs, OutputError, beside, check, retry, sync, sync_folder};
+use crate::files::folder_of;
 
 /// Time between two requests to the disk to take what was written.
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);

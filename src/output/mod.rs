@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::files::folder_of;
+
 pub use error::OutputError;
 pub use files::Files;
 pub use partial::remove_unfinished;
@@ -46,14 +48,6 @@ impl Inputs {
     pub fn new<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Self {
         let ids = paths.into_iter().filter_map(|path| FileId::at(path.as_ref()));
         Self(ids.collect())
-    }
-}
-
-/// The folder of a file, as one that has a name in messages: `.` where only the file's name is given.
-pub fn folder_of(file: &Path) -> &Path {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
     }
 }
 

@@ -1,6 +1,5 @@
 //! The keys of the output: what llama.cpp reads, and where the file came from.
 
-use formats::block::BlockType;
 use formats::gguf::{Array, Value};
 
 use super::plan::Options;
@@ -16,7 +15,7 @@ const SOURCE_HASHES: &str = "tqconv.source.sha256";
 /// Set what is known when all weights have been read. `hashes`: of each input file.
 pub fn set_found(keys: &mut Keys, summary: &Summary, hashes: Vec<String>) {
     let found = [
-        (FILE_TYPE, Value::U32(file_type(summary.main_type()))),
+        (FILE_TYPE, Value::U32(summary.main_type().file_type().unwrap_or(0))),
         (WEIGHT_NMSE, Value::F64(summary.loss.nmse())),
         (SOURCE_HASHES, Value::Array(Array::String(hashes))),
     ];
@@ -181,21 +180,6 @@ fn is_control(keys: &Keys, id: u32) -> bool {
     match types {
         Some((_, Value::Array(Array::I32(types)))) => types.get(id as usize) == Some(&CONTROL),
         _ => false,
-    }
-}
-
-/// `llama_ftype` of include/llama.h: shown to people, decides nothing.
-fn file_type(ty: BlockType) -> u32 {
-    match ty {
-        BlockType::F16 => 1,
-        BlockType::Q4_0 => 2,
-        BlockType::Q8_0 => 7,
-        BlockType::Q2_K => 10,
-        BlockType::BF16 => 32,
-        BlockType::TQ1_0 => 36,
-        BlockType::TQ2_0 => 37,
-        BlockType::Q2_0 => 41,
-        _ => 0,
     }
 }
 

@@ -26,7 +26,7 @@ pub use encode::Loss;
 pub use error::PackError;
 pub use layout::paths;
 pub use plan::{Options, Plan};
-pub use rule::{Embedding, Larger, PACKABLE, Rule, Target, ollama_reads};
+pub use rule::{Embedding, Larger, PACKABLE, Rule, Target};
 pub use run::{Item, Output, Packed, Summary};
 
 /// Told how many bytes of weights have been worked through since it was last told; says whether to go on.

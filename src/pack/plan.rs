@@ -13,7 +13,7 @@ use super::encode::Loss;
 use super::metadata::Keys;
 use super::numbers::numbers;
 use super::row::{Facts, Scratch, Ternary};
-use super::rule::{Embedding, Larger, Rule, Target, ollama_reads};
+use super::rule::{Embedding, Larger, Rule, Target};
 use crate::model::{Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, Stored, attention_norm, feed_forward_norm};
 use crate::simd::Level;
 
@@ -266,7 +266,7 @@ impl<'a> Plan<'a> {
     }
 
     pub(super) fn check_for_ollama(&self) -> Result<(), PackError> {
-        let refused = self.infos().into_iter().find(|info| !ollama_reads(info.ty));
+        let refused = self.infos().into_iter().find(|info| !info.ty.ollama_reads());
         match refused.filter(|_| self.options.rule.target == Target::Ollama) {
             None => Ok(()),
             Some(info) => Err(PackError::Ollama {

@@ -111,8 +111,16 @@ pub enum Embedding {
     As(BlockType),
 }
 
-/// Whether Ollama's own reader knows the type: others it refuses at `ollama create` with "size overflow"
-/// (fs/ggml/ggml.go, `typeSize`).
-pub fn ollama_reads(ty: BlockType) -> bool {
-    matches!(ty.id(), 0..=3 | 6..=8 | 10..=14 | 16..=23 | 29 | 30 | 39..=41)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_type_that_is_packed_has_a_number() {
+        assert!(PACKABLE.iter().all(|ty| ty.file_type().is_some()));
+        assert_eq!(
+            BlockType::ALL.iter().filter(|ty| ty.file_type().is_some()).count(),
+            PACKABLE.len()
+        );
+    }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::latent::{Latent, LatentRow, rope_factors, row_order};
 use super::{Progress, VerifyError};
+use crate::metrics::Nmse;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::{
     Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm, model_metadata,
@@ -187,11 +188,7 @@ fn diff_tensors(a: &Side, b: &Side, progress: &Progress) -> Result<(Vec<Differen
                 same += 1;
                 continue;
             }
-            difference.nmse = Some(if found.error == 0.0 {
-                0.0
-            } else {
-                found.error / found.energy
-            });
+            difference.nmse = Some(found.nmse.value());
             difference.first = found.first;
         }
         differ.push(difference);
@@ -258,8 +255,7 @@ impl Rows<'_> {
 /// How two tensors of one shape differ.
 #[derive(Default)]
 struct Found {
-    error: f64,
-    energy: f64,
+    nmse: Nmse,
     first: Option<Place>,
 }
 
@@ -285,18 +281,17 @@ fn compare(a: &Rows, b: &Rows, outline: &Outline) -> Result<Found, VerifyError> 
             },
         )
         .collect::<Result<Vec<_>, VerifyError>>()?;
-    Ok(rows.into_iter().fold(Found::default(), |all, row| Found {
-        error: all.error + row.error,
-        energy: all.energy + row.energy,
-        first: all.first.or(row.first),
+    Ok(rows.into_iter().fold(Found::default(), |mut all, row| {
+        all.nmse += row.nmse;
+        all.first = all.first.or(row.first);
+        all
     }))
 }
 
 fn compare_row(row: usize, a: &[f32], b: &[f32]) -> Found {
     let mut found = Found::default();
     for (column, (&a, &b)) in a.iter().zip(b).enumerate() {
-        found.error += (f64::from(a) - f64::from(b)).powi(2);
-        found.energy += f64::from(a).powi(2);
+        found.nmse.add(a.into(), b.into());
         if a != b && found.first.is_none() {
             found.first = Some(Place { row, column, a, b });
         }

@@ -1,7 +1,7 @@
 //! How far the predictions of one engine are from those of another, and how far they may be.
 
-use super::report::{Check, Limit};
-use crate::metrics::{self, Predictions};
+use super::report::{Check, CheckId, Limit, Unit};
+use crate::metrics::{self, Nmse, Predictions};
 
 /// How far one engine is from another along a text.
 #[derive(Default)]
@@ -9,18 +9,15 @@ pub(super) struct Distance {
     /// Of each token, in nats.
     pub kld: Vec<f64>,
     same_top: usize,
-    error: f64,
-    energy: f64,
+    logits: Nmse,
 }
 
 impl Distance {
     /// The next tokens of the text.
     pub fn add(&mut self, reference: &Predictions, tested: &Predictions) {
-        let (error, energy) = reference.squared_error(tested);
         self.kld.extend(reference.kld(tested));
         self.same_top += reference.same_top(tested);
-        self.error += error;
-        self.energy += energy;
+        self.logits += reference.squared_error(tested);
     }
 
     /// The share of tokens whose most likely next token is the same.
@@ -30,11 +27,7 @@ impl Distance {
 
     /// Normalized mean squared error of the logits.
     pub fn nmse(&self) -> f64 {
-        if self.error == 0.0 {
-            0.0
-        } else {
-            self.error / self.energy
-        }
+        self.logits.value()
     }
 
     /// The token with the largest KLD, and that.
@@ -73,42 +66,30 @@ const FACTOR: f64 = 3.0;
 const WORST: f64 = 25.0;
 
 impl Allowed<'_> {
-    /// The checks of `found`, `name` being the two that are compared.
-    pub fn checks(&self, name: &str, found: &Distance) -> [Check; 3] {
+    /// How far `engine` is from `reference`: the checks of `found`.
+    pub fn checks(&self, engine: &'static str, reference: &str, found: &Distance) -> [Check; 3] {
         let example = self.example;
         let [mean_origin, worst_origin, nmse_origin] = self.origins;
         let (at, worst) = found.worst();
         let mean_limit = FACTOR * example.likely_mean() + self.floor;
         let worst_limit = WORST * (example.worst().1 + self.floor);
         let worst_limit = worst_limit.max(mean_limit);
-        let mut mean = Check::new(
-            format!("{name}: mean KLD"),
-            metrics::mean(&found.kld),
-            "nats/token",
-            Limit::AtMost(mean_limit),
-            mean_origin,
-        );
+        let check = |id: CheckId, found, unit, at_most, origin| {
+            let name = format!("{engine} against {reference}: {}", id.name());
+            Check::new(id, found, unit, Limit { at_most }, origin).of_engine(engine, name)
+        };
+        let kld = metrics::mean(&found.kld);
+        let mut mean = check(CheckId::MeanKld, kld, Unit::NatsPerToken, mean_limit, mean_origin);
         if !mean.pass {
             let place = format!("the worst token is number {at}: {worst:.1e} nats");
             mean = mean.with_details(vec![place]);
         }
-        let mut single = Check::new(
-            format!("{name}: worst KLD"),
-            worst,
-            "nats",
-            Limit::AtMost(worst_limit),
-            worst_origin,
-        );
+        let mut single = check(CheckId::WorstKld, worst, Unit::Nats, worst_limit, worst_origin);
         if !single.pass {
             single = single.with_details(vec![format!("token number {at}")]);
         }
-        let nmse = Check::new(
-            format!("{name}: logit NMSE"),
-            found.nmse(),
-            "",
-            Limit::AtMost(FACTOR * example.likely_nmse() + self.floor),
-            nmse_origin,
-        );
+        let nmse_limit = FACTOR * example.likely_nmse() + self.floor;
+        let nmse = check(CheckId::LogitNmse, found.nmse(), Unit::Ratio, nmse_limit, nmse_origin);
         [mean, single, nmse]
     }
 }
@@ -121,8 +102,10 @@ mod tests {
         Distance {
             kld: kld.to_vec(),
             same_top: 1,
-            error: nmse,
-            energy: 1.0,
+            logits: Nmse {
+                error: nmse,
+                energy: 1.0,
+            },
         }
     }
 
@@ -132,7 +115,7 @@ mod tests {
             floor: 1e-6,
             origins: ["", "", ""],
         };
-        allowed.checks("a against b", found).map(|check| check.pass)
+        allowed.checks("a", "b", found).map(|check| check.pass)
     }
 
     #[test]

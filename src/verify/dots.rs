@@ -8,16 +8,13 @@ use formats::block::{BlockError, BlockType};
 use formats::gguf::File;
 use rayon::prelude::*;
 
-use super::report::{Check, DotFacts, Level, Limit, NotChecked};
+use super::report::{Check, CheckId, DotFacts, Level, LevelReport, Limit, NotChecked, Unit};
 use super::{Options as VerifyOptions, Progress, VerifyError, witness};
 use crate::engine::shape::Shape;
 use crate::kernels::{Activations, Matrix, Options, Threads, exact};
 use crate::mapped::Model;
 use crate::metrics;
 use crate::witness::{self as llama, Piece, Weights, Witness, WitnessError, pieces};
-
-pub(super) const NUMBER: u8 = 3;
-pub(super) const NAME: &str = "dots";
 
 /// Activations a matrix is multiplied with: enough that GEMM and not GEMV runs, and that a panel is left partly empty.
 const TOKENS: usize = 5;
@@ -39,9 +36,9 @@ pub(super) fn check(
     file: &File,
     asked: &VerifyOptions,
     progress: &Progress,
-) -> Result<(Level, Vec<Dot>), VerifyError> {
+) -> Result<(LevelReport, Vec<Dot>), VerifyError> {
     let Ok(shape) = Shape::read(file) else {
-        let level = Level::not_checked(NUMBER, NAME, "the file's tensors are not those of a llama (level 1)");
+        let level = LevelReport::not_checked(Level::Dots, "the file's tensors are not those of a llama (level 1)");
         return Ok((level, vec![]));
     };
     let (options, threads) = (Options::default(), Threads::new(asked.threads));
@@ -78,23 +75,27 @@ pub(super) fn check(
             weights: Weights::File(places[name].0, places[name].1),
         };
         let theirs = product_of(&mut ggml, matrix_of_file, &x, threads.count());
-        let facts = DotFacts {
-            kernel: metrics::nmse(&exact, &ours),
-            ggml: theirs.as_ref().map(|ggml| metrics::nmse(&exact, ggml)),
-            between: theirs.as_ref().map(|ggml| metrics::nmse(ggml, &ours)),
-            largest: largest_difference(&exact, &ours),
-        };
         dots.push(Dot {
             name: name.clone(),
             ty: info.ty,
-            facts,
+            facts: facts(&exact, &ours, theirs.as_deref()),
         });
     }
     let mut checks = checks(&dots, &kernels);
     if let Err(error) = ggml {
-        witness::failed("ggml's product", error, &mut checks, &mut not_checked)?;
+        witness::failed(CheckId::GgmlRuns, error, &mut checks, &mut not_checked)?;
     }
-    Ok((Level::new(NUMBER, NAME, checks, not_checked), dots))
+    Ok((LevelReport::new(Level::Dots, checks, not_checked), dots))
+}
+
+/// One product in f64, by our kernel, and by ggml.
+fn facts(exact: &[f32], ours: &[f32], ggml: Option<&[f32]>) -> DotFacts {
+    DotFacts {
+        kernel: metrics::nmse(exact, ours),
+        ggml: ggml.map(|ggml| metrics::nmse(exact, ggml)),
+        between: ggml.map(|ggml| metrics::nmse(ggml, ours)),
+        largest: largest_difference(exact, ours),
+    }
 }
 
 /// The file that each matrix is in, and where, by its name without `.weight`.
@@ -122,63 +123,65 @@ fn matrices(shape: &Shape, file: &File) -> Vec<String> {
 }
 
 fn checks(dots: &[Dot], kernels: &[String]) -> Vec<Check> {
-    const ONE: &str = "ggml's own limit for MUL_MAT: 8-bit activations";
-    let mut found = vec![
-        worst(dots, "our kernels against f64", kernels, ACTIVATIONS, ONE, |dot| {
-            Some(dot.facts.kernel)
-        }),
-        worst(dots, "ggml against f64", kernels, ACTIVATIONS, ONE, |dot| {
-            dot.facts.ggml
-        }),
-    ];
-    for (types, limit, origin) in BETWEEN {
-        let name = format!("our kernels against ggml, {types}");
-        found.push(worst(dots, &name, kernels, limit, origin, |dot| {
-            dot.facts.between.filter(|_| rounding(dot.ty).0 == types)
-        }));
-    }
-    found.into_iter().flatten().collect()
+    let all = LIMITS.iter().filter_map(|limit| limit.check(dots, kernels));
+    all.collect()
 }
 
-/// How ggml rounds the activations of a matrix, the NMSE by which that may part it from our kernels, and why.
-type Rounding = (&'static str, f64, &'static str);
+/// How far the products of two may be apart.
+struct Between {
+    id: CheckId,
+    /// The largest NMSE that is allowed, and why.
+    limit: (f64, &'static str),
+    /// The NMSE of a product, where it is one of these.
+    nmse: fn(&Dot) -> Option<f64>,
+}
 
-const BETWEEN: [Rounding; 3] = [
-    (
-        "8-bit activations",
-        1e-7,
-        "both round alike; ggml's own limit for the order of a sum",
-    ),
-    ("F16 activations", 2.4e-7, "ggml rounds them to F16, we do not: 2^-22"),
-    ("BF16 activations", 1.6e-5, "ggml rounds them to BF16, we do not: 2^-16"),
+const LIMITS: [Between; 5] = [
+    Between {
+        id: CheckId::OurProduct,
+        limit: (ACTIVATIONS, "ggml's own limit for MUL_MAT: 8-bit activations"),
+        nmse: |dot| Some(dot.facts.kernel),
+    },
+    Between {
+        id: CheckId::GgmlProduct,
+        limit: (ACTIVATIONS, "ggml's own limit for MUL_MAT: 8-bit activations"),
+        nmse: |dot| dot.facts.ggml,
+    },
+    // How ggml rounds the activations of a matrix.
+    Between {
+        id: CheckId::ProductsEightBits,
+        limit: (1e-7, "both round alike; ggml's own limit for the order of a sum"),
+        nmse: |dot| {
+            dot.facts
+                .between
+                .filter(|_| !matches!(dot.ty, BlockType::F16 | BlockType::BF16))
+        },
+    },
+    Between {
+        id: CheckId::ProductsF16,
+        limit: (2.4e-7, "ggml rounds them to F16, we do not: 2^-22"),
+        nmse: |dot| dot.facts.between.filter(|_| dot.ty == BlockType::F16),
+    },
+    Between {
+        id: CheckId::ProductsBf16,
+        limit: (1.6e-5, "ggml rounds them to BF16, we do not: 2^-16"),
+        nmse: |dot| dot.facts.between.filter(|_| dot.ty == BlockType::BF16),
+    },
 ];
 
-fn rounding(ty: BlockType) -> Rounding {
-    let [eight_bits, f16, bf16] = BETWEEN;
-    match ty {
-        BlockType::F16 => f16,
-        BlockType::BF16 => bf16,
-        _ => eight_bits,
+impl Between {
+    /// The worst of the products that it is about; `None` where there is none.
+    fn check(&self, dots: &[Dot], kernels: &[String]) -> Option<Check> {
+        let found = dots.iter().filter_map(|dot| Some((dot, (self.nmse)(dot)?)));
+        let (dot, found) = metrics::worst(found)?;
+        let (at_most, origin) = self.limit;
+        let check = Check::new(self.id, found, Unit::Nmse, Limit { at_most }, origin);
+        if check.pass {
+            return Some(check);
+        }
+        let place = format!("'{}' is the worst of {}", dot.name, dots.len());
+        Some(check.with_details([vec![place], kernels.to_vec()].concat()))
     }
-}
-
-/// The largest of a value over all products that have it, against a limit.
-fn worst(
-    dots: &[Dot],
-    name: &str,
-    kernels: &[String],
-    limit: f64,
-    origin: &'static str,
-    value: impl Fn(&Dot) -> Option<f64>,
-) -> Option<Check> {
-    let found = dots.iter().filter_map(|dot| Some((dot, value(dot)?)));
-    let (dot, found) = metrics::worst(found)?;
-    let check = Check::new(name, found, "NMSE", Limit::AtMost(limit), origin);
-    if check.pass {
-        return Some(check);
-    }
-    let place = format!("'{}' is the worst of {}", dot.name, dots.len());
-    Some(check.with_details([vec![place], kernels.to_vec()].concat()))
 }
 
 /// About normal numbers (sums of four uniform ones) from a seed.
@@ -280,7 +283,7 @@ mod tests {
         ];
         let failed: Vec<_> = checks(&dots, &[]).into_iter().filter(|check| !check.pass).collect();
         assert_eq!(failed.len(), 1);
-        assert_eq!(failed[0].name, "our kernels against ggml, 8-bit activations");
+        assert_eq!(failed[0].id, CheckId::ProductsEightBits);
         assert!(failed[0].details[0].starts_with("'blk.0.attn_q' is the worst of 2"));
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use formats::gguf::{Array, File, Value};
 use serde_json::Value as Json;
 
-use super::report::{Check, NotChecked, SHOWN};
+use super::report::{Check, CheckId, NotChecked, SHOWN};
 use super::{VerifyError, texts};
 use crate::model::tokenizer::{self, TokenizerFiles};
 use crate::model::{Checkpoint, Config, RopeScaling};
@@ -33,15 +33,8 @@ pub(super) fn by_hand(file: &File, by_hand: &[ByHand]) -> Option<Check> {
         let found = file.get(key).map_or("absent".into(), Value::brief);
         format!("key '{key}' is {found}, expected {text}")
     });
-    (!wanted.is_empty()).then(|| {
-        Check::no_problems(
-            "keys by hand",
-            problems.collect(),
-            wanted.len() as u64,
-            "keys",
-            "--metadata",
-        )
-    })
+    (!wanted.is_empty())
+        .then(|| Check::no_problems(CheckId::KeysByHand, problems, wanted.len() as u64, "keys", "--metadata"))
 }
 
 /// The keys that shape the forward pass.
@@ -59,7 +52,13 @@ pub(super) fn config(file: &File, config: &Config, by_hand: &[ByHand]) -> Check 
     for (key, value) in file.metadata().iter().filter(|(key, _)| unexpected(key)) {
         problems.push(difference(key, Some(value), None));
     }
-    Check::no_problems("model keys", problems, expected.len() as u64, "keys", "config.json")
+    Check::no_problems(
+        CheckId::ModelKeys,
+        problems,
+        expected.len() as u64,
+        "keys",
+        "config.json",
+    )
 }
 
 fn expected(config: &Config) -> Vec<(&'static str, Value)> {
@@ -144,7 +143,7 @@ pub(super) fn tokenizer(
         }
     }
     let mut checks = vec![Check::no_problems(
-        "tokenizer keys",
+        CheckId::TokenizerKeys,
         problems,
         expected.len() as u64,
         "keys",
@@ -214,8 +213,14 @@ fn vocabulary(file: &File, json: &Json, rows: usize) -> Vec<Check> {
         )
     });
     let of = wanted.len() as u64;
-    let tokens = Check::none_differ("tokens", wrong.len() as u64, of, "tokens", "tokenizer.json, id by id")
-        .with_details(details.collect());
+    let tokens = Check::none_differ(
+        CheckId::Tokens,
+        wrong.len() as u64,
+        of,
+        "tokens",
+        "tokenizer.json, id by id",
+    )
+    .with_details(details.collect());
 
     let mut checks = vec![tokens, control_tokens(file, &added)];
     if file.get("tokenizer.ggml.model").and_then(Value::as_str) == Some("gpt2") {
@@ -236,10 +241,9 @@ fn control_tokens(file: &File, added: &[(usize, String, bool)]) -> Check {
     let problems = special
         .iter()
         .filter(|(id, _, _)| !matches!(types.get(*id), Some(&(CONTROL | UNKNOWN))))
-        .map(|(id, text, _)| format!("token {id} {text:?} is special, its type is {:?}", types.get(*id)))
-        .collect();
+        .map(|(id, text, _)| format!("token {id} {text:?} is special, its type is {:?}", types.get(*id)));
     Check::no_problems(
-        "special tokens",
+        CheckId::SpecialTokens,
         problems,
         special.len() as u64,
         "tokens",
@@ -270,7 +274,7 @@ fn merges(stored: &[String], json: &Json) -> Check {
         problems.push(format!("{surplus} merges more than tokenizer.json has"));
     }
     Check::no_problems(
-        "merges",
+        CheckId::Merges,
         problems,
         list.len() as u64,
         "merges",

@@ -37,10 +37,9 @@ use formats::gguf::{File, TensorInfo, Value};
 
 pub use diff::{Difference, Differences, Side, diff};
 pub use report::{
-    Check, DotFacts, EngineFacts, EngineSpeed, Histogram, Level, Limit, LinearFacts, LoadFacts, ModelFacts, NotChecked,
-    Rate, Report, SpeedFacts, Status, TextFacts, TypeFacts, Verdict,
+    Check, CheckId, DotFacts, EngineFacts, Histogram, Level, LevelReport, Limit, LinearFacts, ModelFacts, NotChecked,
+    Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,
 };
-pub use speed::{Workload, race};
 
 use crate::engine::EngineError;
 use crate::mapped::{Model, OpenError};
@@ -51,15 +50,15 @@ use crate::witness::{Program, WitnessError};
 /// Told what is being done, and where it is known, which share (0 to 1) of the work of its level is behind.
 pub type Progress<'a> = dyn Fn(&str, Option<f64>) + 'a;
 
-/// Why nothing could be held against a checkpoint.
-const NO_CHECKPOINT: &str = "no checkpoint to hold the file against: name it with --against";
+/// Why nothing could be compared with a checkpoint.
+const NO_CHECKPOINT: &str = "no checkpoint to compare the file with: name it with --against";
 
 /// What to verify, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Which levels, 1 to 5.
-    pub levels: Vec<u8>,
-    /// Hold the layout to Ollama's rules, too.
+    /// Which levels to run.
+    pub levels: Vec<Level>,
+    /// Check the layout by Ollama's rules, too.
     pub for_ollama: bool,
     /// The NMSE that storing a linear may have added.
     pub max_nmse: f64,
@@ -80,7 +79,6 @@ pub struct Options {
 /// What the engines predict.
 #[derive(Clone, Debug)]
 pub struct TextOptions {
-    /// The text.
     pub text: String,
     /// Where it is from, for the report.
     pub source: String,
@@ -102,9 +100,8 @@ impl Default for TextOptions {
     }
 }
 
-/// A checkpoint to hold the file against.
+/// A checkpoint to compare the file with.
 pub struct Against {
-    /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// llama.cpp's name of its pre-tokenizer, where it had to be given.
     pub tokenizer_pre: Option<String>,
@@ -121,12 +118,9 @@ pub enum VerifyError {
     /// The file is something else than GGUF.
     #[error("{}: {source}", path.display())]
     NotGguf {
-        /// The file.
         path: PathBuf,
-        /// What it is.
         source: formats::FormatError,
     },
-    /// The checkpoint.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The checkpoint's tokenizer.
@@ -134,25 +128,16 @@ pub enum VerifyError {
     Tokenizer(#[from] TokenizerError),
     /// The checkpoint's tokenizer.json.
     #[error("{file}: {source}; copy the file again")]
-    TokenizerJson {
-        /// The file.
-        file: String,
-        /// Why not.
-        source: serde_json::Error,
-    },
+    TokenizerJson { file: String, source: serde_json::Error },
     /// A number of the checkpoint that is NaN or infinite.
     #[error(
-        "{}: tensor '{tensor}' is not finite at row {row}, column {column}: nothing can be held against it, take an earlier checkpoint",
+        "{}: tensor '{tensor}' is not finite at row {row}, column {column}: nothing can be compared with it, take an earlier checkpoint",
         path.display()
     )]
     NotFinite {
-        /// The file that it is in.
         path: PathBuf,
-        /// Which tensor.
         tensor: String,
-        /// Its row.
         row: usize,
-        /// Its column.
         column: usize,
     },
     /// An engine that gave up on a file that it had accepted.
@@ -221,35 +206,17 @@ pub fn verify(
         }) => return Err(VerifyError::NotGguf { path, source }),
         Err(error) => {
             report.levels.push(layout::unreadable(&error));
-            for (number, name) in LEVELS {
-                if options.levels.contains(&number) {
-                    report
-                        .levels
-                        .push(Level::not_checked(number, name, "the file cannot be read"));
-                }
+            let others = Level::ALL.into_iter().filter(|level| *level != Level::Layout);
+            for level in others.filter(|level| options.levels.contains(level)) {
+                report
+                    .levels
+                    .push(LevelReport::not_checked(level, "the file cannot be read"));
             }
         }
     }
-    report.verdict = if report.failures().next().is_some() {
-        Verdict::Disagrees
-    } else if report.levels.iter().all(|level| level.checks.is_empty()) {
-        Verdict::NothingChecked
-    } else if report.held_against().is_some() {
-        Verdict::Agrees
-    } else {
-        Verdict::Sound
-    };
+    report.verdict = report.judge();
     Ok(report)
 }
-
-/// The levels after the first.
-const LEVELS: [(u8, &str); 4] = [
-    (2, CODES),
-    (dots::NUMBER, dots::NAME),
-    (logits::NUMBER, logits::NAME),
-    (speed::NUMBER, speed::NAME),
-];
-const CODES: &str = "codes";
 
 /// One verification of a file that can be read.
 struct Run<'a> {
@@ -263,16 +230,16 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn all(&self, report: &mut Report) -> Result<(), VerifyError> {
-        let wanted = |number| self.options.levels.contains(&number);
+        let wanted = |level| self.options.levels.contains(&level);
         report.model = Some(model_facts(self.file, self.model.bytes()));
-        if wanted(layout::NUMBER) {
+        if wanted(Level::Layout) {
             (self.progress)("layout", None);
             report.levels.push(layout::check(self.model, self.file, self.options)?);
         }
-        if wanted(2) {
+        if wanted(Level::Codes) {
             self.codes(report)?;
         }
-        if wanted(dots::NUMBER) {
+        if wanted(Level::Dots) {
             let (level, dots) = dots::check(self.model, self.file, self.options, self.progress)?;
             report.levels.push(level);
             for linear in &mut report.linears {
@@ -280,12 +247,12 @@ impl Run<'_> {
                 linear.dots = found.map(|dot| dot.facts);
             }
         }
-        if wanted(logits::NUMBER) {
+        if wanted(Level::Logits) {
             let (level, text) = logits::check(self.path, self.file, self.against, self.options, self.progress)?;
             report.levels.push(level);
             report.text = text;
         }
-        if wanted(speed::NUMBER) {
+        if wanted(Level::Speed) {
             let (level, speed) = speed::check(self.path, self.file, self.options, self.progress)?;
             report.levels.push(level);
             report.speed = speed;
@@ -293,7 +260,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Level 2.
+    /// Run level 2, and keep what it measured.
     fn codes(&self, report: &mut Report) -> Result<(), VerifyError> {
         let Some(Against {
             checkpoint,
@@ -301,7 +268,9 @@ impl Run<'_> {
             ..
         }) = self.against
         else {
-            report.levels.push(Level::not_checked(2, CODES, NO_CHECKPOINT));
+            report
+                .levels
+                .push(LevelReport::not_checked(Level::Codes, NO_CHECKPOINT));
             return Ok(());
         };
         let found = codes::check(self.file, checkpoint, self.options.max_nmse, self.progress)?;
@@ -322,7 +291,7 @@ impl Run<'_> {
             &mut not_checked,
             &mut report.notes,
         )?);
-        report.levels.push(Level::new(2, CODES, checks, not_checked));
+        report.levels.push(LevelReport::new(Level::Codes, checks, not_checked));
         report.linears = found.facts;
         report.scales = Some(found.scales);
         report.biases = Some(found.biases);

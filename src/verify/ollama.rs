@@ -1,15 +1,9 @@
 //! Level 1 for Ollama: the rules by which `ollama create` takes a file (server/create.go, fs/ggml), which are stricter
 //! than llama.cpp's.
 
-use formats::block::BlockType;
 use formats::gguf::{Array, File, Value};
 
-use super::report::Check;
-
-/// Types that Ollama knows a size of (fs/ggml/ggml.go, `typeSize`).
-fn has_size(ty: BlockType) -> bool {
-    matches!(ty.id(), 0..=3 | 6..=8 | 10..=14 | 16..=23 | 29 | 30 | 39..=41)
-}
+use super::report::{Check, CheckId};
 
 /// `parts`: how many files the model is in.
 pub(super) fn checks(file: &File, parts: usize) -> Vec<Check> {
@@ -23,8 +17,8 @@ fn one_file(parts: usize) -> Check {
         )
     });
     Check::no_problems(
-        "Ollama's one file",
-        problem.into_iter().collect(),
+        CheckId::OllamaOneFile,
+        problem,
         1,
         "model",
         "`ollama create` reads no split models (ollama issue 5245)",
@@ -32,18 +26,15 @@ fn one_file(parts: usize) -> Check {
 }
 
 fn types(file: &File) -> Check {
-    let refused = file.tensors().iter().filter(|info| !has_size(info.ty));
-    let problems = refused
-        .map(|info| {
-            format!(
-                "tensor '{}' is {}: `ollama create` fails with \"size overflow\"; \
-                 pack with --for ollama",
-                info.name, info.ty
-            )
-        })
-        .collect();
+    let refused = file.tensors().iter().filter(|info| !info.ty.ollama_reads());
+    let problems = refused.map(|info| {
+        format!(
+            "tensor '{}' is {}: `ollama create` fails with \"size overflow\"; pack with --for ollama",
+            info.name, info.ty
+        )
+    });
     Check::no_problems(
-        "Ollama's types",
+        CheckId::OllamaTypes,
         problems,
         file.tensors().len() as u64,
         "tensors",
@@ -56,8 +47,8 @@ fn alignment(file: &File) -> Check {
     let problem =
         (found != 32).then(|| format!("key 'general.alignment' is {found}: `ollama create` copies the file with 32"));
     Check::no_problems(
-        "Ollama's alignment",
-        problem.into_iter().collect(),
+        CheckId::OllamaAlignment,
+        problem,
         1,
         "key",
         "`ollama create` pads at 32 bytes and keeps the key",
@@ -105,7 +96,7 @@ fn keys(file: &File) -> Check {
         }
     }
     Check::no_problems(
-        "Ollama's keys",
+        CheckId::OllamaKeys,
         problems,
         (U32.len() + file.metadata().len()) as u64,
         "keys",
@@ -117,19 +108,15 @@ fn keys(file: &File) -> Check {
 fn names(file: &File) -> Check {
     const RESERVED: [&str; 5] = ["a.", "mm.", "mtp.", "s.", "v."];
     let reserved = |name: &str| RESERVED.iter().any(|prefix| name.starts_with(prefix));
-    let problems = file
-        .tensors()
-        .iter()
-        .filter(|info| reserved(&info.name))
-        .map(|info| {
-            format!(
-                "tensor '{}' has a name that Ollama keeps for vision and audio",
-                info.name
-            )
-        })
-        .collect();
+    let found = file.tensors().iter().filter(|info| reserved(&info.name));
+    let problems = found.map(|info| {
+        format!(
+            "tensor '{}' has a name that Ollama keeps for vision and audio",
+            info.name
+        )
+    });
     Check::no_problems(
-        "Ollama's names",
+        CheckId::OllamaNames,
         problems,
         file.tensors().len() as u64,
         "tensors",

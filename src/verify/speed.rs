@@ -1,66 +1,13 @@
 //! Level 5: both engines on the same file in the same run, against the clock and against what the memory can give.
 
-use std::hint::black_box;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use formats::gguf::File;
 
-use super::report::{EngineSpeed, Level, LoadFacts, Rate, SpeedFacts};
+use super::report::{Level, LevelReport};
 use super::{Options, Progress, VerifyError, witness};
-use crate::engine::llamacpp::{Model, Settings};
-use crate::engine::native::{self, Native};
+use crate::bench::{SpeedFacts, Workload, race};
 use crate::engine::shape::Shape;
-use crate::engine::{EngineError, Generate};
-use crate::witness::Program;
-
-pub(super) const NUMBER: u8 = 5;
-pub(super) const NAME: &str = "speed";
-
-/// Pause before each engine's turn: llama.cpp's idle threads spin for some 70 ms before they sleep (ggml-cpu.c:3213).
-const REST: Duration = Duration::from_millis(200);
-
-/// What two engines are made to do.
-#[derive(Clone, Copy, Debug)]
-pub struct Workload {
-    /// Threads of each engine.
-    pub threads: usize,
-    /// Tokens of a prefill.
-    pub prefill: usize,
-    /// Tokens decoded after it.
-    pub decode: usize,
-    /// Runs that are timed, after one to warm up; of an odd number the median is one of them.
-    pub runs: usize,
-    /// After so long no further run is begun.
-    pub patience: Duration,
-}
-
-impl Workload {
-    /// What level 5 of `verify` runs.
-    pub fn new(threads: usize) -> Self {
-        let patience = Duration::from_secs(30);
-        Self {
-            threads,
-            prefill: 128,
-            decode: 32,
-            runs: 5,
-            patience,
-        }
-    }
-
-    /// The same, within a context of so many tokens.
-    fn within(self, context: usize) -> Self {
-        if self.prefill + self.decode <= context {
-            return self;
-        }
-        let decode = context / 5;
-        Self {
-            prefill: context - decode,
-            decode,
-            ..self
-        }
-    }
-}
 
 /// Level 5.
 pub(super) fn check(
@@ -68,159 +15,21 @@ pub(super) fn check(
     file: &File,
     options: &Options,
     progress: &Progress,
-) -> Result<(Level, Option<SpeedFacts>), VerifyError> {
+) -> Result<(LevelReport, Option<SpeedFacts>), VerifyError> {
     if let Err(error) = Shape::read(file) {
-        return Ok((Level::not_checked(NUMBER, NAME, error.to_string()), None));
+        return Ok((LevelReport::not_checked(Level::Speed, error.to_string()), None));
     }
+    let progress = |what: &str| progress(&format!("speed: {what}"), None);
     let workload = Workload::new(options.threads);
-    let (facts, missing) = race(path, file, &options.witness, workload, progress)?;
+    let (facts, missing) = race(path, file, &options.witness, workload, &progress)?;
     let (mut checks, mut not_checked) = (vec![], vec![]);
     if let Some(error) = missing {
         witness::lost(error, &mut checks, &mut not_checked)?;
     }
     let level = if checks.is_empty() {
-        Level::measured(NUMBER, NAME, not_checked)
+        LevelReport::measured(Level::Speed, not_checked)
     } else {
-        Level::new(NUMBER, NAME, checks, not_checked)
+        LevelReport::new(Level::Speed, checks, not_checked)
     };
     Ok((level, Some(facts)))
-}
-
-/// Time our engine and llama.cpp on the same file, in turn, run by run; and why llama.cpp was not timed, if it was not.
-///
-/// # Errors
-/// Our engine does not load the file.
-pub fn race(
-    path: &Path,
-    file: &File,
-    program: &Program,
-    workload: Workload,
-    progress: &Progress,
-) -> Result<(SpeedFacts, Option<EngineError>), VerifyError> {
-    let workload = workload.within(Shape::read(file)?.context);
-    let (context, threads) = (workload.prefill + workload.decode, workload.threads);
-    progress("speed: memory", None);
-    let bandwidth = read_bandwidth(threads);
-    progress("speed: engines in turn", None);
-    let settings = native::Settings::new(context, threads);
-    let first = Native::load(file, settings)?.load_time();
-    let mut native = Native::load(file, settings)?;
-    let load = load_facts(file, &native, first);
-    let packed = load.packed_bytes;
-    let together = llama(program, path, file, context, threads, |llama| {
-        time_in_turn(&mut [(&mut native, packed), (llama, load.stored_bytes)], workload)
-    });
-    let (engines, missing) = match together {
-        Ok(engines) => (engines, None),
-        Err(why) => (time_in_turn(&mut [(&mut native, packed)], workload)?, Some(why)),
-    };
-    let facts = SpeedFacts {
-        bandwidth,
-        threads,
-        prefill_tokens: workload.prefill,
-        decode_tokens: workload.decode,
-        runs: workload.runs,
-        load,
-        engines,
-    };
-    Ok((facts, missing))
-}
-
-/// What the second load cost, after a `first`.
-fn load_facts(file: &File, native: &Native, first: Duration) -> LoadFacts {
-    let (seconds, stored_bytes) = (native.load_time().as_secs_f64(), stored_bytes(file));
-    LoadFacts {
-        threads: rayon::current_num_threads(),
-        first_seconds: first.as_secs_f64(),
-        seconds,
-        stored_bytes,
-        stored_rate: stored_bytes as f64 / 1e9 / seconds,
-        packed_bytes: native.packed_bytes() as u64,
-    }
-}
-
-/// Bytes of the weights that a decoded token reads, as they are in the file: all matrices but a separate embedding.
-fn stored_bytes(file: &File) -> u64 {
-    let separate_head = file.tensor("output.weight").is_some();
-    let read = |name: &str| name.ends_with(".weight") && !(separate_head && name == "token_embd.weight");
-    let matrices = file.tensors().iter().filter(|info| info.rows() > 1 && read(&info.name));
-    matrices.filter_map(|info| info.bytes()).sum()
-}
-
-/// Rates of each engine over the runs; with each, the bytes of weights that it reads for a token.
-fn time_in_turn(engines: &mut [(&mut dyn Generate, u64)], workload: Workload) -> Result<Vec<EngineSpeed>, EngineError> {
-    let mut rates = vec![(vec![], vec![]); engines.len()];
-    let begin = Instant::now();
-    for run in 0..=workload.runs {
-        if run > 1 && begin.elapsed() > workload.patience {
-            break;
-        }
-        for ((engine, _), (prefills, decodes)) in engines.iter_mut().zip(&mut rates) {
-            std::thread::sleep(REST);
-            let (prefill, decode) = time_once(*engine, workload)?;
-            if run > 0 {
-                prefills.push(prefill);
-                decodes.push(decode);
-            }
-        }
-    }
-    let speeds = engines
-        .iter()
-        .zip(&rates)
-        .map(|((engine, bytes_per_token), (prefills, decodes))| {
-            let (prefill, decode) = (Rate::new(prefills), Rate::new(decodes));
-            EngineSpeed {
-                name: engine.name(),
-                prefill,
-                decode,
-                bytes_per_token: *bytes_per_token,
-                read_rate: decode.median * *bytes_per_token as f64 / 1e9,
-            }
-        });
-    Ok(speeds.collect())
-}
-
-/// Tokens a second of one prefill and the decoding after it.
-fn time_once(engine: &mut dyn Generate, workload: Workload) -> Result<(f64, f64), EngineError> {
-    let vocab = engine.vocab() as u32;
-    let token = |i: usize| (i as u32).wrapping_mul(7919) % vocab;
-    let [prefill, decode] = [workload.prefill, workload.decode].map(|count| (0..count).map(token).collect::<Vec<_>>());
-    let times = engine.time(&prefill, &decode)?;
-    Ok((
-        workload.prefill as f64 / times.0.as_secs_f64(),
-        workload.decode as f64 / times.1.as_secs_f64(),
-    ))
-}
-
-/// GB/s at which so many threads read memory that no cache holds: the best of a few passes.
-fn read_bandwidth(threads: usize) -> f64 {
-    const WORDS: usize = 64 << 20; // 512 MiB
-    const PASSES: usize = 4;
-    let data = vec![1u64; WORDS];
-    let pass = || {
-        let start = Instant::now();
-        std::thread::scope(|scope| {
-            for part in data.chunks(WORDS.div_ceil(threads)) {
-                scope.spawn(move || black_box(part.iter().fold(0u64, |sum, &word| sum.wrapping_add(word))));
-            }
-        });
-        8.0 * WORDS as f64 / 1e9 / start.elapsed().as_secs_f64()
-    };
-    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
-}
-
-fn llama(
-    program: &Program,
-    path: &Path,
-    file: &File,
-    context: usize,
-    threads: usize,
-    measure: impl FnOnce(&mut dyn Generate) -> Result<Vec<EngineSpeed>, EngineError>,
-) -> Result<Vec<EngineSpeed>, EngineError> {
-    let settings = Settings {
-        context,
-        threads,
-        exact_cache: false,
-    };
-    measure(&mut Model::load(program, path, file)?.session(settings)?)
 }

@@ -7,32 +7,27 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::latent::rope_factors;
-use super::report::{Check, Limit};
+use super::report::{Check, CheckId, Limit, Unit};
+use crate::metrics::Nmse;
 use crate::model::{Checkpoint, Config, EMBEDDING, FINAL_NORM, HEAD, attention_norm, feed_forward_norm};
 
 /// The checks. `config`: what the verifier makes of config.json.
 pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Vec<Check> {
     let mut checks = vec![norms(file, checkpoint)];
-    let mut tables = vec![("embedding", "token_embd.weight", EMBEDDING)];
+    let mut tables = vec![(CheckId::Embedding, "token_embd.weight", EMBEDDING)];
     if !config.tied_head {
-        tables.push(("head", "output.weight", HEAD));
+        tables.push((CheckId::Head, "output.weight", HEAD));
     }
-    for (what, name, source) in tables {
+    for (id, name, source) in tables {
         let source = checkpoint.tensors.get(source);
         let source = source.expect("Checkpoint::open found every tensor");
-        checks.push(table(file, what, name, source));
+        checks.push(table(file, id, name, source));
     }
     if config.tied_head {
         let separate = file.tensor("output.weight").is_some();
         let problem = separate.then(|| "tensor 'output.weight' is there, the head is the embedding".into());
         let origin = "tie_word_embeddings of config.json, and no other table";
-        checks.push(Check::no_problems(
-            "tied head",
-            problem.into_iter().collect(),
-            1,
-            "tensor",
-            origin,
-        ));
+        checks.push(Check::no_problems(CheckId::TiedHead, problem, 1, "tensor", origin));
     }
     checks.push(rope(file, config));
     checks
@@ -66,7 +61,7 @@ fn norms(file: &File, checkpoint: &Checkpoint) -> Check {
                 .map(|&i| format!("tensor '{name}' column {i}: {:e}, expected {:e}", found[i], expected[i])),
         );
     }
-    Check::none_differ("norms", wrong, of, "numbers", "the checkpoint's, widened to F32").with_details(details)
+    Check::none_differ(CheckId::Norms, wrong, of, "numbers", "the checkpoint's, widened to F32").with_details(details)
 }
 
 /// A tensor of F32 numbers.
@@ -89,40 +84,30 @@ pub(super) fn table_limit(ty: BlockType) -> Option<f64> {
 }
 
 /// Embedding or head: equal where its type can hold the checkpoint's numbers or their rounding, else within a limit.
-fn table(file: &File, what: &'static str, name: &str, source: Tensor) -> Check {
+fn table(file: &File, id: CheckId, name: &str, source: Tensor) -> Check {
     const ROUNDED: &str = "the checkpoint's, rounded to the type at most once";
     let (rows, columns) = (source.shape[0], source.shape[1]);
     let of = source.len() as u64;
     let shaped = |info: &TensorInfo| info.columns() == columns as u64 && info.rows() == rows as u64;
     let Some((info, bytes)) = file.tensor(name).filter(|(info, _)| shaped(info)) else {
         let missing = vec![format!("tensor '{name}' is missing or of another shape")];
-        return Check::none_differ(what, of, of, "numbers", ROUNDED).with_details(missing);
+        return Check::none_differ(id, of, of, "numbers", ROUNDED).with_details(missing);
     };
     let found = compare(info.ty, bytes, source);
-    let nmse = if found.error == 0.0 {
-        0.0
-    } else {
-        found.error / found.energy
-    };
-    if let Some(limit) = table_limit(info.ty) {
-        return Check::new(
-            format!("{what} NMSE ({})", info.ty),
-            nmse,
-            "",
-            Limit::AtMost(limit),
-            "one step of the type, uniformly off (docs/verify.md)",
-        );
+    if let Some(at_most) = table_limit(info.ty) {
+        const ORIGIN: &str = "one step of the type, uniformly off (docs/verify.md)";
+        let check = Check::new(id, found.loss.value(), Unit::Ratio, Limit { at_most }, ORIGIN);
+        return check.named(format!("{} NMSE ({})", id.name(), info.ty));
     }
     let place = found.first.map(|place| place.describe(name));
-    Check::none_differ(what, found.wrong, of, "numbers", ROUNDED).with_details(place.into_iter().collect())
+    Check::none_differ(id, found.wrong, of, "numbers", ROUNDED).with_details(place.into_iter().collect())
 }
 
 /// How a table differs.
 #[derive(Default)]
 struct TableFound {
     wrong: u64,
-    error: f64,
-    energy: f64,
+    loss: Nmse,
     first: Option<Place>,
 }
 
@@ -167,8 +152,7 @@ fn compare(ty: BlockType, bytes: &[u8], source: Tensor) -> TableFound {
         .collect();
     rows.into_iter().fold(TableFound::default(), |mut all, row| {
         all.wrong += row.wrong;
-        all.error += row.error;
-        all.energy += row.energy;
+        all.loss += row.loss;
         all.first = all.first.or(row.first);
         all
     })
@@ -187,8 +171,10 @@ fn compare_row(ty: BlockType, dtype: Dtype, row: usize, expected: &[f32], found:
     };
     let mut all = TableFound::default();
     for (column, (&w, &stored)) in expected.iter().zip(found).enumerate() {
-        all.error += f64::from(w - stored).powi(2);
-        all.energy += f64::from(w).powi(2);
+        all.loss += Nmse {
+            error: f64::from(w - stored).powi(2),
+            energy: f64::from(w).powi(2),
+        };
         let expected = round(w);
         if stored.to_bits() != expected.to_bits() {
             all.wrong += 1;
@@ -210,8 +196,8 @@ fn rope(file: &File, config: &Config) -> Check {
     let Some(expected) = rope_factors(config) else {
         let problem = stored.map(|_| format!("tensor '{NAME}' is there"));
         return Check::no_problems(
-            "no rotary factors",
-            problem.into_iter().collect(),
+            CheckId::NoRotaryFactors,
+            problem,
             1,
             "tensor",
             "config.json has no scaling that needs them",
@@ -222,7 +208,7 @@ fn rope(file: &File, config: &Config) -> Check {
         Some(found) => rope_problems(&expected, &found),
     };
     Check::no_problems(
-        "rotary factors",
+        CheckId::RotaryFactors,
         problems,
         expected.len() as u64,
         "factors",

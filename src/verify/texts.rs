@@ -8,10 +8,10 @@ use formats::gguf::tokenizer::{SHOWN_TEXTS, is_made_control, pre_tokenizer};
 use formats::gguf::{File, Value};
 use serde_json::{Value as Json, json};
 
-use super::report::{Check, NotChecked};
+use super::report::{Check, CheckId, NotChecked};
 use crate::engine::text::{HARD, Own, Text, TextError};
 
-const NAME: &str = "texts split as tokenizer.json splits them";
+const ID: CheckId = CheckId::TextsAsTokenizerJson;
 
 /// A tokenizer.json, and what is beside it.
 pub(super) struct Source<'a> {
@@ -37,7 +37,7 @@ pub(super) fn check(file: &File, source: &Source) -> Found {
     compare(file, source).unwrap_or_else(|error| Found {
         checks: vec![],
         notes: vec![],
-        not_checked: vec![NotChecked::new(NAME, error.to_string())],
+        not_checked: vec![NotChecked::new(ID.name(), error.to_string())],
     })
 }
 
@@ -47,47 +47,28 @@ fn compare(file: &File, source: &Source) -> Result<Found, TextError> {
     let all = Own::from_json(source.json.to_string().as_bytes(), source.named.clone())?;
     let part = Own::from_json(followed.json.to_string().as_bytes(), followed.named)?;
     let (hard, lost): (Vec<_>, Vec<_>) = HARD.iter().partition(|(_, hard)| text.can_spell(hard));
-    let of = hard.len();
-    let (mut wrong, mut ours, mut expected) = (vec![], vec![], vec![]);
-    for (name, hard) in &hard {
+    let (mut wrong, mut samples) = (vec![], vec![]);
+    for &(name, hard) in &hard {
         let (found, part) = (text.encode_with_specials(hard, false), part.encode(hard)?);
-        if found != part {
-            let at = found.iter().zip(&part).take_while(|(a, b)| a == b).count();
-            wrong.push(format!(
-                "{name}: token {at} is {:?}, expected {:?}",
-                found.get(at),
-                part.get(at)
-            ));
-        }
-        ours.push(found);
-        expected.push(all.encode(hard)?);
+        wrong.extend(first_difference(name, &found, &part));
+        samples.push(Sample {
+            name,
+            text: hard,
+            found,
+            expected: all.encode(hard)?,
+        });
     }
     let mut notes = vec![];
-    let mut note = |found: &[Vec<u32>], what: &str| {
-        let differs = hard.iter().zip(found).zip(&expected);
-        let names = differs.filter(|((_, found), expected)| found != expected);
-        let names: Vec<_> = names.map(|(((name, _), _), _)| *name).collect();
-        if !names.is_empty() {
-            let (count, names) = (names.len(), names.join(", "));
-            let name = source.name;
-            notes.push(format!(
-                "{name}: {what}: {count} of {of} test texts get other ids: {names}"
-            ));
-        }
-    };
     if !followed.without.is_empty() {
-        let without = followed.without.join(", ");
-        note(&ours, &format!("llama.cpp has no place for {without}"));
+        let what = format!("llama.cpp has no place for {}", followed.without.join(", "));
+        notes.extend(other_ids(source, &samples, &what));
     }
     if text.split_as_llama_cpp()? {
-        let theirs: Vec<_> = hard
-            .iter()
-            .map(|(_, hard)| text.encode_with_specials(hard, false))
-            .collect();
-        note(
-            &theirs,
-            "llama.cpp splits by other expressions than its pre-tokenizer is named for",
-        );
+        for sample in &mut samples {
+            sample.found = text.encode_with_specials(sample.text, false);
+        }
+        let what = "llama.cpp splits by other expressions than its pre-tokenizer is named for";
+        notes.extend(other_ids(source, &samples, what));
     }
     if !lost.is_empty() {
         let names: Vec<_> = lost.iter().map(|(name, _)| *name).collect();
@@ -98,23 +79,50 @@ fn compare(file: &File, source: &Source) -> Result<Found, TextError> {
             names.join(", ")
         ));
     }
-    let mut found = Found {
-        checks: vec![],
-        notes,
-        not_checked: vec![],
-    };
+    let (mut checks, mut not_checked) = (vec![], vec![]);
     if followed.merges_are_scores || wrong.is_empty() {
         const ORIGIN: &str = "tokenizer.json run by its own library, without what llama.cpp has no place for";
-        found
-            .checks
-            .push(Check::no_problems(NAME, wrong, of as u64, "texts", ORIGIN));
+        checks.push(Check::no_problems(ID, wrong, samples.len() as u64, "texts", ORIGIN));
     } else {
-        found.not_checked.push(NotChecked::new(
-            NAME,
-            "its merges leave out pairs that llama.cpp joins; the notes name the texts that differ",
-        ));
+        let why = "its merges leave out pairs that llama.cpp joins; the notes name the texts that differ";
+        not_checked.push(NotChecked::new(ID.name(), why));
     }
-    Ok(found)
+    Ok(Found {
+        checks,
+        notes,
+        not_checked,
+    })
+}
+
+/// A text that tokenizers stumble over.
+struct Sample {
+    name: &'static str,
+    text: &'static str,
+    /// The ids that the file gives it.
+    found: Vec<u32>,
+    /// Those by all that tokenizer.json says.
+    expected: Vec<u32>,
+}
+
+fn first_difference(name: &str, found: &[u32], expected: &[u32]) -> Option<String> {
+    let at = (0..found.len().max(expected.len())).find(|&at| found.get(at) != expected.get(at))?;
+    let (found, expected) = (found.get(at), expected.get(at));
+    Some(format!("{name}: token {at} is {found:?}, expected {expected:?}"))
+}
+
+/// A note that names the texts that get other ids, if there are any.
+fn other_ids(source: &Source, samples: &[Sample], what: &str) -> Option<String> {
+    let differ = samples.iter().filter(|sample| sample.found != sample.expected);
+    let names: Vec<_> = differ.map(|sample| sample.name).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{}: {what}: {} of {} test texts get other ids: {}",
+            source.name,
+            names.len(),
+            samples.len(),
+            names.join(", ")
+        )
+    })
 }
 
 /// A tokenizer.json without what llama.cpp has no place for.

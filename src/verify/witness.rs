@@ -5,7 +5,7 @@ use std::path::Path;
 
 use formats::gguf::File;
 
-use super::report::{Check, NotChecked};
+use super::report::{Check, CheckId, NotChecked};
 use super::windows::Windows;
 use super::{Options, VerifyError};
 use crate::engine::llamacpp::{Model, Settings};
@@ -13,19 +13,19 @@ use crate::engine::text::HARD;
 use crate::engine::{Engine, EngineError};
 use crate::witness::WitnessError;
 
-/// What a witness's failure means: a check `what` that fails where it is a finding, nothing to check with where no witness
+/// What a witness's failure means: a check `id` that fails where it is a finding, nothing to check with where no witness
 /// is built in, and else an error: something was lacking here, which says nothing of the file.
 pub(super) fn failed(
-    what: &str,
+    id: CheckId,
     error: WitnessError,
     checks: &mut Vec<Check>,
     not_checked: &mut Vec<NotChecked>,
 ) -> Result<(), VerifyError> {
     const ORIGIN: &str = "llama.cpp has to survive what it is to run";
     match error {
-        WitnessError::NotBuiltIn => not_checked.push(NotChecked::new(what, error.to_string())),
+        WitnessError::NotBuiltIn => not_checked.push(NotChecked::new(id.name(), error.to_string())),
         error if error.is_finding() => {
-            let check = Check::none_differ(what, 1, 1, "runs of llama.cpp", ORIGIN);
+            let check = Check::none_differ(id, 1, 1, "runs of llama.cpp", ORIGIN);
             checks.push(check.with_details(vec![error.to_string()]));
         }
         error => return Err(error.into()),
@@ -39,11 +39,11 @@ pub(super) fn lost(
     checks: &mut Vec<Check>,
     not_checked: &mut Vec<NotChecked>,
 ) -> Result<(), VerifyError> {
-    const NAME: &str = "llama.cpp";
+    const ID: CheckId = CheckId::LlamaCppRuns;
     match error {
-        EngineError::Witness(error) => failed(NAME, error, checks, not_checked),
+        EngineError::Witness(error) => failed(ID, error, checks, not_checked),
         error => {
-            not_checked.push(NotChecked::new(NAME, error.to_string()));
+            not_checked.push(NotChecked::new(ID.name(), error.to_string()));
             Ok(())
         }
     }
@@ -86,7 +86,12 @@ impl Witness {
                 ));
             }
         }
-        let name = "texts split alike";
-        Ok(Check::no_problems(name, problems, count, "texts", ORIGIN))
+        Ok(Check::no_problems(
+            CheckId::TextsAlike,
+            problems,
+            count,
+            "texts",
+            ORIGIN,
+        ))
     }
 }

@@ -1,6 +1,6 @@
 //! What stands in for llama.cpp where it is not built in: nothing to start.
 
-use super::child::{Output, Refusal};
+use super::answer::{Output, Refusal};
 use super::protocol::{Hello, Work};
 
 /// Whether llama.cpp is built in.

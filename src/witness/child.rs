@@ -3,32 +3,21 @@
 //! It ends with the parent: at the end of stdin, at the first answer that nobody takes, and on Linux by a signal of the
 //! kernel's. Ctrl-C reaches it, too, and is left to the parent to decide about.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde::Serialize;
 
+use super::answer::{Output, Refusal};
 use super::ffi::Library;
-use super::protocol::{Hello, Kind, Order, PREFIX, Prefix, head};
+use super::protocol::{Hello, Kind, Order, PREFIX, Prefix};
 
 /// How often the child says that it is at work.
 pub(super) const ALIVE: Duration = Duration::from_millis(250);
-
-/// Why there is no answer.
-pub(super) enum Refusal {
-    /// llama.cpp refuses; what it said beside its log.
-    Llama(String),
-    /// It cannot be done here, whatever the file is.
-    CouldNot(String),
-    /// The parent takes no answers.
-    Gone(io::Error),
-}
 
 /// Serve the parent, until it closes stdin. Exit code 0; 3 where it speaks another language, or takes no answers.
 pub fn serve() -> ExitCode {
@@ -121,46 +110,4 @@ fn next(input: &mut impl Read) -> io::Result<Option<(Order, Vec<u8>)>> {
     let mut bulk = vec![0; usize::try_from(prefix.bulk).map_err(|_| foreign())?];
     input.read_exact(&mut bulk)?;
     Ok(Some((order, bulk)))
-}
-
-/// Where answers go: what stdout was. What llama.cpp prints goes to stderr.
-pub(super) struct Output(Mutex<File>);
-
-impl Output {
-    fn take() -> io::Result<Self> {
-        let answers = rustix::io::dup(rustix::stdio::stdout())?;
-        rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
-        Ok(Self(Mutex::new(answers.into())))
-    }
-
-    /// Answer the order.
-    pub fn done(&self, header: &impl Serialize, bulk: &[&[u8]]) -> Result<(), Refusal> {
-        self.send(Kind::Done, header, bulk).map_err(Refusal::Gone)
-    }
-
-    fn send<T: Serialize>(&self, kind: Kind, header: &T, bulk: &[&[u8]]) -> io::Result<()> {
-        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let length = bulk.iter().map(|part| part.len()).sum();
-        file.write_all(&head(kind, header, length))?;
-        bulk.iter().try_for_each(|part| file.write_all(part))
-    }
-}
-
-/// Whether so many threads can be started: ggml aborts where they cannot.
-pub(super) fn can_start_threads(count: usize) -> Result<(), Refusal> {
-    let gate = Mutex::new(());
-    let closed = gate.lock();
-    thread::scope(|scope| {
-        let start = |_| {
-            thread::Builder::new().spawn_scoped(scope, || drop(gate.lock()))?;
-            Ok(())
-        };
-        let started = (0..count).try_for_each(start);
-        drop(closed);
-        started.map_err(|error: io::Error| {
-            Refusal::CouldNot(format!(
-                "{count} threads cannot be started: {error}; use fewer --threads"
-            ))
-        })
-    })
 }

@@ -13,7 +13,6 @@ use super::process::Process;
 use super::protocol::{Hello, Piece, Products, Settings, Work};
 use super::size::{LONGEST_RUN, ModelSize, Size, longest_run};
 use super::{BUILT_IN, Program, size};
-use crate::kernels::bench;
 
 /// A running child.
 pub struct Witness {
@@ -89,6 +88,42 @@ impl Witness {
         let size = Size::products(&products, matrix.weights.length());
         let (_, y) = self.ask_for::<(), f32>(Work::Multiply(products), &bulk, size)?;
         Ok(y)
+    }
+
+    /// Make `graphs` times `batch` products as [`multiply`](Self::multiply) does, each with its own copy of the weights,
+    /// for [`time_products`](Self::time_products).
+    ///
+    /// # Errors
+    /// Those of [`multiply`](Self::multiply).
+    pub fn prepare_products(
+        &mut self,
+        matrix: &Matrix,
+        x: &[f32],
+        (graphs, batch): (usize, usize),
+        threads: usize,
+    ) -> Result<(), WitnessError> {
+        let (products, bulk) = matrix.products(x, (graphs, batch), threads);
+        let size = Size::products(&products, matrix.weights.length());
+        self.held = size.memory;
+        self.products = Some(products.clone());
+        self.ask(Work::Prepare(products), &bulk, size)
+    }
+
+    /// Compute the products of one graph so often; the seconds that it took, threads being awake. They rest afterwards.
+    ///
+    /// # Errors
+    /// What keeps it from answering.
+    ///
+    /// # Panics
+    /// Where nothing is prepared.
+    pub fn time_products(&mut self, graph: usize, repeats: usize) -> Result<f64, WitnessError> {
+        let products = self.products.as_ref().expect("products are prepared before");
+        let size = Size {
+            macs: Size::products(products, 0).macs * repeats as u64,
+            ..Size::default()
+        };
+        let ty = products.ty;
+        self.ask(Work::Compute { ty, graph, repeats }, &[], size)
     }
 
     /// Load the model at `path`.
@@ -281,36 +316,4 @@ pub fn pieces(file: &File) -> Vec<Piece> {
         Piece { ty, start, length }
     });
     pieces.collect()
-}
-
-impl bench::Peer for Witness {
-    fn prepare(
-        &mut self,
-        case: &bench::Case,
-        weights: &[u8],
-        copies: (usize, usize),
-        x: &[f32],
-    ) -> Result<(), bench::BenchError> {
-        let matrix = Matrix {
-            ty: case.ty,
-            rows: case.rows,
-            columns: case.columns,
-            weights: Weights::Bytes(weights),
-        };
-        let (products, bulk) = matrix.products(x, copies, case.threads);
-        let size = Size::products(&products, weights.len() as u64);
-        self.held = size.memory;
-        self.products = Some(products.clone());
-        Ok(self.ask(Work::Prepare(products), &bulk, size)?)
-    }
-
-    fn time(&mut self, graph: usize, repeats: usize) -> Result<f64, bench::BenchError> {
-        let products = self.products.as_ref().expect("products are prepared before");
-        let size = Size {
-            macs: Size::products(products, 0).macs * repeats as u64,
-            ..Size::default()
-        };
-        let ty = products.ty;
-        Ok(self.ask(Work::Compute { ty, graph, repeats }, &[], size)?)
-    }
 }

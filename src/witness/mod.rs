@@ -13,10 +13,11 @@
 //! | `protocol` | orders, answers, frames |
 //! | `process`, `log` | the parent's end: waiting within limits, what the child wrote last |
 //! | `error` | what a failure means, and what to try |
-//! | `child` | the child's end |
+//! | `child`, `answer` | the child's end |
 //! | `ffi` or `absent` | llama.cpp, or nothing: the one gate of the feature `llama` |
 
-#[cfg_attr(not(feature = "llama"), allow(dead_code))] // answers, which only llama.cpp gives
+#[cfg_attr(not(feature = "llama"), allow(dead_code))] // which only llama.cpp gives
+mod answer;
 mod child;
 mod client;
 mod error;

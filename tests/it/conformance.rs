@@ -61,6 +61,25 @@ mod ggml {
         sys::GGML_TYPE_COUNT
     }
 
+    /// Whether ggml has a product of such weights on the CPU.
+    pub fn has_cpu_product(ty: BlockType) -> bool {
+        // SAFETY: the id is in the range of ggml's table, which is static.
+        unsafe { (*sys::ggml_get_type_traits_cpu(ty.id())).vec_dot.is_some() }
+    }
+
+    /// `llama_ftype` of the types that a whole model can be packed in.
+    pub const FILE_TYPES: [(u32, BlockType); 9] = [
+        (sys::LLAMA_FTYPE_ALL_F32, BlockType::F32),
+        (sys::LLAMA_FTYPE_MOSTLY_F16, BlockType::F16),
+        (sys::LLAMA_FTYPE_MOSTLY_BF16, BlockType::BF16),
+        (sys::LLAMA_FTYPE_MOSTLY_Q4_0, BlockType::Q4_0),
+        (sys::LLAMA_FTYPE_MOSTLY_Q8_0, BlockType::Q8_0),
+        (sys::LLAMA_FTYPE_MOSTLY_Q2_K, BlockType::Q2_K),
+        (sys::LLAMA_FTYPE_MOSTLY_TQ1_0, BlockType::TQ1_0),
+        (sys::LLAMA_FTYPE_MOSTLY_TQ2_0, BlockType::TQ2_0),
+        (sys::LLAMA_FTYPE_MOSTLY_Q2_0, BlockType::Q2_0),
+    ];
+
     pub fn dequantize(ty: BlockType, row: &[u8]) -> Vec<f32> {
         let (_, weights, bytes) = layout(ty.id());
         assert_eq!(row.len() % bytes, 0);
@@ -175,11 +194,26 @@ fn the_type_table_is_ggml_s() {
             }
         }
     }
+    let last = BlockType::ALL.iter().filter(|ty| !ty.is_prism()).next_back();
     assert_eq!(
-        BlockType::ALL.last().unwrap().id() + 1,
+        last.unwrap().id() + 1,
         ggml::type_count(),
         "the table ends where ggml's does"
     );
+    let prism = BlockType::ALL.iter().filter(|ty| ty.is_prism());
+    assert!(
+        prism.map(|ty| ty.id()).all(|id| id > ggml::type_count()),
+        "ids that ggml does not have"
+    );
+}
+
+#[test]
+fn products_and_file_types_are_ggml_s() {
+    for &ty in BlockType::ALL {
+        assert_eq!(ty.has_cpu_product(), ggml::has_cpu_product(ty), "{ty}");
+        let numbered = ggml::FILE_TYPES.iter().find(|(_, named)| *named == ty);
+        assert_eq!(ty.file_type(), numbered.map(|(number, _)| *number), "{ty}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Both quantize the activations alike and their integer dots are exact, so only the order of the f32 sums differs.
 
+use fastrand::Rng;
 use formats::block::BlockType;
 use tqconv::kernels::{Activations, Isa, Matrix, Options, Precision, Threads};
 use tqconv::witness::{self, Weights, Witness};
@@ -18,28 +19,19 @@ const TYPES: [(BlockType, &[usize]); 8] = [
     (BlockType::Q6_K, &[208]),
 ];
 
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (self.0 >> 33) as u32
-    }
-
-    /// Roughly normal, variance 1.
-    fn float(&mut self) -> f32 {
-        (0..12).map(|_| self.next() as f32 / (1u32 << 31) as f32).sum::<f32>() - 6.0
-    }
+/// Roughly normal, variance 1.
+fn normal(random: &mut Rng) -> f32 {
+    (0..12).map(|_| random.f32()).sum::<f32>() - 6.0
 }
 
 /// Blocks of random codes and positive scales.
-fn random_blocks(random: &mut Random, ty: BlockType, scales: &[usize], weights: usize) -> Vec<u8> {
+fn random_blocks(random: &mut Rng, ty: BlockType, scales: &[usize], weights: usize) -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..weights / ty.weights() * ty.bytes())
-        .map(|_| random.next() as u8)
+        .map(|_| random.u8(..))
         .collect();
     for block in bytes.chunks_exact_mut(ty.bytes()) {
         for &at in scales {
-            let scale = half::f16::from_f32(0.01 + 0.001 * random.float().abs());
+            let scale = half::f16::from_f32(0.01 + 0.001 * normal(random).abs());
             block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
         }
         match ty {
@@ -96,14 +88,14 @@ fn theirs(witness: &mut Witness, ty: BlockType, (rows, columns): (usize, usize),
 
 #[test]
 fn products_equal_ggml_s_to_f32_rounding() {
-    let mut random = Random(1);
+    let mut random = Rng::with_seed(1);
     let threads = Threads::new(2);
     let mut witness = Witness::start(&crate::witness::program()).unwrap();
     for (ty, scales) in TYPES {
         let (rows, columns) = (40, 2048);
         let bytes = random_blocks(&mut random, ty, scales, rows * columns);
         for tokens in [1, 7] {
-            let x: Vec<f32> = (0..tokens * columns).map(|_| random.float()).collect();
+            let x: Vec<f32> = (0..tokens * columns).map(|_| normal(&mut random)).collect();
             let theirs = theirs(&mut witness, ty, (rows, columns), &bytes, &x);
             for isa in Isa::available() {
                 let options = Options {
@@ -122,11 +114,11 @@ fn products_equal_ggml_s_to_f32_rounding() {
 /// One activation that is off by one code moves the product by far more than the limit above: the test can fail.
 #[test]
 fn another_quantization_is_told_apart() {
-    let mut random = Random(2);
+    let mut random = Rng::with_seed(2);
     let threads = Threads::new(1);
     let (rows, columns) = (16, 2048);
     let bytes = random_blocks(&mut random, BlockType::Q2_0, &[0], rows * columns);
-    let x: Vec<f32> = (0..columns).map(|_| random.float()).collect();
+    let x: Vec<f32> = (0..columns).map(|_| normal(&mut random)).collect();
     let mut witness = Witness::start(&crate::witness::program()).unwrap();
     let theirs = theirs(&mut witness, BlockType::Q2_0, (rows, columns), &bytes, &x);
     let options = Options {

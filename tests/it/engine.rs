@@ -346,7 +346,7 @@ mod native {
             let file = gguf::File::parse(&bytes).unwrap();
             let mut native = Native::load(&file, Settings::new(512, 1)).unwrap();
             let found = native.logits(&answers.tokens).unwrap();
-            limits.hold(&answers, &found, &native.name());
+            limits.hold(&answers, &found, &native.name().to_string());
         }
     }
 

@@ -409,11 +409,7 @@ fn for_ollama_a_modelfile_is_written() {
     let modelfile = std::fs::read_to_string(report["modelfile"].as_str().unwrap()).unwrap();
     assert!(modelfile.starts_with("FROM ./out.gguf\n"), "{modelfile}");
     let file = File::parse(&bytes).unwrap();
-    assert!(
-        file.tensors()
-            .iter()
-            .all(|tensor| tqconv::pack::ollama_reads(tensor.ty))
-    );
+    assert!(file.tensors().iter().all(|tensor| tensor.ty.ollama_reads()));
     assert_eq!(file.get("general.alignment"), None);
 }
 

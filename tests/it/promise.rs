@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use tempfile::TempDir;
 
 use crate::data;
@@ -13,26 +14,8 @@ const TIME: Duration = Duration::from_secs(20);
 const LEAST: u32 = 6;
 const REQUESTS: u64 = 150;
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
-        choices[(self.next() % choices.len() as u64) as usize]
-    }
-
-    /// True once in `n` times.
-    fn once_in(&mut self, n: u64) -> bool {
-        self.next().is_multiple_of(n)
-    }
+fn one_of<'a>(random: &mut Rng, choices: &[&'a str]) -> &'a str {
+    random.choice(choices).expect("there are choices")
 }
 
 const TYPES: [&str; 9] = ["tq2_0", "tq1_0", "q2_0", "q2_k", "q4_0", "q8_0", "f16", "bf16", "f32"];
@@ -100,24 +83,24 @@ impl Place {
         }
     }
 
-    fn request(&self, random: &mut Random) -> Vec<String> {
-        let input = &self.inputs[(random.next() % self.inputs.len() as u64) as usize];
-        let mut words = vec![text(input), random.of(&OUTPUTS).into()];
+    fn request(&self, random: &mut Rng) -> Vec<String> {
+        let input = &self.inputs[random.usize(..self.inputs.len())];
+        let mut words = vec![text(input), one_of(random, &OUTPUTS).into()];
         for (flag, values) in FLAGS {
-            if random.once_in(5) {
-                words.extend([flag.into(), random.of(values).into()]);
+            if random.u32(..5) == 0 {
+                words.extend([flag.into(), one_of(random, values).into()]);
             }
         }
-        for _ in 0..random.next() % 3 {
-            words.extend(["--metadata".into(), random.of(&METADATA).into()]);
+        for _ in 0..random.u32(..3) {
+            words.extend(["--metadata".into(), one_of(random, &METADATA).into()]);
         }
         for flag in ["--exact", "--hash"] {
-            if random.once_in(6) {
+            if random.u32(..6) == 0 {
                 words.push(flag.into());
             }
         }
         for (flag, name) in [("--config", "config.json"), ("--tokenizer", "tokenizer.json")] {
-            if random.once_in(6) {
+            if random.u32(..6) == 0 {
                 let elsewhere = self.folder.path().join(format!("other {name}"));
                 std::fs::copy(input.join(name), elsewhere).unwrap();
                 words.extend([flag.into(), format!("other {name}")]);
@@ -161,7 +144,7 @@ fn whatever_pack_writes_its_own_command_verifies() {
         if start.elapsed() > TIME && packed >= LEAST {
             break;
         }
-        let request = place.request(&mut Random(seed));
+        let request = place.request(&mut Rng::with_seed(seed));
         let ran = place.run("tqconv", &request);
         let stderr = String::from_utf8_lossy(&ran.stderr);
         if ran.status.code() != Some(0) {

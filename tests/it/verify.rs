@@ -741,7 +741,7 @@ fn the_page_is_self_contained() {
         .verify(&format!("--levels 1,2,3,4 --tokens 64 --report {}", page.display()))
         .assert_agrees();
     let page = std::fs::read_to_string(page).unwrap();
-    assert!(page.starts_with("<!doctype html>"));
+    assert!(page.starts_with("<!DOCTYPE html>"));
     for part in ["blk.3.ffn_down", "<svg", "prefers-color-scheme: dark", "agrees"] {
         assert!(page.contains(part), "{part}");
     }

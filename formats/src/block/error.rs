@@ -2,19 +2,56 @@
 
 use super::BlockType;
 use half::f16;
+use std::fmt;
+
+/// What can be done with rows of some types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// [`BlockType::dequantize_row`]
+    Dequantized,
+    /// [`BlockType::quantize_row`]
+    Quantized,
+    /// [`BlockType::unpack_ternary_row`]
+    ReadAsTernary,
+    /// [`BlockType::unpack_four_level_row`]
+    ReadAsFourLevels,
+}
+
+impl Verb {
+    /// The types for which it can be done, asked of the codecs with an empty row.
+    fn supported(self) -> String {
+        let can = |ty: &&BlockType| match self {
+            Verb::Dequantized => ty.dequantize_row(&[], &mut []).is_ok(),
+            Verb::Quantized => ty.quantize_row(&[], &mut []).is_ok(),
+            Verb::ReadAsTernary => ty.is_ternary_container(),
+            Verb::ReadAsFourLevels => ty.unpack_four_level_row(&[], &mut [], &mut []).is_ok(),
+        };
+        let names: Vec<_> = BlockType::ALL.iter().filter(can).map(|ty| ty.name()).collect();
+        names.join(", ")
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verb::Dequantized => "dequantized",
+            Verb::Quantized => "quantized",
+            Verb::ReadAsTernary => "read as ternary",
+            Verb::ReadAsFourLevels => "read as four levels",
+        })
+    }
+}
 
 /// A row that cannot be read or written as asked.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum BlockError {
     /// The codec for this type and direction does not exist here.
-    #[error("{ty} rows cannot be {verb}, supported: {supported}")]
+    #[error("{ty} rows cannot be {verb}, supported: {}", .verb.supported())]
     Unsupported {
         /// The type asked for.
         ty: BlockType,
-        /// What was to be done with the row: `dequantized`, `quantized`, `read as ternary`.
-        verb: &'static str,
-        /// The types for which it can be done.
-        supported: &'static str,
+        /// What was to be done with the row.
+        verb: Verb,
     },
     /// The number of weights is no multiple of the block.
     #[error("{columns} columns are no whole number of {ty} blocks of {}", .ty.weights())]
@@ -57,6 +94,14 @@ pub enum BlockError {
         ty: BlockType,
         /// Which weight, counted in the row, and why.
         source: NotTernary,
+    },
+    /// A block that is valid for its type, but does not hold four levels.
+    #[error("{ty} row is not of four levels: weight {weight} is not -3, -1, 1 or 3 times its scale")]
+    NotFourLevel {
+        /// The type of the row.
+        ty: BlockType,
+        /// Index of the weight in the row.
+        weight: usize,
     },
 }
 

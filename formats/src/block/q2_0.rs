@@ -69,7 +69,7 @@ impl View<'_> {
     /// [`codes`](Self::codes) into place.
     #[inline]
     pub fn unpack(&self, codes: &mut [i8; WEIGHTS]) -> Result<(), NotTernary> {
-        self.each(codes, |code| code);
+        unpack_quads(self.stored, codes, |code| code);
         ternary::check_codes(codes, 1)
     }
 
@@ -77,15 +77,16 @@ impl View<'_> {
     #[inline]
     pub fn dequantize(&self, out: &mut [f32; WEIGHTS]) {
         let scale = self.scale.to_f32();
-        self.each(out, |code| f32::from(code) * scale);
+        unpack_quads(self.stored, out, |code| f32::from(code) * scale);
     }
+}
 
-    #[inline]
-    fn each<T>(&self, out: &mut [T; WEIGHTS], value: impl Fn(i8) -> T) {
-        let (quads, _) = out.as_chunks_mut::<4>();
-        for (quad, byte) in quads.iter_mut().zip(self.stored) {
-            *quad = [0, 2, 4, 6].map(|shift| value((byte >> shift & 3) as i8 - 1));
-        }
+/// `stored`: four weights a byte, in their order.  `out`: (4 * bytes,) of `value(stored code - 1)`.
+#[inline]
+pub(super) fn unpack_quads<T>(stored: &[u8], out: &mut [T], value: impl Fn(i8) -> T) {
+    let (quads, _) = out.as_chunks_mut::<4>();
+    for (quad, byte) in quads.iter_mut().zip(stored) {
+        *quad = [0, 2, 4, 6].map(|shift| value((byte >> shift & 3) as i8 - 1));
     }
 }
 

@@ -12,6 +12,8 @@
 //!
 //! **Ternary form**: dmin = d, m = sc = multiplier, stored code = code + 1 (0, 1, 2). Then
 //! weight = d * multiplier * code, and every product is exact in f32: 11 + 4 + 2 bits of significand.
+//!
+//! **Four levels**: d * sc = 2u and dmin * m = 3u. Then weight = u * code for code = 2 * stored - 3 (-3, -1, 1, 3), exactly.
 
 use super::{Found, NotTernary, planes, ternary};
 use half::f16;
@@ -123,6 +125,24 @@ impl View<'_> {
     pub fn unpack(&self, codes: &mut [i8; WEIGHTS]) -> Result<(), NotTernary> {
         planes::unpack(self.stored, codes, |stored| stored as i8 - 1);
         ternary::check_codes(codes, 1)
+    }
+
+    /// Codes -3, -1, 1 and 3 and a scale for each sub-block into place; the index of the first weight of a sub-block that has
+    /// another form.
+    #[inline]
+    pub fn unpack_four_levels(&self, codes: &mut [i8; WEIGHTS], scales: &mut [f32; SUB_BLOCKS]) -> Result<(), usize> {
+        let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
+        for (j, (scale, byte)) in scales.iter_mut().zip(self.scales).enumerate() {
+            let two_units = d * f32::from(byte & 15);
+            let three_units = dmin * f32::from(byte >> 4);
+            // Exact: 11 + 4 + 2 bits of significand.
+            if 3.0 * two_units != 2.0 * three_units {
+                return Err(j * SUB_BLOCK);
+            }
+            *scale = two_units / 2.0;
+        }
+        planes::unpack(self.stored, codes, |stored| 2 * stored as i8 - 3);
+        Ok(())
     }
 
     /// `d * sc * stored - dmin * m` in f32, for every block, ternary or not.

@@ -74,6 +74,13 @@ impl View<'_> {
         ternary::check_codes(codes, ZERO)
     }
 
+    /// Codes of four levels into place; the index of a weight whose stored code is not 5, 7, 9 or 11.
+    #[inline]
+    pub fn unpack_four_levels(&self, codes: &mut [i8; WEIGHTS]) -> Result<(), usize> {
+        *codes = self.wide_codes();
+        ternary::check_four_levels(codes)
+    }
+
     /// `scale * (stored code - 8)` in f32, for every stored code.
     #[inline]
     pub fn dequantize(&self, out: &mut [f32; WEIGHTS]) {

@@ -1,21 +1,11 @@
 //! Whole rows of any type: the lengths are checked here, once, and then a codec runs block by block.
 
-use super::{BlockError, BlockType, NotTernary, float, q2_0, q2_k, q4_0, q4_k, q6_k, q8_0, tq1_0, tq2_0};
+use super::{
+    BlockError, BlockType, NotTernary, Verb, float, pq2_0, ptq1_0, q2_0, q2_k, q4_0, q4_k, q6_k, q8_0, tq1_0, tq2_0,
+};
 use half::{bf16, f16};
 
 impl BlockType {
-    /// Weights that share a scale in a type that holds ternary weights, `None` for other types.
-    /// It divides [`weights`](Self::weights): only Q2_K has more than one scale in a block.
-    pub const fn scale_run(self) -> Option<usize> {
-        match self {
-            Self::TQ1_0 | Self::TQ2_0 => Some(256),
-            Self::Q2_0 => Some(64),
-            Self::Q4_0 | Self::Q8_0 => Some(32),
-            Self::Q2_K => Some(q2_k::SUB_BLOCK),
-            _ => None,
-        }
-    }
-
     /// Whether [`unpack_ternary_row`](Self::unpack_ternary_row) reads this type.
     pub const fn is_ternary_container(self) -> bool {
         self.scale_run().is_some()
@@ -37,11 +27,12 @@ impl BlockType {
             Self::TQ1_0 => read_blocks(row, out, |b, out| tq1_0::view(b).dequantize(out)),
             Self::TQ2_0 => read_blocks(row, out, |b, out| tq2_0::view(b).dequantize(out)),
             Self::Q2_0 => read_blocks(row, out, |b, out| q2_0::view(b).dequantize(out)),
+            Self::PQ2_0 => read_blocks(row, out, |b, out| pq2_0::view(b).dequantize(out)),
+            Self::PTQ1_0 => read_blocks(row, out, |b, out| ptq1_0::view(b).dequantize(out)),
             _ => {
                 return Err(BlockError::Unsupported {
                     ty: self,
-                    verb: "dequantized",
-                    supported: "F32, F16, BF16, Q4_0, Q8_0, Q2_K, Q4_K, Q6_K, TQ1_0, TQ2_0, Q2_0",
+                    verb: Verb::Dequantized,
                 });
             }
         }
@@ -88,8 +79,7 @@ impl BlockType {
             _ => {
                 return Err(BlockError::Unsupported {
                     ty: self,
-                    verb: "quantized",
-                    supported: "F32, F16, BF16, Q8_0, Q4_K, Q6_K",
+                    verb: Verb::Quantized,
                 });
             }
         }
@@ -105,15 +95,18 @@ impl BlockType {
     pub fn unpack_ternary_row(self, row: &[u8], codes: &mut [i8], scales: &mut [f32]) -> Result<(), BlockError> {
         let unsupported = BlockError::Unsupported {
             ty: self,
-            verb: "read as ternary",
-            supported: "TQ1_0, TQ2_0, Q2_0, Q2_K, Q4_0, Q8_0",
+            verb: Verb::ReadAsTernary,
         };
         let scale_run = self.scale_run().ok_or(unsupported)?;
         self.check_row(row.len(), codes.len())?;
         self.check_length("scales", codes.len(), scales.len(), codes.len() / scale_run)?;
+        let at = |start, error: NotTernary| NotTernary {
+            weight: start + error.weight,
+            ..error
+        };
         macro_rules! one_scale {
             ($codec:ident) => {
-                read_ternary(row, codes, scales, |b, codes, [scale]| {
+                read_codes(row, codes, scales, at, |b, codes, [scale]| {
                     let block = $codec::view(b);
                     *scale = block.scale().to_f32();
                     block.unpack(codes)
@@ -124,9 +117,11 @@ impl BlockType {
             Self::TQ1_0 => one_scale!(tq1_0),
             Self::TQ2_0 => one_scale!(tq2_0),
             Self::Q2_0 => one_scale!(q2_0),
+            Self::PQ2_0 => one_scale!(pq2_0),
+            Self::PTQ1_0 => one_scale!(ptq1_0),
             Self::Q4_0 => one_scale!(q4_0),
             Self::Q8_0 => one_scale!(q8_0),
-            Self::Q2_K => read_ternary(row, codes, scales, |b, codes, scales| {
+            Self::Q2_K => read_codes(row, codes, scales, at, |b, codes, scales| {
                 let block = q2_k::view(b);
                 let d = block.d().to_f32();
                 *scales = block.multipliers()?.map(|m| d * f32::from(m));
@@ -135,6 +130,34 @@ impl BlockType {
             _ => return Err(unsupported),
         }
         .map_err(|source| BlockError::NotTernary { ty: self, source })
+    }
+
+    /// A row of four levels, -3u, -u, u and 3u, as codes -3, -1, 1 and 3 and scales u: weight i is
+    /// `scales[i / scale_run] * codes[i]`. Q4_0 holds them as stored codes 5, 7, 9 and 11, Q2_K as 0 to 3 where
+    /// `3 * d * sc = 2 * dmin * m`. Slices as in [`unpack_ternary_row`](Self::unpack_ternary_row).
+    ///
+    /// An error where a weight has another form, with its index in the row; `codes` and `scales` are then unspecified.
+    pub fn unpack_four_level_row(self, row: &[u8], codes: &mut [i8], scales: &mut [f32]) -> Result<(), BlockError> {
+        let (Self::Q4_0 | Self::Q2_K, Some(scale_run)) = (self, self.scale_run()) else {
+            return Err(BlockError::Unsupported {
+                ty: self,
+                verb: Verb::ReadAsFourLevels,
+            });
+        };
+        self.check_row(row.len(), codes.len())?;
+        self.check_length("scales", codes.len(), scales.len(), codes.len() / scale_run)?;
+        let at = |start, weight| start + weight;
+        match self {
+            Self::Q4_0 => read_codes(row, codes, scales, at, |b, codes, [scale]| {
+                let block = q4_0::view(b);
+                *scale = block.scale().to_f32();
+                block.unpack_four_levels(codes)
+            }),
+            _ => read_codes(row, codes, scales, at, |b, codes, scales| {
+                q2_k::view(b).unpack_four_levels(codes, scales)
+            }),
+        }
+        .map_err(|weight| BlockError::NotFourLevel { ty: self, weight })
     }
 
     /// The gate of every row function: `bytes` belongs to `columns`.
@@ -169,21 +192,19 @@ fn read_blocks<const BYTES: usize, const WEIGHTS: usize>(
     }
 }
 
-/// Runs `unpack` on each block and turns the index of a weight in its block into one in the row.
-fn read_ternary<const BYTES: usize, const WEIGHTS: usize, const SCALES: usize>(
+/// Runs `unpack` on each block; its error is about a weight of the block, `at` makes it one about a weight of the row.
+fn read_codes<const BYTES: usize, const WEIGHTS: usize, const SCALES: usize, E>(
     row: &[u8],
     codes: &mut [i8],
     scales: &mut [f32],
-    unpack: impl Fn(&[u8; BYTES], &mut [i8; WEIGHTS], &mut [f32; SCALES]) -> Result<(), NotTernary>,
-) -> Result<(), NotTernary> {
+    at: impl Fn(usize, E) -> E,
+    unpack: impl Fn(&[u8; BYTES], &mut [i8; WEIGHTS], &mut [f32; SCALES]) -> Result<(), E>,
+) -> Result<(), E> {
     let blocks = row.as_chunks().0.iter();
     let codes = codes.as_chunks_mut().0.iter_mut();
     let scales = scales.as_chunks_mut().0.iter_mut();
     for (index, ((block, codes), scales)) in blocks.zip(codes).zip(scales).enumerate() {
-        unpack(block, codes, scales).map_err(|error| NotTernary {
-            weight: index * WEIGHTS + error.weight,
-            ..error
-        })?;
+        unpack(block, codes, scales).map_err(|error| at(index * WEIGHTS, error))?;
     }
     Ok(())
 }

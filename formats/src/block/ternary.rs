@@ -1,4 +1,4 @@
-//! The one check that codes are -1, 0 or +1, written so that it vectorises.
+//! The one check that codes are -1, 0 or +1, written so that it vectorises; and the one that they are -3, -1, 1 or 3.
 
 use super::{Found, NotTernary};
 
@@ -33,4 +33,11 @@ pub(super) fn check_codes(codes: &[i8], zero: i8) -> Result<(), NotTernary> {
             },
         })
     })
+}
+
+/// The index of the first code that is not -3, -1, 1 or 3.
+#[inline]
+pub(super) fn check_four_levels(codes: &[i8]) -> Result<(), usize> {
+    let bad = codes.iter().position(|code| !matches!(code, -3 | -1 | 1 | 3));
+    bad.map_or(Ok(()), Err)
 }

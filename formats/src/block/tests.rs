@@ -228,17 +228,17 @@ fn a_type_without_a_codec_is_named() {
     assert_eq!(
         error.unwrap_err().to_string(),
         "IQ4_NL rows cannot be dequantized, supported: \
-         F32, F16, BF16, Q4_0, Q8_0, Q2_K, Q4_K, Q6_K, TQ1_0, TQ2_0, Q2_0"
+         F32, F16, Q4_0, Q8_0, Q2_K, Q4_K, Q6_K, BF16, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0"
     );
     let error = BlockType::TQ2_0.quantize_row(&[0.0; 256], &mut [0; 66]);
     assert_eq!(
         error.unwrap_err().to_string(),
-        "TQ2_0 rows cannot be quantized, supported: F32, F16, BF16, Q8_0, Q4_K, Q6_K"
+        "TQ2_0 rows cannot be quantized, supported: F32, F16, Q8_0, Q4_K, Q6_K, BF16"
     );
     let error = BlockType::F16.unpack_ternary_row(&[0; 2], &mut [0], &mut [0.0]);
     assert_eq!(
         error.unwrap_err().to_string(),
-        "F16 rows cannot be read as ternary, supported: TQ1_0, TQ2_0, Q2_0, Q2_K, Q4_0, Q8_0"
+        "F16 rows cannot be read as ternary, supported: Q4_0, Q8_0, Q2_K, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0"
     );
 }
 
@@ -259,4 +259,99 @@ fn a_weight_that_does_not_fit_is_refused() {
     }
     assert_eq!(BlockType::F16.quantize_row(&[65504.0, -0.0], &mut row), Ok(()));
     assert_eq!(row, [0xff, 0x7b, 0, 0x80]);
+}
+
+/// A Q2_K block whose weights are `d * sc * stored - dmin * m` with stored = (code + 3) / 2.  `codes`: -3, -1, 1 or 3.
+fn four_level_q2_k(codes: &[i8], d: f16, dmin: f16, multipliers: [u8; 16]) -> Vec<u8> {
+    let mut block = multipliers.to_vec();
+    block.resize(80, 0);
+    for (i, code) in codes.iter().enumerate() {
+        block[16 + 32 * (i / 128) + i % 32] |= (((code + 3) / 2) as u8) << (2 * (i % 128 / 32));
+    }
+    block.extend(d.to_le_bytes());
+    block.extend(dmin.to_le_bytes());
+    block
+}
+
+fn four_level_q4_0(codes: &[i8], scale: f16) -> Vec<u8> {
+    let mut block = scale.to_le_bytes().to_vec();
+    block.extend((0..16).map(|i| (codes[i] + 8) as u8 | ((codes[16 + i] + 8) as u8) << 4));
+    block
+}
+
+/// What a row of four levels is read as, and that its weights are that.
+fn read_four_levels(ty: BlockType, row: &[u8]) -> Result<(Vec<i8>, Vec<f32>), BlockError> {
+    let columns = row.len() / ty.bytes() * ty.weights();
+    let run = ty.scale_run().unwrap();
+    let (mut codes, mut scales) = (vec![99; columns], vec![f32::NAN; columns / run]);
+    ty.unpack_four_level_row(row, &mut codes, &mut scales)?;
+    let mut weights = vec![f32::NAN; columns];
+    ty.dequantize_row(row, &mut weights).unwrap();
+    for (i, weight) in weights.iter().enumerate() {
+        assert_eq!(*weight, scales[i / run] * f32::from(codes[i]), "{ty}, weight {i}");
+    }
+    Ok((codes, scales))
+}
+
+proptest! {
+    #[test]
+    fn four_levels_are_read_as_written(
+        codes in prop::collection::vec(prop::sample::select(&[-3i8, -1, 1, 3]), 256),
+        unit in scale(),
+        fifth in 0u8..=5,
+    ) {
+        let row: Vec<u8> = codes.chunks(32).flat_map(|codes| four_level_q4_0(codes, unit)).collect();
+        prop_assert_eq!(read_four_levels(BlockType::Q4_0, &row).unwrap(), (codes.clone(), vec![unit.to_f32(); 8]));
+
+        // d = dmin = u; also other multipliers in the ratio 2 : 3, and none.
+        let mut multipliers = [2 | 3 << 4; 16];
+        multipliers[5] = 2 * fifth | 3 * fifth << 4;
+        let block = four_level_q2_k(&codes, unit, unit, multipliers);
+        let (found, scales) = read_four_levels(BlockType::Q2_K, &block).unwrap();
+        prop_assert_eq!(&found, &codes);
+        for (j, scale) in scales.into_iter().enumerate() {
+            prop_assert_eq!(scale, unit.to_f32() * if j == 5 { f32::from(fifth) } else { 1.0 });
+        }
+    }
+}
+
+/// The ratio may be in the factors as well as in the multipliers.
+#[test]
+fn four_levels_of_q2_k_may_have_two_factors() {
+    let (d, dmin) = (f16::from_f32(0.5), f16::from_f32(0.75));
+    let block = four_level_q2_k(&[-3; 256], d, dmin, [0x11; 16]);
+    assert_eq!(
+        read_four_levels(BlockType::Q2_K, &block),
+        Ok((vec![-3; 256], vec![0.25; 16]))
+    );
+}
+
+#[test]
+fn a_row_that_is_not_of_four_levels_is_refused() {
+    let mut row = four_level_q4_0(&[1; 32], f16::ONE);
+    row.extend(q4_0::pack(&[0; 32], f16::ONE));
+    let error = read_four_levels(BlockType::Q4_0, &row).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Q4_0 row is not of four levels: weight 32 is not -3, -1, 1 or 3 times its scale"
+    );
+
+    let mut multipliers = [2 | 3 << 4; 16];
+    multipliers[3] = 2 | 2 << 4; // ternary
+    let mut row = four_level_q2_k(&[1; 256], f16::ONE, f16::ONE, [2 | 3 << 4; 16]);
+    row.extend(four_level_q2_k(&[1; 256], f16::ONE, f16::ONE, multipliers));
+    let error = read_four_levels(BlockType::Q2_K, &row).unwrap_err();
+    assert_eq!(
+        error,
+        BlockError::NotFourLevel {
+            ty: BlockType::Q2_K,
+            weight: 256 + 48
+        }
+    );
+
+    let error = BlockType::TQ2_0.unpack_four_level_row(&[0; 66], &mut [0; 256], &mut [0.0]);
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "TQ2_0 rows cannot be read as four levels, supported: Q4_0, Q2_K"
+    );
 }

@@ -110,7 +110,7 @@ impl View<'_> {
 
 /// `bytes`: (STRIDE,).  `out`: (digits, STRIDE) of `value(digit - 1)`.
 #[inline]
-fn unpack_run<const STRIDE: usize, T>(bytes: &[u8], out: &mut [T], value: &impl Fn(i8) -> T) {
+pub(super) fn unpack_run<const STRIDE: usize, T>(bytes: &[u8], out: &mut [T], value: &impl Fn(i8) -> T) {
     let (digits, _) = out.as_chunks_mut::<STRIDE>();
     for (digit, power) in digits.iter_mut().zip([1u8, 3, 9, 27, 81]) {
         for (slot, byte) in digit.iter_mut().zip(bytes) {

@@ -12,6 +12,7 @@
 //!
 //! All numbers are little-endian. [`File`] reads, [`Layout`] writes; neither opens a file.
 
+mod id42;
 mod read;
 mod split;
 pub mod tokenizer;
@@ -63,11 +64,23 @@ impl TensorInfo {
 
     /// Bytes of the tensor without padding; `None` where they do not fit `u64` or rows do not fill whole blocks.
     pub fn bytes(&self) -> Option<u64> {
-        let (weights, bytes) = (self.ty.weights() as u64, self.ty.bytes() as u64);
+        self.bytes_as(self.ty)
+    }
+
+    /// [`bytes`](Self::bytes) if it were of type `ty`.
+    fn bytes_as(&self, ty: BlockType) -> Option<u64> {
+        let (weights, bytes) = (ty.weights() as u64, ty.bytes() as u64);
         if !self.columns().is_multiple_of(weights) {
             return None;
         }
         (self.weights() / weights).checked_mul(bytes)
+    }
+
+    /// Type id 42 as PrismML's first builds meant it.
+    fn read_as_prism(&mut self) {
+        if self.ty == BlockType::Q2_0 {
+            self.ty = BlockType::PQ2_0;
+        }
     }
 }
 

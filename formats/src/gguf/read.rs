@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::id42::Id42;
 use super::{ALIGNMENT, MAX_NAME, TensorInfo, Value, padded};
 use crate::FormatError;
 use crate::block::{BlockType, removed_name};
@@ -18,11 +19,13 @@ pub struct File<'a> {
     pub(super) data: Vec<&'a [u8]>,
     pub(super) alignment: u64,
     pub(super) data_start: u64,
+    pub(super) id42: Id42,
 }
 
 impl<'a> File<'a> {
     /// Read and check everything but the weights themselves: accepted is what llama.cpp accepts
-    /// (gguf.cpp `gguf_init_from_reader`, and the loader's check that all data is in the file).
+    /// (gguf.cpp `gguf_init_from_reader`, and the loader's check that all data is in the file), and what PrismML's fork
+    /// accepts: types of its own, and its blocks under the id of Q2_0 ([`legacy_q2_0`](Self::legacy_q2_0)).
     ///
     /// # Errors
     /// Any [`FormatError`] about GGUF.
@@ -67,6 +70,10 @@ impl<'a> File<'a> {
             0 => cursor.position() as u64,
             _ => padded(cursor.position() as u64, alignment).expect("a position in memory, padded, fits u64"),
         };
+        let id42 = Id42::of(&infos, alignment, (bytes.len() as u64).saturating_sub(data_start));
+        if id42 == Id42::PQ2_0 {
+            infos.iter_mut().for_each(|(info, _)| info.read_as_prism());
+        }
         let data = locate(&infos, bytes, data_start, alignment)?;
         let tensors: Vec<_> = infos.into_iter().map(|(info, _)| info).collect();
         let names = tensors
@@ -83,12 +90,19 @@ impl<'a> File<'a> {
             data,
             alignment,
             data_start,
+            id42,
         })
     }
 
     /// 2 or 3.
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// Whether tensors of type id 42, which is llama.cpp's Q2_0, are read as PQ2_0, because their offsets are those of its
+    /// blocks: PrismML's first builds wrote such files. llama.cpp does not load them.
+    pub fn legacy_q2_0(&self) -> bool {
+        self.id42 == Id42::PQ2_0
     }
 
     /// Keys and values in file order.
@@ -241,13 +255,15 @@ fn check_shape(name: &str, shape: &[i64]) -> Result<(), FormatError> {
 
 fn block_type(tensor: &str, id: u32) -> Result<BlockType, FormatError> {
     BlockType::from_id(id).ok_or_else(|| {
-        let (meaning, remedy) = match (removed_name(id), id) {
-            (Some(name), _) => (format!("{name}, which ggml has removed"), "convert the model again"),
-            (None, 142 | 143) => (
-                "which only a fork of llama.cpp knows (PQ2_0 and PTQ1_0 of PrismML)".into(),
-                "convert the model to another type",
+        let (meaning, remedy) = match (id, removed_name(id)) {
+            (36, _) => (
+                "I2_S of bitnet.cpp (or IQ4_NL_4_4, which ggml has removed): the order of its weights depends on the build \
+                 that wrote it, and the file does not say which"
+                    .into(),
+                "pack the checkpoint that it was made of",
             ),
-            _ => ("which no type of ggml has".into(), DAMAGED),
+            (_, Some(name)) => (format!("{name}, which ggml has removed"), "convert the model again"),
+            (_, None) => ("which no type of ggml has".into(), DAMAGED),
         };
         FormatError::TensorType {
             tensor: tensor.into(),
@@ -267,14 +283,16 @@ fn locate<'a>(
 ) -> Result<Vec<&'a [u8]>, FormatError> {
     let mut expected = 0;
     let mut data = Vec::with_capacity(infos.len());
-    for (info, found) in infos {
+    for (index, (info, found)) in infos.iter().enumerate() {
         if *found != expected {
+            let after_id42 = infos[..index].iter().any(|(info, _)| info.ty == BlockType::Q2_0);
             return Err(FormatError::Offset {
                 tensor: info.name.clone(),
                 found: *found,
                 expected,
-                remedy: if has_legacy_offsets(infos, alignment) {
-                    "its Q2_0 blocks have 128 weights, as in a fork of before Q2_0 was settled, convert the model again"
+                remedy: if after_id42 {
+                    "the blocks of type id 42 before it are neither Q2_0 (64 weights in 18 bytes) nor PQ2_0 (128 in 34): \
+                     they are another fork's, or the file is damaged, convert the model again"
                 } else {
                     DAMAGED
                 },
@@ -303,18 +321,4 @@ fn locate<'a>(
             .ok_or_else(overflow)?;
     }
     Ok(data)
-}
-
-/// Whether the offsets are right for Q2_0 blocks of 128 weights in 34 bytes, which a fork wrote under the same id.
-fn has_legacy_offsets(infos: &[(TensorInfo, u64)], alignment: u64) -> bool {
-    let size = |info: &TensorInfo| match info.ty {
-        BlockType::Q2_0 => (info.weights() / 128).checked_mul(34),
-        _ => info.bytes(),
-    };
-    let mut expected = Some(0);
-    infos.iter().all(|(info, found)| {
-        let start = expected;
-        expected = start.and_then(|start: u64| padded(start.checked_add(size(info)?)?, alignment));
-        start == Some(*found)
-    })
 }

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::id42::Id42;
 use super::{File, Value};
 use crate::FormatError;
 
@@ -55,6 +56,7 @@ impl<'a> File<'a> {
         for (index, part) in parts.iter().enumerate() {
             part.check_key(index, TENSORS, &Value::I32(tensors as i32))?;
         }
+        agree_on_id42(&mut parts)?;
         let mut model = parts.remove(0);
         for part in parts {
             for (info, data) in part.tensors.into_iter().zip(part.data) {
@@ -82,6 +84,30 @@ impl<'a> File<'a> {
             problem: format!("key '{key}' is {found}, expected {}", expected.brief()),
         })
     }
+}
+
+/// A part whose offsets do not tell which blocks id 42 has follows the others.
+fn agree_on_id42(parts: &mut [File]) -> Result<(), FormatError> {
+    if parts.iter().all(|part| part.id42 != Id42::PQ2_0) {
+        return Ok(());
+    }
+    if let Some(index) = parts.iter().position(|part| part.id42 == Id42::Q2_0) {
+        return Err(FormatError::Split {
+            part: index + 1,
+            problem:
+                "its tensors of type id 42 are Q2_0 (64 weights in 18 bytes), those of another part PQ2_0 (128 in 34)"
+                    .into(),
+        });
+    }
+    for part in parts.iter_mut().filter(|part| part.id42 == Id42::Either) {
+        part.id42 = Id42::PQ2_0;
+        for (info, data) in part.tensors.iter_mut().zip(&mut part.data) {
+            info.read_as_prism();
+            let bytes = info.bytes().expect("its offsets fit these blocks");
+            *data = &data[..bytes as usize];
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 use self::attention::{Cache, Rotation};
 use super::shape::Shape;
-use super::{Engine, EngineError, Generate, check_tokens, threads_text};
+use super::{Engine, EngineError, EngineName, Generate, check_tokens, threads_text};
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 use crate::simd::Level;
 
@@ -295,8 +295,9 @@ impl<'file> Native<'file> {
 }
 
 impl Engine for Native<'_> {
-    fn name(&self) -> String {
-        format!("native ({}, {})", self.kernel_name(), threads_text(self.threads()))
+    fn name(&self) -> EngineName {
+        let details = format!("{}, {}", self.kernel_name(), threads_text(self.threads()));
+        EngineName::new("native", details)
     }
 
     fn vocab(&self) -> usize {

@@ -11,7 +11,7 @@ pub use product::Precision;
 pub use weights::{Config, Norm, Part, Rope, RopeScaling, Rounding, Rows, Weights};
 
 use self::product::product;
-use super::{Engine, EngineError, check_tokens};
+use super::{Engine, EngineError, EngineName, check_tokens};
 
 /// The forward pass over such weights.
 pub struct Oracle<'a, W> {
@@ -72,8 +72,8 @@ impl<W: Weights> Oracle<'_, W> {
 }
 
 impl<W: Weights> Engine for Oracle<'_, W> {
-    fn name(&self) -> String {
-        "oracle (f64)".into()
+    fn name(&self) -> EngineName {
+        EngineName::new("oracle", "f64")
     }
 
     fn vocab(&self) -> usize {

@@ -1,13 +1,11 @@
 //! config.json as JSON, read key by key so that every complaint names its key.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::files;
 use crate::model::ModelError;
-use crate::model::source::check_regular;
 
 /// The largest config.json that is read, in bytes; usual ones have a few KB.
 const MAX_FILE: u64 = 16 << 20;
@@ -22,19 +20,12 @@ impl ConfigFile {
     /// # Errors
     /// The file cannot be read, is larger than a config.json can be, or is not a JSON object.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
-        check_regular(path)?;
-        let io = |source| ModelError::io(path, source);
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-            .map_err(io)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(ModelError::TooLarge {
-                path: path.into(),
-                kind: "config.json",
-                limit: MAX_FILE,
-            });
-        }
+        let bytes = files::read(path, MAX_FILE).map_err(|source| ModelError::io(path, source))?;
+        let bytes = bytes.ok_or_else(|| ModelError::TooLarge {
+            path: path.into(),
+            kind: "config.json",
+            limit: MAX_FILE,
+        })?;
         Self::parse(path, &bytes)
     }
 

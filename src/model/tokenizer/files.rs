@@ -1,14 +1,13 @@
 //! The files a tokenizer is spread over, read once and bounded.
 
-use std::fs::File;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::{TokenizerError, special};
+use crate::files::{self, folder_of};
 use crate::model::Source;
-use crate::output::folder_of;
 
 /// The largest file that is read, in bytes; Gemma's tokenizer.json, among the largest in use, has 33 MB.
 const FILE_LIMIT: u64 = 256 << 20;
@@ -153,36 +152,24 @@ fn other_templates(folder: &Path) -> Result<Vec<String>, TokenizerError> {
 
 /// The file's content, or `None` when there is no such file.
 fn read_content(path: &Path) -> Result<Option<Content>, TokenizerError> {
-    let io = |source| TokenizerError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    // Asked before opening: opening a pipe would wait for its writer.
-    let metadata = match path.metadata() {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io(error)),
-    };
-    if !metadata.is_file() {
-        return Err(TokenizerError::NotAFile { path: path.to_owned() });
-    }
     let name = path.display().to_string();
-    let mut bytes = Vec::new();
-    File::open(path)
-        .map_err(io)?
-        .take(FILE_LIMIT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
-    let found = bytes.len() as u64;
-    if found > FILE_LIMIT {
-        return Err(TokenizerError::TooLarge {
+    match files::read(path, FILE_LIMIT) {
+        Ok(Some(bytes)) => Ok(Some(Content { name, bytes })),
+        Ok(None) => Err(TokenizerError::TooLarge {
             file: name,
             what: "the file",
-            found,
+            found: FILE_LIMIT + 1,
             limit: FILE_LIMIT,
-        });
+        }),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound => Ok(None),
+            ErrorKind::InvalidInput => Err(TokenizerError::NotAFile { path: path.into() }),
+            _ => Err(TokenizerError::Io {
+                path: path.into(),
+                source: error,
+            }),
+        },
     }
-    Ok(Some(Content { name, bytes }))
 }
 
 impl Content {

@@ -2,24 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
+use fastrand::Rng;
 use half::{bf16, f16};
 
 use super::*;
 use crate::model::Tensors;
 
-/// A seeded generator: numbers in (0, 1).
-struct Random(u64);
+/// Above 0, up to 1.
+fn uniform(random: &mut Rng) -> f32 {
+    1.0 - random.f32()
+}
 
-impl Random {
-    fn uniform(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-        ((self.0 >> 40) as f32 + 0.5) / (1 << 24) as f32
-    }
-
-    fn normal(&mut self) -> f32 {
-        let radius = (-2.0 * self.uniform().ln()).sqrt();
-        radius * (std::f32::consts::TAU * self.uniform()).cos()
-    }
+fn normal(random: &mut Rng) -> f32 {
+    let radius = (-2.0 * uniform(random).ln()).sqrt();
+    radius * (std::f32::consts::TAU * uniform(random)).cos()
 }
 
 fn encode(dtype: Dtype, number: f32) -> Vec<u8> {
@@ -46,8 +42,8 @@ fn look_at(dtype: Dtype, [rows, columns]: [usize; 2], numbers: &[f32]) -> Weight
 const DTYPES: [Dtype; 3] = [Dtype::BF16, Dtype::F16, Dtype::F32];
 
 /// Made ternary by Tequila's formula, in groups of the flattened matrix.
-fn ternary(random: &mut Random, length: usize, group: usize) -> Vec<f32> {
-    let mut numbers: Vec<f32> = (0..length).map(|_| 0.03 * random.normal()).collect();
+fn ternary(random: &mut Rng, length: usize, group: usize) -> Vec<f32> {
+    let mut numbers: Vec<f32> = (0..length).map(|_| 0.03 * normal(random)).collect();
     for group in numbers.chunks_mut(group) {
         let scale = group.iter().map(|w| w.abs()).sum::<f32>() / group.len() as f32;
         for w in group {
@@ -63,7 +59,7 @@ fn ternary(random: &mut Random, length: usize, group: usize) -> Vec<f32> {
 
 #[test]
 fn ternary_weights_are_told_with_the_run_of_their_scales() {
-    let mut random = Random(1);
+    let mut random = Rng::with_seed(1);
     for dtype in DTYPES {
         for (rows, columns, group, expected) in [
             (32, 512, 128, 128),
@@ -92,7 +88,7 @@ fn ternary_weights_are_told_with_the_run_of_their_scales() {
 
 #[test]
 fn zeros_of_both_signs_and_groups_of_zeros_are_ternary() {
-    let mut numbers = ternary(&mut Random(2), 16 * 256, 128);
+    let mut numbers = ternary(&mut Rng::with_seed(2), 16 * 256, 128);
     numbers[..128].fill(0.0);
     for (index, w) in numbers.iter_mut().enumerate().filter(|(_, w)| **w == 0.0) {
         *w = if index % 2 == 0 { 0.0 } else { -0.0 };
@@ -103,13 +99,13 @@ fn zeros_of_both_signs_and_groups_of_zeros_are_ternary() {
 
 #[test]
 fn two_and_four_levels_are_told_from_three() {
-    let mut random = Random(3);
+    let mut random = Rng::with_seed(3);
     for dtype in DTYPES {
         // Of each row, as SEQ and ParetoQ leave them: the outer level is rounded by itself.
         let mut four: Vec<f32> = vec![];
         for _ in 0..32 {
-            let step = 0.01 * (1.0 + random.uniform());
-            four.extend((0..256).map(|_| step * ((4.0 * random.uniform()).floor() - 1.5)));
+            let step = 0.01 * (1.0 + uniform(&mut random));
+            four.extend((0..256).map(|_| step * ((4.0 * uniform(&mut random)).floor() - 1.5)));
         }
         assert_eq!(look_at(dtype, [32, 256], &four), Weights::FourLevel { run: 256 });
         let signs: Vec<f32> = four.iter().map(|w| 0.02f32.copysign(*w)).collect();
@@ -119,11 +115,11 @@ fn two_and_four_levels_are_told_from_three() {
 
 #[test]
 fn ternary_weights_that_were_rounded_again_are_named() {
-    let (mut random, mut numbers) = (Random(4), ternary(&mut Random(4), 64 * 256, 128));
+    let (mut random, mut numbers) = (Rng::with_seed(4), ternary(&mut Rng::with_seed(4), 64 * 256, 128));
     // w + (q - w), each step in bf16: as a straight-through estimator computes it.
     let round = |x: f32| bf16::from_f32(x).to_f32();
     for q in &mut numbers {
-        let (w, exact) = (round(0.03 * random.normal()), round(*q));
+        let (w, exact) = (round(0.03 * normal(&mut random)), round(*q));
         *q = round(w + round(exact - w));
     }
     let found = look_at(Dtype::BF16, [64, 256], &numbers);
@@ -132,10 +128,10 @@ fn ternary_weights_that_were_rounded_again_are_named() {
 
 #[test]
 fn ternary_weights_with_something_added_are_named() {
-    let mut random = Random(5);
+    let mut random = Rng::with_seed(5);
     let mut numbers = ternary(&mut random, 64 * 256, 128);
     let exact = numbers.clone();
-    numbers.iter_mut().for_each(|w| *w += 0.0005 * random.normal());
+    numbers.iter_mut().for_each(|w| *w += 0.0005 * normal(&mut random));
     let found = look_at(Dtype::BF16, [64, 256], &numbers);
     assert!(
         matches!(found, Weights::NearlyTernary { zeros: false, .. }),
@@ -154,21 +150,21 @@ fn ternary_weights_with_something_added_are_named() {
 
 #[test]
 fn latent_weights_are_latent() {
-    let mut random = Random(6);
+    let mut random = Rng::with_seed(6);
     let mut make = |shape: &str, index: usize| match shape {
-        "normal" => 0.02 * random.normal(),
-        "uniform" => 0.05 * (random.uniform() - 0.5),
-        "heavy tails" => 0.01 * random.normal() / random.uniform(),
-        "laplace" => 0.01 * random.uniform().ln().copysign(random.normal()),
-        "two peaks" => 0.02f32.copysign(random.normal()) + 0.004 * random.normal(),
-        "three peaks" => 0.02 * [-1.0, 0.0, 1.0][index % 3] + 0.004 * random.normal(),
-        "sparse" if random.uniform() > 0.05 => 0.0,
-        "very sparse" if random.uniform() > 0.002 => 0.0,
+        "normal" => 0.02 * normal(&mut random),
+        "uniform" => 0.05 * (uniform(&mut random) - 0.5),
+        "heavy tails" => 0.01 * normal(&mut random) / uniform(&mut random),
+        "laplace" => 0.01 * uniform(&mut random).ln().copysign(normal(&mut random)),
+        "two peaks" => 0.02f32.copysign(normal(&mut random)) + 0.004 * normal(&mut random),
+        "three peaks" => 0.02 * [-1.0, 0.0, 1.0][index % 3] + 0.004 * normal(&mut random),
+        "sparse" if uniform(&mut random) > 0.05 => 0.0,
+        "very sparse" if uniform(&mut random) > 0.002 => 0.0,
         "half zeros" if index.is_multiple_of(2) => 0.0,
         // Far below the smallest normal number of f16.
-        "tiny" => 3e-8 * random.normal(),
-        "large" => 300.0 * random.normal(),
-        _ => random.normal(),
+        "tiny" => 3e-8 * normal(&mut random),
+        "large" => 300.0 * normal(&mut random),
+        _ => normal(&mut random),
     };
     for shape in [
         "normal",

@@ -20,7 +20,7 @@ use llama_cpp_2::gguf::GgufContext;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_sys_2 as sys;
 
-use super::child::{Output, Refusal};
+use super::answer::{Output, Refusal, can_start_threads};
 use super::protocol::{self, Hello, Piece, Work};
 use crate::mapped::Mapped;
 use model::{Model, Session};
@@ -105,7 +105,7 @@ impl Library {
                 out.done(&(), &[])
             }
             Work::Session { settings } => {
-                super::child::can_start_threads(settings.threads)?;
+                can_start_threads(settings.threads)?;
                 let session = self.model()?.session(&self.backend, settings)?;
                 self.sessions.push(Some(session));
                 out.done(&(self.sessions.len() - 1), &[])
@@ -154,7 +154,7 @@ impl Library {
 
     /// The products of `task`, and their activations.
     fn products(&mut self, task: protocol::Products, bulk: &[u8]) -> Result<(Products, Vec<f32>), Refusal> {
-        super::child::can_start_threads(task.threads)?;
+        can_start_threads(task.threads)?;
         let ty = BlockType::from_id(task.ty).ok_or(OUT_OF_TURN)?;
         let (x, sent) = bulk
             .split_at_checked(4 * task.tokens * task.columns)

@@ -15,7 +15,7 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
-use super::super::child::Refusal;
+use super::super::answer::Refusal;
 use super::super::protocol::Settings;
 use super::open;
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use formats::block::BlockType;
 use llama_cpp_sys_2 as sys;
 
-use super::super::child::Refusal;
+use super::super::answer::Refusal;
 use crate::kernels::memory::Region;
 
 /// Products `W x`, one for each of several copies of W, in graphs of several products each.
@@ -186,12 +186,9 @@ impl Drop for Pool {
 
 /// Whether ggml has a CPU kernel for a matrix of `ty`.
 fn can_multiply(ty: BlockType) -> bool {
-    // SAFETY: every id of `BlockType` is below GGML_TYPE_COUNT, and the table that is pointed into is constant.
-    unsafe {
-        (*sys::ggml_get_type_traits_cpu(ty.id() as sys::ggml_type))
-            .vec_dot
-            .is_some()
-    }
+    let id = ty.id() as sys::ggml_type;
+    // SAFETY: the table has an entry for each id below GGML_TYPE_COUNT, and is constant.
+    id < sys::GGML_TYPE_COUNT && unsafe { (*sys::ggml_get_type_traits_cpu(id)).vec_dot.is_some() }
 }
 
 /// Bytes that a tensor needs beside its data, with its alignment.

@@ -151,6 +151,15 @@ impl List {
         });
     }
 
+    /// A GGUF file of these bytes, run.
+    fn run_bytes(&mut self, row: u8, variant: &'static str, says: &'static [&'static str], bytes: Vec<u8>) {
+        self.command(row, variant, says, move |folder| {
+            let path = folder.join("broken.gguf");
+            std::fs::write(&path, &bytes).unwrap();
+            vec!["run".into(), text_of(&path), "-p".into(), "abcd".into()]
+        });
+    }
+
     /// A sound GGUF file, broken by `change`, run.
     fn run(
         &mut self,
@@ -734,19 +743,20 @@ fn gguf(cases: &mut List) {
     cases.inspect(31, "FormatError::Offset", &["tensor 'name' is at offset 32, expected 0", "fetch or write it again"], Raw::default().tensor(b"name", &[1], 0, 32).bytes());
     cases.inspect(32, "FormatError::Limit", &["the number of keys is 1099511627776, at most 0"], Raw { key_count: Some(1 << 40), ..Raw::default() }.bytes());
     cases.inspect(32, TRUNCATED, &["the value of key 'name' needs 1073741824 bytes"], number(8, &(1u64 << 30).to_le_bytes()).bytes());
-    for id in [4, 5, 31, 32, 33, 36, 37, 38] {
+    cases.inspect(33, "FormatError::TensorType", &["tensor 'name' has type id 36", "I2_S of bitnet.cpp", "pack the checkpoint"], tensor(&[256], 36));
+    for id in [4, 5, 31, 32, 33, 37, 38] {
         cases.inspect(33, "FormatError::TensorType", &["tensor 'name' has type id ", "which ggml has removed", "convert the model again"], tensor(&[256], id));
     }
     for id in [43, 99, u32::MAX] {
         cases.inspect(33, "FormatError::TensorType", &["tensor 'name' has type id ", "which no type of ggml has"], tensor(&[256], id));
     }
-    for id in [142, 143] {
-        cases.inspect(33, "FormatError::TensorType", &["tensor 'name' has type id 14", "PQ2_0 and PTQ1_0 of PrismML", "convert the model to another type"], tensor(&[256], id));
-    }
-    // 2048 weights of Q2_0 take 576 bytes; as a fork had them, 128 in 34 bytes, they take 544.
-    let raw = Raw { data: 2048, ..Raw::default() };
-    let legacy = raw.tensor(b"name", &[2048], 42, 0).tensor(b"next", &[1], 0, 544);
-    cases.inspect(34, "FormatError::Offset", &["tensor 'next' is at offset 544, expected 576", "before Q2_0 was settled", "convert the model again"], legacy.bytes());
+    // 2048 weights take 576 bytes as Q2_0, 544 as PQ2_0, 336 as STQ1_0: other blocks under the same id.
+    let after = |offset| Raw { data: 2048, ..Raw::default() }.tensor(b"name", &[2048], 42, 0).tensor(b"next", &[1], 0, offset).bytes();
+    cases.inspect(34, "FormatError::Offset", &["tensor 'next' is at offset 352, expected 576", "neither Q2_0 (64 weights in 18 bytes) nor PQ2_0 (128 in 34)", "convert the model again"], after(352));
+    const FORK: &str = "EngineError::Fork";
+    cases.run_bytes(34, FORK, &["tensor 'name' has type PQ2_0", "only PrismML's fork of llama.cpp reads", "pack the file as another type: `tqconv pack IN.gguf OUT.gguf`"], after(544));
+    cases.run_bytes(33, FORK, &["tensor 'name' has type PQ2_0", "`tqconv pack IN.gguf OUT.gguf`"], tensor(&[256], 142));
+    cases.run_bytes(33, FORK, &["tensor 'name' has type PTQ1_0", "`tqconv pack IN.gguf OUT.gguf`"], tensor(&[256], 143));
     let short = std::fs::read(crate::data::fixture("broken/sound.gguf")).unwrap();
     cases.inspect(36, TRUNCATED, &["tensor 'output_norm.weight' needs 128 bytes", "it is truncated, fetch"], short[..short.len() - 1].to_vec());
     cases.inspect(37, "FormatError::Magic", &["a big-endian GGUF file"], b"FUGG\0\0\0\x03".to_vec());
@@ -1053,6 +1063,9 @@ fn library(cases: &mut List) {
     });
     cases.call("BlockError::Length", &["a TQ2_0 row of 256 columns has 65 bytes, expected 66"], |_| {
         BlockType::TQ2_0.dequantize_row(&[0; 65], &mut [0.0; 256]).unwrap_err().into()
+    });
+    cases.call("BlockError::NotFourLevel", &["Q4_0 row is not of four levels: weight 0 is not -3, -1, 1 or 3 times its scale"], |_| {
+        BlockType::Q4_0.unpack_four_level_row(&[0x88; 18], &mut [0; 32], &mut [0.0]).unwrap_err().into()
     });
     cases.call("BlockError::OutOfRange", &["weight 1 is 100000, F16 holds -65504 to 65504"], |_| {
         BlockType::F16.quantize_row(&[0.0, 1e5], &mut [0; 4]).unwrap_err().into()

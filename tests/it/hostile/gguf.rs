@@ -39,8 +39,9 @@ fn what_is_accepted_is_read_as_written() {
     let file = File::parse(&bytes).unwrap();
     assert_eq!(file.alignment(), 1);
     assert_eq!(file.get("my_key_8"), Some(&Value::U32(0x0403_0201)));
-    assert_eq!(file.tensors().len(), BlockType::ALL.len());
-    for (info, &ty) in file.tensors().iter().zip(BlockType::ALL) {
+    let types: Vec<_> = BlockType::ALL.iter().filter(|ty| !ty.is_prism()).collect();
+    assert_eq!(file.tensors().len(), types.len());
+    for (info, &ty) in file.tensors().iter().zip(types) {
         let (_, data) = file.tensor(&info.name).unwrap();
         assert_eq!((info.ty, Some(data.len() as u64)), (ty, info.bytes()));
     }

@@ -122,7 +122,7 @@ fn with_keys(mut raw: Raw, name: impl Fn(usize) -> String, over_type: Option<u32
     raw.key(&next(), over_type.unwrap_or(ARRAY), &array(STRING, 3, &texts))
 }
 
-/// A tensor of every type, with one to four dimensions.
+/// A tensor of every type of ggml, with one to four dimensions.
 fn shapes() -> Vec<(BlockType, Vec<i64>)> {
     let shape = |i: usize, ty: BlockType| {
         let mut shape = vec![(1 + i as i64 % 3) * ty.weights() as i64];
@@ -131,6 +131,7 @@ fn shapes() -> Vec<(BlockType, Vec<i64>)> {
     };
     BlockType::ALL
         .iter()
+        .filter(|ty| !ty.is_prism())
         .enumerate()
         .map(|(i, &ty)| (ty, shape(i, ty)))
         .collect()

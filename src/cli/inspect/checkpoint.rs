@@ -1,265 +1,23 @@
-//! `tqconv inspect`: what a checkpoint or a GGUF file holds, and who can run it.
+//! What a checkpoint holds, and what `pack` would make of it.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use clap::Args;
-use formats::block::BlockType;
-use formats::gguf::{File, TensorInfo, Value};
-use rayon::prelude::*;
 use serde_json::json;
 
-use super::text::shown;
-use super::{lossy, print, print_json, render};
-use crate::mapped::{Mapped, Model};
+use super::super::text::shown;
+use super::super::{lossy, pack, print, print_json, render};
+use super::InspectArgs;
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Scheme, Source, Tensors, TrainingOverrides, check_latent,
 };
-use crate::pack::{Embedding, Options, Plan, Rule, Target, ollama_reads};
+use crate::pack::{Embedding, Options, Plan, Rule, Target};
 use crate::simd::Level;
 
-/// Show what a checkpoint or a GGUF file holds
-///
-/// A checkpoint: its shape, how it was trained, the share of its weights in the dead zone, and what `pack` would make
-/// of it. A GGUF file: its metadata, types and sizes, the dead zone, and which engines load it.
-#[derive(Args)]
-#[command(after_help = "\
-Examples:
-  tqconv inspect my-checkpoint/        its shape, its training, what `pack` would make of it
-  tqconv inspect model.gguf --all      every key and every tensor")]
-pub struct InspectArgs {
-    /// A folder with a checkpoint, a safetensors file, its index, or a GGUF file
-    path: PathBuf,
-    /// List every tensor and every key
-    #[arg(short, long)]
-    all: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
 /// Show it.
-pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
-    let path = &args.path;
-    if path.is_dir() {
-        return inspect_checkpoint(args);
-    }
-    if is_gguf(path)? {
-        let model = Model::open(path)?;
-        let file = model.parse()?;
-        let gguf = Gguf {
-            path,
-            file: &file,
-            bytes: model.bytes(),
-        };
-        return if args.json {
-            print_json(&gguf.json())
-        } else {
-            print(&gguf.text(args.all))
-        };
-    }
-    inspect_checkpoint(args)
-}
-
-/// By its name or by its first bytes.
-fn is_gguf(path: &Path) -> anyhow::Result<bool> {
-    let named = path.extension().is_some_and(|extension| extension == "gguf");
-    let file = Mapped::open(path).with_context(|| path.display().to_string())?;
-    Ok(named || file.starts_with(b"GGUF"))
-}
-
-/// What a stored type needs of an engine: measured or read in the engines' sources, see docs/types.md.
-fn engines(ty: BlockType) -> &'static str {
-    match ty {
-        BlockType::TQ1_0 | BlockType::TQ2_0 => {
-            "llama.cpp since September 2024; CPU, Metal (TQ2_0), Vulkan; not CUDA; not Ollama"
-        }
-        BlockType::Q2_0 => "llama.cpp b10015 and later; fast on CUDA, Metal, Vulkan and Arm, slow on x86; not Ollama",
-        ty if ollama_reads(ty) => "every llama.cpp and Ollama",
-        _ => "llama.cpp; not Ollama",
-    }
-}
-
-struct Gguf<'a> {
-    path: &'a Path,
-    file: &'a File<'a>,
-    bytes: u64,
-}
-
-/// The tensors of one type.
-#[derive(Default)]
-struct Share {
-    tensors: usize,
-    weights: u64,
-    bytes: u64,
-    /// Weights with code 0, in tensors that are ternary.
-    dead: u64,
-    /// Weights of tensors that are ternary.
-    ternary: u64,
-}
-
-impl Gguf<'_> {
-    fn shares(&self) -> BTreeMap<BlockType, Share> {
-        let mut shares = BTreeMap::<_, Share>::new();
-        for info in self.file.tensors() {
-            let share = shares.entry(info.ty).or_default();
-            let weights = info.weights();
-            share.tensors += 1;
-            share.weights += weights;
-            share.bytes += info.bytes().unwrap_or(0);
-            if let Some(dead) = self.dead_weights(info) {
-                share.dead += dead;
-                share.ternary += weights;
-            }
-        }
-        shares
-    }
-
-    /// How many weights of a ternary matrix have code 0; `None` for one that is not ternary.
-    fn dead_weights(&self, info: &TensorInfo) -> Option<u64> {
-        let run = info.ty.scale_run()?;
-        let (_, data) = self.file.tensor(&info.name)?;
-        // Without weights a row may have any width.
-        let columns = usize::try_from(info.columns()).ok().filter(|_| !data.is_empty())?;
-        let row_bytes = info.ty.row_bytes(columns)?;
-        data.par_chunks_exact(row_bytes)
-            .map_init(
-                || (vec![0; columns], vec![0.0; columns / run]),
-                |(codes, scales), row| {
-                    info.ty.unpack_ternary_row(row, codes, scales).ok()?;
-                    Some(codes.iter().filter(|&&code| code == 0).count() as u64)
-                },
-            )
-            .sum()
-    }
-
-    fn engines(&self) -> Vec<(BlockType, &'static str)> {
-        let mut types: Vec<_> = self.file.tensors().iter().map(|info| info.ty).collect();
-        types.sort_unstable();
-        types.dedup();
-        types.into_iter().map(|ty| (ty, engines(ty))).collect()
-    }
-
-    fn text(&self, all: bool) -> String {
-        let file = self.file;
-        let mut text = format!(
-            "{}: GGUF version {}, {} tensors, {} keys, {}\n\n",
-            shown(&lossy(self.path)),
-            file.version(),
-            file.tensors().len(),
-            file.metadata().len(),
-            render::bytes(self.bytes)
-        );
-        let keys = file
-            .metadata()
-            .iter()
-            .filter(|(_, value)| all || !matches!(value, Value::Array(_)));
-        let shown: Vec<_> = keys.map(|(key, value)| (key.as_str(), brief(value))).collect();
-        text += &render::facts(&shown);
-        let rows = self.shares().into_iter().map(|(ty, share)| {
-            let dead = if share.ternary > 0 {
-                render::percent(share.dead as f64 / share.ternary as f64)
-            } else {
-                String::new()
-            };
-            let (tensors, weights) = (share.tensors.to_string(), render::count(share.weights));
-            vec![
-                ty.to_string(),
-                tensors,
-                weights,
-                render::bytes(share.bytes),
-                dead,
-                engines(ty).into(),
-            ]
-        });
-        text += "\n";
-        text += &render::table(
-            &["type", ">tensors", ">weights", ">size", ">dead zone", "runs on"],
-            rows.collect(),
-        );
-        if all {
-            let rows = file.tensors().iter().map(|info| {
-                let shape: Vec<_> = info.shape.iter().rev().map(u64::to_string).collect();
-                vec![
-                    info.name.clone(),
-                    info.ty.to_string(),
-                    shape.join(" x "),
-                    info.bytes().map_or(String::new(), render::bytes),
-                ]
-            });
-            text += "\n";
-            text += &render::table(&["tensor", "type", ">rows x columns", ">size"], rows.collect());
-        }
-        text
-    }
-
-    fn json(&self) -> serde_json::Value {
-        let metadata: serde_json::Map<_, _> = self
-            .file
-            .metadata()
-            .iter()
-            .map(|(key, value)| (key.clone(), listed(value)))
-            .collect();
-        let tensors: Vec<_> = self
-            .file
-            .tensors()
-            .iter()
-            .map(|info| json!({"name": info.name, "type": info.ty.name(), "shape": info.shape, "bytes": info.bytes()}))
-            .collect();
-        let types: serde_json::Map<_, _> = self
-            .shares()
-            .into_iter()
-            .map(|(ty, share)| {
-                let dead = (share.ternary > 0).then(|| share.dead as f64 / share.ternary as f64);
-                let facts = json!({
-                    "tensors": share.tensors, "weights": share.weights, "bytes": share.bytes, "dead_share": dead,
-                    "runs_on": engines(ty),
-                });
-                (ty.name().to_owned(), facts)
-            })
-            .collect();
-        let ollama = self.engines().iter().all(|(ty, _)| ollama_reads(*ty));
-        json!({
-            "path": lossy(self.path), "kind": "gguf", "version": self.file.version(), "bytes": self.bytes,
-            "alignment_bytes": self.file.alignment(), "ollama": ollama, "types": types, "metadata": metadata,
-            "tensors": tensors,
-        })
-    }
-}
-
-/// A value as JSON, which takes many times its memory: of a list longer than any vocabulary only the length.
-fn listed(value: &Value) -> serde_json::Value {
-    const MAX: usize = 1 << 22;
-    match value {
-        Value::Array(array) if array.len() > MAX => value.brief().into(),
-        value => value.to_json(),
-    }
-}
-
-/// The start of a value.
-fn brief(value: &Value) -> String {
-    const WIDTH: usize = 72;
-    let text = match value {
-        Value::Array(array) => format!(
-            "{} of {} values: {}",
-            value.type_name(),
-            array.len(),
-            array.first(WIDTH).to_json()
-        ),
-        Value::String(text) => shown(text),
-        value => value.to_json().to_string(),
-    };
-    if text.chars().count() <= WIDTH {
-        text
-    } else {
-        text.chars().take(WIDTH).chain("...".chars()).collect()
-    }
-}
-
-fn inspect_checkpoint(args: &InspectArgs) -> anyhow::Result<ExitCode> {
+pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let source = match Source::find(&args.path, None, None) {
         // Weights without a config.json can still be listed.
         Err(ModelError::MissingFile { missing, .. }) if missing == "config.json" && args.path.is_file() => {
@@ -320,7 +78,7 @@ impl PackPreview {
         let options = Options {
             rule: Rule {
                 target: Target::Any,
-                max_nmse: super::pack::MAX_NMSE,
+                max_nmse: pack::MAX_NMSE,
                 ty: None,
                 tensor_types: vec![],
             },

@@ -1,0 +1,16 @@
+//! Speed: single products, and whole models, ours and llama.cpp's in turns of one run, beside what memory can give.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `products` | matrix products, ours and ggml's |
+//! | `race` | prefill and decode of a whole model by both engines |
+//! | `memory` | the speed at which the machine reads |
+//! | `sample` | weights and activations to multiply |
+
+mod memory;
+mod products;
+mod race;
+mod sample;
+
+pub use products::{BenchError, Case, Outcome, Seconds, measure};
+pub use race::{EngineSpeed, LoadFacts, Rate, SpeedFacts, Workload, race};

@@ -1,0 +1,300 @@
+//! How fast the products are, ours and ggml's, beside what memory and the dot instruction do, measured in turns.
+//!
+//! Machines are shared and clocks change, so all four take turns of about a millisecond, and what is quoted are ratios
+//! of medians over many turns:
+//! ```text
+//! repeat:  the dot instruction alone;  some of our products;  as many of ggml's;  now and then: memory alone
+//! ```
+//! Both sides quantize their activations inside the measured time, on as many threads, with weights in huge pages.
+//! Threads are awake when their turn begins, and rest while it is not their turn.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use formats::block::BlockType;
+use serde::Serialize;
+
+use super::memory::read_rate;
+use super::sample;
+use crate::kernels::memory::Region;
+use crate::kernels::{Activations, KernelError, Matrix, Options, Threads};
+use crate::witness::{self, Weights, Witness};
+
+/// Weights in rotation in a cold case: more than a last-level cache keeps.
+const COLD_BYTES: usize = 96 << 20;
+/// Multiplications of one turn, about.
+const TURN_MACS: usize = 1 << 26;
+/// Bytes of one measurement of the read speed, and turns between two.
+const READ_BYTES: usize = 64 << 20;
+const READ_EVERY: usize = 16;
+/// Turns that are not counted: caches, clocks and page tables settle.
+const WARM_UP: usize = 1;
+/// Fewest turns that are counted.
+const MIN_TURNS: usize = 5;
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Type of the weights in the file.
+    pub ty: BlockType,
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Columns of the matrix.
+    pub columns: usize,
+    /// Tokens in one product; 1 is decode.
+    pub tokens: usize,
+    /// Threads for both sides.
+    pub threads: usize,
+    /// One matrix again and again, from the cache; else many in rotation, from memory.
+    pub hot: bool,
+    /// How our side multiplies.
+    pub options: Options,
+    /// How long to measure.
+    pub time: Duration,
+}
+
+/// Why nothing was measured: a [`KernelError`] or a [`WitnessError`](crate::witness::WitnessError).
+pub type BenchError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Median and spread of the seconds that one product took.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Seconds {
+    /// Tenth percentile.
+    pub p10: f64,
+    /// Median.
+    pub median: f64,
+    /// Ninetieth percentile.
+    pub p90: f64,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Block type, as in the file.
+    #[serde(rename = "type")]
+    pub ty: String,
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Columns of the matrix.
+    pub columns: usize,
+    /// Tokens in one product.
+    pub tokens: usize,
+    /// Threads on both sides.
+    pub threads: usize,
+    /// Weights from the cache, not from memory.
+    pub hot: bool,
+    /// Our kernel and layout.
+    pub kernel: String,
+    /// Turns counted.
+    pub turns: usize,
+    /// Our product.
+    pub ours: Seconds,
+    /// ggml's product; absent without llama.cpp.
+    pub ggml: Option<Seconds>,
+    /// ggml's median over ours.
+    pub ratio: Option<f64>,
+    /// Bytes of packed weights that our product reads.
+    pub bytes: usize,
+    /// Our weights read, GB/s.
+    pub read: f64,
+    /// Memory read speed of the machine with as many threads, GB/s.
+    pub machine_read: f64,
+    /// Our multiplications, GMAC/s.
+    pub macs: f64,
+    /// What the dot instruction alone reaches, GMAC/s; absent where the kernel has none.
+    pub machine_macs: Option<f64>,
+}
+
+/// Measure one case, and ggml's products where there is a witness.
+///
+/// # Errors
+/// A matrix that our kernels cannot take, a lack of memory, or a witness that fails.
+pub fn measure(case: &Case, mut witness: Option<&mut Witness>) -> Result<Outcome, BenchError> {
+    let weights = sample::weights(case.ty, case.rows, case.columns)?;
+    let mut ours = Ours::new(case, &weights)?;
+    if let Some(witness) = &mut witness {
+        let Case { ty, rows, columns, .. } = *case;
+        let weights = Weights::Bytes(&weights);
+        let matrix = witness::Matrix {
+            ty,
+            rows,
+            columns,
+            weights,
+        };
+        witness.prepare_products(&matrix, &ours.x, (ours.batches, ours.distinct), case.threads)?;
+    }
+    let times = take_turns(case, &mut ours, witness)?;
+    Ok(outcome(case, &ours.matrices[0], times))
+}
+
+/// Our side: what it multiplies, and how much of it in one turn.
+struct Ours {
+    /// `batches` times `distinct` copies of one matrix.
+    matrices: Vec<Matrix>,
+    /// Products of one turn.
+    batch: usize,
+    /// Turns until the same copies come again.
+    batches: usize,
+    /// Copies that one turn reads.
+    distinct: usize,
+    /// (tokens, columns)
+    x: Vec<f32>,
+    activations: Activations,
+    /// (tokens, rows)
+    y: Vec<f32>,
+    threads: Threads,
+}
+
+impl Ours {
+    fn new(case: &Case, weights: &[u8]) -> Result<Self, KernelError> {
+        let Case {
+            ty,
+            rows,
+            columns,
+            tokens,
+            ..
+        } = *case;
+        let matrix = || Matrix::new(ty, rows, columns, weights, &case.options);
+        let first = matrix()?;
+        let batch = (TURN_MACS / (rows * columns * tokens).max(1)).max(1);
+        let (batches, distinct) = match case.hot {
+            true => (1, 1),
+            false => (COLD_BYTES.div_ceil(first.packed_bytes().max(1) * batch), batch),
+        };
+        let mut matrices = vec![first];
+        while matrices.len() < batches * distinct {
+            matrices.push(matrix()?);
+        }
+        Ok(Self {
+            matrices,
+            batch,
+            batches,
+            distinct,
+            x: sample::activations(tokens * columns),
+            activations: Activations::new(case.options.isa),
+            y: vec![0.0; tokens * rows],
+            threads: Threads::new(case.threads),
+        })
+    }
+
+    /// The products of one turn.
+    fn multiply(&mut self, turn: usize) {
+        for i in 0..self.batch {
+            let matrix = &self.matrices[turn % self.batches * self.distinct + i % self.distinct];
+            let (columns, grouping) = (matrix.columns(), matrix.grouping());
+            self.activations.quantize(&self.x, columns, grouping, &self.threads);
+            matrix.multiply(&self.activations, &mut self.y, &self.threads);
+        }
+    }
+
+    /// MAC/s of the kernel's dot instruction on registers, all threads together.
+    fn dot_rate(&self) -> Option<f64> {
+        const REPEATS: usize = 10_000;
+        let (matrix, threads) = (&self.matrices[0], &self.threads);
+        let macs = matrix.dots(1)?;
+        let run = || {
+            threads.run(threads.count(), |_| {
+                black_box(matrix.dots(REPEATS));
+            });
+        };
+        run(); // wakes the threads
+        Some((macs * REPEATS * threads.count()) as f64 / seconds(run))
+    }
+}
+
+/// What the turns took, one number each.
+#[derive(Default)]
+struct Times {
+    /// Bytes a second that memory gave.
+    read: Vec<f64>,
+    /// Seconds of one of our products.
+    ours: Vec<f64>,
+    /// Seconds of one of ggml's.
+    ggml: Vec<f64>,
+    /// Multiplications a second of the dot instruction.
+    macs: Vec<f64>,
+}
+
+fn take_turns(case: &Case, ours: &mut Ours, mut witness: Option<&mut Witness>) -> Result<Times, BenchError> {
+    let Case { ty, rows, columns, .. } = *case;
+    let memory = touched(READ_BYTES).map_err(|source| KernelError::Memory {
+        ty,
+        rows,
+        columns,
+        source,
+    })?;
+    let mut times = Times::default();
+    let (start, mut turn) = (Instant::now(), 0);
+    while turn < WARM_UP + MIN_TURNS || start.elapsed() < case.time {
+        if turn == WARM_UP {
+            times = Times::default();
+        }
+        if turn.is_multiple_of(READ_EVERY) || turn == WARM_UP {
+            times.read.push(read_rate(bytemuck::cast_slice(&memory), &ours.threads));
+        }
+        times.macs.extend(ours.dot_rate());
+        times.ours.push(seconds(|| ours.multiply(turn)) / ours.batch as f64);
+        if let Some(witness) = &mut witness {
+            let time = witness.time_products(turn % ours.batches, ours.batch / ours.distinct)?;
+            times.ggml.push(time / ours.batch as f64);
+        }
+        turn += 1;
+    }
+    Ok(times)
+}
+
+fn outcome(case: &Case, matrix: &Matrix, times: Times) -> Outcome {
+    let Case {
+        ty,
+        rows,
+        columns,
+        tokens,
+        ..
+    } = *case;
+    let turns = times.ours.len();
+    let ours = percentiles(times.ours).expect("there are turns");
+    let ggml = percentiles(times.ggml);
+    let bytes = matrix.packed_bytes();
+    Outcome {
+        ty: ty.to_string(),
+        rows,
+        columns,
+        tokens,
+        threads: case.threads,
+        hot: case.hot,
+        kernel: matrix.kernel_name(),
+        turns,
+        ours,
+        ggml,
+        ratio: ggml.map(|ggml| ggml.median / ours.median),
+        bytes,
+        read: bytes as f64 / ours.median / 1e9,
+        machine_read: percentiles(times.read).expect("there are turns").median / 1e9,
+        macs: (rows * columns * tokens) as f64 / ours.median / 1e9,
+        machine_macs: percentiles(times.macs).map(|macs| macs.median / 1e9),
+    }
+}
+
+fn seconds(task: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    task();
+    start.elapsed().as_secs_f64()
+}
+
+fn percentiles(mut values: Vec<f64>) -> Option<Seconds> {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    let at = |share: f64| values[(share * last as f64).round() as usize];
+    Some(Seconds {
+        p10: at(0.1),
+        median: at(0.5),
+        p90: at(0.9),
+    })
+}
+
+/// Memory of which every page exists.
+fn touched(length: usize) -> std::io::Result<Region> {
+    let mut region = Region::zeroed(length)?;
+    region.fill(1);
+    Ok(region)
+}

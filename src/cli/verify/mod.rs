@@ -1,0 +1,192 @@
+//! `tqconv verify`: the proof of a file, as a table, as JSON and as a page.
+
+mod charts;
+mod page;
+mod text;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::checkpoint::CheckpointArgs;
+use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
+use super::{Context, print, print_json, render};
+use crate::output::{self, Inputs};
+use crate::verify::{self, Against, Level, Options, Report, Status, TextOptions, Verdict};
+use crate::witness::Program;
+use text::Text;
+
+/// Verify a GGUF file against its checkpoint, and what it computes against what it should
+///
+/// Level 1 looks at the layout as three readers see it, level 2 at every code, scale, bias, table and key, level 3 at
+/// the products of our kernels and of ggml's, level 4 at the logits of an exact forward pass, of our engine and of
+/// llama.cpp, level 5 at their speed. Each check tells what was found, its limit, and where the limit comes from.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  tqconv verify model.gguf --against my-checkpoint/                        levels 1 to 4
+  tqconv verify model.gguf --against my-checkpoint/ --report proof.html    with a page to look at
+  tqconv verify model.gguf --levels 1                                      the layout alone")]
+pub struct VerifyArgs {
+    /// The GGUF file
+    file: PathBuf,
+    /// The checkpoint that it was packed from: a folder, a model.safetensors, or a model.safetensors.index.json
+    #[arg(long, value_name = "IN")]
+    against: Option<PathBuf>,
+    /// Which levels, as in 1,2,4 or 1-3 [default: 1-4]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = levels)]
+    levels: Option<Vec<Levels>>,
+    /// Level 5, too: time both engines
+    #[arg(long)]
+    speed: bool,
+    /// Check the file by the stricter rules of a program, too
+    #[arg(long = "for", value_name = "WHAT")]
+    target: Option<TargetArg>,
+    /// The relative squared error that storing a matrix may have added
+    #[arg(
+        long,
+        value_name = "NMSE",
+        default_value_t = MAX_NMSE,
+        value_parser = parse_nmse,
+        help_heading = "Limits"
+    )]
+    max_nmse: f64,
+    /// The mean KLD from the checkpoint that an engine may have, in nats a token, beside the limits that follow from the
+    /// model
+    #[arg(long, value_name = "NATS", value_parser = parse_nmse, help_heading = "Limits")]
+    max_kld: Option<f64>,
+    /// What the engines are to predict: the text of a file
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt", help_heading = "Text")]
+    text: Option<PathBuf>,
+    /// What the engines are to predict
+    #[arg(long, value_name = "TEXT", help_heading = "Text")]
+    prompt: Option<String>,
+    /// Predictions to compare at most
+    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Text")]
+    tokens: usize,
+    /// Tokens that see each other: the text is cut into windows of so many
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = window, help_heading = "Text")]
+    window: usize,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
+    /// A key that `pack` was told to set, and its value; can be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair, help_heading = "Checkpoint")]
+    metadata: Vec<(String, String)>,
+    /// Write a page to look at, too
+    #[arg(long, value_name = "FILE.html", help_heading = "Output")]
+    report: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TargetArg {
+    /// `ollama create`
+    Ollama,
+}
+
+fn window(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(window) if window > 1 => Ok(window),
+        _ => Err("expected a whole number of at least 2".into()),
+    }
+}
+
+pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCode> {
+    let against = match &args.against {
+        None => None,
+        Some(path) => Some(Against {
+            checkpoint: args.checkpoint.open(path)?,
+            tokenizer_pre: args.checkpoint.tokenizer_pre.clone(),
+            name: path.display().to_string(),
+        }),
+    };
+    if let Some(report) = &args.report {
+        output::check(report, true, &inputs(args, against.as_ref()))?;
+    }
+    let options = options(args, context.witness)?;
+    let bar = render::spinner(!context.quiet);
+    let report = verify::verify(&args.file, against.as_ref(), &options, &|doing, share| {
+        render::show(&bar, doing, share);
+    })
+    .with_context(|| args.file.display().to_string())?;
+    bar.finish_and_clear();
+    if args.json {
+        print_json(&serde_json::to_value(&report)?)?;
+    } else {
+        let text = Text { colour: context.colour };
+        print(&text.report(&report))?;
+    }
+    if let Some(path) = &args.report {
+        output::write(path, page::page(&report).as_bytes())?;
+    }
+    Ok(match report.verdict {
+        Verdict::Agrees | Verdict::Sound => ExitCode::SUCCESS,
+        Verdict::Disagrees => ExitCode::from(1),
+        Verdict::NothingChecked if measured(&report) => ExitCode::SUCCESS,
+        Verdict::NothingChecked => ExitCode::from(2),
+    })
+}
+
+/// Every file that is read, which the page must not replace.
+fn inputs(args: &VerifyArgs, against: Option<&Against>) -> Inputs {
+    let checkpoint = against.map_or(vec![], |against| against.checkpoint.files());
+    let named = [Some(&args.file), args.text.as_ref()].into_iter().flatten();
+    Inputs::new(named.chain(&checkpoint))
+}
+
+fn measured(report: &Report) -> bool {
+    report.levels.iter().any(|level| level.status == Status::Measured)
+}
+
+fn options(args: &VerifyArgs, witness: Program) -> anyhow::Result<Options> {
+    let mut text = TextOptions {
+        tokens: args.tokens,
+        window: args.window,
+        ..TextOptions::default()
+    };
+    if let Some(path) = &args.text {
+        text.text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        text.source = path.display().to_string();
+    } else if let Some(prompt) = &args.prompt {
+        text.text = prompt.clone();
+        text.source = "prompt".into();
+    }
+    let asked: Option<Vec<Level>> =
+        (args.levels.as_ref()).map(|some| some.iter().flat_map(|some| some.0).copied().collect());
+    let level_4_at_any_size = asked.as_ref().is_some_and(|levels| levels.contains(&Level::Logits));
+    let mut levels = asked.unwrap_or_else(|| Level::ALL[..4].to_vec());
+    if args.speed {
+        levels.push(Level::Speed);
+    }
+    Ok(Options {
+        level_4_at_any_size,
+        levels,
+        for_ollama: args.target.is_some(),
+        max_nmse: args.max_nmse,
+        metadata: args.metadata.clone(),
+        max_kld: args.max_kld,
+        text,
+        threads: rayon::current_num_threads(),
+        witness,
+    })
+}
+
+/// One level or a range of them.
+#[derive(Clone)]
+struct Levels(&'static [Level]);
+
+fn levels(text: &str) -> Result<Levels, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let place = |text: &str| {
+        let number: u8 = text.parse().ok()?;
+        Level::ALL.iter().position(|level| level.number() == number)
+    };
+    match (place(first), place(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(Levels(&Level::ALL[first..=last])),
+        _ => Err("expected levels from 1 to 5, as in 1,2,4 or 1-3".into()),
+    }
+}

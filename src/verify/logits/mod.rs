@@ -1,0 +1,155 @@
+//! Level 4: the engines on a text. A chain of passes, each compared with the one before it, so that every link has a limit
+//! of its own, which follows from the model at hand:
+//!
+//! ```text
+//! oracle   the checkpoint, by the formula, in f64
+//!   |      what storing it lost; as far away: the checkpoint with what each row lost turned round by chance
+//! file     the file's numbers, activations as they are
+//!   |      what rounding activations costs; as far away: the same pass with activations rounded by the types' rules
+//! engines  ours and llama.cpp
+//! ```
+
+mod found;
+mod passes;
+mod work;
+
+use std::path::Path;
+
+use formats::gguf::File;
+
+use super::references::{Latent, Stored, Turned};
+use super::report::{Level, LevelReport, NotChecked, TextFacts};
+use super::windows::Windows;
+use super::witness::{self, Witness};
+use super::{Against, Options, Progress, VerifyError};
+use crate::engine::Engine;
+use crate::engine::native::{self, Native};
+use crate::engine::oracle::{Config, Weights};
+use found::Found;
+use passes::Passes;
+use work::Work;
+
+/// Weights beyond which the level is left out unless asked for: on two cores a billion of them takes a minute.
+const MOST_WEIGHTS: u64 = 10_000_000_000;
+/// Tokens that go through the layers of a reference pass together.
+const BATCH: usize = 512;
+
+/// Run the engines.
+pub(super) fn check(
+    path: &Path,
+    file: &File,
+    against: Option<&Against>,
+    options: &Options,
+    progress: &Progress,
+) -> Result<(LevelReport, Option<TextFacts>), VerifyError> {
+    match Inputs::of(file, options) {
+        Ok(inputs) => run(inputs, path, file, against, options, progress),
+        Err(why) => Ok((LevelReport::not_checked(Level::Logits, why), None)),
+    }
+}
+
+/// What can be had of the file alone.
+struct Inputs<'a> {
+    text: Windows,
+    native: Native<'a>,
+    stored: Stored<'a>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Or why the level cannot be run.
+    fn of(file: &'a File, options: &Options) -> Result<Self, String> {
+        let text = Windows::cut(file, &options.text)?;
+        let weights: u64 = file.tensors().iter().map(|info| info.weights()).sum();
+        if weights > MOST_WEIGHTS && !options.level_4_at_any_size {
+            let billions = weights as f64 / 1e9;
+            return Err(format!(
+                "{billions:.1} billion weights take long; ask for it with --levels 1-4"
+            ));
+        }
+        let settings = native::Settings::new(text.window, options.threads);
+        Ok(Self {
+            native: Native::load(file, settings).map_err(|error| error.to_string())?,
+            stored: Stored::new(file).map_err(|error| error.to_string())?,
+            text,
+        })
+    }
+}
+
+fn run(
+    inputs: Inputs,
+    path: &Path,
+    file: &File,
+    against: Option<&Against>,
+    options: &Options,
+    progress: &Progress,
+) -> Result<(LevelReport, Option<TextFacts>), VerifyError> {
+    let Inputs { text, native, stored } = inputs;
+    let mut not_checked = vec![];
+    let latent = match against {
+        None => Err(super::NO_CHECKPOINT.into()),
+        Some(against) => latent(against, stored.config()),
+    };
+    let latent = latent
+        .map_err(|why| not_checked.push(NotChecked::new("the oracle", why)))
+        .ok();
+    let (model, mut lost) = match Witness::load(path, file, options) {
+        Ok(model) => (Some(model), None),
+        Err(error) => (None, Some(error)),
+    };
+    let mut engines: Vec<Box<dyn Engine + '_>> = vec![Box::new(native)];
+    match model.as_ref().map(|model| model.engine(&text, options.threads)) {
+        Some(Ok(engine)) => engines.push(engine),
+        Some(Err(error)) => lost = Some(error),
+        None => {}
+    }
+
+    let turned = latent.as_ref().map(|latent| Turned {
+        latent,
+        stored: &stored,
+        max_nmse: options.max_nmse,
+    });
+    let passes = Passes::new(&stored, turned.as_ref());
+    let work = Work::new(progress, stored.config(), &text, passes.cost(), engines.len());
+    let mut found = Found::new(engines.len());
+    for batch in text.batches(BATCH) {
+        passes.run(batch, &mut engines, &work, &mut found)?;
+    }
+    lost = lost.or(found.lost.take());
+    let mut checks = vec![];
+    if let (None, Some(model)) = (&lost, &model) {
+        match model.same_tokens(&text) {
+            Ok(check) => checks.push(check),
+            Err(error) => lost = Some(error),
+        }
+    }
+    let names: Vec<_> = engines.iter().map(|engine| engine.name()).collect();
+    checks.extend(found.checks(&names, options.max_kld));
+    if let Some(error) = lost {
+        witness::lost(error, &mut checks, &mut not_checked)?;
+    }
+    let level = LevelReport::new(Level::Logits, checks, not_checked);
+    Ok((level, Some(found.facts(names, &text, options))))
+}
+
+/// The checkpoint, where it is of the file's shape.
+fn latent<'a>(against: &'a Against, file: &Config) -> Result<Latent<'a>, String> {
+    let latent = Latent::new(&against.checkpoint);
+    let shape = |config: &Config| {
+        [
+            ("tokens", config.vocab),
+            ("layers", config.layers),
+            ("numbers in the residual stream", config.hidden),
+            ("heads", config.heads),
+            ("key-value heads", config.kv_heads),
+            ("numbers in a head", config.head_dim),
+            ("rows in ffn_up", config.ffn),
+        ]
+    };
+    let pairs = shape(latent.config()).into_iter().zip(shape(file));
+    match pairs.into_iter().find(|(ours, theirs)| ours != theirs) {
+        Some(((what, checkpoint), (_, file))) => Err(format!(
+            "the checkpoint has {checkpoint} {what}, the file {file}: name the checkpoint that it was packed from"
+        )),
+        None => Ok(latent),
+    }
+}

@@ -1,0 +1,164 @@
+//! The weights of the file.
+
+use std::ops::Range;
+
+use formats::block::BlockType;
+use formats::gguf::File;
+
+use crate::engine::EngineError;
+use crate::engine::oracle::{Config, Norm, Part, Rope, RopeScaling, Rounding, Rows, Weights};
+use crate::engine::shape::Shape;
+
+/// The file, its blocks dequantized.
+pub struct Stored<'a> {
+    pub(super) file: &'a File<'a>,
+    config: Config,
+}
+
+impl<'a> Stored<'a> {
+    /// # Errors
+    /// Those of [`Shape::read`].
+    pub fn new(file: &'a File<'a>) -> Result<Self, EngineError> {
+        let shape = Shape::read(file)?;
+        let linear = f64::from(shape.rope_factor);
+        let factors = match file.tensor("rope_freqs.weight") {
+            Some((_, bytes)) => floats(bytes).map(|factor| linear * f64::from(factor)).collect(),
+            None => vec![linear; shape.head_dim / 2],
+        };
+        let config = Config {
+            vocab: shape.vocab,
+            hidden: shape.hidden,
+            layers: shape.layers,
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            ffn: shape.ffn,
+            norm_epsilon: shape.norm_epsilon.into(),
+            rope: Rope {
+                theta: shape.rope_base.into(),
+                scaling: RopeScaling::Factors(factors),
+            },
+        };
+        Ok(Self { file, config })
+    }
+
+    pub(super) fn rows(&self, name: &str, interleaved: bool) -> Result<StoredRows<'a>, EngineError> {
+        let (info, bytes) = self
+            .file
+            .tensor(&format!("{name}.weight"))
+            .ok_or_else(|| EngineError::MissingTensor {
+                name: format!("{name}.weight"),
+            })?;
+        Ok(StoredRows {
+            ty: info.ty,
+            bytes,
+            bias: self.file.tensor(&format!("{name}.bias")).map(|(_, bytes)| bytes),
+            shape: (info.rows() as usize, info.columns() as usize),
+            interleaved: interleaved.then_some(self.config.head_dim),
+        })
+    }
+}
+
+impl Weights for Stored<'_> {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
+        Ok(Box::new(self.rows("token_embd", false)?))
+    }
+
+    fn head(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
+        match self.file.tensor("output.weight") {
+            Some(_) => Ok(Box::new(self.rows("output", false)?)),
+            None => self.embedding(),
+        }
+    }
+
+    fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
+        let (name, interleaved) = match part {
+            Part::Q => ("attn_q", true),
+            Part::K => ("attn_k", true),
+            Part::V => ("attn_v", false),
+            Part::O => ("attn_output", false),
+            Part::Gate => ("ffn_gate", false),
+            Part::Up => ("ffn_up", false),
+            Part::Down => ("ffn_down", false),
+        };
+        let name = format!("blk.{layer}.{name}");
+        Ok(Box::new(self.rows(&name, interleaved)?))
+    }
+
+    fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
+        let name = match norm {
+            Norm::Attention(layer) => format!("blk.{layer}.attn_norm.weight"),
+            Norm::FeedForward(layer) => format!("blk.{layer}.ffn_norm.weight"),
+            Norm::Last => "output_norm.weight".into(),
+        };
+        match self.file.tensor(&name) {
+            Some((_, bytes)) => Ok(floats(bytes).collect()),
+            None => Err(EngineError::MissingTensor { name }),
+        }
+    }
+}
+
+/// The numbers of a tensor of F32.
+fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))
+}
+
+/// A matrix of the file, and its bias.
+pub(super) struct StoredRows<'a> {
+    pub(super) ty: BlockType,
+    bytes: &'a [u8],
+    bias: Option<&'a [u8]>,
+    shape: (usize, usize),
+    /// The length of a head, where the rows of each lie in the order in which llama.cpp turns them: the members of a pair
+    /// beside each other.
+    interleaved: Option<usize>,
+}
+
+impl StoredRows<'_> {
+    /// Where the file has row `row` of the checkpoint.
+    fn place(&self, row: usize) -> usize {
+        let Some(head_dim) = self.interleaved else {
+            return row;
+        };
+        let (within, half) = (row % head_dim, head_dim / 2);
+        row - within + 2 * (within % half) + within / half
+    }
+}
+
+impl Rows for StoredRows<'_> {
+    fn shape(&self) -> (usize, usize) {
+        self.shape
+    }
+
+    fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
+        let (all, columns) = self.shape;
+        let row_bytes = self.bytes.len() / all;
+        for ((row, weights), bias) in rows.zip(weights.chunks_exact_mut(columns)).zip(bias) {
+            let place = self.place(row);
+            let bytes = &self.bytes[place * row_bytes..][..row_bytes];
+            let read = self.ty.dequantize_row(bytes, weights);
+            read.map_err(|error| EngineError::Weights(Box::new(error)))?;
+            let stored = self.bias.and_then(|biases| floats(biases).nth(place));
+            *bias = stored.unwrap_or(0.0).into();
+        }
+        Ok(())
+    }
+
+    /// As llama.cpp's CPU backend does for a type (ggml-cpu.c, `vec_dot_type`).
+    fn rounding(&self) -> Rounding {
+        match self.ty {
+            BlockType::F32 => Rounding::None,
+            BlockType::F16 => Rounding::F16,
+            BlockType::BF16 => Rounding::Bf16,
+            BlockType::Q2_0 | BlockType::Q4_0 | BlockType::Q8_0 => Rounding::Q8_0,
+            _ => Rounding::Q8K,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
