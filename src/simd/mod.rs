@@ -196,6 +196,7 @@ impl Thresholds<'_> {
     }
 
     /// One by one. What the last lanes are padded with gets that of the last run.
+    #[inline(never)]
     fn mixed(&self) -> [f32; LANES] {
         std::array::from_fn(|lane| {
             let run = self.ends.partition_point(|&end| end <= self.at + lane);

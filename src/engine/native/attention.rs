@@ -274,3 +274,116 @@ fn sums_of_products(lanes: impl Lanes, [a, b, c, d]: [&[f32]; QUERIES], vectors:
         lanes.store(of_d),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADS: usize = 6;
+    const KV_HEADS: usize = 2;
+
+    /// Numbers in -2..2 without a pattern.
+    fn numbers(seed: usize, count: usize) -> Vec<f32> {
+        let number = |i: usize| (i * 7919 + seed * 104_729) % 1009;
+        (0..count).map(|i| number(i) as f32 / 252.0 - 2.0).collect()
+    }
+
+    /// One layer with keys and values of the first positions.
+    fn filled(head_dim: usize, k: &[f32], v: &[f32]) -> Cache {
+        let positions = 48;
+        let mut cache = Cache {
+            keys: vec![[0.0; LANES]; KV_HEADS * positions / LANES * head_dim],
+            values: vec![[0.0; LANES]; KV_HEADS * positions * head_dim.div_ceil(LANES)],
+            kv_heads: KV_HEADS,
+            head_dim,
+            positions,
+        };
+        cache.store(0, 0, k, v, &Threads::new(1));
+        cache
+    }
+
+    /// Attention of one head of a token that sees `seen` positions, as it is written down, in f64.
+    fn plain(q: &[f32], k: &[f32], v: &[f32], kv_head: usize, seen: usize) -> Vec<f64> {
+        let head_dim = q.len();
+        let at = |x: &[f32], position: usize, i: usize| f64::from(x[(position * KV_HEADS + kv_head) * head_dim + i]);
+        let score = |position: usize| {
+            let dot: f64 = (0..head_dim).map(|i| f64::from(q[i]) * at(k, position, i)).sum();
+            (dot / (head_dim as f64).sqrt()).exp()
+        };
+        let scores: Vec<f64> = (0..seen).map(score).collect();
+        let total: f64 = scores.iter().sum();
+        let output = |i: usize| {
+            (0..seen)
+                .map(|position| scores[position] * at(v, position, i))
+                .sum::<f64>()
+                / total
+        };
+        (0..head_dim).map(output).collect()
+    }
+
+    #[test]
+    fn every_level_attends_with_the_same_bits() {
+        // 24: ends inside a vector.
+        for head_dim in [16, 24, 64] {
+            let (width, stored) = (HEADS * head_dim, 37);
+            let (k, v) = (
+                numbers(1, stored * KV_HEADS * head_dim),
+                numbers(2, stored * KV_HEADS * head_dim),
+            );
+            let cache = filled(head_dim, &k, &v);
+            for tokens in [1, 3, 9] {
+                let (q, first) = (numbers(3, tokens * width), stored - tokens);
+                let attend = |level| {
+                    let mut out = vec![f32::NAN; q.len()];
+                    cache.attend(level, (0, first), &q, width, &mut out, &Threads::new(2));
+                    out
+                };
+                let expected = attend(Level::BASELINE);
+                for level in Level::available() {
+                    let bits = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                    assert_eq!(
+                        bits(attend(level)),
+                        bits(expected.clone()),
+                        "{} {head_dim} {tokens}",
+                        level.name()
+                    );
+                }
+                for (i, (q, found)) in q
+                    .chunks_exact(head_dim)
+                    .zip(expected.chunks_exact(head_dim))
+                    .enumerate()
+                {
+                    let (token, kv_head) = (i / HEADS, i % HEADS / (HEADS / KV_HEADS));
+                    let exact = plain(q, &k, &v, kv_head, first + token + 1);
+                    let error = found.iter().zip(exact).map(|(y, exact)| (f64::from(*y) - exact).abs());
+                    assert!(error.fold(0.0, f64::max) < 1e-5, "{head_dim} {tokens} {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_turns_with_the_same_bits() {
+        for pairs in [1, 12, 32] {
+            let mut rotation = Rotation {
+                frequencies: (0..pairs).map(|i| 1.0 / (i + 1) as f64).collect(),
+                turns: Vec::new(),
+            };
+            rotation.prepare(5, 2);
+            let x = numbers(4, HEADS * 2 * pairs);
+            let turned = |level| {
+                let mut x = x.clone();
+                rotation.apply(level, 1, &mut x);
+                x
+            };
+            let expected = turned(Level::BASELINE);
+            for level in Level::available() {
+                assert_eq!(turned(level), expected, "{} {pairs}", level.name());
+            }
+            let (sin, cos) = (6.0 / pairs as f64).sin_cos();
+            let at = 2 * pairs - 2; // the last pair of the first head
+            let exact = f64::from(x[at]) * cos - f64::from(x[at + 1]) * sin;
+            assert!((f64::from(expected[at]) - exact).abs() < 1e-6, "{pairs}");
+        }
+    }
+}
