@@ -26,8 +26,10 @@ pub enum Scheme {
     MadeUp(MadeUp),
 }
 
+type Read = fn(&Settings) -> Result<Scheme, ModelError>;
+
 /// Each `quant_method` of config.json that can be packed, and what reads its settings.
-const METHODS: &[(&str, fn(&Settings) -> Result<Scheme, ModelError>)] = &[
+const METHODS: &[(&str, Read)] = &[
     (tequila::FIXED, tequila::read),
     (tequila::LEARNED, tequila::read),
     #[cfg(test)]
