@@ -398,6 +398,7 @@ mod tests {
             let mut rotation = Rotation {
                 frequencies: (0..pairs).map(|i| 1.0 / (i + 1) as f64).collect(),
                 turns: Vec::new(),
+                pairing: Pairing::Interleaved,
             };
             rotation.prepare(5, 2);
             let x = numbers(4, HEADS * 2 * pairs);
