@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod bench;
+pub mod blueprint;
 pub mod cli;
 pub mod engine;
 pub mod files;

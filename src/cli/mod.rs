@@ -4,6 +4,8 @@ mod bench;
 mod checkpoint;
 mod diff;
 mod inspect;
+#[cfg(test)]
+mod made_up;
 mod pack;
 mod render;
 mod run;

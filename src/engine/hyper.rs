@@ -2,6 +2,8 @@
 //! file says ([`super::file`]), the oracle with what the verifier reads of the checkpoint: a value that one of them
 //! misreads shows as a difference between them.
 
+pub use crate::blueprint::{Pairing, QkNorm};
+
 /// A decoder: an embedding, layers of attention and a gated feed-forward part, a last norm and a head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hyper {
@@ -39,15 +41,6 @@ pub struct Rope {
     pub pairing: Pairing,
 }
 
-/// Which dimensions of a head make the pair `i`. Either is the other with the rows of q and k in another order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pairing {
-    /// `2i` and `2i + 1`: ggml's "normal" rope.
-    Interleaved,
-    /// `i` and `i + head_dim / 2`: Hugging Face's order, ggml's "NEOX" rope.
-    Halves,
-}
-
 /// What an architecture computes otherwise than a Llama. Each field is honoured in `engine/oracle`, plainly, and in
 /// `engine/native`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,14 +54,6 @@ pub struct Variant {
     pub residual_scale: f64,
     /// The logits are multiplied by this.
     pub logit_scale: f64,
-}
-
-/// Where each head of q and of k goes through a norm of its own, (head_dim,), one for all heads of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QkNorm {
-    None,
-    BeforeRope,
-    AfterRope,
 }
 
 impl Hyper {

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::ModelError;
 use super::config::{Config, ConfigFile, LambdaSource, Training, TrainingOverrides};
-use super::names::{EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
 use super::source::{Source, parts_in};
 use super::tensors::{Stored, Tensors};
 use super::{families, unwrap};
+use crate::blueprint::{EMBEDDING, HEAD, Linear};
 use crate::files::folder_of;
 use crate::tequila::Granularity;
 
@@ -170,7 +170,7 @@ impl Checkpoint {
         LatentLinear {
             weight: get("weight").expect("check found every weight"),
             lambada: get("Lambada").filter(|_| self.training.lambda == LambdaSource::Learned),
-            bias: get("bias").filter(|_| linear.has_bias(&self.config)),
+            bias: get("bias").filter(|_| self.config.has_own_bias(linear.part)),
         }
     }
 
@@ -199,8 +199,8 @@ impl Checkpoint {
     /// Scales are rounded to the dtype of the weights: in another one they are other scales.
     fn dtype_note(&self) -> Option<String> {
         let stated = self.config.dtype?;
-        let linears = Linear::all(&self.config).map(|linear| self.linear(linear).weight.dtype);
-        let other = linears.into_iter().find(|dtype| *dtype != stated)?;
+        let mut dtypes = self.config.linears().map(|linear| self.linear(linear).weight.dtype);
+        let other = dtypes.find(|dtype| *dtype != stated)?;
         let name = match stated {
             Dtype::BF16 => "bfloat16",
             Dtype::F16 => "float16",
@@ -219,7 +219,7 @@ impl Checkpoint {
         let differs = |(_, tensor): &(&str, Tensor)| {
             let mut found = vec![0.0; tensor.len()];
             tensor.dtype.bytes().inspect(|_| tensor.read_f32(0, &mut found));
-            !config.rope.has_frequencies(&found, config.head_dim)
+            !config.rope.has_frequencies(&found, config.dims.head_dim)
         };
         let frequencies = self.tensors.iter().filter(|(name, _)| name.ends_with(FREQUENCIES));
         let (name, _) = frequencies.into_iter().find(differs)?;
@@ -234,7 +234,7 @@ impl Checkpoint {
         for (name, shapes) in &expected {
             self.check_tensor(name, shapes)?;
         }
-        for linear in Linear::all(&self.config) {
+        for linear in self.config.linears() {
             self.check_groups(linear)?;
             self.check_lambda(linear)?;
         }
@@ -258,7 +258,7 @@ impl Checkpoint {
 
     /// Training reshapes a matrix into groups, which leaves no remainder.
     fn check_groups(&self, linear: Linear) -> Result<(), ModelError> {
-        let (rows, columns) = linear.shape(&self.config);
+        let (rows, columns) = linear.shape(&self.config.dims);
         match self.training.granularity {
             Granularity::Group(size) if !(rows * columns).is_multiple_of(size) => Err(self.training_error(
                 "group_size",
@@ -293,22 +293,14 @@ impl Checkpoint {
 
     /// Every tensor that must be there, with the shapes it may have.
     fn expected(&self) -> BTreeMap<String, Vec<Vec<usize>>> {
-        let config = &self.config;
-        let vector = || vec![vec![config.hidden_size]];
-        let table = || vec![vec![config.vocab_size, config.hidden_size]];
-        let mut expected = BTreeMap::from([(EMBEDDING.into(), table()), (FINAL_NORM.into(), vector())]);
-        if !config.tied_head {
-            expected.insert(HEAD.into(), table());
+        let mut expected = BTreeMap::new();
+        for (slot, name) in self.config.slots() {
+            expected.extend(name.map(|name| (name, vec![slot.shape(&self.config.dims)])));
         }
-        for layer in 0..config.layers {
-            expected.insert(attention_norm(layer), vector());
-            expected.insert(feed_forward_norm(layer), vector());
-        }
-        for linear in Linear::all(config) {
+        for linear in self.config.linears() {
             let name = linear.checkpoint_name();
-            let (rows, columns) = linear.shape(config);
-            expected.insert(format!("{name}.weight"), vec![vec![rows, columns]]);
-            if linear.has_bias(config) {
+            let (rows, columns) = linear.shape(&self.config.dims);
+            if self.config.has_own_bias(linear.part) {
                 expected.insert(format!("{name}.bias"), vec![vec![rows]]);
             }
             if self.training.lambda == LambdaSource::Learned {

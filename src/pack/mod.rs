@@ -6,9 +6,11 @@
 
 mod encode;
 mod error;
+mod graph;
 mod hash;
 mod layout;
 mod metadata;
+mod options;
 mod pass;
 mod plan;
 mod row;
@@ -19,8 +21,10 @@ use std::ops::ControlFlow;
 
 pub use encode::Loss;
 pub use error::PackError;
+pub use graph::{model_metadata, rope_factors};
 pub use layout::paths;
-pub use plan::{Options, Plan};
+pub use options::Options;
+pub use plan::Plan;
 pub use rule::{Embedding, Larger, PACKABLE, Rule, Target};
 pub use run::{Item, Output, Packed, Summary};
 

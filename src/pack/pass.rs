@@ -15,7 +15,6 @@ use super::layout::Layout;
 use super::plan::{Content, Entry, Job, Plan, stored_as};
 use super::row::{Bench, Facts, not_finite, read_numbers, widen};
 use super::{PackError, Progress};
-use crate::model::{Config, Part};
 use crate::output::Files;
 use crate::simd::{Lanes, Work};
 use crate::tequila::{NotFinite, check_finite};
@@ -44,11 +43,11 @@ struct Piece {
 impl Job<'_> {
     /// The rows in runs that are read at once: whole heads, where their rows are not in the checkpoint's order; single
     /// rows where a head is too large.
-    pub fn pieces(&self, config: &Config) -> Vec<Range<usize>> {
-        match self.linear.part {
-            Part::Q | Part::K if config.head_dim * self.shape.1 <= MAX_HEAD => pieces(self.shape, config.head_dim),
-            Part::Q | Part::K => (0..self.shape.0).map(|row| row..row + 1).collect(),
-            _ => pieces(self.shape, 1),
+    pub fn pieces(&self) -> Vec<Range<usize>> {
+        match self.interleaved {
+            Some(head_dim) if head_dim * self.shape.1 <= MAX_HEAD => pieces(self.shape, head_dim),
+            Some(_) => (0..self.shape.0).map(|row| row..row + 1).collect(),
+            None => pieces(self.shape, 1),
         }
     }
 }
@@ -82,7 +81,7 @@ impl Pass<'_, '_> {
     fn pieces(&self) -> Vec<Piece> {
         let rows = |content: &Content| match content {
             Content::Table { stored, .. } => pieces((stored.shape[0], stored.shape[1]), 1),
-            Content::Linear(job) => self.plan.jobs[*job].pieces(&self.plan.checkpoint.config),
+            Content::Linear(job) => self.plan.jobs[*job].pieces(),
             Content::Numbers(_) | Content::Bias(_) => vec![],
         };
         let of_entry = |(entry, content): (usize, &Content)| {
@@ -123,8 +122,7 @@ impl Pass<'_, '_> {
     }
 
     fn linear(&self, job: &Job, rows: Range<usize>, bench: &mut Bench) -> Result<Facts, PackError> {
-        let config = &self.plan.checkpoint.config;
-        let rows = rows.map(|row| job.linear.checkpoint_row(row, config));
+        let rows = rows.map(|row| job.checkpoint_row(row));
         let write = self.sink.is_some();
         job.ternary.encode(rows, &job.types[..=job.chosen], write, bench)
     }

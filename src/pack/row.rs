@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::PackError;
 use super::encode::{Loss, ScaleRange, Scratch, encode};
-use crate::model::{Checkpoint, Linear, Stored};
+use crate::blueprint::Linear;
+use crate::model::{Checkpoint, Stored};
 use crate::simd::{Lanes, Level, Work};
 use crate::tequila::{self, Lambda, NotFinite};
 
@@ -113,9 +114,10 @@ impl<'a> Ternary<'a> {
         let stored = |suffix: &str| checkpoint.tensors.stored(&format!("{name}.{suffix}"));
         let latent = checkpoint.linear(linear);
         let weight = stored("weight").expect("Checkpoint::open found every weight");
-        let (rows, columns) = linear.shape(&checkpoint.config);
+        let config = &checkpoint.config;
+        let (rows, columns) = linear.shape(&config.dims);
         let bias = latent.bias.and_then(|_| stored("bias"));
-        let norm = linear.preceding_norm();
+        let norm = linear.preceding_norm().map(|norm| config.architecture.norm_name(norm));
         let mut ternary = Self {
             weight,
             lambada: latent.lambada.and_then(|_| stored("Lambada")),

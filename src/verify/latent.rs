@@ -6,7 +6,8 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::VerifyError;
-use crate::model::{Checkpoint, Config, LatentLinear, Linear, Part, RopeScaling};
+use crate::blueprint::Linear;
+use crate::model::{Checkpoint, Config, LatentLinear, RopeScaling};
 use crate::tequila::{self, Lambda};
 
 /// A linear of the checkpoint, with the scale of every group.
@@ -44,7 +45,7 @@ impl<'a> Latent<'a> {
     /// # Errors
     /// A weight that is NaN or infinite.
     pub fn new(checkpoint: &'a Checkpoint, linear: Linear) -> Result<Self, VerifyError> {
-        let (rows, columns) = linear.shape(&checkpoint.config);
+        let (rows, columns) = linear.shape(&checkpoint.config.dims);
         let group_size = checkpoint.training.granularity.group_size(rows, columns);
         let latent = checkpoint.linear(linear);
         let scales = (0..latent.weight.len().div_ceil(group_size))
@@ -169,11 +170,12 @@ fn reference(scale: f32) -> f32 {
 /// transformers turns dimension i of a head together with i + head_dim / 2 by the angle of frequency i; llama.cpp's
 /// `llama` turns 2i together with 2i + 1 by it. So the two members of pair i move from the one place to the other.
 pub(super) fn row_order(linear: Linear, config: &Config) -> Vec<usize> {
-    let (rows, _) = linear.shape(config);
+    let (rows, _) = linear.shape(&config.dims);
     let mut order: Vec<usize> = (0..rows).collect();
-    if matches!(linear.part, Part::Q | Part::K) {
-        let pairs = config.head_dim / 2;
-        for head in (0..rows).step_by(config.head_dim) {
+    if config.architecture.graph.interleaves(linear.part) {
+        let head_dim = config.dims.head_dim;
+        let pairs = head_dim / 2;
+        for head in (0..rows).step_by(head_dim) {
             for pair in 0..pairs {
                 order[head + 2 * pair] = head + pair;
                 order[head + 2 * pair + 1] = head + pair + pairs;
@@ -197,13 +199,14 @@ pub(super) fn rope_factors(config: &Config) -> Option<Vec<f64>> {
     else {
         return None;
     };
+    let head_dim = config.dims.head_dim;
     let slower = |pair: usize| {
-        let angle = config.rope.theta.powf(-((2 * pair) as f64) / config.head_dim as f64);
+        let angle = config.rope.theta.powf(-((2 * pair) as f64) / head_dim as f64);
         let turns = original_context * angle / (2.0 * std::f64::consts::PI); // over the original context
         let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
         1.0 / (kept + (1.0 - kept) / factor)
     };
-    Some((0..config.head_dim / 2).map(slower).collect())
+    Some((0..head_dim / 2).map(slower).collect())
 }
 
 #[cfg(test)]
@@ -213,6 +216,7 @@ mod tests {
     use formats::safetensors::{self, Entry};
 
     use super::*;
+    use crate::blueprint::Part;
     use crate::engine::Engine;
     use crate::engine::oracle::{Oracle, Precision};
     use crate::metrics;
@@ -278,7 +282,7 @@ mod tests {
     fn codes_scales_and_biases_are_pytorch_s() {
         for folder in fixtures() {
             let (checkpoint, golden) = (open(&folder), Golden::read(&folder));
-            for linear in Linear::all(&checkpoint.config) {
+            for linear in checkpoint.config.linears() {
                 let latent = Latent::new(&checkpoint, linear).unwrap();
                 let name = linear.checkpoint_name();
                 let scales = golden.four_bytes(&format!("{name}.scale"), f32::from_le_bytes);
@@ -332,7 +336,7 @@ mod tests {
     fn rotary_factors_by_hand() {
         let mut config = open(fixtures().last().unwrap()).config;
         assert_eq!(rope_factors(&config), None);
-        (config.head_dim, config.rope.theta) = (4, 1e6);
+        (config.dims.head_dim, config.rope.theta) = (4, 1e6);
         config.rope.scaling = RopeScaling::Llama3 {
             factor: 8.0,
             low_freq_factor: 1.0,

@@ -40,10 +40,11 @@ pub use report::{
     Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,
 };
 
+use crate::blueprint::Linear;
 use crate::engine::EngineError;
 use crate::mapped::{Model, OpenError};
 use crate::model::tokenizer::TokenizerError;
-use crate::model::{Checkpoint, Linear, ModelError};
+use crate::model::{Checkpoint, ModelError};
 use crate::witness::{Program, WitnessError};
 
 /// Told what is being done, and where it is known, which share (0 to 1) of the work of its level is behind.

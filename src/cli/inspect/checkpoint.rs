@@ -198,10 +198,10 @@ impl Found {
         };
         let config = self.config.as_ref().map(|config| match config {
             Ok(config) => Ok(json!({
-                "architecture": format!("{:?}", config.architecture), "layers": config.layers,
-                "hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size,
-                "heads": config.heads, "kv_heads": config.kv_heads, "head_dim": config.head_dim,
-                "vocab_size": config.vocab_size, "context_length": config.context_length,
+                "architecture": config.architecture.short_name(), "layers": config.dims.layers,
+                "hidden_size": config.dims.hidden, "intermediate_size": config.dims.intermediate,
+                "heads": config.dims.heads, "kv_heads": config.dims.kv_heads, "head_dim": config.dims.head_dim,
+                "vocab_size": config.dims.vocab, "context_length": config.context_length,
                 "tied_head": config.tied_head,
             })),
             Err(problem) => Err(problem.clone()),
@@ -247,25 +247,26 @@ impl PackPreview {
 }
 
 fn config_facts(config: &Config) -> Vec<(&'static str, String)> {
+    let dims = &config.dims;
     vec![
         (
             "model",
             format!(
-                "{:?}, {} layers, hidden {}, feed-forward {}, {} heads / {} kv of {}",
-                config.architecture,
-                config.layers,
-                config.hidden_size,
-                config.intermediate_size,
-                config.heads,
-                config.kv_heads,
-                config.head_dim
+                "{}, {} layers, hidden {}, feed-forward {}, {} heads / {} kv of {}",
+                config.architecture.short_name(),
+                dims.layers,
+                dims.hidden,
+                dims.intermediate,
+                dims.heads,
+                dims.kv_heads,
+                dims.head_dim
             ),
         ),
         (
             "tokens",
             format!(
                 "vocabulary {}, context {}, head {}",
-                config.vocab_size,
+                dims.vocab,
                 config.context_length,
                 if config.tied_head {
                     "tied to the embedding"

@@ -394,11 +394,14 @@ mod tests {
 
     #[test]
     fn every_level_turns_with_the_same_bits() {
-        for pairs in [1, 12, 32] {
+        for (pairs, pairing) in [1, 12, 32]
+            .iter()
+            .flat_map(|&pairs| [(pairs, Pairing::Interleaved), (pairs, Pairing::Halves)])
+        {
             let mut rotation = Rotation {
                 frequencies: (0..pairs).map(|i| 1.0 / (i + 1) as f64).collect(),
                 turns: Vec::new(),
-                pairing: Pairing::Interleaved,
+                pairing,
             };
             rotation.prepare(5, 2);
             let x = numbers(4, HEADS * 2 * pairs);
@@ -409,12 +412,16 @@ mod tests {
             };
             let expected = turned(Level::BASELINE);
             for level in Level::available() {
-                assert_eq!(turned(level), expected, "{} {pairs}", level.name());
+                assert_eq!(turned(level), expected, "{} {pairs} {pairing:?}", level.name());
             }
+            // The last pair of the first head.
+            let (a, b) = match pairing {
+                Pairing::Interleaved => (2 * pairs - 2, 2 * pairs - 1),
+                Pairing::Halves => (pairs - 1, 2 * pairs - 1),
+            };
             let (sin, cos) = (6.0 / pairs as f64).sin_cos();
-            let at = 2 * pairs - 2; // the last pair of the first head
-            let exact = f64::from(x[at]) * cos - f64::from(x[at + 1]) * sin;
-            assert!((f64::from(expected[at]) - exact).abs() < 1e-6, "{pairs}");
+            let exact = f64::from(x[a]) * cos - f64::from(x[b]) * sin;
+            assert!((f64::from(expected[a]) - exact).abs() < 1e-6, "{pairs} {pairing:?}");
         }
     }
 }

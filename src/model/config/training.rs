@@ -2,7 +2,7 @@
 
 use formats::safetensors::Dtype;
 
-use super::json::ConfigFile;
+use super::file::ConfigFile;
 use crate::model::ModelError;
 use crate::tequila::Granularity;
 
@@ -160,7 +160,7 @@ impl ConfigFile {
     fn setting(&self, key: &str, over: Option<&str>) -> Result<Option<String>, ModelError> {
         match over {
             Some(text) => Ok(Some(text.into())),
-            None => self.text(key),
+            None => Ok(self.text(key)?.map(String::from)),
         }
     }
 }
