@@ -16,6 +16,5 @@ pub mod output;
 pub mod pack;
 #[allow(unsafe_code)]
 pub mod simd;
-pub mod tequila;
 pub mod verify;
 pub mod witness;

@@ -6,6 +6,8 @@ mod diff;
 mod inspect;
 #[cfg(test)]
 mod made_up;
+#[cfg(test)]
+mod made_up_scheme;
 mod pack;
 mod render;
 mod run;

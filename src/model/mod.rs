@@ -5,15 +5,19 @@ mod config;
 mod error;
 mod families;
 mod json;
+mod schemes;
 mod source;
 mod tensors;
 pub mod tokenizer;
 mod unwrap;
 mod weights;
 
-pub use checkpoint::{Checkpoint, LatentLinear};
-pub use config::{Config, ConfigFile, LambdaSource, Rope, RopeScaling, Training, TrainingOverrides};
+pub use checkpoint::Checkpoint;
+pub use config::{Config, ConfigFile, Rope, RopeScaling};
 pub use error::ModelError;
 pub use families::check_latent;
+#[cfg(test)]
+pub use schemes::MadeUp;
+pub use schemes::{Granularity, LAMBADA, Lambda, Scheme, Tequila, TrainingOverrides};
 pub use source::Source;
 pub use tensors::{Stored, Tensors};

@@ -8,7 +8,6 @@ use super::graph::model_metadata;
 use super::options::Options;
 use super::{PackError, hash};
 use crate::model::Checkpoint;
-use crate::tequila::Granularity;
 
 pub type Keys = Vec<(String, Value)>;
 
@@ -73,30 +72,24 @@ pub fn keys(
 
 /// What was packed, and how: keys that engines pass over.
 fn provenance(checkpoint: &Checkpoint, files: Option<Vec<String>>) -> Keys {
-    let training = &checkpoint.training;
-    let (granularity, group_size) = match training.granularity {
-        Granularity::Group(size) => ("per_group", Some(size)),
-        Granularity::Channel => ("per_channel", None),
-        Granularity::Tensor => ("per_tensor", None),
-    };
-    let mut keys = vec![
-        ("tqconv.version", Value::String(env!("CARGO_PKG_VERSION").into())),
-        ("tqconv.quant_method", Value::String(training.lambda.method().into())),
-        ("tqconv.granularity", Value::String(granularity.into())),
-    ];
-    if let Some(size) = group_size {
-        keys.push(("tqconv.group_size", Value::U64(size as u64)));
-    }
-    let first = checkpoint.config.linears().next();
-    let lambda = first.and_then(|first| training.lambda.fixed(checkpoint.linear(first).weight.dtype));
-    keys.extend(lambda.map(|lambda| ("tqconv.lambda", Value::F32(lambda))));
-    keys.push((WEIGHT_NMSE, Value::F64(0.0)));
+    let first = checkpoint.config.linears().next().expect("a model has linears");
+    let training = checkpoint.scheme.training().keys(checkpoint.weight(first).dtype);
+    let mut keys = vec![(
+        "tqconv.version".to_string(),
+        Value::String(env!("CARGO_PKG_VERSION").into()),
+    )];
+    keys.extend(
+        training
+            .into_iter()
+            .map(|(key, value)| (format!("tqconv.{key}"), value)),
+    );
+    keys.push((WEIGHT_NMSE.into(), Value::F64(0.0)));
     if let Some(files) = files {
         let hashes = vec!["0".repeat(hash::DIGITS); files.len()];
-        keys.push(("tqconv.source.files", Value::Array(Array::String(files))));
-        keys.push((SOURCE_HASHES, Value::Array(Array::String(hashes))));
+        keys.push(("tqconv.source.files".into(), Value::Array(Array::String(files))));
+        keys.push((SOURCE_HASHES.into(), Value::Array(Array::String(hashes))));
     }
-    keys.into_iter().map(|(key, value)| (key.into(), value)).collect()
+    keys
 }
 
 /// What a value of `--metadata` must be.

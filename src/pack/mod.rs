@@ -8,14 +8,19 @@ mod encode;
 mod error;
 mod graph;
 mod hash;
+mod latent;
 mod layout;
 mod metadata;
+mod numbers;
 mod options;
 mod pass;
 mod plan;
 mod row;
 mod rule;
 mod run;
+mod schemes;
+mod source;
+mod ternary;
 
 use std::ops::ControlFlow;
 

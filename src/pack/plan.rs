@@ -12,8 +12,9 @@ use super::PackError;
 use super::encode::Loss;
 use super::graph::{interleaved_row, rope_factors};
 use super::metadata::Keys;
+use super::numbers::numbers;
 use super::options::Options;
-use super::row::{Bench, Facts, Ternary, numbers};
+use super::row::{Facts, Scratch, Ternary};
 use super::rule::{Embedding, Larger, Target};
 use crate::blueprint::{Linear, Slot};
 use crate::model::{Checkpoint, Stored};
@@ -280,14 +281,14 @@ pub(super) fn measure(job: &Job, rows: Range<usize>, types: &[BlockType]) -> Res
         .into_iter()
         .filter(|piece| piece.start < rows.end && rows.start < piece.end)
         .collect();
-    let facts = pieces.into_par_iter().map_init(Bench::default, |bench, piece| {
+    let facts = pieces.into_par_iter().map_init(Scratch::default, |scratch, piece| {
         let rows = piece.map(|row| job.checkpoint_row(row));
-        job.ternary.encode(rows, types, false, bench)
+        job.ternary.encode(rows, types, false, scratch)
     });
     Ok(facts
         .collect::<Result<Vec<_>, _>>()?
         .into_iter()
-        .fold(Facts::default(), Facts::and))
+        .fold(Facts::default(), Facts::merge))
 }
 
 /// The block type that holds a dtype's numbers as they are.

@@ -14,7 +14,6 @@ use crate::blueprint::{Linear, Slot};
 use crate::metrics::Nmse;
 use crate::model::Checkpoint;
 use crate::model::tokenizer::Tokenizer;
-use crate::tequila;
 
 /// One of the two.
 pub enum Side<'a> {
@@ -242,7 +241,7 @@ impl Rows<'_> {
             Rows::Numbers(numbers) => out.copy_from_slice(&numbers[row * out.len()..][..out.len()]),
             Rows::Linear(linear, order) => {
                 linear.read(order[row], latent)?;
-                for (group, run) in tequila::runs(order[row], linear.columns, linear.group_size) {
+                for (group, run) in linear.runs(order[row]) {
                     for column in run {
                         out[column] = linear.references[group] * f32::from(latent.codes[column]);
                     }

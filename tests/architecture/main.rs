@@ -23,12 +23,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "output",
             "pack",
             "simd",
-            "tequila",
             "verify",
             "witness",
         ],
     ),
-    ("pack", &["blueprint", "model", "output", "simd", "tequila"]),
+    ("pack", &["blueprint", "model", "output", "simd"]),
     (
         "verify",
         &[
@@ -39,18 +38,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "mapped",
             "metrics",
             "model",
-            "tequila",
             "witness",
         ],
     ),
     ("bench", &["engine", "kernels", "metrics", "witness"]),
     ("engine", &["blueprint", "kernels", "mapped", "simd", "witness"]),
     ("witness", &["kernels", "mapped"]),
-    ("model", &["blueprint", "files", "mapped", "tequila"]),
+    ("model", &["blueprint", "files", "mapped"]),
     ("kernels", &["simd"]),
     ("blueprint", &[]),
     ("simd", &[]),
-    ("tequila", &[]),
     ("metrics", &[]),
     ("output", &["files"]),
     ("mapped", &["files"]),
@@ -71,7 +68,6 @@ const CYCLES: &[&[&str]] = &[
         "kernels/x86/avx2",
     ],
     &["kernels/x86/avx512", "kernels/x86/lookup"],
-    &["pack/encode", "pack/row"],
 ];
 
 fn may_use(room: &str) -> Option<&'static [&'static str]> {

@@ -49,7 +49,7 @@ impl ConfigFile {
     }
 
     /// The error of a key that does not hold what it must.
-    pub(super) fn key_error(&self, key: &str, found: Option<&Value>, expected: String) -> ModelError {
+    pub(in crate::model) fn key_error(&self, key: &str, found: Option<&Value>, expected: String) -> ModelError {
         self.wrong(key, found, expected).into()
     }
 

@@ -1,10 +1,9 @@
-//! config.json: the shape of the model, and how its weights were trained to be ternary.
+//! config.json: the shape of the model.
 
 mod file;
 mod rope;
 #[cfg(test)]
 pub(super) mod tests;
-mod training;
 
 use formats::safetensors::Dtype;
 use serde_json::Value;
@@ -16,7 +15,6 @@ use crate::blueprint::{Architecture, Dims, Linear, OwnBias, Part, Refused, Slidi
 pub use file::ConfigFile;
 use rope::SHARE;
 pub use rope::{Rope, RopeScaling};
-pub use training::{LambdaSource, Training, TrainingOverrides};
 
 /// The shape of a model.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Tests of what config.json is read as.
 
 use super::*;
-use crate::tequila::Granularity;
+use crate::model::{Granularity, Lambda, Scheme, Tequila, TrainingOverrides};
 
 fn file(json: Value) -> ConfigFile {
     let bytes = json.to_string().into_bytes();
@@ -57,10 +57,10 @@ fn what_is_no_tequila_checkpoint_is_named_as_such() {
     let training = plain.training(&given).unwrap();
     assert_eq!(
         training,
-        Training {
+        Scheme::Tequila(Tequila {
             granularity: Granularity::Group(64),
-            lambda: LambdaSource::Fixed(0.5)
-        }
+            lambda: Lambda::Fixed(0.5)
+        })
     );
 }
 
