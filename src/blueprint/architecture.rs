@@ -34,7 +34,8 @@ pub enum SlidingWindow {
     Never,
     /// `sliding_window`, in every layer.
     EveryLayer,
-    /// `sliding_window`, where `use_sliding_window` is set, in the layers that `layer_types` or `max_window_layers` name.
+    /// `sliding_window`, where `use_sliding_window` is set, in the layers that `layer_types` or `max_window_layers`
+    /// name.
     SomeLayers,
 }
 

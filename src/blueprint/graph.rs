@@ -23,8 +23,8 @@ pub struct Graph {
     pub square: bool,
 }
 
-/// Which dimensions of a head make the pair `i` of the rotation. Either is the other with the rows of q and k in another
-/// order.
+/// Which dimensions of a head make the pair `i` of the rotation. Either is the other with the rows of q and k in
+/// another order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairing {
     /// `2i` and `2i + 1`: ggml's "normal" rope.
@@ -185,8 +185,8 @@ impl Graph {
         without(self.bias_slots)
     }
 
-    /// Whether the rows of a linear stand in another order in a file than in a checkpoint, where the halves of a head turn
-    /// together: those of q and k, where the graph turns neighbours.
+    /// Whether the rows of a linear stand in another order in a file than in a checkpoint, where the halves of a head
+    /// turn together: those of q and k, where the graph turns neighbours.
     pub fn interleaves(&self, part: Part) -> bool {
         self.pairing == Pairing::Interleaved && matches!(part, Part::Q | Part::K)
     }

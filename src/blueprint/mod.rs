@@ -1,6 +1,6 @@
 //! The model as a table: which tensors it has, in the order in which a file has them, what a checkpoint and a GGUF file
-//! call them, and their shapes. Whoever names a tensor of a model asks here. What a file can have is told by [`Graph`], and what
-//! a checkpoint calls it by [`Architecture`]; a new one is an entry of their tables (docs/adding.md).
+//! call them, and their shapes. Whoever names a tensor of a model asks here. What a file can have is told by [`Graph`],
+//! and what a checkpoint calls it by [`Architecture`]; a new one is an entry of their tables (docs/adding.md).
 
 mod architecture;
 mod graph;

@@ -152,8 +152,8 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// What positions are divided by. llama.cpp takes a factor without a type for linear scaling, and ignores it where the
-    /// type is `none`.
+    /// What positions are divided by. llama.cpp takes a factor without a type for linear scaling, and ignores it where
+    /// the type is `none`.
     fn rope_divisor(&self) -> Result<f32, EngineError> {
         const TYPE: &str = "rope.scaling.type";
         const ATTENTION: &str = "rope.scaling.attn_factor";

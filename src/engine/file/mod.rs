@@ -1,6 +1,6 @@
 //! A GGUF file as both the native engine and llama.cpp get it: its hyper-parameters read ([`keys`]), and its tensors
-//! compared with them ([`tensors`]): [`Hyper::read`]. What llama.cpp meets with an abort of the whole process (a bias that is not F32, a
-//! duplicated token) is an error here, and so is whatever either engine would silently leave out.
+//! compared with them ([`tensors`]): [`Hyper::read`]. What llama.cpp meets with an abort of the whole process (a bias
+//! that is not F32, a duplicated token) is an error here, and so is whatever either engine would silently leave out.
 
 mod keys;
 mod tensors;
@@ -21,9 +21,9 @@ impl Hyper {
     /// Read the hyper-parameters of `file` and compare every tensor with them.
     ///
     /// # Errors
-    /// A type that llama.cpp does not have; an architecture that we do not run; a key that is absent, of the wrong type or out of range; a scaling of positions
-    /// other than linear; a tensor that is absent, unknown, of the wrong shape, or a norm or bias that is not F32; a
-    /// duplicated token.
+    /// A type that llama.cpp does not have; an architecture that we do not run; a key that is absent, of the wrong type
+    /// or out of range; a scaling of positions other than linear; a tensor that is absent, unknown, of the wrong shape,
+    /// or a norm or bias that is not F32; a duplicated token.
     pub fn read(file: &File) -> Result<Self, EngineError> {
         tensors::check_types(file.tensors())?;
         let keys = Keys::new(file)?;

@@ -31,7 +31,8 @@ pub trait Weights: Sync {
     /// Those of the source.
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError>;
 
-    /// The weights of a norm. What an architecture has no place for ([`Variant`](crate::blueprint::Variant)) is not asked for.
+    /// The weights of a norm. What an architecture has no place for ([`Variant`](crate::blueprint::Variant)) is not
+    /// asked for.
     ///
     /// # Errors
     /// Those of the source.
@@ -43,8 +44,8 @@ pub trait Rows: Sync {
     /// Rows and columns.
     fn shape(&self) -> (usize, usize);
 
-    /// W and b of the rows `rows`: `weights` (rows, columns) row-major, `bias` (rows,). For a Tequila linear the offline
-    /// bias is in b. What is handed in is overwritten.
+    /// W and b of the rows `rows`: `weights` (rows, columns) row-major, `bias` (rows,). For a Tequila linear the
+    /// offline bias is in b. What is handed in is overwritten.
     ///
     /// # Errors
     /// Those of the source.
