@@ -1,9 +1,12 @@
 //! The model as a table: which tensors it has, in the order in which a file has them, what a checkpoint and a GGUF file
-//! call them, and their shapes. Whoever names a tensor of a model asks here. An architecture is an entry of the tables in `table`.
+//! call them, and their shapes. Whoever names a tensor of a model asks here. What a file can have is told by [`Graph`],
+//! and what a checkpoint calls it by [`Architecture`]; a new one is an entry of their tables (docs/adding.md).
 
-mod table;
+mod architecture;
+mod graph;
 
-pub use table::{Architecture, Graph, NormNames, OwnBias, Pairing, QkNorm, Refused, SlidingWindow};
+pub use architecture::{Architecture, NormNames, OwnBias, Refused, SlidingWindow};
+pub use graph::{Graph, Pairing, QkNorm, Variant};
 
 /// The numbers that every shape follows from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +48,12 @@ pub enum Norm {
     Query(usize),
     /// Of each head of k.
     Key(usize),
+    /// Before o.
+    AttentionSub(usize),
     /// Before the feed-forward part.
     FeedForward(usize),
+    /// Before down.
+    FeedForwardSub(usize),
     /// Before the head.
     Last,
 }
@@ -151,7 +158,9 @@ impl Norm {
             Norm::Attention(layer) => format!("blk.{layer}.attn_norm.weight"),
             Norm::Query(layer) => format!("blk.{layer}.attn_q_norm.weight"),
             Norm::Key(layer) => format!("blk.{layer}.attn_k_norm.weight"),
+            Norm::AttentionSub(layer) => format!("blk.{layer}.attn_sub_norm.weight"),
             Norm::FeedForward(layer) => format!("blk.{layer}.ffn_norm.weight"),
+            Norm::FeedForwardSub(layer) => format!("blk.{layer}.ffn_sub_norm.weight"),
             Norm::Last => "output_norm.weight".into(),
         }
     }
@@ -175,6 +184,8 @@ impl Slot {
             Slot::Embedding | Slot::Head => vec![dims.vocab, dims.hidden],
             Slot::RopeFactors => vec![dims.head_dim / 2],
             Slot::Norm(Norm::Query(_) | Norm::Key(_)) => vec![dims.head_dim],
+            Slot::Norm(Norm::AttentionSub(_)) => vec![dims.heads * dims.head_dim],
+            Slot::Norm(Norm::FeedForwardSub(_)) => vec![dims.intermediate],
             Slot::Norm(_) => vec![dims.hidden],
             Slot::Linear(linear) => {
                 let (rows, columns) = linear.shape(dims);
@@ -186,66 +197,5 @@ impl Slot {
     /// The same as GGUF has it: fastest dimension first.
     pub fn gguf_shape(self, dims: &Dims) -> Vec<u64> {
         self.shape(dims).into_iter().rev().map(|n| n as u64).collect()
-    }
-}
-
-impl Graph {
-    /// Every tensor that a file can have, in its order.
-    pub fn slots(&self, dims: &Dims) -> Vec<Slot> {
-        let layers = (0..dims.layers).flat_map(|layer| self.layer(layer));
-        let (first, last) = (
-            [Slot::Embedding, Slot::RopeFactors],
-            [Slot::Norm(Norm::Last), Slot::Head],
-        );
-        first.into_iter().chain(layers).chain(last).collect()
-    }
-
-    fn layer(&self, layer: usize) -> Vec<Slot> {
-        let linear = |part| Slot::Linear(Linear { layer, part });
-        let mut slots = vec![Slot::Norm(Norm::Attention(layer))];
-        slots.extend([Part::Q, Part::K, Part::V].map(linear));
-        if self.qk_norm != QkNorm::None {
-            slots.extend([Norm::Query(layer), Norm::Key(layer)].map(Slot::Norm));
-        }
-        slots.extend([linear(Part::O), Slot::Norm(Norm::FeedForward(layer))]);
-        slots.extend([Part::Gate, Part::Up, Part::Down].map(linear));
-        slots
-    }
-
-    /// The linears whose biases would be lost.
-    pub fn without_bias(&self) -> Vec<Part> {
-        table::without(self.bias_slots)
-    }
-
-    /// Whether the rows of a linear stand in another order in a file than in a checkpoint, where the halves of a head turn
-    /// together: those of q and k, where the graph turns neighbours.
-    pub fn interleaves(&self, part: Part) -> bool {
-        self.pairing == Pairing::Interleaved && matches!(part, Part::Q | Part::K)
-    }
-}
-
-impl Architecture {
-    /// What a checkpoint calls a tensor, if it has it.
-    pub fn checkpoint_name(&self, slot: Slot) -> Option<String> {
-        match slot {
-            Slot::Embedding => Some(EMBEDDING.into()),
-            Slot::RopeFactors => None,
-            Slot::Norm(norm) => Some(self.norm_name(norm)),
-            Slot::Linear(linear) => Some(format!("{}.weight", linear.checkpoint_name())),
-            Slot::Head => Some(HEAD.into()),
-        }
-    }
-
-    /// What a checkpoint calls a norm, for example `model.layers.0.input_layernorm.weight`.
-    pub fn norm_name(&self, norm: Norm) -> String {
-        let names = &self.norm_names;
-        let (layer, name) = match norm {
-            Norm::Attention(layer) => (layer, names.attention),
-            Norm::Query(layer) => (layer, names.query),
-            Norm::Key(layer) => (layer, names.key),
-            Norm::FeedForward(layer) => (layer, names.feed_forward),
-            Norm::Last => return "model.norm.weight".into(),
-        };
-        format!("model.layers.{layer}.{name}.weight")
     }
 }

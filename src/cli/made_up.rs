@@ -1,7 +1,7 @@
-//! An architecture that does not exist, from a checkpoint to a proven file: what adding one takes is an entry of the table
-//! (`blueprint::table::made_up`), and nothing here or there names it (docs/adding.md).
+//! An architecture that does not exist, from a checkpoint to a proven file: all that adding one takes is `MADE_UP` in
+//! `blueprint` (docs/adding.md).
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
 use formats::block::BlockType;
@@ -9,6 +9,12 @@ use formats::gguf::{File, Value};
 use formats::safetensors::{self, Dtype};
 use serde_json::{Value as Json, json};
 
+use crate::blueprint::{Linear, Norm, Part};
+use crate::engine::hyper::Hyper;
+use crate::engine::native::{Native, Settings};
+use crate::engine::oracle::{Oracle, Precision, Rows, Weights};
+use crate::engine::{Engine, EngineError};
+use crate::metrics;
 use crate::model::tokenizer::{self, TokenizerFiles};
 use crate::model::{Checkpoint, Source, TrainingOverrides};
 use crate::output::Inputs;
@@ -126,7 +132,95 @@ fn a_made_up_architecture_is_packed_and_proven() {
         (same + usize::from(weight[3] >> 7 == latent[1] >> 7), all + 1)
     });
     assert!(all > 500 && same == all, "{same} of {all}");
+    both_passes_agree(&file);
     check(&path, checkpoint);
+}
+
+/// The file, whose linears are F32 and whose rows are in the checkpoint's order, as the oracle takes it.
+struct Packed<'a>(&'a File<'a>, Hyper);
+
+impl Packed<'_> {
+    fn numbers(&self, name: &str) -> Vec<f32> {
+        let (info, bytes) = self.0.tensor(name).unwrap();
+        let mut numbers = vec![0.0; info.weights() as usize];
+        info.ty.dequantize_row(bytes, &mut numbers).unwrap();
+        numbers
+    }
+
+    fn rows(&self, name: &str, bias: Option<Vec<f32>>) -> Result<Box<dyn Rows + '_>, EngineError> {
+        let (info, _) = self.0.tensor(name).unwrap();
+        Ok(Box::new(Dense {
+            columns: info.columns() as usize,
+            weights: self.numbers(name),
+            bias,
+        }))
+    }
+}
+
+struct Dense {
+    columns: usize,
+    weights: Vec<f32>,
+    bias: Option<Vec<f32>>,
+}
+
+impl Rows for Dense {
+    fn shape(&self) -> (usize, usize) {
+        (self.weights.len() / self.columns, self.columns)
+    }
+
+    fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
+        weights.copy_from_slice(&self.weights[rows.start * self.columns..rows.end * self.columns]);
+        for (row, bias) in rows.zip(bias) {
+            *bias = self.bias.as_ref().map_or(0.0, |biases| biases[row].into());
+        }
+        Ok(())
+    }
+}
+
+impl Weights for Packed<'_> {
+    fn hyper(&self) -> &Hyper {
+        &self.1
+    }
+
+    fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
+        self.rows("token_embd.weight", None)
+    }
+
+    fn head(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
+        self.embedding()
+    }
+
+    fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
+        let name = Linear { layer, part }.gguf_name();
+        let bias = self.numbers(&format!("{name}.bias"));
+        self.rows(&format!("{name}.weight"), Some(bias))
+    }
+
+    fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
+        Ok(self.numbers(&norm.gguf_name()))
+    }
+}
+
+/// The native engine and the oracle predict the same, and something else than without the norms of q and k.
+fn both_passes_agree(file: &File) {
+    let tokens = [1, 5, 3, 7, 2];
+    let oracle = |hyper: Hyper| {
+        let weights = &Packed(file, hyper);
+        let precision = Precision::Double;
+        Oracle { weights, precision }.logits(&tokens).unwrap()
+    };
+    let hyper = Hyper::read(file).unwrap();
+    let expected = oracle(hyper.clone());
+    let found = Native::load(file, Settings::new(16, 1))
+        .unwrap()
+        .logits(&tokens)
+        .unwrap();
+    let nmse = metrics::nmse(&expected, &found);
+    assert!(nmse < 1e-10, "{nmse:e}");
+    let mut plain = hyper;
+    plain.variant = crate::blueprint::Variant::LLAMA;
+    let nmse = metrics::nmse(&expected, &oracle(plain));
+    assert!(nmse > 1e-6, "{nmse:e}");
 }
 
 /// Level 2 agrees, and it is not blind to a norm.
@@ -167,7 +261,7 @@ fn what_its_graph_has_no_place_for_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     write_checkpoint(folder.path(), "MadeUpWithoutBiasesForCausalLM");
     let error = open(folder.path()).err().unwrap().to_string();
-    let lost = "llama.cpp's `made-up-without-biases` would lose the offline biases of o_proj, gate_proj, up_proj and \
+    let lost = "llama.cpp's `qwen3` would lose the offline biases of o_proj, gate_proj, up_proj and \
                 down_proj; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM";
     assert!(error.contains(lost), "{error}");
 }

@@ -2,7 +2,8 @@
 //! file says ([`super::file`]), the oracle with what the verifier reads of the checkpoint: a value that one of them
 //! misreads shows as a difference between them.
 
-pub use crate::blueprint::{Pairing, QkNorm};
+use crate::blueprint::Dims;
+pub use crate::blueprint::{Pairing, QkNorm, Variant};
 
 /// A decoder: an embedding, layers of attention and a gated feed-forward part, a last norm and a head.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,22 +42,20 @@ pub struct Rope {
     pub pairing: Pairing,
 }
 
-/// What an architecture computes otherwise than a Llama. Each field is honoured in `engine/oracle`, plainly, and in
-/// `engine/native`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Variant {
-    pub qk_norm: QkNorm,
-    /// Norms of the attention's output before o, (heads * head_dim,), and of the gated product before down, (ffn,).
-    pub sub_norms: bool,
-    /// The embedding is multiplied by this.
-    pub embedding_scale: f64,
-    /// What attention and the feed-forward part add to the residual stream is multiplied by this.
-    pub residual_scale: f64,
-    /// The logits are multiplied by this.
-    pub logit_scale: f64,
-}
-
 impl Hyper {
+    /// What the shapes of the tensors follow from.
+    pub fn dims(&self) -> Dims {
+        Dims {
+            hidden: self.hidden,
+            intermediate: self.ffn,
+            layers: self.layers,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            vocab: self.vocab,
+        }
+    }
+
     /// Rows of q, columns of o.
     pub fn q_width(&self) -> usize {
         self.heads * self.head_dim
@@ -66,15 +65,4 @@ impl Hyper {
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
     }
-}
-
-impl Variant {
-    /// Nothing otherwise.
-    pub const LLAMA: Self = Variant {
-        qk_norm: QkNorm::None,
-        sub_norms: false,
-        embedding_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
-    };
 }

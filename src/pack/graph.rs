@@ -5,8 +5,8 @@ use formats::gguf::Value;
 
 use crate::model::{Config, Rope, RopeScaling};
 
-/// The keys that tell llama.cpp the shape of the model (llama-model.cpp, `load_hparams`; models/llama.cpp), with the exact
-/// types that it asks for.
+/// The keys that tell llama.cpp the shape of the model (llama-model.cpp, `load_hparams`; models/llama.cpp), with the
+/// exact types that it asks for.
 pub fn model_metadata(config: &Config) -> Vec<(String, Value)> {
     let count = |n: usize| Value::U32(n as u32); // ConfigFile lets nothing beyond 31 bits through
     let dims = &config.dims;

@@ -15,8 +15,8 @@ const FILE_TYPE: &str = "general.file_type";
 const WEIGHT_NMSE: &str = "tqconv.weight_nmse";
 const SOURCE_HASHES: &str = "tqconv.source.sha256";
 
-/// Set what is known when all weights have been read. `ty`: that of most linears. `loss`: over all. `hashes`: of each input
-/// file.
+/// Set what is known when all weights have been read. `ty`: that of most linears. `loss`: over all. `hashes`: of each
+/// input file.
 pub fn set_found(keys: &mut Keys, ty: BlockType, loss: Loss, hashes: Vec<String>) {
     let found = [
         (FILE_TYPE, Value::U32(ty.file_type().unwrap_or(0))),
@@ -100,8 +100,8 @@ enum Kind {
     TokenId,
 }
 
-/// What `--metadata` may set: nothing that the tensors, the forward pass or the splitting of text depend on, so that the
-/// file stays the one that the checkpoint gives. `architecture`: what the keys of the model begin with.
+/// What `--metadata` may set: nothing that the tensors, the forward pass or the splitting of text depend on, so that
+/// the file stays the one that the checkpoint gives. `architecture`: what the keys of the model begin with.
 fn kind(key: &str, architecture: &str) -> Result<Kind, &'static str> {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_word = |part: &str| !part.is_empty() && part.chars().all(legal);

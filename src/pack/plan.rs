@@ -1,5 +1,5 @@
-//! Deciding: every name, shape and type. Types that depend on the weights are guessed from some rows of each linear; `run`
-//! compares them with all rows while they are packed.
+//! Deciding: every name, shape and type. Types that depend on the weights are guessed from some rows of each linear;
+//! `run` compares them with all rows while they are packed.
 
 use std::ops::Range;
 
@@ -159,8 +159,8 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Plan a tensor of the file, and the bias of a linear. `source`: what the checkpoint calls it, if it has it. `no_block`: linears that
-    /// no block type fits, and their columns.
+    /// Plan a tensor of the file, and the bias of a linear. `source`: what the checkpoint calls it, if it has it.
+    /// `no_block`: linears that no block type fits, and their columns.
     fn add(
         &mut self,
         slot: Slot,

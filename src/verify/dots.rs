@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::report::{Check, CheckId, DotFacts, Level, LevelReport, Limit, NotChecked, Unit};
 use super::{Options as VerifyOptions, Progress, VerifyError, witness};
-use crate::engine::file::linears;
+use crate::blueprint::Linear;
 use crate::engine::hyper::Hyper;
 use crate::kernels::{Activations, Matrix, Options, Threads, exact};
 use crate::mapped::Model;
@@ -122,7 +122,7 @@ fn matrices(hyper: &Hyper, file: &File) -> Vec<String> {
     } else {
         "token_embd"
     };
-    let linears = (0..hyper.layers).flat_map(|layer| linears(hyper).map(|(part, ..)| format!("blk.{layer}.{part}")));
+    let linears = Linear::all(&hyper.dims()).map(Linear::gguf_name);
     linears.chain([head.into()]).collect()
 }
 

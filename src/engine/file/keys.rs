@@ -2,7 +2,7 @@
 
 use formats::gguf::{File, Value};
 
-use super::architecture::{ARCHITECTURES, Architecture, EMBEDDING};
+use crate::blueprint::{Graph, Slot};
 use crate::engine::EngineError;
 use crate::engine::hyper::{Hyper, Rope, Variant};
 
@@ -12,7 +12,7 @@ const MAX_LAYERS: usize = 512;
 /// The metadata. Keys are named without the architecture that they begin with.
 pub struct Keys<'a> {
     file: &'a File<'a>,
-    pub architecture: &'static Architecture,
+    pub graph: &'static Graph,
 }
 
 impl<'a> Keys<'a> {
@@ -21,12 +21,8 @@ impl<'a> Keys<'a> {
     pub fn new(file: &'a File<'a>) -> Result<Self, EngineError> {
         const KEY: &str = "general.architecture";
         let named = file.get(KEY).and_then(Value::as_str);
-        let architecture = ARCHITECTURES.iter().find(|known| Some(known.name) == named);
-        let architecture = architecture.ok_or_else(|| {
-            let names: Vec<_> = ARCHITECTURES
-                .iter()
-                .map(|known| format!("\"{}\"", known.name))
-                .collect();
+        let graph = named.and_then(Graph::find).ok_or_else(|| {
+            let names: Vec<_> = Graph::supported().map(|name| format!("\"{name}\"")).collect();
             refuse(file, KEY, &names.join(" or "))
         })?;
         let count = file.get("split.count");
@@ -34,7 +30,7 @@ impl<'a> Keys<'a> {
             let count = count.brief();
             return Err(EngineError::Split { count });
         }
-        Ok(Keys { file, architecture })
+        Ok(Keys { file, graph })
     }
 
     /// All but the factors of the rotation that are in a tensor.
@@ -44,7 +40,7 @@ impl<'a> Keys<'a> {
         let heads = self.positive("attention.head_count")?;
         let kv_heads = self.kv_heads(heads)?;
         let head_dim = self.head_dim(hidden / heads)?;
-        if self.architecture.square && heads * head_dim != hidden {
+        if self.graph.square && heads * head_dim != hidden {
             let expected = format!("{hidden} over the {heads} heads");
             return Err(self.refuse("attention.key_length", &expected));
         }
@@ -101,9 +97,10 @@ impl<'a> Keys<'a> {
     }
 
     fn vocab(&self) -> Result<usize, EngineError> {
-        match self.file.tensor(EMBEDDING) {
+        let name = Slot::Embedding.gguf_name();
+        match self.file.tensor(&name) {
             Some((info, _)) if info.rows() > 0 => Ok(usize::try_from(info.rows()).unwrap_or(usize::MAX)),
-            _ => Err(EngineError::MissingTensor { name: EMBEDDING.into() }),
+            _ => Err(EngineError::MissingTensor { name }),
         }
     }
 
@@ -112,7 +109,7 @@ impl<'a> Keys<'a> {
             base: self.rope_base(head_dim)?.into(),
             divisor: self.rope_divisor()?.into(),
             factors: None,
-            pairing: self.architecture.pairing,
+            pairing: self.graph.pairing,
         })
     }
 
@@ -121,7 +118,7 @@ impl<'a> Keys<'a> {
         const ALPHA: &str = "rope.scaling.alpha";
         const SECTIONS: &str = "rope.dimension_sections";
         let base = self.number("rope.freq_base", Some(10000.0))?;
-        if !self.architecture.rope_alpha {
+        if !self.graph.rope_alpha {
             return Ok(base);
         }
         if self.get(SECTIONS).is_some() {
@@ -139,8 +136,8 @@ impl<'a> Keys<'a> {
     /// llama.cpp's defaults are those of one model, and its default for the logits is the inverse of what that needs
     /// (models/minicpm.cpp), so the keys must be there. It divides the logits by theirs (models/granite.cpp).
     fn variant(&self) -> Result<Variant, EngineError> {
-        let variant = self.architecture.variant;
-        if !self.architecture.scales {
+        let variant = self.graph.variant;
+        if !self.graph.scales {
             return Ok(variant);
         }
         let scale = |key: &str| match self.number(key, None)? {
@@ -178,7 +175,7 @@ impl<'a> Keys<'a> {
     }
 
     fn full(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture.name)
+        format!("{}.{key}", self.graph.name)
     }
 
     fn get(&self, key: &str) -> Option<&Value> {

@@ -2,7 +2,6 @@
 //! compared with them ([`tensors`]): [`Hyper::read`]. What llama.cpp meets with an abort of the whole process (a bias
 //! that is not F32, a duplicated token) is an error here, and so is whatever either engine would silently leave out.
 
-mod architecture;
 mod keys;
 mod tensors;
 #[cfg(test)]
@@ -12,11 +11,10 @@ use std::collections::HashSet;
 
 use formats::gguf::{File, Value};
 
-use self::architecture::{EMBEDDING, ROPE_FACTORS};
 use self::keys::Keys;
-pub use self::tensors::linears;
 use super::EngineError;
 use super::hyper::Hyper;
+use crate::blueprint::Slot;
 use crate::witness::pieces;
 
 impl Hyper {
@@ -30,10 +28,10 @@ impl Hyper {
         tensors::check_types(file.tensors())?;
         let keys = Keys::new(file)?;
         let mut hyper = keys.hyper()?;
-        tensors::check(file.tensors(), keys.architecture, &hyper)?;
+        tensors::check(file.tensors(), keys.graph, &hyper.dims())?;
         check_vocabulary(file, hyper.vocab)?;
         check_places(file)?;
-        hyper.rope.factors = file.tensor(ROPE_FACTORS).map(|(_, bytes)| {
+        hyper.rope.factors = file.tensor(&Slot::RopeFactors.gguf_name()).map(|(_, bytes)| {
             let numbers = bytes.as_chunks().0.iter();
             numbers.map(|&number| f32::from_le_bytes(number).into()).collect()
         });
@@ -74,7 +72,7 @@ fn check_vocabulary(file: &File, vocab: usize) -> Result<(), EngineError> {
     if tokens.len() != vocab {
         return refuse(
             format!("a list of {}", tokens.len()),
-            format!("{vocab} tokens, one for each row of {EMBEDDING}"),
+            format!("{vocab} tokens, one for each row of {}", Slot::Embedding.gguf_name()),
         );
     }
     // llama.cpp reads C strings.

@@ -5,23 +5,8 @@ use std::collections::HashMap;
 use formats::block::BlockType;
 use formats::gguf::TensorInfo;
 
-use super::architecture::{Architecture, EMBEDDING, ROPE_FACTORS};
+use crate::blueprint::{Dims, Graph, Slot};
 use crate::engine::EngineError;
-use crate::engine::hyper::{Hyper, QkNorm};
-
-/// Rows and columns of the seven linears of a layer, by the part of their name after `blk.N.`.
-pub fn linears(hyper: &Hyper) -> [(&'static str, usize, usize); 7] {
-    let (q, kv) = (hyper.q_width(), hyper.kv_width());
-    [
-        ("attn_q", q, hyper.hidden),
-        ("attn_k", kv, hyper.hidden),
-        ("attn_v", kv, hyper.hidden),
-        ("attn_output", hyper.hidden, q),
-        ("ffn_gate", hyper.ffn, hyper.hidden),
-        ("ffn_up", hyper.ffn, hyper.hidden),
-        ("ffn_down", hyper.hidden, hyper.ffn),
-    ]
-}
 
 /// A tensor that a model has or may have. Dimensions are columns first.
 struct Expected {
@@ -32,8 +17,8 @@ struct Expected {
 
 /// # Errors
 /// A tensor that is absent, unknown, of the wrong shape or type.
-pub fn check(found: &[TensorInfo], architecture: &Architecture, hyper: &Hyper) -> Result<(), EngineError> {
-    let mut expected: HashMap<String, Expected> = expected(architecture, hyper)
+pub fn check(found: &[TensorInfo], graph: &Graph, dims: &Dims) -> Result<(), EngineError> {
+    let mut expected: HashMap<String, Expected> = expected(graph, dims)
         .into_iter()
         .map(|tensor| (tensor.name.clone(), tensor))
         .collect();
@@ -41,7 +26,7 @@ pub fn check(found: &[TensorInfo], architecture: &Architecture, hyper: &Hyper) -
         let Some(expected) = expected.remove(&info.name) else {
             return Err(EngineError::UnknownTensor {
                 name: info.name.clone(),
-                architecture: architecture.name,
+                architecture: graph.name,
             });
         };
         check_one(info, expected.shape)?;
@@ -52,38 +37,23 @@ pub fn check(found: &[TensorInfo], architecture: &Architecture, hyper: &Hyper) -
     }
 }
 
-fn expected(architecture: &Architecture, hyper: &Hyper) -> Vec<Expected> {
+fn expected(graph: &Graph, dims: &Dims) -> Vec<Expected> {
     let mut all = vec![];
-    let mut add = |name: String, shape: &[usize], required: bool| {
-        let shape = shape.iter().map(|&n| n as u64).collect();
-        all.push(Expected { name, shape, required });
-    };
-    add(EMBEDDING.into(), &[hyper.hidden, hyper.vocab], true);
-    add("output_norm.weight".into(), &[hyper.hidden], true);
-    if architecture.own_head {
-        add("output.weight".into(), &[hyper.hidden, hyper.vocab], false);
-    }
-    if architecture.rope_factors {
-        add(ROPE_FACTORS.into(), &[hyper.head_dim / 2], false);
-    }
-    for layer in 0..hyper.layers {
-        for norm in ["attn_norm", "ffn_norm"] {
-            add(format!("blk.{layer}.{norm}.weight"), &[hyper.hidden], true);
-        }
-        if hyper.variant.qk_norm != QkNorm::None {
-            for norm in ["attn_q_norm", "attn_k_norm"] {
-                add(format!("blk.{layer}.{norm}.weight"), &[hyper.head_dim], true);
-            }
-        }
-        if hyper.variant.sub_norms {
-            add(format!("blk.{layer}.attn_sub_norm.weight"), &[hyper.q_width()], true);
-            add(format!("blk.{layer}.ffn_sub_norm.weight"), &[hyper.ffn], true);
-        }
-        for (part, rows, columns) in linears(hyper) {
-            add(format!("blk.{layer}.{part}.weight"), &[columns, rows], true);
-            if architecture.biases.contains(&part) {
-                add(format!("blk.{layer}.{part}.bias"), &[rows], false);
-            }
+    for slot in graph.slots(dims) {
+        all.push(Expected {
+            name: slot.gguf_name(),
+            shape: slot.gguf_shape(dims),
+            required: !matches!(slot, Slot::Head | Slot::RopeFactors),
+        });
+        if let Slot::Linear(linear) = slot
+            && graph.bias_slots.contains(&linear.part)
+        {
+            let (rows, _) = linear.shape(dims);
+            all.push(Expected {
+                name: format!("{}.bias", linear.gguf_name()),
+                shape: vec![rows as u64],
+                required: false,
+            });
         }
     }
     all

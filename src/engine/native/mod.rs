@@ -24,6 +24,7 @@ use self::chunks::for_each_row;
 use self::weights::{Embedding, Layer, Linear, Tensors};
 use super::hyper::{Hyper, QkNorm};
 use super::{Engine, EngineError, EngineName, Generate, check_tokens, threads_text};
+use crate::blueprint::Norm;
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 use crate::simd::Level;
 
@@ -108,7 +109,7 @@ impl<'file> Native<'file> {
         let (layers, head) = rayon::join(
             || -> Vec<_> {
                 let layers = (0..hyper.layers).into_par_iter();
-                let load = |index| Layer::load(&tensors, index, &hyper);
+                let load = |index| Layer::load(&tensors, index);
                 layers.map(load).collect()
             },
             || tensors.matrix(head),
@@ -117,7 +118,7 @@ impl<'file> Native<'file> {
         Ok(Native {
             embedding,
             layers,
-            norm: tensors.norm("output_norm.weight")?,
+            norm: tensors.norm(Norm::Last)?,
             head: head?,
             rotation: Rotation::new(&hyper),
             cache: Cache::new(&hyper, settings.context),

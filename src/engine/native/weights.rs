@@ -4,8 +4,8 @@ use formats::block::BlockType;
 use formats::gguf::File;
 
 use super::math;
+use crate::blueprint::{self, Norm, Part, Slot};
 use crate::engine::EngineError;
-use crate::engine::file::linears;
 use crate::engine::hyper::Hyper;
 use crate::kernels::{self, Matrix};
 
@@ -39,8 +39,8 @@ pub struct Linear {
 
 impl<'file> Embedding<'file> {
     pub fn load(tensors: &Tensors<'_, 'file>, hyper: &Hyper) -> Result<Self, EngineError> {
-        const NAME: &str = "token_embd.weight";
-        let (info, bytes) = tensors.get(NAME)?;
+        let name = Slot::Embedding.gguf_name();
+        let (info, bytes) = tensors.get(&name)?;
         let embedding = Embedding {
             ty: info.ty,
             row_bytes: bytes.len() / hyper.vocab,
@@ -51,7 +51,7 @@ impl<'file> Embedding<'file> {
         match info.ty.dequantize_row(row, &mut vec![0.0; hyper.hidden]) {
             Ok(()) => Ok(embedding),
             Err(_) => Err(EngineError::Type {
-                name: NAME.into(),
+                name,
                 found: info.ty.to_string(),
                 expected: "a type that we can dequantize",
             }),
@@ -67,23 +67,24 @@ impl<'file> Embedding<'file> {
 }
 
 impl Layer {
-    pub fn load(tensors: &Tensors, index: usize, hyper: &Hyper) -> Result<Self, EngineError> {
-        let [q, k, v, o, gate, up, down] = linears(hyper).map(|(part, _, _)| tensors.linear(index, part));
-        let optional = |norm: &str| tensors.vector(&format!("blk.{index}.{norm}.weight"));
+    pub fn load(tensors: &Tensors, index: usize) -> Result<Self, EngineError> {
+        let [q, k, v, o, gate, up, down] =
+            Part::ALL.map(|part| tensors.linear(blueprint::Linear { layer: index, part }));
+        let optional = |norm: Norm| tensors.vector(&norm.gguf_name());
         Ok(Layer {
-            attention_norm: tensors.norm(&format!("blk.{index}.attn_norm.weight"))?,
+            attention_norm: tensors.norm(Norm::Attention(index))?,
             q: q?,
             k: k?,
             v: v?,
             o: o?,
-            q_norm: optional("attn_q_norm"),
-            k_norm: optional("attn_k_norm"),
-            attention_sub_norm: optional("attn_sub_norm"),
-            ffn_norm: tensors.norm(&format!("blk.{index}.ffn_norm.weight"))?,
+            q_norm: optional(Norm::Query(index)),
+            k_norm: optional(Norm::Key(index)),
+            attention_sub_norm: optional(Norm::AttentionSub(index)),
+            ffn_norm: tensors.norm(Norm::FeedForward(index))?,
             gate: gate?,
             up: up?,
             down: down?,
-            ffn_sub_norm: optional("ffn_sub_norm"),
+            ffn_sub_norm: optional(Norm::FeedForwardSub(index)),
         })
     }
 
@@ -128,16 +129,16 @@ impl<'file> Tensors<'_, 'file> {
         Some(numbers.map(|&number| f32::from_le_bytes(number)).collect())
     }
 
-    pub fn norm(&self, name: &str) -> Result<Vec<f32>, EngineError> {
-        self.vector(name)
-            .ok_or_else(|| EngineError::MissingTensor { name: name.into() })
+    pub fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
+        let name = norm.gguf_name();
+        self.vector(&name).ok_or(EngineError::MissingTensor { name })
     }
 
-    fn linear(&self, layer: usize, part: &str) -> Result<Linear, EngineError> {
-        let matrix = self.matrix(&format!("blk.{layer}.{part}.weight"))?;
+    fn linear(&self, linear: blueprint::Linear) -> Result<Linear, EngineError> {
+        let name = linear.gguf_name();
         Ok(Linear {
-            matrix,
-            bias: self.vector(&format!("blk.{layer}.{part}.bias")),
+            matrix: self.matrix(&format!("{name}.weight"))?,
+            bias: self.vector(&format!("{name}.bias")),
         })
     }
 }

@@ -12,9 +12,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub use product::Precision;
-pub use weights::{Norm, Part, Rounding, Rows, Weights};
+pub use weights::{Rounding, Rows, Weights};
 
 use self::product::product;
+pub use crate::blueprint::{Norm, Part};
+
 use super::hyper::{Hyper, Pairing, QkNorm};
 use super::{Engine, EngineError, EngineName, check_tokens};
 

@@ -4,47 +4,9 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+use crate::blueprint::{Norm, Part};
 use crate::engine::EngineError;
 use crate::engine::hyper::Hyper;
-
-/// One of the seven linears of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// (heads * head_dim, hidden)
-    Q,
-    /// (kv_heads * head_dim, hidden)
-    K,
-    /// (kv_heads * head_dim, hidden)
-    V,
-    /// (hidden, heads * head_dim)
-    O,
-    /// (ffn, hidden)
-    Gate,
-    /// (ffn, hidden)
-    Up,
-    /// (hidden, ffn)
-    Down,
-}
-
-/// One of the norms. Each has `hidden` weights where nothing else is said; what an architecture has no place for
-/// ([`Variant`](crate::engine::hyper::Variant)) is not asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Norm {
-    /// Before the attention of a layer.
-    Attention(usize),
-    /// Of each head of q: (head_dim,).
-    Query(usize),
-    /// Of each head of k: (head_dim,).
-    Key(usize),
-    /// Before o: (heads * head_dim,).
-    AttentionSub(usize),
-    /// Before the feed-forward part of a layer.
-    FeedForward(usize),
-    /// Before down: (ffn,).
-    FeedForwardSub(usize),
-    /// Before the head.
-    Last,
-}
 
 /// Where the oracle gets its weights from.
 pub trait Weights: Sync {
@@ -69,7 +31,8 @@ pub trait Weights: Sync {
     /// Those of the source.
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError>;
 
-    /// The weights of a norm.
+    /// The weights of a norm. What an architecture has no place for ([`Variant`](crate::blueprint::Variant)) is not
+    /// asked for.
     ///
     /// # Errors
     /// Those of the source.
@@ -81,8 +44,8 @@ pub trait Rows: Sync {
     /// Rows and columns.
     fn shape(&self) -> (usize, usize);
 
-    /// W and b of the rows `rows`: `weights` (rows, columns) row-major, `bias` (rows,). For a Tequila linear the offline
-    /// bias is in b. What is handed in is overwritten.
+    /// W and b of the rows `rows`: `weights` (rows, columns) row-major, `bias` (rows,). For a Tequila linear the
+    /// offline bias is in b. What is handed in is overwritten.
     ///
     /// # Errors
     /// Those of the source.

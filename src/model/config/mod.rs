@@ -82,7 +82,7 @@ impl ConfigFile {
         self.check_activation()?;
         self.check_rotary_share(SHARE, self.value(SHARE))?;
         let mut notes = vec![];
-        Ok(Config {
+        let config = Config {
             architecture,
             dims,
             context_length: self.required_count("max_position_embeddings")?,
@@ -100,7 +100,27 @@ impl ConfigFile {
             },
             dtype: self.dtype(),
             notes,
-        })
+        };
+        self.check_places(&config)?;
+        Ok(config)
+    }
+
+    /// Whether the graph has a place for all tensors of a file.
+    fn check_places(&self, config: &Config) -> Result<(), ModelError> {
+        let graph = config.architecture.graph;
+        if matches!(config.rope.scaling, RopeScaling::Llama3 { .. }) && !graph.rope_factors {
+            let expected = format!(
+                "\"default\" or \"linear\": llama.cpp's `{}` has no place for factors",
+                graph.name
+            );
+            return Err(self.key_error("rope_scaling", self.value("rope_scaling"), expected));
+        }
+        if !config.tied_head && !graph.own_head {
+            const KEY: &str = "tie_word_embeddings";
+            let expected = format!("true: llama.cpp's `{}` has no place for a head", graph.name);
+            return Err(self.key_error(KEY, self.value(KEY), expected));
+        }
+        Ok(())
     }
 
     fn architecture(&self) -> Result<&'static Architecture, ModelError> {

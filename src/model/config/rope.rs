@@ -39,8 +39,8 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// Whether `found` are the turns a token of each pair of dimensions, before or after they are stretched. Which waves
-    /// Llama 3's scaling stretches by how much is not looked at.
+    /// Whether `found` are the turns a token of each pair of dimensions, before or after they are stretched. Which
+    /// waves Llama 3's scaling stretches by how much is not looked at.
     pub fn has_frequencies(&self, found: &[f32], head_dim: usize) -> bool {
         const CLOSE: f64 = 0.01; // bf16 has 0.4 %
         let (least, most) = match self.scaling {

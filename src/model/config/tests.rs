@@ -115,6 +115,34 @@ fn every_complaint_names_its_key() {
 }
 
 #[test]
+fn what_a_graph_has_no_place_for_is_refused() {
+    let scaling = serde_json::json!({
+        "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192
+    });
+    for (key, value, says) in [
+        (
+            "rope_scaling",
+            scaling,
+            "llama.cpp's `made-up` has no place for factors",
+        ),
+        (
+            "tie_word_embeddings",
+            false.into(),
+            "llama.cpp's `made-up` has no place for a head",
+        ),
+    ] {
+        let mut json = llama();
+        json["architectures"] = serde_json::json!(["MadeUpForCausalLM"]);
+        json["tie_word_embeddings"] = true.into();
+        assert!(file(json.clone()).config().is_ok());
+        json[key] = value;
+        let error = file(json).config().unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains(says), "{error}");
+    }
+}
+
+#[test]
 fn biases_that_would_be_lost_are_named() {
     let four = "would lose the offline biases of o_proj, gate_proj, up_proj and down_proj; supported: LlamaFor";
     let all = "would lose the offline biases of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj";

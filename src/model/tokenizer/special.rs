@@ -26,7 +26,8 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Those of generation_config.json, where transformers' `generate` looks for them; of config.json where it names none.
+    /// Those of generation_config.json, where transformers' `generate` looks for them; of config.json where it names
+    /// none.
     pub fn read(
         generation: &Object,
         ids: &SpecialIds,
@@ -122,8 +123,8 @@ pub(super) struct Sources<'a> {
     pub defaults: Defaults,
 }
 
-/// Looks the special tokens up: by text in tokenizer_config.json and special_tokens_map.json, then by id in config.json,
-/// then where the vocabulary's own file has them.
+/// Looks the special tokens up: by text in tokenizer_config.json and special_tokens_map.json, then by id in
+/// config.json, then where the vocabulary's own file has them.
 pub(super) fn resolve(sources: &Sources, notes: &mut Notes) -> Result<Special, TokenizerError> {
     let Sources {
         vocabulary,
@@ -192,7 +193,8 @@ fn note_surround(vocabulary: &Vocabulary, tokens: &[String], id: Option<u32>, ke
 }
 
 impl Sources<'_> {
-    /// The token that the settings name. One that the vocabulary lacks is an error where llama.cpp must have it, else a note.
+    /// The token that the settings name. One that the vocabulary lacks is an error where llama.cpp must have it, else a
+    /// note.
     fn named(&self, key: &str, required: bool, notes: &mut Notes) -> Result<Option<u32>, TokenizerError> {
         for file in self.settings {
             let Some(text) = token(file, key)? else {

@@ -6,10 +6,10 @@ use formats::safetensors::Tensor;
 
 use super::super::VerifyError;
 use super::super::latent::{self, LatentRow};
-use crate::blueprint::{self, Linear, Slot};
+use crate::blueprint::{Linear, Norm, Part, Slot};
 use crate::engine::EngineError;
-use crate::engine::hyper::{Hyper, Pairing, Rope, Variant};
-use crate::engine::oracle::{Norm, Part, Rows, Weights};
+use crate::engine::hyper::{Hyper, Pairing, Rope};
+use crate::engine::oracle::{Rows, Weights};
 use crate::model::{Checkpoint, RopeScaling};
 
 /// The checkpoint: linears are made ternary by the formula, row by row.
@@ -42,7 +42,7 @@ impl<'a> Latent<'a> {
                 factors: latent::rope_factors(config),
                 pairing: Pairing::Halves,
             },
-            variant: Variant::LLAMA,
+            variant: config.architecture.graph.variant,
         };
         Self { checkpoint, hyper }
     }
@@ -72,30 +72,12 @@ impl Weights for Latent<'_> {
     }
 
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
-        let part = match part {
-            Part::Q => blueprint::Part::Q,
-            Part::K => blueprint::Part::K,
-            Part::V => blueprint::Part::V,
-            Part::O => blueprint::Part::O,
-            Part::Gate => blueprint::Part::Gate,
-            Part::Up => blueprint::Part::Up,
-            Part::Down => blueprint::Part::Down,
-        };
         let latent = latent::Latent::new(self.checkpoint, Linear { layer, part });
         Ok(Box::new(latent.map_err(weights_error)?))
     }
 
     fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
-        let tensor = self.tensor(Slot::Norm(match norm {
-            Norm::Attention(layer) => blueprint::Norm::Attention(layer),
-            Norm::Query(layer) => blueprint::Norm::Query(layer),
-            Norm::Key(layer) => blueprint::Norm::Key(layer),
-            Norm::FeedForward(layer) => blueprint::Norm::FeedForward(layer),
-            Norm::Last => blueprint::Norm::Last,
-            Norm::AttentionSub(_) | Norm::FeedForwardSub(_) => {
-                unreachable!("no architecture of the table has such a norm")
-            }
-        }));
+        let tensor = self.tensor(Slot::Norm(norm));
         let mut numbers = vec![0.0; tensor.len()];
         tensor.read_f32(0, &mut numbers);
         Ok(numbers)

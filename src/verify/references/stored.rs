@@ -5,9 +5,10 @@ use std::ops::Range;
 use formats::block::BlockType;
 use formats::gguf::File;
 
+use crate::blueprint::{Linear, Norm, Part};
 use crate::engine::EngineError;
 use crate::engine::hyper::{Hyper, Pairing};
-use crate::engine::oracle::{Norm, Part, Rounding, Rows, Weights};
+use crate::engine::oracle::{Rounding, Rows, Weights};
 
 /// The file, its blocks dequantized.
 pub struct Stored<'a> {
@@ -61,30 +62,13 @@ impl Weights for Stored<'_> {
     }
 
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
-        let interleaved = self.pairing == Pairing::Interleaved;
-        let (name, interleaved) = match part {
-            Part::Q => ("attn_q", interleaved),
-            Part::K => ("attn_k", interleaved),
-            Part::V => ("attn_v", false),
-            Part::O => ("attn_output", false),
-            Part::Gate => ("ffn_gate", false),
-            Part::Up => ("ffn_up", false),
-            Part::Down => ("ffn_down", false),
-        };
-        let name = format!("blk.{layer}.{name}");
+        let interleaved = self.pairing == Pairing::Interleaved && matches!(part, Part::Q | Part::K);
+        let name = Linear { layer, part }.gguf_name();
         Ok(Box::new(self.rows(&name, interleaved)?))
     }
 
     fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
-        let name = match norm {
-            Norm::Attention(layer) => format!("blk.{layer}.attn_norm.weight"),
-            Norm::Query(layer) => format!("blk.{layer}.attn_q_norm.weight"),
-            Norm::Key(layer) => format!("blk.{layer}.attn_k_norm.weight"),
-            Norm::AttentionSub(layer) => format!("blk.{layer}.attn_sub_norm.weight"),
-            Norm::FeedForward(layer) => format!("blk.{layer}.ffn_norm.weight"),
-            Norm::FeedForwardSub(layer) => format!("blk.{layer}.ffn_sub_norm.weight"),
-            Norm::Last => "output_norm.weight".into(),
-        };
+        let name = norm.gguf_name();
         match self.file.tensor(&name) {
             Some((_, bytes)) => Ok(floats(bytes).collect()),
             None => Err(EngineError::MissingTensor { name }),

@@ -1,36 +1,7 @@
-//! The architectures: those of transformers that can be packed, and the graphs of llama.cpp that compute them.
+//! The architectures of transformers that can be packed, and those that would lose biases.
 
-use super::Part;
-
-/// An architecture of llama.cpp. Several of transformers can be one.
-#[derive(Debug, PartialEq)]
-pub struct Graph {
-    /// `general.architecture`, which the keys of the model begin with.
-    pub name: &'static str,
-    /// The linears whose biases it adds.
-    pub bias_slots: &'static [Part],
-    /// Which dimensions of a head turn together.
-    pub pairing: Pairing,
-    pub qk_norm: QkNorm,
-}
-
-/// Which dimensions of a head make the pair `i` of the rotation. Either is the other with the rows of q and k in another
-/// order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pairing {
-    /// `2i` and `2i + 1`: LLAMA_ROPE_TYPE_NORM, ggml's "normal" rope.
-    Interleaved,
-    /// `i` and `i + head_dim / 2`, as in transformers: LLAMA_ROPE_TYPE_NEOX.
-    Halves,
-}
-
-/// Where each head of q and of k goes through a norm, (head_dim,), one for all heads of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QkNorm {
-    None,
-    BeforeRope,
-    AfterRope,
-}
+use super::graph::{Graph, QKV, without};
+use super::{EMBEDDING, HEAD, Norm, Part, Slot};
 
 /// An architecture of transformers, whose forward pass a graph of llama.cpp computes exactly.
 #[derive(Debug, PartialEq)]
@@ -63,7 +34,8 @@ pub enum SlidingWindow {
     Never,
     /// `sliding_window`, in every layer.
     EveryLayer,
-    /// `sliding_window`, where `use_sliding_window` is set, in the layers that `layer_types` or `max_window_layers` name.
+    /// `sliding_window`, where `use_sliding_window` is set, in the layers that `layer_types` or `max_window_layers`
+    /// name.
     SomeLayers,
 }
 
@@ -75,6 +47,9 @@ pub struct NormNames {
     /// Of each head of q, and of k, where there are such norms.
     pub query: &'static str,
     pub key: &'static str,
+    /// Before o, and before down, where there are such norms.
+    pub attention_sub: &'static str,
+    pub feed_forward_sub: &'static str,
 }
 
 const USUAL_NORMS: NormNames = NormNames {
@@ -82,19 +57,14 @@ const USUAL_NORMS: NormNames = NormNames {
     feed_forward: "post_attention_layernorm",
     query: "self_attn.q_norm",
     key: "self_attn.k_norm",
-};
-
-static LLAMA_GRAPH: Graph = Graph {
-    name: "llama",
-    bias_slots: &Part::ALL,
-    pairing: Pairing::Interleaved,
-    qk_norm: QkNorm::None,
+    attention_sub: "self_attn.attn_sub_norm",
+    feed_forward_sub: "mlp.ffn_sub_norm",
 };
 
 const LLAMA: Architecture = Architecture {
     // The second is what the first conversions of Llama wrote.
     names: &["LlamaForCausalLM", "LLaMAForCausalLM"],
-    graph: &LLAMA_GRAPH,
+    graph: &Graph::LLAMA,
     qkv_bias: OwnBias::Key("attention_bias"),
     o_bias: OwnBias::Key("attention_bias"),
     mlp_bias: OwnBias::Key("mlp_bias"),
@@ -116,35 +86,42 @@ const QWEN2: Architecture = Architecture {
     ..LLAMA
 };
 
-/// The graphs of llama.cpp that files are made for, and that are run here.
-static GRAPHS: &[&Graph] = &[
-    &LLAMA_GRAPH,
-    #[cfg(test)]
-    &made_up::GRAPH,
-];
-
 /// The architectures of transformers that can be packed.
 static ARCHITECTURES: &[Architecture] = &[
     LLAMA,
     MISTRAL,
     QWEN2,
     #[cfg(test)]
-    made_up::ARCHITECTURE,
+    MADE_UP,
     #[cfg(test)]
-    made_up::WITHOUT_BIASES,
+    MADE_UP_WITHOUT_BIASES,
 ];
 
-/// An architecture of transformers that no graph of llama.cpp computes with all biases.
+/// An architecture that does not exist (docs/adding.md).
+#[cfg(test)]
+const MADE_UP: Architecture = Architecture {
+    names: &["MadeUpForCausalLM"],
+    graph: &Graph::MADE_UP,
+    ..LLAMA
+};
+
+/// The same with a graph that llama.cpp has.
+#[cfg(test)]
+const MADE_UP_WITHOUT_BIASES: Architecture = Architecture {
+    names: &["MadeUpWithoutBiasesForCausalLM"],
+    graph: &Graph::QWEN3,
+    ..LLAMA
+};
+
+/// An architecture of transformers that `llama` does not compute, and whose own graph would lose biases.
 pub struct Refused {
     /// What its name in config.json begins with.
-    pub prefix: &'static str,
+    prefix: &'static str,
     /// Why `llama` does not compute it.
     pub not_llama: &'static str,
     /// The linears whose biases its own graph adds.
     bias_slots: &'static [Part],
 }
-
-const QKV: &[Part] = &[Part::Q, Part::K, Part::V]; // `create_tensor_qkv` of llama-model.cpp
 
 const QK_NORMS: &str = "its norms of q and k have no place in llama.cpp's `llama`";
 const SUB_NORMS: &str = "its norms before o_proj and down_proj have no place in llama.cpp's `llama`";
@@ -153,27 +130,27 @@ static REFUSED: &[Refused] = &[
     Refused {
         prefix: "Qwen3",
         not_llama: QK_NORMS,
-        bias_slots: QKV,
+        bias_slots: Graph::QWEN3.bias_slots,
     },
     Refused {
         prefix: "HunYuanDense",
         not_llama: QK_NORMS,
-        bias_slots: QKV,
+        bias_slots: Graph::HUNYUAN.bias_slots,
     },
     Refused {
         prefix: "Gemma",
         not_llama: "its activation and its norms are others than those of llama.cpp's `llama`",
-        bias_slots: QKV,
+        bias_slots: QKV, // models/gemma.cpp, gemma2.cpp, gemma3.cpp
     },
     Refused {
         prefix: "BitNet",
         not_llama: SUB_NORMS,
-        bias_slots: &[],
+        bias_slots: Graph::BITNET.bias_slots,
     },
     Refused {
         prefix: "Bitnet",
         not_llama: SUB_NORMS,
-        bias_slots: &[],
+        bias_slots: Graph::BITNET.bias_slots,
     },
 ];
 
@@ -216,52 +193,30 @@ impl Architecture {
             Part::Gate | Part::Up | Part::Down => self.mlp_bias,
         }
     }
-}
 
-impl Graph {
-    /// The names of all.
-    pub fn supported() -> impl Iterator<Item = &'static str> {
-        GRAPHS.iter().map(|graph| graph.name)
+    /// What a checkpoint calls a tensor, if it has it.
+    pub fn checkpoint_name(&self, slot: Slot) -> Option<String> {
+        match slot {
+            Slot::Embedding => Some(EMBEDDING.into()),
+            Slot::RopeFactors => None,
+            Slot::Norm(norm) => Some(self.norm_name(norm)),
+            Slot::Linear(linear) => Some(format!("{}.weight", linear.checkpoint_name())),
+            Slot::Head => Some(HEAD.into()),
+        }
     }
 
-    /// That of `general.architecture`.
-    pub fn find(name: &str) -> Option<&'static Self> {
-        GRAPHS.iter().copied().find(|graph| graph.name == name)
+    /// What a checkpoint calls a norm, for example `model.layers.0.input_layernorm.weight`.
+    pub fn norm_name(&self, norm: Norm) -> String {
+        let names = &self.norm_names;
+        let (layer, name) = match norm {
+            Norm::Attention(layer) => (layer, names.attention),
+            Norm::Query(layer) => (layer, names.query),
+            Norm::Key(layer) => (layer, names.key),
+            Norm::AttentionSub(layer) => (layer, names.attention_sub),
+            Norm::FeedForward(layer) => (layer, names.feed_forward),
+            Norm::FeedForwardSub(layer) => (layer, names.feed_forward_sub),
+            Norm::Last => return "model.norm.weight".into(),
+        };
+        format!("model.layers.{layer}.{name}.weight")
     }
-}
-
-/// The linears that are not among `slots`.
-pub(super) fn without(slots: &[Part]) -> Vec<Part> {
-    Part::ALL.into_iter().filter(|part| !slots.contains(part)).collect()
-}
-
-/// An architecture that does not exist, with norms of q and k: what it takes to add one (docs/adding.md).
-#[cfg(test)]
-mod made_up {
-    use super::*;
-
-    pub static GRAPH: Graph = Graph {
-        name: "made-up",
-        bias_slots: &Part::ALL,
-        pairing: Pairing::Halves,
-        qk_norm: QkNorm::BeforeRope,
-    };
-
-    pub const ARCHITECTURE: Architecture = Architecture {
-        names: &["MadeUpForCausalLM"],
-        graph: &GRAPH,
-        ..LLAMA
-    };
-
-    /// The same with a graph as llama.cpp has them for such architectures.
-    pub const WITHOUT_BIASES: Architecture = Architecture {
-        names: &["MadeUpWithoutBiasesForCausalLM"],
-        graph: &Graph {
-            name: "made-up-without-biases",
-            bias_slots: QKV,
-            pairing: Pairing::Halves,
-            qk_norm: QkNorm::BeforeRope,
-        },
-        ..LLAMA
-    };
 }
