@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod bench;
+pub mod blueprint;
 pub mod cli;
 pub mod engine;
 pub mod files;
@@ -15,6 +16,5 @@ pub mod output;
 pub mod pack;
 #[allow(unsafe_code)]
 pub mod simd;
-pub mod tequila;
 pub mod verify;
 pub mod witness;

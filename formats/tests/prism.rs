@@ -39,7 +39,11 @@ fn ptq1_0(stored: &[u8], scale: f16) -> Vec<u8> {
     block
 }
 
-fn read(ty: BlockType, row: &[u8]) -> (Vec<f32>, Result<(Vec<i8>, Vec<f32>), BlockError>) {
+/// Codes and scales.
+type Ternary = (Vec<i8>, Vec<f32>);
+
+/// The weights of a row, and what it is read as.
+fn read(ty: BlockType, row: &[u8]) -> (Vec<f32>, Result<Ternary, BlockError>) {
     let columns = row.len() / ty.bytes() * ty.weights();
     let mut weights = vec![f32::NAN; columns];
     ty.dequantize_row(row, &mut weights).unwrap();

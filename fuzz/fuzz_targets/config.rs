@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use tqconv::model::{ConfigFile, TrainingOverrides, model_metadata};
+use tqconv::model::{ConfigFile, TrainingOverrides};
+use tqconv::pack::{model_metadata, rope_factors};
 
 fuzz_target!(|data: &[u8]| {
     use tqconv_fuzz as _;
@@ -13,11 +14,12 @@ fuzz_target!(|data: &[u8]| {
     };
     let _ = file.training(&TrainingOverrides::default());
     if let Ok(config) = file.config() {
-        assert!(config.layers <= 512 && config.heads % config.kv_heads == 0);
+        let dims = &config.dims;
+        assert!(dims.layers <= 512 && dims.heads % dims.kv_heads == 0);
         assert!(config.rms_norm_eps > 0.0 && config.rms_norm_eps.is_finite());
         model_metadata(&config);
-        if config.head_dim <= 1 << 16 {
-            config.rope.llama3_factors(config.head_dim);
+        if dims.head_dim <= 1 << 16 {
+            rope_factors(&config.rope, dims.head_dim);
         }
     }
 });

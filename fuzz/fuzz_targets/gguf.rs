@@ -1,9 +1,9 @@
-//! The GGUF reader, and what holds its tensors against a Llama's. What is accepted lies within the file.
+//! The GGUF reader, and what compares its tensors with its hyper-parameters. What is accepted lies within the file.
 #![no_main]
 
 use formats::gguf::File;
 use libfuzzer_sys::fuzz_target;
-use tqconv::engine::shape::Shape;
+use tqconv::engine::hyper::Hyper;
 
 fuzz_target!(|data: &[u8]| {
     use tqconv_fuzz as _;
@@ -18,5 +18,5 @@ fuzz_target!(|data: &[u8]| {
             let _ = info.ty.dequantize_row(row, &mut vec![0.0; columns]);
         }
     }
-    let _ = Shape::read(&file);
+    let _ = Hyper::read(&file);
 });

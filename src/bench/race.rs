@@ -7,9 +7,9 @@ use formats::gguf::File;
 use serde::Serialize;
 
 use super::memory::read_rate;
+use crate::engine::hyper::Hyper;
 use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::native::{self, Native};
-use crate::engine::shape::Shape;
 use crate::engine::{EngineError, EngineName, Generate};
 use crate::kernels::Threads;
 use crate::metrics;
@@ -144,7 +144,7 @@ pub fn race(
     workload: Workload,
     progress: &dyn Fn(&str),
 ) -> Result<(SpeedFacts, Option<EngineError>), EngineError> {
-    let workload = workload.within(Shape::read(file)?.context);
+    let workload = workload.within(Hyper::read(file)?.context);
     let (context, threads) = (workload.prefill + workload.decode, workload.threads);
     progress("memory");
     let bandwidth = read_bandwidth(threads);

@@ -96,6 +96,6 @@ impl CheckpointArgs {
     pub fn read_tokenizer(&self, files: &TokenizerFiles, checkpoint: &Checkpoint) -> anyhow::Result<Tokenizer> {
         let config = &checkpoint.config;
         let pre = self.tokenizer_pre.as_deref();
-        Ok(tokenizer::read(files, config.vocab_size, &config.special_ids, pre)?)
+        Ok(tokenizer::read(files, config.dims.vocab, &config.special_ids, pre)?)
     }
 }

@@ -4,6 +4,10 @@ mod bench;
 mod checkpoint;
 mod diff;
 mod inspect;
+#[cfg(test)]
+mod made_up;
+#[cfg(test)]
+mod made_up_scheme;
 mod pack;
 mod render;
 mod run;

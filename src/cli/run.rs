@@ -15,10 +15,10 @@ use serde_json::json;
 use super::text::shown_json;
 use super::{Context, INTERRUPTED, stop_signal};
 use crate::engine::Generate;
+use crate::engine::hyper::Hyper;
 use crate::engine::llamacpp::{self, Model};
 use crate::engine::native::{Native, Settings};
 use crate::engine::sample::Sampler;
-use crate::engine::shape::Shape;
 use crate::engine::text::Text;
 use crate::mapped;
 use crate::witness::Program;
@@ -97,7 +97,7 @@ pub fn run(args: &RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
 fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
     let model = mapped::Model::open(&args.model)?;
     let file = model.parse()?;
-    let shape = Shape::read(&file)?;
+    let hyper = Hyper::read(&file)?;
     let text = Text::from_gguf(&file)?;
     let written = prompt(&args.prompt)?;
     let prompt = if args.special {
@@ -109,7 +109,7 @@ fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
         anyhow::bail!("there is no text to continue; give one with -p TEXT");
     }
     // The last token is printed and not run, so it needs no place in the context.
-    let context = (prompt.len() + args.tokens.saturating_sub(1)).min(shape.context).max(1);
+    let context = (prompt.len() + args.tokens.saturating_sub(1)).min(hyper.context).max(1);
     let job = Job {
         args,
         quiet: called.quiet,

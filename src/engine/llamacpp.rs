@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use formats::gguf::{File, Value};
 
-use super::shape::Shape;
+use super::hyper::Hyper;
 use super::{Engine, EngineError, EngineName, Generate, check_tokens};
 pub use crate::witness::Settings;
 use crate::witness::{ModelSize, Program, Witness};
@@ -14,7 +14,7 @@ use crate::witness::{ModelSize, Program, Witness};
 /// A loaded model. [`Model::session`] makes an engine of it.
 pub struct Model {
     witness: Mutex<Witness>,
-    shape: Shape,
+    hyper: Hyper,
 }
 
 impl Model {
@@ -22,9 +22,9 @@ impl Model {
     /// has to pass our own checks first.
     ///
     /// # Errors
-    /// Those of [`Shape::read`]; no vocabulary; whatever llama.cpp refuses, with its log, and its crash.
+    /// Those of [`Hyper::read`]; no vocabulary; whatever llama.cpp refuses, with its log, and its crash.
     pub fn load(program: &Program, path: &Path, file: &File) -> Result<Self, EngineError> {
-        let shape = Shape::read(file)?;
+        let hyper = Hyper::read(file)?;
         if file.get("tokenizer.ggml.tokens").and_then(Value::as_strings).is_none() {
             return Err(EngineError::Key {
                 key: "tokenizer.ggml.tokens".into(),
@@ -33,16 +33,11 @@ impl Model {
             });
         }
         let mut witness = Witness::start(program)?;
-        witness.load(path, size(&shape, file))?;
+        witness.load(path, size(&hyper, file))?;
         Ok(Model {
             witness: Mutex::new(witness),
-            shape,
+            hyper,
         })
-    }
-
-    /// The file's shape as we read it.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
     }
 
     /// An engine over this model, with an empty context.
@@ -91,7 +86,7 @@ impl Model {
         if tokens.is_empty() {
             return Ok(());
         }
-        check_tokens(tokens, self.shape.vocab, 0, usize::MAX)
+        check_tokens(tokens, self.hyper.vocab, 0, usize::MAX)
     }
 
     /// One order at a time. A panic in between leaves nothing half done: the next answer would not fit and be told.
@@ -101,18 +96,18 @@ impl Model {
 }
 
 /// What the model makes llama.cpp read, keep and compute.
-fn size(shape: &Shape, file: &File) -> ModelSize {
+fn size(hyper: &Hyper, file: &File) -> ModelSize {
     let tensors = file.tensors().iter();
-    let (q, kv) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+    let (q, kv) = (hyper.q_width(), hyper.kv_width());
     ModelSize {
         file: file.data_start() + tensors.clone().filter_map(|info| info.bytes()).sum::<u64>(),
         header: file.data_start(),
-        weights: tensors.map(|info| info.weights()).sum::<u64>() + (shape.vocab * shape.hidden) as u64,
-        attention: (2 * q * shape.layers) as u64,
-        cache: (2 * kv * shape.layers) as u64,
-        heads: shape.heads as u64,
-        activations: (4 * shape.hidden + 2 * q + 2 * kv + 3 * shape.ffn) as u64,
-        vocab: shape.vocab as u64,
+        weights: tensors.map(|info| info.weights()).sum::<u64>() + (hyper.vocab * hyper.hidden) as u64,
+        attention: (2 * q * hyper.layers) as u64,
+        cache: (2 * kv * hyper.layers) as u64,
+        heads: hyper.heads as u64,
+        activations: (4 * hyper.hidden + 2 * q + 2 * kv + 3 * hyper.ffn) as u64,
+        vocab: hyper.vocab as u64,
     }
 }
 
@@ -147,7 +142,7 @@ impl Engine for Session<'_> {
     }
 
     fn vocab(&self) -> usize {
-        self.model.shape.vocab
+        self.model.hyper.vocab
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {

@@ -2,11 +2,12 @@
 //! against the others: the oracle (f64, from the latent checkpoint), the native engine (packed weights, our kernels)
 //! and llama.cpp.
 
+pub mod file;
+pub mod hyper;
 pub mod llamacpp;
 pub mod native;
 pub mod oracle;
 pub mod sample;
-pub mod shape;
 pub mod text;
 
 use std::fmt;
@@ -141,7 +142,7 @@ pub enum EngineError {
         /// How many there are, as the key `split.count` says.
         count: String,
     },
-    /// A tensor that a Llama must have.
+    /// A tensor that the architecture must have.
     #[error("tensor '{name}' is absent or empty; convert the model again")]
     MissingTensor {
         /// Its name.
@@ -149,11 +150,13 @@ pub enum EngineError {
     },
     /// A tensor that the engine would leave out of the computation.
     #[error(
-        "tensor '{name}' is no part of a Llama that this engine knows: its effect would be lost; run the file with llama.cpp itself"
+        "tensor '{name}' is no part of architecture '{architecture}' as this engine knows it: its effect would be lost; run the file with llama.cpp itself"
     )]
     UnknownTensor {
         /// Its name.
         name: String,
+        /// The file's.
+        architecture: &'static str,
     },
     /// A tensor of the wrong shape, columns first.
     #[error("tensor '{name}' has shape {found:?}, expected {expected:?}; convert the model again")]

@@ -5,7 +5,7 @@
 //! for each 4 tokens (or one):
 //!     for each step:  for l in 0..4:  planes = codes of 16 rows >> 2l & 3;  for each token:  sum += plane . activations[l][token]
 //! ```
-//! 1. `sdot` takes its activations from one lane of a register, so a load brings four tokens or four quads.
+//! 1. `sdot` takes its activations from one lane of a register, so a load brings four tokens or four dwords.
 //! 2. `smmla` multiplies two rows of 8 columns by two tokens of 8 activations. Two planes, interleaved by 32-bit lanes,
 //!    are two rows of 8; the sums come as 2 x 2 squares and are put in rows at the end of a run.
 //! 3. Both take signed bytes. Codes of up to 6 bits are; 8-bit codes are stored with an offset of 128, which one
@@ -16,10 +16,11 @@
 //! The intrinsics of both instructions are not stable in Rust yet, so they are written in assembly. Nothing saturates:
 //! a run's sum is at most 128 * 127 * 256 < 2^23, and a span's with its multipliers 63 * 127 * 128 * 256 < 2^28.
 
-use super::activations::Grouping;
-use super::floats::{FloatPanel, FloatType, Floats};
-use super::kernel::{Kernel, MISSING_RUN, Panel, ROWS, Runs, STEP};
-use super::layout::{RowGroup, Strip};
+use super::contract::{FloatPanel, Grouping, MR, Panel, STEP};
+use super::driver::{At, Operands, Run, Vector, floats, product, steps};
+use super::floats::{BF16, F16, F32, FloatType, Floats, bytes_of};
+use super::kernel::Kernel;
+use super::packed::KPanel;
 use super::scalar::{scales_k, scales_q8_0};
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -29,10 +30,8 @@ use std::ops::Range;
 /// Vectors of a row group.
 const QUARTERS: usize = 4;
 
-/// One product of a row group: vectors of rows, and of these one for each token.
-type Square<T, const C: usize> = [[T; C]; QUARTERS];
-
-/// The proof that the CPU has `sdot`, and where `I8MM` says so `smmla`.
+/// The proof that the CPU has `sdot`, and where `I8MM` says so `smmla`. Four vectors are a row group.
+#[derive(Clone, Copy)]
 struct Neon<const I8MM: bool>(());
 
 /// The NEON kernel, where the CPU has `sdot`.
@@ -49,22 +48,17 @@ pub(super) fn i8mm() -> Option<&'static dyn Kernel> {
 }
 
 impl<const I8MM: bool> Kernel for Neon<I8MM> {
-    fn name(&self) -> &'static str {
-        if I8MM { "neon-i8mm" } else { "neon-dotprod" }
-    }
-
-    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]) {
-        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
-        let product = match weights.bits() {
+    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; MR]]) {
+        let product = match weights.format.bits {
             2 => panel_product::<2, I8MM>,
             4 => panel_product::<4, I8MM>,
             6 => panel_product::<6, I8MM>,
             _ => panel_product::<8, I8MM>,
         };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
-            let (group, shift) = (weights.row_group(group), weights.shift());
+            let of = Operands::new(weights, group, panel);
             // SAFETY: every AArch64 CPU has NEON.
-            unsafe { product(&group, shift, runs, panel, out) }
+            unsafe { product(*self, &of, out) }
         }
     }
 
@@ -73,208 +67,129 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
-    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
+    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; MR]]) {
         let product = match weights.ty {
-            FloatType::F32 => floats_product::<4>,
-            FloatType::F16 => floats_product::<2>,
-            FloatType::Bf16 => floats_product::<0>,
+            FloatType::F32 => floats_product::<I8MM, F32>,
+            FloatType::F16 => floats_product::<I8MM, F16>,
+            FloatType::Bf16 => floats_product::<I8MM, BF16>,
         };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             // SAFETY: every AArch64 CPU has NEON.
-            unsafe { product(weights.group(group), panel, out) }
+            unsafe { product(*self, weights.group(group), panel, out) }
         }
     }
 }
 
-/// A row group times some tokens of a panel, from the given one on.
-type Piece = fn(&RowGroup<'_>, Option<u32>, Runs, &Panel<'_>, usize, &mut [[f32; ROWS]]);
+impl<const I8MM: bool> Vector for Neon<I8MM> {
+    type Floats = float32x4_t;
+    type Ints = int32x4_t;
+    const SIGNED_BYTES: bool = true;
+
+    steps! {
+        splat(x: f32) -> float32x4_t = vdupq_n_f32(x);
+        splat_int(x: i32) -> int32x4_t = vdupq_n_s32(x);
+        load(floats: &[f32; MR], part: usize) -> float32x4_t = load(&floats.as_chunks().0[part]);
+        store(floats: &mut [f32; MR], part: usize, x: float32x4_t) = store(&mut floats.as_chunks_mut().0[part], x);
+        halves(f16s: &[u8; 2 * MR], part: usize) -> float32x4_t = widen::<F16>(f16s, part);
+        widen<TYPE>(weights: &[u8], part: usize) -> float32x4_t = widen::<TYPE>(weights, part);
+        to_floats(x: int32x4_t) -> float32x4_t = vcvtq_f32_s32(x);
+        sub(a: int32x4_t, b: int32x4_t) -> int32x4_t = vsubq_s32(a, b);
+        shift_left(x: int32x4_t, places: u32) -> int32x4_t = vshlq_s32(x, vdupq_n_s32(places as i32));
+        add(a: float32x4_t, b: float32x4_t) -> float32x4_t = vaddq_f32(a, b);
+        mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
+        fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
+        fnma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmsq_f32(c, a, b);
+        dots<BITS, H, C>(run: Run<'_>) -> [[int32x4_t; C]; H] = dots::<BITS, I8MM, H, C>(run);
+        add_multiplied<BITS, H, C>(run: Run<'_>, multipliers: &[u8; MR], totals: &mut [[int32x4_t; C]; H])
+            = add_multiplied::<BITS, I8MM, H, C>(run, multipliers, totals);
+        offsets<H, C>(multipliers: &[[u8; MR]], sums: &[i32], width: usize, at: At) -> [[int32x4_t; C]; H]
+            = offsets::<H, C>(multipliers, sums, width, at);
+    }
+}
 
 /// A row group times a panel, one token or four at a time.
 #[target_feature(enable = "neon")]
-fn panel_product<const BITS: usize, const I8MM: bool>(
-    group: &RowGroup<'_>,
-    shift: Option<u32>,
-    runs: Runs,
-    panel: &Panel<'_>,
-    out: &mut [[f32; ROWS]],
-) {
-    let [one, four]: [Piece; 2] = match group.multipliers {
-        [] => [piece::<BITS, false, 1>, piece::<BITS, I8MM, 4>],
-        _ => [multiplied::<BITS, false, 1>, multiplied::<BITS, I8MM, 4>],
-    };
-    if panel.width == 1 {
-        return one(group, shift, runs, panel, 0, out);
+fn panel_product<const BITS: usize, const I8MM: bool>(v: Neon<I8MM>, of: &Operands<'_>, out: &mut [[f32; MR]]) {
+    if of.panel.width == 1 {
+        return product::<_, BITS, QUARTERS, 1>(v, of, At { part: 0, token: 0 }, out);
     }
-    for first in (0..panel.width).step_by(4) {
-        four(group, shift, runs, panel, first, out);
+    for token in (0..of.panel.width).step_by(4) {
+        product::<_, BITS, QUARTERS, 4>(v, of, At { part: 0, token }, out);
     }
 }
 
-/// `C` tokens from `first` on.
+/// See [`Vector::add_multiplied`].
+#[inline]
 #[target_feature(enable = "neon")]
-fn piece<const BITS: usize, const I8MM: bool, const C: usize>(
-    group: &RowGroup<'_>,
-    shift: Option<u32>,
-    runs: Runs,
-    panel: &Panel<'_>,
-    first: usize,
-    out: &mut [[f32; ROWS]],
+fn add_multiplied<const BITS: usize, const I8MM: bool, const H: usize, const C: usize>(
+    run: Run<'_>,
+    multipliers: &[u8; MR],
+    totals: &mut [[int32x4_t; C]; H],
 ) {
-    let width = panel.width;
-    // Signed 8-bit codes have lost their offset already.
-    let unit = if BITS == 8 {
-        0
-    } else {
-        shift.map_or(0, |shift| 1 << shift)
-    };
-    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
-    let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
-    let mut results: Square<float32x4_t, C> = [[vdupq_n_f32(0.0); C]; QUARTERS];
-    for (q, results) in results.iter_mut().enumerate() {
-        for (out, result) in out[first..].iter().zip(results) {
-            *result = load(&out.as_chunks().0[q]);
-        }
-    }
-    let mut run = 0;
-    for outer in 0..runs.outer {
-        let mut partials: Square<float32x4_t, C> = [[vdupq_n_f32(0.0); C]; QUARTERS];
-        for _ in 0..runs.inner {
-            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                panic!("{MISSING_RUN}");
-            };
-            let dots = dots::<BITS, I8MM, C>(codes, quads, width, first);
-            let sums = &panel.sums[run * width + first..][..C];
-            for q in 0..QUARTERS {
-                let scale = match runs.activation_inside {
-                    true => None,
-                    false => Some(halves(&group.scales[run], q)),
-                };
-                for c in 0..C {
-                    let dot = vsubq_s32(dots[q][c], vdupq_n_s32(sums[c] * unit));
-                    let scale = match scale {
-                        Some(scale) => scale,
-                        None => vdupq_n_f32(panel.scales[run * width + first + c]),
-                    };
-                    partials[q][c] = vfmaq_f32(partials[q][c], vcvtq_f32_s32(dot), scale);
-                }
-            }
-            run += 1;
-        }
-        for q in 0..QUARTERS {
-            let scale = match runs.activation_inside {
-                true => Some(halves(&group.scales[outer], q)),
-                false => None,
-            };
-            for c in 0..C {
-                let scale = match scale {
-                    Some(scale) => scale,
-                    None => vdupq_n_f32(panel.scales[outer * width + first + c]),
-                };
-                results[q][c] = vfmaq_f32(results[q][c], partials[q][c], scale);
-            }
-        }
-    }
-    for (q, results) in results.into_iter().enumerate() {
-        for (out, result) in out[first..].iter_mut().zip(results) {
-            store(&mut out.as_chunks_mut().0[q], result);
+    let dots = dots::<BITS, I8MM, H, C>(run);
+    for q in 0..H {
+        let multiplier = quarter(multipliers, q);
+        for c in 0..C {
+            totals[q][c] = vmlaq_s32(totals[q][c], dots[q][c], multiplier);
         }
     }
 }
 
-/// As [`piece`], where scales have multipliers.
+/// See [`Vector::offsets`].
+#[inline]
 #[target_feature(enable = "neon")]
-fn multiplied<const BITS: usize, const I8MM: bool, const C: usize>(
-    group: &RowGroup<'_>,
-    shift: Option<u32>,
-    runs: Runs,
-    panel: &Panel<'_>,
-    first: usize,
-    out: &mut [[f32; ROWS]],
-) {
-    let width = panel.width;
-    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
-    let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
-    for span in 0..runs.outer {
-        let mut totals: Square<int32x4_t, C> = [[vdupq_n_s32(0); C]; QUARTERS];
-        let mut offsets = totals;
-        for run in span * runs.inner..(span + 1) * runs.inner {
-            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                panic!("{MISSING_RUN}");
-            };
-            let dots = dots::<BITS, I8MM, C>(codes, quads, width, first);
-            let sums = &panel.sums[run * width + first..][..C];
-            for q in 0..QUARTERS {
-                let multiplier = multipliers(&group.multipliers[run], q);
-                let of_offset = multipliers(&group.offset_multipliers()[run], q);
-                for c in 0..C {
-                    totals[q][c] = vmlaq_s32(totals[q][c], dots[q][c], multiplier);
-                    offsets[q][c] = vmlaq_n_s32(offsets[q][c], of_offset, sums[c]);
-                }
-            }
-        }
-        for q in 0..QUARTERS {
-            let scale = halves(&group.scales[span], q);
+fn offsets<const H: usize, const C: usize>(
+    multipliers: &[[u8; MR]],
+    sums: &[i32],
+    width: usize,
+    at: At,
+) -> [[int32x4_t; C]; H] {
+    let mut offsets = [[vdupq_n_s32(0); C]; H];
+    for (multipliers, sums) in multipliers.iter().zip(sums.chunks_exact(width)) {
+        let sums = &sums[at.token..][..C];
+        for q in 0..H {
+            let multiplier = quarter(multipliers, q);
             for c in 0..C {
-                let (total, offset) = (totals[q][c], offsets[q][c]);
-                let partial = if let Some(shift) = shift {
-                    let offset = vshlq_s32(offset, vdupq_n_s32(shift as i32));
-                    vmulq_f32(vcvtq_f32_s32(vsubq_s32(total, offset)), scale)
-                } else {
-                    let minimum = halves(&group.minimums[span], q);
-                    let partial = vmulq_f32(vcvtq_f32_s32(total), scale);
-                    vfmsq_f32(partial, minimum, vcvtq_f32_s32(offset))
-                };
-                let scale = vdupq_n_f32(panel.scales[span * width + first + c]);
-                let result = &mut out[first + c].as_chunks_mut().0[q];
-                store(result, vfmaq_f32(load(result), partial, scale));
+                offsets[q][c] = vmlaq_n_s32(offsets[q][c], multiplier, sums[c]);
             }
         }
     }
+    offsets
 }
 
 /// The multipliers of a quarter of the rows.
 #[inline]
 #[target_feature(enable = "neon")]
-fn multipliers(bytes: &[u8; ROWS], quarter: usize) -> int32x4_t {
-    load_quads(&bytes.as_chunks::<4>().0[quarter].map(|byte| i32::from(byte as i8)))
+fn quarter(bytes: &[u8; MR], quarter: usize) -> int32x4_t {
+    load_dwords(&bytes.as_chunks::<4>().0[quarter].map(|byte| i32::from(byte as i8)))
 }
 
-/// The f16 of a quarter of the rows as f32.
+/// The sums of code * activation over one run, of one token or four. `H` is all quarters of the rows.
 #[inline]
 #[target_feature(enable = "neon")]
-fn halves(bytes: &[u8; 2 * ROWS], quarter: usize) -> float32x4_t {
-    widen_f16(&bytes.as_chunks().0[quarter])
-}
-
-/// The sums of code * activation over one run.
-#[inline]
-#[target_feature(enable = "neon")]
-fn dots<const BITS: usize, const I8MM: bool, const C: usize>(
-    codes: &[u8],
-    quads: &[i32],
-    width: usize,
-    first: usize,
-) -> Square<int32x4_t, C> {
-    match I8MM {
-        true => dots_by_smmla::<BITS, C>(codes, quads, width, first),
-        false => dots_by_sdot::<BITS, C>(codes, quads, width, first),
+fn dots<const BITS: usize, const I8MM: bool, const H: usize, const C: usize>(run: Run<'_>) -> [[int32x4_t; C]; H] {
+    match I8MM && C > 1 {
+        true => dots_by_smmla::<BITS, H, C>(run),
+        false => dots_by_sdot::<BITS, H, C>(run),
     }
 }
 
-/// Of one token or four.
+/// With `sdot`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn dots_by_sdot<const BITS: usize, const C: usize>(
-    codes: &[u8],
-    quads: &[i32],
-    width: usize,
-    first: usize,
-) -> Square<int32x4_t, C> {
+fn dots_by_sdot<const BITS: usize, const H: usize, const C: usize>(run: Run<'_>) -> [[int32x4_t; C]; H] {
+    let Run {
+        codes,
+        dwords,
+        width,
+        at,
+    } = run;
+    let first = at.token;
     let zero = vdupq_n_s32(0);
-    let mut sums: Square<int32x4_t, C> = [[zero; C]; QUARTERS];
-    for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.chunks_exact(4 * width)) {
+    let mut sums = [[zero; C]; H];
+    for (step, dwords) in codes.chunks_exact(32 * BITS).zip(dwords.chunks_exact(4 * width)) {
         if C == 1 {
-            let x = load_quads(quads);
+            let x = load_dwords(dwords);
             for (q, sums) in sums.iter_mut().enumerate() {
                 let planes = planes::<BITS>(step, q);
                 sums[0] = sdot::<0>(sums[0], planes[0], x);
@@ -286,7 +201,7 @@ fn dots_by_sdot<const BITS: usize, const C: usize>(
         }
         let mut x = [zero; 4];
         for l in 0..4 {
-            x[l] = load_quads(&quads[l * width + first..]);
+            x[l] = load_dwords(&dwords[l * width + first..]);
         }
         for (q, sums) in sums.iter_mut().enumerate() {
             let planes = planes::<BITS>(step, q);
@@ -301,23 +216,25 @@ fn dots_by_sdot<const BITS: usize, const C: usize>(
     sums
 }
 
-/// Of four tokens.
+/// With `smmla`, of four tokens.
 #[inline]
 #[target_feature(enable = "neon")]
-fn dots_by_smmla<const BITS: usize, const C: usize>(
-    codes: &[u8],
-    quads: &[i32],
-    width: usize,
-    first: usize,
-) -> Square<int32x4_t, C> {
+fn dots_by_smmla<const BITS: usize, const H: usize, const C: usize>(run: Run<'_>) -> [[int32x4_t; C]; H] {
+    let Run {
+        codes,
+        dwords,
+        width,
+        at,
+    } = run;
+    let first = at.token;
     let zero = vdupq_n_s32(0);
     // [quarter][2 * pair of rows + pair of tokens]: row 0 token 0, row 0 token 1, row 1 token 0, row 1 token 1
-    let mut sums = [[zero; 4]; QUARTERS];
-    for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.chunks_exact(4 * width)) {
+    let mut sums = [[zero; 4]; H];
+    for (step, dwords) in codes.chunks_exact(32 * BITS).zip(dwords.chunks_exact(4 * width)) {
         let mut x = [[zero; 2]; 2];
         for pair in 0..2 {
-            let a = load_quads(&quads[2 * pair * width + first..]);
-            let b = load_quads(&quads[(2 * pair + 1) * width + first..]);
+            let a = load_dwords(&dwords[2 * pair * width + first..]);
+            let b = load_dwords(&dwords[(2 * pair + 1) * width + first..]);
             x[pair] = [vzip1q_s32(a, b), vzip2q_s32(a, b)];
         }
         for (q, sums) in sums.iter_mut().enumerate() {
@@ -331,7 +248,7 @@ fn dots_by_smmla<const BITS: usize, const C: usize>(
             }
         }
     }
-    let mut dots = [[zero; C]; QUARTERS];
+    let mut dots = [[zero; C]; H];
     for (dots, sums) in dots.iter_mut().zip(sums) {
         for c in 0..C {
             let (rows01, rows23) = (sums[c / 2], sums[2 + c / 2]);
@@ -430,10 +347,10 @@ fn planes<const BITS: usize>(step: &[u8], quarter: usize) -> [int32x4_t; 4] {
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn load_quads(quads: &[i32]) -> int32x4_t {
-    let quads = &quads[..4];
+fn load_dwords(dwords: &[i32]) -> int32x4_t {
+    let dwords = &dwords[..4];
     // SAFETY: 4 words are there.
-    unsafe { vld1q_s32(quads.as_ptr()) }
+    unsafe { vld1q_s32(dwords.as_ptr()) }
 }
 
 #[inline]
@@ -502,60 +419,33 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
     }
 }
 
-/// A row group of floats times a panel. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+/// A row group of floats times a panel, one token or two at a time.
 #[target_feature(enable = "neon")]
-fn floats_product<const KIND: usize>(weights: &[u8], panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
-    if panel.width == 1 {
-        return floats_piece::<KIND, 1>(weights, panel, out, 0);
-    }
-    for first in (0..panel.width).step_by(2) {
-        floats_piece::<KIND, 2>(weights, panel, out, first);
-    }
-}
-
-/// `C` tokens from `first` on.
-#[inline]
-#[target_feature(enable = "neon")]
-fn floats_piece<const KIND: usize, const C: usize>(
+fn floats_product<const I8MM: bool, const TYPE: usize>(
+    v: Neon<I8MM>,
     weights: &[u8],
     panel: &FloatPanel<'_>,
-    out: &mut [[f32; ROWS]],
-    first: usize,
+    out: &mut [[f32; MR]],
 ) {
-    let bytes = if KIND == 4 { 64 } else { 32 };
-    let mut chains: [Square<float32x4_t, C>; 2] = [[[vdupq_n_f32(0.0); C]; QUARTERS]; 2];
-    let columns = weights.chunks(2 * bytes);
-    for (x, weights) in panel.x.chunks(2 * panel.width).zip(columns) {
-        let x = x.chunks_exact(panel.width);
-        for ((x, weights), chain) in x.zip(weights.chunks_exact(bytes)).zip(&mut chains) {
-            let x = &x[first..][..C];
-            for (chain, weights) in chain.iter_mut().zip(weights.chunks_exact(bytes / 4)) {
-                let weights = widen::<KIND>(weights);
-                for c in 0..C {
-                    chain[c] = vfmaq_n_f32(chain[c], weights, x[c]);
-                }
-            }
-        }
+    if panel.width == 1 {
+        return floats::<_, TYPE, QUARTERS, 1>(v, weights, panel, 0, out);
     }
-    let [even, odd] = chains;
-    for q in 0..QUARTERS {
-        for c in 0..C {
-            let sum = vaddq_f32(even[q][c], odd[q][c]);
-            store(&mut out[first + c].as_chunks_mut().0[q], sum);
-        }
+    for first in (0..panel.width).step_by(2) {
+        floats::<_, TYPE, QUARTERS, 2>(v, weights, panel, first, out);
     }
 }
 
-/// Four weights as f32.
+/// Part `part` of 16 weights, as f32.
 #[inline]
 #[target_feature(enable = "neon")]
-fn widen<const KIND: usize>(weights: &[u8]) -> float32x4_t {
-    let weights = &weights[..if KIND == 4 { 16 } else { 8 }];
+fn widen<const TYPE: usize>(weights: &[u8], part: usize) -> float32x4_t {
+    let bytes = 4 * bytes_of(TYPE);
+    let weights = &weights[part * bytes..][..bytes];
     // SAFETY: four weights are there.
     unsafe {
-        match KIND {
-            4 => vreinterpretq_f32_u8(vld1q_u8(weights.as_ptr())),
-            2 => widen_f16(&weights.as_chunks().0[0]),
+        match TYPE {
+            F32 => vreinterpretq_f32_u8(vld1q_u8(weights.as_ptr())),
+            F16 => widen_f16(&weights.as_chunks().0[0]),
             _ => {
                 let halves = vreinterpret_u16_u8(vld1_u8(weights.as_ptr()));
                 vreinterpretq_f32_u32(vshll_n_u16::<16>(halves))

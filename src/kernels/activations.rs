@@ -13,46 +13,32 @@
 //! row length: rows at a stride of a power of two would fall into the same few cache sets.
 
 use super::Isa;
-use super::floats::{self, FloatPanel};
-use super::kernel::{Kernel, MAX_WIDTH, Panel, STEP};
+use super::contract::{FloatPanel, Grouping, NR, Panel, STEP};
+use super::floats;
+use super::kernel::Kernel;
 use super::threads::{Threads, lock};
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// How activations share scales.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Grouping {
-    /// No codes: the matrix multiplies f32 activations.
-    Float,
-    /// One f16 scale per 32, positive (ggml's Q8_0).
-    Q8_0,
-    /// One f32 scale per 64, 128 or 256; its sign makes the largest activation -127 (256: ggml's Q8_K).
-    K(usize),
-}
-
-impl Grouping {
-    /// Activations that share a scale.
-    pub fn group(self) -> usize {
-        match self {
-            Grouping::Float => 1,
-            Grouping::Q8_0 => 32,
-            Grouping::K(group) => group,
-        }
-    }
-}
-
 /// The activations of some tokens, ready for every matrix that wants this [`Grouping`].
 ///
 /// Make one and use it again: it keeps its memory.
+///
+/// What is interleaved lies panel by panel, `width` numbers for each item: see [`Panel`] and [`FloatPanel`].
 pub struct Activations {
     isa: Isa,
     grouping: Grouping,
     columns: usize,
     tokens: usize,
+    /// (panels, columns, width), where the grouping is [`Grouping::Float`].
     floats: Vec<f32>,
-    quads: Vec<i32>,
+    /// (panels, columns / 4, width)
+    dwords: Vec<i32>,
+    /// (panels, columns / group, width)
     scales: Vec<f32>,
+    /// (panels, [`sums_per_token`], width)
     sums: Vec<i32>,
+    /// Memory for panels that are being filled.
     rows: Mutex<Vec<Rows>>,
 }
 
@@ -73,14 +59,14 @@ impl Activations {
     /// # Panics
     /// Where the CPU does not have `isa`.
     pub fn new(isa: Isa) -> Activations {
-        assert!(isa.kernel().is_some(), "this CPU has no {isa}");
+        assert!(isa.backend().is_some(), "this CPU has no {isa}");
         Activations {
             isa,
             grouping: Grouping::Float,
             columns: 0,
             tokens: 0,
             floats: Vec::new(),
-            quads: Vec::new(),
+            dwords: Vec::new(),
             scales: Vec::new(),
             sums: Vec::new(),
             rows: Mutex::new(Vec::new()),
@@ -121,26 +107,34 @@ impl Activations {
         if grouping == Grouping::Float {
             return self.take_floats(x, threads);
         }
-        let kernel = self.isa.kernel().expect("checked when it was made");
+        let backend = self.isa.backend().expect("checked when it was made");
+        let kernel = backend.gemv;
         let padded: usize = self.panels().map(|(_, width)| width).sum();
         let sums = sums_per_token(columns, group);
-        self.quads.resize(padded * columns / 4, 0);
+        self.dwords.resize(padded * columns / 4, 0);
         self.scales.resize(padded * columns / group, 0.0);
         self.sums.resize(padded * sums, 0);
         if self.tokens == 1 {
             // A panel of one is the row itself.
-            let codes = bytemuck::cast_slice_mut(&mut self.quads);
+            let codes = bytemuck::cast_slice_mut(&mut self.dwords);
             kernel.quantize(x, grouping, codes, &mut self.scales, &mut self.sums[..columns / STEP]);
             fill_longer_sums(&mut self.sums, columns, group);
             return;
         }
         let panels: Vec<Mutex<PanelMut<'_>>> = self
-            .quads
-            .chunks_mut(MAX_WIDTH * columns / 4)
-            .zip(self.scales.chunks_mut(MAX_WIDTH * columns / group))
-            .zip(self.sums.chunks_mut(MAX_WIDTH * sums))
-            .zip(x.chunks(MAX_WIDTH * columns))
-            .map(|(((quads, scales), sums), x)| Mutex::new(PanelMut { x, quads, scales, sums }))
+            .dwords
+            .chunks_mut(NR * columns / 4)
+            .zip(self.scales.chunks_mut(NR * columns / group))
+            .zip(self.sums.chunks_mut(NR * sums))
+            .zip(x.chunks(NR * columns))
+            .map(|(((dwords, scales), sums), x)| {
+                Mutex::new(PanelMut {
+                    x,
+                    dwords,
+                    scales,
+                    sums,
+                })
+            })
             .collect();
         threads.run(panels.len(), |i| {
             let mut rows = lock(&self.rows).pop().unwrap_or_default();
@@ -155,7 +149,7 @@ impl Activations {
         let padded: usize = self.panels().map(|(_, width)| width).sum();
         self.floats.clear();
         self.floats.resize(padded * columns, 0.0);
-        let panel = (MAX_WIDTH * columns).max(1);
+        let panel = (NR * columns).max(1);
         let panels: Vec<_> = self
             .floats
             .chunks_mut(panel)
@@ -171,15 +165,15 @@ impl Activations {
     /// The tokens of each panel, and how many are interleaved there.
     pub(super) fn panels(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
         let tokens = self.tokens;
-        (0..tokens).step_by(MAX_WIDTH).map(move |first| {
+        (0..tokens).step_by(NR).map(move |first| {
             let width = panel_width(tokens - first);
-            (first..tokens.min(first + MAX_WIDTH), width)
+            (first..tokens.min(first + NR), width)
         })
     }
 
     /// Panel `index`, where the grouping is [`Grouping::Float`].
     pub(super) fn float_panel(&self, index: usize) -> FloatPanel<'_> {
-        let first = index * MAX_WIDTH;
+        let first = index * NR;
         let width = panel_width(self.tokens - first);
         FloatPanel {
             width,
@@ -189,7 +183,7 @@ impl Activations {
 
     /// Some columns of panel `index`, whole groups, with the sums of runs of `run` of them.
     pub(super) fn panel(&self, index: usize, columns: Range<usize>, run: usize) -> Panel<'_> {
-        let (first, group) = (index * MAX_WIDTH, self.grouping.group());
+        let (first, group) = (index * NR, self.grouping.group());
         let width = panel_width(self.tokens - first);
         // A number for each `each` columns, in lists of `list` numbers a token, of which the first `skip` are others.
         let range = |each: usize, list: usize, skip: usize| {
@@ -201,7 +195,7 @@ impl Activations {
         Panel {
             width,
             group,
-            quads: &self.quads[range(4, self.columns / 4, 0)],
+            dwords: &self.dwords[range(4, self.columns / 4, 0)],
             scales: &self.scales[range(group, self.columns / group, 0)],
             sums: &self.sums[range(run, sums_per_token(self.columns, group), skip)],
         }
@@ -213,7 +207,7 @@ fn panel_width(tokens: usize) -> usize {
     match tokens {
         1 => 1,
         2..=12 => tokens.next_multiple_of(4),
-        _ => MAX_WIDTH,
+        _ => NR,
     }
 }
 
@@ -226,7 +220,13 @@ fn run_lengths(group: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(STEP), |run| Some(run * 2)).take_while(move |&run| run <= group)
 }
 
-/// From sums over runs of 16 at the front of `sums` make those over 32, 64 ... `group`, one list behind the other.
+/// From sums over runs of 16 at the front of `sums` make those over 32, 64 ... `group`, one list behind the other:
+/// ```text
+/// columns   0   16   32   48   64   80   96  112
+/// runs of 16   [ 0 ][ 1 ][ 2 ][ 3 ][ 4 ][ 5 ][ 6 ][ 7 ]     sums[0..8]
+/// runs of 32   [ 0 +  1 ][ 2 +  3 ][ 4 +  5 ][ 6 +  7 ]     sums[8..12]
+/// runs of 64   [ 0   ...    3     ][ 4    ...   7     ]     sums[12..14]
+/// ```
 fn fill_longer_sums(sums: &mut [i32], columns: usize, group: usize) {
     let mut shorter = sums;
     for run in run_lengths(group).skip(1) {
@@ -241,7 +241,7 @@ fn fill_longer_sums(sums: &mut [i32], columns: usize, group: usize) {
 /// A panel being filled from its rows of `x`.
 struct PanelMut<'a> {
     x: &'a [f32],
-    quads: &'a mut [i32],
+    dwords: &'a mut [i32],
     scales: &'a mut [f32],
     sums: &'a mut [i32],
 }
@@ -249,24 +249,24 @@ struct PanelMut<'a> {
 impl PanelMut<'_> {
     fn fill(&mut self, kernel: &dyn Kernel, columns: usize, grouping: Grouping, rows: &mut Rows) {
         let group = grouping.group();
-        let width = self.quads.len() / (columns / 4);
-        let (quads, scales) = (columns / 4, columns / group);
+        let width = self.dwords.len() / (columns / 4);
+        let (dwords, scales) = (columns / 4, columns / group);
         let sums = sums_per_token(columns, group);
-        for (rows, length) in [(&mut rows.codes, quads), (&mut rows.sums, sums)] {
+        for (rows, length) in [(&mut rows.codes, dwords), (&mut rows.sums, sums)] {
             rows.clear();
             rows.resize(width * (length + APART), 0);
         }
         rows.scales.clear();
         rows.scales.resize(width * (scales + APART), 0.0);
         for (token, x) in self.x.chunks_exact(columns).enumerate() {
-            let codes = &mut rows.codes[token * (quads + APART)..][..quads];
+            let codes = &mut rows.codes[token * (dwords + APART)..][..dwords];
             let scales = &mut rows.scales[token * (scales + APART)..][..scales];
             let sums = &mut rows.sums[token * (sums + APART)..][..sums];
             let codes = bytemuck::cast_slice_mut(codes);
             kernel.quantize(x, grouping, codes, scales, &mut sums[..columns / STEP]);
             fill_longer_sums(sums, columns, group);
         }
-        interleave(&rows.codes, width, self.quads);
+        interleave(&rows.codes, width, self.dwords);
         interleave(&rows.scales, width, self.scales);
         interleave(&rows.sums, width, self.sums);
     }

@@ -5,6 +5,9 @@ use formats::block::{BlockError, BlockType};
 /// `y[t * rows + r] = sum_c W[r][c] * x[t * columns + c]` in f64, W dequantized from `bytes`, x not quantized.
 ///
 /// `bytes`: rows of whole blocks; `x`: (tokens, columns); returns (tokens, rows).
+///
+/// # Errors
+/// No codec reads the type.
 pub fn product(ty: BlockType, rows: usize, columns: usize, bytes: &[u8], x: &[f32]) -> Result<Vec<f64>, BlockError> {
     let tokens = x.len().checked_div(columns).unwrap_or(0);
     let row_bytes = bytes.len().checked_div(rows).unwrap_or(0);

@@ -10,7 +10,7 @@
 //! Two chains let one token keep up with memory, and leave room for several tokens in the registers. The order is part
 //! of the contract, so every kernel gives the same bits.
 
-use super::kernel::ROWS;
+use super::contract::MR;
 use super::memory::Region;
 use formats::block::BlockType;
 use half::{bf16, f16};
@@ -36,10 +36,7 @@ impl FloatType {
 
     /// Bytes of a weight.
     pub fn bytes(self) -> usize {
-        match self {
-            FloatType::F32 => 4,
-            FloatType::F16 | FloatType::Bf16 => 2,
-        }
+        bytes_of(self as usize)
     }
 
     /// Weight `index` of a run of weights.
@@ -52,13 +49,14 @@ impl FloatType {
     }
 }
 
-/// Up to 16 tokens, interleaved.
-#[derive(Clone, Copy)]
-pub(super) struct FloatPanel<'a> {
-    /// Tokens interleaved: 1, 4, 8, 12 or 16. Tokens that are not there are zero.
-    pub width: usize,
-    /// `x[c * width + token]`: activation c.
-    pub x: &'a [f32],
+/// The types as numbers, where the compiler is to know them.
+pub(super) const F32: usize = FloatType::F32 as usize;
+pub(super) const F16: usize = FloatType::F16 as usize;
+pub(super) const BF16: usize = FloatType::Bf16 as usize;
+
+/// Bytes of a weight of one of these.
+pub(super) const fn bytes_of(ty: usize) -> usize {
+    if ty == F32 { 4 } else { 2 }
 }
 
 /// A matrix of floats, 16 rows interleaved.
@@ -72,19 +70,19 @@ pub(super) struct Floats {
 impl Floats {
     /// Lay out `rows` rows as they are in the file.
     pub fn pack(ty: FloatType, rows: usize, columns: usize, bytes: &[u8]) -> std::io::Result<Floats> {
-        let length = columns * ROWS * ty.bytes();
-        let mut region = Region::zeroed(rows.div_ceil(ROWS) * length)?;
+        let length = columns * MR * ty.bytes();
+        let mut region = Region::zeroed(rows.div_ceil(MR) * length)?;
         let groups = region
             .par_chunks_mut(length.max(1))
             .zip(bytes.par_chunks(length.max(1)));
         groups.for_each(|(to, rows)| match ty {
             FloatType::F32 => {
                 let to = to.as_chunks_mut::<4>().0;
-                interleave(rows.as_chunks::<4>().0, columns, ROWS, to);
+                interleave(rows.as_chunks::<4>().0, columns, MR, to);
             }
             FloatType::F16 | FloatType::Bf16 => {
                 let to = to.as_chunks_mut::<2>().0;
-                interleave(rows.as_chunks::<2>().0, columns, ROWS, to);
+                interleave(rows.as_chunks::<2>().0, columns, MR, to);
             }
         });
         Ok(Floats {
@@ -97,7 +95,7 @@ impl Floats {
 
     /// The weights of row group `index`.
     pub fn group(&self, index: usize) -> &[u8] {
-        let length = self.columns * ROWS * self.ty.bytes();
+        let length = self.columns * MR * self.ty.bytes();
         &self.region[index * length..][..length]
     }
 }

@@ -1,11 +1,11 @@
 //! The instruction sets that kernels are written for, and which of them this CPU has.
 //!
-//! A kernel value is the proof of its instructions: [`Isa::kernel`] gives one only after the CPU was asked,
+//! A kernel value is the proof of its instructions: [`Isa::backend`] gives one only after the CPU was asked,
 //! and nothing else makes one.
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64;
-use super::kernel::Kernel;
+use super::kernel::Backend;
 use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
@@ -45,13 +45,13 @@ impl Isa {
     /// The fastest one that this CPU has.
     pub fn best() -> Isa {
         let mut available = Isa::available();
-        available.retain(|&isa| isa != Isa::Avx512Lookup || lookup_pays());
+        available.retain(|&isa| isa != Isa::Avx512Lookup || lut_pays());
         *available.last().expect("scalar is always there")
     }
 
     /// All that this CPU has, slowest first, so the first is [`Isa::Scalar`].
     pub fn available() -> Vec<Isa> {
-        Isa::ALL.into_iter().filter(|isa| isa.kernel().is_some()).collect()
+        Isa::ALL.into_iter().filter(|isa| isa.backend().is_some()).collect()
     }
 
     /// The name used in reports, such as `avx512vnni`.
@@ -67,22 +67,30 @@ impl Isa {
         }
     }
 
-    /// The kernel, or None where the CPU lacks an instruction that it needs.
-    pub(super) fn kernel(self) -> Option<&'static dyn Kernel> {
+    /// The backend, or None where the CPU lacks an instruction that it needs.
+    pub(super) fn backend(self) -> Option<Backend> {
+        let backend = |gemv| Backend {
+            name: self.name(),
+            gemv,
+            gemm: None,
+        };
         match self {
-            Isa::Scalar => Some(&Scalar),
+            Isa::Scalar => Some(backend(&Scalar)),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => x86::avx2(),
+            Isa::Avx2 => x86::avx2().map(backend),
             #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni => x86::avx_vnni(),
+            Isa::AvxVnni => x86::avx_vnni().map(backend),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => x86::avx512_vnni(),
+            Isa::Avx512Vnni => x86::avx512_vnni().map(backend),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Lookup => x86::avx512_lookup(),
+            Isa::Avx512Lookup => x86::avx512_vnni().map(|gemv| Backend {
+                gemm: Some(x86::load_lut),
+                ..backend(gemv)
+            }),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDot => aarch64::dotprod(),
+            Isa::NeonDot => aarch64::dotprod().map(backend),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonI8mm => aarch64::i8mm(),
+            Isa::NeonI8mm => aarch64::i8mm().map(backend),
             #[allow(unreachable_patterns, reason = "the other architecture's variants")]
             _ => None,
         }
@@ -91,7 +99,7 @@ impl Isa {
 
 /// Whether [`Isa::Avx512Lookup`] is known to be faster than [`Isa::Avx512Vnni`] on this CPU: on a Zen 4 it is, on an
 /// Emerald Rapids it is not, and nowhere else was it measured.
-fn lookup_pays() -> bool {
+fn lut_pays() -> bool {
     #[cfg(target_arch = "x86_64")]
     return x86::is_zen_4();
     #[cfg(not(target_arch = "x86_64"))]

@@ -16,40 +16,56 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `kernel` | the contract: what every kernel computes, in which order |
+//! | `contract` | what every kernel computes, in which order; what all other files hang from |
+//! | `kernel` | what an instruction set offers: a kernel, and perhaps a faster way for many tokens |
 //! | `scalar` | the contract in plain Rust; every other kernel equals it bit for bit |
-//! | `x86`, `aarch64` | the contract with vector instructions |
-//! | `layout` | the packed layout, and packing |
+//! | `driver` | the loops of AVX2 and NEON |
+//! | `x86`, `aarch64` | vectors, and the integer dots of one run; AVX-512 has loops of its own |
+//! | `packed` | the packed layout |
+//! | `repack`, `sources` | from the blocks of a file to the packed layout; the block types |
+//! | `tiles` | the order of a product, and its threads |
 //! | `activations` | 8-bit activations |
 //! | `floats` | F32, F16 and BF16 |
 //! | `exact` | the product in f64, to measure against |
 //! | `threads`, `memory`, `isa` | the pool, huge pages, what the CPU can do |
+//!
+//! docs/architecture.md has the words, docs/adding.md the steps to a new kernel.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod activations;
+mod contract;
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+mod driver;
 pub mod exact;
 mod floats;
 mod isa;
 mod kernel;
-mod layout;
 pub(crate) mod memory;
+mod packed;
+mod repack;
 mod scalar;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use activations::{Activations, Grouping};
+pub use activations::Activations;
+pub use contract::Grouping;
 pub use isa::Isa;
 pub use threads::Threads;
 
+use contract::{MR, Panel, Tile};
 use floats::{FloatType, Floats};
 use formats::block::BlockType;
-use kernel::{Kernel, Many, ROWS, Tile};
-use layout::{PackError, Packed};
+use kernel::{Backend, Gemm, Kernel};
+use packed::{KPanel, Packed};
+use sources::PackError;
 use std::ops::Range;
+use tiles::for_tiles;
 
 /// One panel, and as many row groups as have 32 KiB of results.
 const ONE_PANEL: Tile = Tile {
@@ -57,8 +73,6 @@ const ONE_PANEL: Tile = Tile {
     least: 1,
     panels: 1,
 };
-/// Pieces of work for each thread: enough that a delayed thread holds up little.
-const CHUNKS_PER_THREAD: usize = 4;
 
 /// How to multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,9 +172,11 @@ fn names(isas: &[Isa]) -> String {
 pub struct Matrix {
     ty: BlockType,
     isa: Isa,
-    kernel: &'static dyn Kernel,
+    backend: Backend,
     grouping: Grouping,
     weights: Weights,
+    /// The backend's way for many tokens, ready for these weights.
+    gemm: Option<Box<dyn Gemm>>,
 }
 
 enum Weights {
@@ -170,6 +186,9 @@ enum Weights {
 
 impl Matrix {
     /// Pack `rows` rows of `columns` weights from `bytes`, as they are in a GGUF file. Uses all rayon threads.
+    ///
+    /// # Errors
+    /// The CPU lacks the instructions, no kernel reads the type, `bytes` does not fit the shape, or there is no memory.
     pub fn new(
         ty: BlockType,
         rows: usize,
@@ -178,7 +197,7 @@ impl Matrix {
         options: &Options,
     ) -> Result<Matrix, KernelError> {
         let isa = options.isa;
-        let kernel = isa.kernel().ok_or(KernelError::Isa { isa })?;
+        let backend = isa.backend().ok_or(KernelError::Isa { isa })?;
         let row_bytes = ty.row_bytes(columns).ok_or(KernelError::PartialBlock { ty, columns })?;
         let expected = row_bytes.saturating_mul(rows);
         if bytes.len() != expected {
@@ -194,7 +213,7 @@ impl Matrix {
             Some(ty) => Floats::pack(ty, rows, columns, bytes)
                 .map(Weights::Floats)
                 .map_err(PackError::Memory),
-            None => layout::pack(ty, rows, columns, bytes).map(Weights::Packed),
+            None => sources::pack(ty, rows, columns, bytes).map(Weights::Packed),
         };
         let weights = weights.map_err(|error| match error {
             PackError::Unsupported => KernelError::Unsupported { ty },
@@ -205,13 +224,24 @@ impl Matrix {
                 source,
             },
         })?;
-        Ok(Matrix {
+        let mut matrix = Matrix {
             ty,
             isa,
-            kernel,
+            backend,
             grouping: grouping(ty, columns, options.precision),
             weights,
-        })
+            gemm: None,
+        };
+        matrix.use_backend(backend);
+        Ok(matrix)
+    }
+
+    fn use_backend(&mut self, backend: Backend) {
+        self.backend = backend;
+        self.gemm = match (&self.weights, backend.gemm) {
+            (Weights::Packed(weights), Some(load)) => load(weights, self.grouping),
+            _ => None,
+        };
     }
 
     /// Type that the matrix was made from.
@@ -222,7 +252,7 @@ impl Matrix {
     /// Number of rows: outputs.
     pub fn rows(&self) -> usize {
         match &self.weights {
-            Weights::Packed(weights) => weights.rows(),
+            Weights::Packed(weights) => weights.format.rows,
             Weights::Floats(weights) => weights.rows,
         }
     }
@@ -230,7 +260,7 @@ impl Matrix {
     /// Number of columns: inputs.
     pub fn columns(&self) -> usize {
         match &self.weights {
-            Weights::Packed(weights) => weights.columns(),
+            Weights::Packed(weights) => weights.columns,
             Weights::Floats(weights) => weights.columns,
         }
     }
@@ -238,7 +268,7 @@ impl Matrix {
     /// Bytes that one product reads.
     pub fn packed_bytes(&self) -> usize {
         match &self.weights {
-            Weights::Packed(weights) => weights.bytes(),
+            Weights::Packed(weights) => weights.region.len(),
             Weights::Floats(weights) => weights.region.len(),
         }
     }
@@ -256,18 +286,18 @@ impl Matrix {
     /// Run the kernel's dot instruction on registers, `repeats` times; returns the multiplications of one repeat, None
     /// where nothing was written to measure it.
     pub fn dots(&self, repeats: usize) -> Option<usize> {
-        self.kernel.dots(repeats)
+        self.backend.gemv.dots(repeats)
     }
 
     /// Kernel and layout, for reports: `avx512vnni 2-bit x16, scale per 128, activations per 32`.
     pub fn kernel_name(&self) -> String {
-        let isa = self.kernel.name();
+        let isa = self.backend.name;
         match &self.weights {
             Weights::Packed(w) => {
-                let (bits, group, activations) = (w.bits(), w.group(), self.grouping.group());
-                format!("{isa} {bits}-bit x{ROWS}, scale per {group}, activations per {activations}")
+                let (bits, group, activations) = (w.format.bits, w.format.group, self.grouping.group());
+                format!("{isa} {bits}-bit x{MR}, scale per {group}, activations per {activations}")
             }
-            Weights::Floats(w) => format!("{isa} {:?} x{ROWS}", w.ty),
+            Weights::Floats(w) => format!("{isa} {:?} x{MR}", w.ty),
         }
     }
 
@@ -286,36 +316,34 @@ impl Matrix {
     }
 
     /// Columns of an inner run.
-    fn run(&self, weights: &Packed) -> usize {
-        weights.group().min(self.grouping.group())
+    fn run_columns(&self, weights: &Packed) -> usize {
+        weights.format.group.min(self.grouping.group())
     }
 
-    /// The kernel's way for so many tokens.
-    fn many(&self, weights: &Packed, tokens: usize, threads: usize) -> Option<&dyn Many> {
-        let (rows, run) = (weights.rows() / threads, self.run(weights));
-        match weights.ternary() {
-            true => self.kernel.many(rows, run, tokens),
-            false => None,
-        }
+    /// The way for so many tokens, where there is one that is faster than the kernel.
+    fn gemm(&self, tokens: usize, threads: usize) -> Option<&dyn Gemm> {
+        let gemm = self.gemm.as_deref()?;
+        let least = gemm.least_tokens(self.rows() / threads)?;
+        (tokens >= least).then_some(gemm)
     }
 
     fn multiply_packed(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
-        let (rows, run) = (weights.rows(), self.run(weights));
-        if let Some(many) = self.many(weights, x.tokens(), threads.count()) {
-            return for_tiles(rows, x, y, threads, many.tile(), |groups, panels, out| {
-                for strip in weights.strips() {
-                    let panel = |index| x.panel(index, strip.columns(), run);
+        let (rows, run, gemv) = (weights.format.rows, self.run_columns(weights), self.backend.gemv);
+        if let Some(gemm) = self.gemm(x.tokens(), threads.count()) {
+            return for_tiles(rows, x, y, threads, gemm.tile(), |groups, panels, out| {
+                for k_panel in weights.k_panels() {
+                    let panel = |index| x.panel(index, k_panel.columns(), run);
                     let panels: Vec<_> = panels.clone().map(panel).collect();
-                    many.multiply(&strip, groups.clone(), &panels, out);
+                    multiply_panels(gemm, gemv, &k_panel, groups.clone(), &panels, out);
                 }
             });
         }
-        // The products stay in the cache from strip to strip. The activations of a strip are in the first-level cache
-        // while its weights stream by, once for each panel.
+        // The products stay in the cache from K-panel to K-panel. The activations of a K-panel are in the first-level
+        // cache while its weights stream by, once for each panel.
         for_tiles(rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
-            for strip in weights.strips() {
-                let panel = x.panel(panels.start, strip.columns(), run);
-                self.kernel.multiply(&strip, groups.clone(), &panel, out);
+            for k_panel in weights.k_panels() {
+                let panel = x.panel(panels.start, k_panel.columns(), run);
+                gemv.multiply(&k_panel, groups.clone(), &panel, out);
             }
         });
     }
@@ -323,41 +351,30 @@ impl Matrix {
     fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
         for_tiles(weights.rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
             let panel = x.float_panel(panels.start);
-            self.kernel.multiply_floats(weights, groups, &panel, out);
+            let gemv = self.backend.gemv;
+            gemv.multiply_floats(weights, groups, &panel, out);
         });
     }
 }
 
-/// `y` (tokens, rows), made a tile at a time: `product(groups, panels, out)` is to add the product of these row
-/// groups with these panels to `out`, which is 0 before, as [`Many::multiply`] has it.
-fn for_tiles(
-    rows: usize,
-    x: &Activations,
-    y: &mut [f32],
-    threads: &Threads,
-    tile: Tile,
-    product: impl Fn(Range<usize>, Range<usize>, &mut [[f32; ROWS]]) + Sync,
+/// The product of some row groups of a K-panel with some panels by `gemm`, but for those too narrow for it, which
+/// `gemv` multiplies: only the last panel of all can be.
+fn multiply_panels(
+    gemm: &dyn Gemm,
+    gemv: &dyn Kernel,
+    k_panel: &KPanel<'_>,
+    groups: Range<usize>,
+    panels: &[Panel<'_>],
+    out: &mut [[f32; MR]],
 ) {
-    let y = Output::new(y, rows);
-    let panels: Vec<_> = x.panels().collect();
-    for_chunks(rows.div_ceil(ROWS), tile.least, threads, |chunk| {
-        let mut out = Vec::new();
-        for groups in pieces(chunk, tile.groups) {
-            for here in pieces(0..panels.len(), tile.panels) {
-                let width: usize = panels[here.clone()].iter().map(|(_, width)| width).sum();
-                out.clear();
-                out.resize(groups.len() * width, [0.0; ROWS]);
-                product(groups.clone(), here.clone(), &mut out);
-                let mut rest = &out[..];
-                for (tokens, width) in &panels[here] {
-                    let (out, others) = rest.split_at(groups.len() * width);
-                    rest = others;
-                    // SAFETY: the rows of these groups belong to this chunk alone.
-                    unsafe { y.write(groups.clone(), tokens.clone(), out.chunks_exact(*width)) };
-                }
-            }
-        }
-    });
+    let wide = |panel: &&Panel| panel.width.is_multiple_of(gemm.width());
+    let (wide, narrow) = panels.split_at(panels.iter().take_while(wide).count());
+    let tokens: usize = wide.iter().map(|panel| panel.width).sum();
+    let (out, rest) = out.split_at_mut(groups.len() * tokens);
+    gemm.multiply(k_panel, groups.clone(), wide, out);
+    if let [panel] = narrow {
+        gemv.multiply(k_panel, groups, panel, rest);
+    }
 }
 
 /// The activations that llama.cpp's CPU backend uses with a type (ggml-cpu.c:216-394), or larger groups of them.
@@ -370,77 +387,5 @@ fn grouping(ty: BlockType, columns: usize, precision: Precision) -> Grouping {
         }
         BlockType::Q2_0 | BlockType::Q4_0 | BlockType::Q8_0 => Grouping::Q8_0,
         _ => Grouping::K(256),
-    }
-}
-
-/// `task` for every chunk of 0..count, on all threads, as many chunks on each; no chunk is shorter than `least` where
-/// that leaves one for each thread.
-fn for_chunks(count: usize, least: usize, threads: &Threads, task: impl Fn(Range<usize>) + Sync) {
-    let chunks = match threads.count() {
-        1 => 1,
-        threads => (count / least / threads).clamp(1, CHUNKS_PER_THREAD) * threads,
-    };
-    let chunks = chunks.min(count);
-    threads.run(chunks, |i| task(piece(0..count, i, chunks)));
-}
-
-/// `range` in as few pieces of up to `most` as there can be, all about as long.
-fn pieces(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = range.len().div_ceil(most);
-    (0..count).map(move |i| piece(range.clone(), i, count))
-}
-
-/// Piece `i` of `count`.
-fn piece(range: Range<usize>, i: usize, count: usize) -> Range<usize> {
-    let at = |i: usize| range.start + range.len() * i / count;
-    at(i)..at(i + 1)
-}
-
-/// The product (tokens, rows), written by several threads at once.
-struct Output<'a> {
-    start: *mut f32,
-    length: usize,
-    rows: usize,
-    owner: std::marker::PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: the only access is `write`, whose caller promises that no two write the same rows.
-unsafe impl Sync for Output<'_> {}
-
-impl<'a> Output<'a> {
-    fn new(y: &'a mut [f32], rows: usize) -> Output<'a> {
-        Output {
-            start: y.as_mut_ptr(),
-            length: y.len(),
-            rows,
-            owner: std::marker::PhantomData,
-        }
-    }
-
-    /// Write some row groups of some tokens. `results` has those of a group's tokens, then perhaps some that do not
-    /// count.
-    ///
-    /// # Safety
-    /// No two calls may run at the same time for the same row group.
-    unsafe fn write<'r>(
-        &self,
-        groups: Range<usize>,
-        tokens: Range<usize>,
-        results: impl Iterator<Item = &'r [[f32; ROWS]]>,
-    ) {
-        for (group, results) in groups.zip(results) {
-            let first = group * ROWS;
-            let count = ROWS.min(self.rows - first);
-            for (token, result) in tokens.clone().zip(results) {
-                let at = token * self.rows + first;
-                assert!(at + count <= self.length);
-                // SAFETY: inside the slice that this was made from, and by the caller's promise not shared.
-                let y = unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) };
-                match y.first_chunk_mut() {
-                    Some(y) => *y = *result,
-                    None => y.copy_from_slice(&result[..count]),
-                }
-            }
-        }
     }
 }

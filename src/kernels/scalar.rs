@@ -1,9 +1,9 @@
 //! The kernel in plain Rust: what all others are compared with, bit for bit.
 
-use super::activations::Grouping;
-use super::floats::{FloatPanel, Floats};
-use super::kernel::{Kernel, Panel, ROWS, Runs, STEP};
-use super::layout::{RowGroup, Strip};
+use super::contract::{FloatPanel, Grouping, MR, Panel, Runs, STEP};
+use super::floats::Floats;
+use super::kernel::Kernel;
+use super::packed::{KPanel, RowGroup};
 use half::f16;
 use std::ops::Range;
 
@@ -11,14 +11,10 @@ use std::ops::Range;
 pub(super) struct Scalar;
 
 impl Kernel for Scalar {
-    fn name(&self) -> &'static str {
-        "scalar"
-    }
-
-    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]) {
+    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; MR]]) {
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let group = weights.row_group(group);
-            let add = match weights.multiplied() {
+            let add = match weights.format.multiplied {
                 true => add_multiplied_product,
                 false => add_product,
             };
@@ -44,14 +40,14 @@ impl Kernel for Scalar {
         }
     }
 
-    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
+    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; MR]]) {
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let group = weights.group(group);
             for (token, out) in out.iter_mut().enumerate() {
                 for (row, out) in out.iter_mut().enumerate() {
                     let mut chains = [0.0f32; 2];
                     for (column, x) in panel.x.chunks_exact(panel.width).enumerate() {
-                        let weight = weights.ty.weight(group, column * ROWS + row);
+                        let weight = weights.ty.weight(group, column * MR + row);
                         let chain = &mut chains[column % 2];
                         *chain = weight.mul_add(x[token], *chain);
                     }
@@ -62,21 +58,21 @@ impl Kernel for Scalar {
     }
 }
 
-/// `result` and the product of one row with one token, see [`super::kernel`].
+/// `result` and the product of one row with one token, see [`super::contract`].
 fn add_product(
     mut result: f32,
-    weights: &Strip<'_>,
+    weights: &KPanel<'_>,
     group: &RowGroup<'_>,
     row: usize,
     panel: &Panel<'_>,
     token: usize,
 ) -> f32 {
-    let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
+    let runs = weights.runs(panel);
     for outer in 0..runs.outer {
         let mut partial = 0.0f32;
         for run in outer * runs.inner..(outer + 1) * runs.inner {
             let sum = panel.sums[run * panel.width + token];
-            let offset = weights.shift().map_or(0, |shift| sum << shift);
+            let offset = weights.format.shift.map_or(0, |shift| sum << shift);
             let dot = dot(group, row, panel, token, run, runs) - offset;
             let inner_scale = match runs.activation_inside {
                 true => panel.scales[run * panel.width + token],
@@ -96,23 +92,23 @@ fn add_product(
 /// The same, where scales have multipliers.
 fn add_multiplied_product(
     mut result: f32,
-    weights: &Strip<'_>,
+    weights: &KPanel<'_>,
     group: &RowGroup<'_>,
     row: usize,
     panel: &Panel<'_>,
     token: usize,
 ) -> f32 {
-    let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
-    let f16 = |f16s: &[u8; 2 * ROWS]| f16::from_le_bytes(f16s.as_chunks().0[row]).to_f32();
+    let runs = weights.runs(panel);
+    let f16 = |f16s: &[u8; 2 * MR]| f16::from_le_bytes(f16s.as_chunks().0[row]).to_f32();
     for span in 0..runs.outer {
         let (mut total, mut offset) = (0, 0);
         for run in span * runs.inner..(span + 1) * runs.inner {
-            let multiplier = |of: &[[u8; ROWS]]| i32::from(of[run][row] as i8);
+            let multiplier = |of: &[[u8; MR]]| i32::from(of[run][row] as i8);
             total += multiplier(group.multipliers) * dot(group, row, panel, token, run, runs);
             offset += multiplier(group.offset_multipliers()) * panel.sums[run * panel.width + token];
         }
         let scale = f16(&group.scales[span]);
-        let partial = match weights.shift() {
+        let partial = match weights.format.shift {
             Some(shift) => (total - (offset << shift)) as f32 * scale,
             None => (-f16(&group.minimums[span])).mul_add(offset as f32, total as f32 * scale),
         };
@@ -124,8 +120,8 @@ fn add_multiplied_product(
 /// The sum of stored code * activation over inner run `run`.
 fn dot(group: &RowGroup<'_>, row: usize, panel: &Panel<'_>, token: usize, run: usize, runs: Runs) -> i32 {
     let product = |column: usize| {
-        let quad = panel.quads[column / 4 * panel.width + token].to_ne_bytes();
-        i32::from(group.code(row, column)) * i32::from(quad[column % 4] as i8)
+        let dword = panel.dwords[column / 4 * panel.width + token].to_ne_bytes();
+        i32::from(group.code(row, column)) * i32::from(dword[column % 4] as i8)
     };
     (run * runs.columns..(run + 1) * runs.columns).map(product).sum()
 }

@@ -8,13 +8,13 @@ use formats::safetensors::{Dtype, Tensor};
 use serde_json::Value;
 
 use super::ModelError;
-use super::config::{Config, ConfigFile, LambdaSource, Training, TrainingOverrides};
-use super::names::{EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
+use super::config::{Config, ConfigFile};
+use super::schemes::{self, Scheme, TrainingOverrides};
 use super::source::{Source, parts_in};
 use super::tensors::{Stored, Tensors};
 use super::{families, unwrap};
+use crate::blueprint::{EMBEDDING, HEAD, Linear};
 use crate::files::folder_of;
-use crate::tequila::Granularity;
 
 /// A checkpoint in which everything that config.json promises was found.
 pub struct Checkpoint {
@@ -23,23 +23,12 @@ pub struct Checkpoint {
     /// The shape of the model.
     pub config: Config,
     /// How its weights become ternary.
-    pub training: Training,
+    pub scheme: Scheme,
     /// Its tensors.
     pub tensors: Tensors,
     /// config.json as it stands there.
     pub config_json: Value,
     notes: Vec<String>,
-}
-
-/// What a checkpoint holds of one linear.
-#[derive(Clone, Copy)]
-pub struct LatentLinear<'a> {
-    /// Latent weights (rows, columns).
-    pub weight: Tensor<'a>,
-    /// Learned lambda (rows, columns) or (rows, 1).
-    pub lambada: Option<Tensor<'a>>,
-    /// The layer's own bias (rows,).
-    pub bias: Option<Tensor<'a>>,
 }
 
 impl Checkpoint {
@@ -51,12 +40,12 @@ impl Checkpoint {
         let file = ConfigFile::read(&source.config)?;
         let tensors = Tensors::open(&source.weights)?;
         families::check_latent(&tensors, &file)?;
-        let training = file.training(overrides)?;
+        let scheme = file.training(overrides)?;
         let config = file.config()?;
         let mut checkpoint = Self {
             source,
             config,
-            training,
+            scheme,
             tensors,
             config_json: file.into_json(),
             notes: vec![],
@@ -163,15 +152,19 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The tensors of one linear.
-    pub fn linear(&self, linear: Linear) -> LatentLinear<'_> {
-        let name = linear.checkpoint_name();
-        let get = |suffix: &str| self.tensors.get(&format!("{name}.{suffix}"));
-        LatentLinear {
-            weight: get("weight").expect("check found every weight"),
-            lambada: get("Lambada").filter(|_| self.training.lambda == LambdaSource::Learned),
-            bias: get("bias").filter(|_| linear.has_bias(&self.config)),
-        }
+    /// The weights of a linear: (rows, columns).
+    pub fn weight(&self, linear: Linear) -> Stored<'_> {
+        self.beside(linear, "weight").expect("check found every weight")
+    }
+
+    /// The bias that the layer has of its own: (rows,).
+    pub fn own_bias(&self, linear: Linear) -> Option<Stored<'_>> {
+        self.beside(linear, "bias")
+    }
+
+    /// Another tensor of a linear, by its last name: those of its scheme, as `check` has found no others.
+    pub fn beside(&self, linear: Linear, name: &str) -> Option<Stored<'_>> {
+        self.tensors.stored(&format!("{}.{name}", linear.checkpoint_name()))
     }
 
     /// What the output will do otherwise than transformers; for the user to read.
@@ -180,9 +173,7 @@ impl Checkpoint {
         notes.extend(self.notes.iter().chain(&self.config.notes).cloned());
         notes.extend(self.dtype_note());
         notes.extend(self.frequency_note());
-        if self.training.lambda == LambdaSource::Fixed(0.0) {
-            notes.push("eps is 0: every offline bias is 0".into());
-        }
+        notes.extend(self.scheme.training().notes());
         if let Some(window) = self
             .config
             .sliding_window
@@ -199,8 +190,8 @@ impl Checkpoint {
     /// Scales are rounded to the dtype of the weights: in another one they are other scales.
     fn dtype_note(&self) -> Option<String> {
         let stated = self.config.dtype?;
-        let linears = Linear::all(&self.config).map(|linear| self.linear(linear).weight.dtype);
-        let other = linears.into_iter().find(|dtype| *dtype != stated)?;
+        let mut dtypes = self.config.linears().map(|linear| self.weight(linear).dtype);
+        let other = dtypes.find(|dtype| *dtype != stated)?;
         let name = match stated {
             Dtype::BF16 => "bfloat16",
             Dtype::F16 => "float16",
@@ -219,7 +210,7 @@ impl Checkpoint {
         let differs = |(_, tensor): &(&str, Tensor)| {
             let mut found = vec![0.0; tensor.len()];
             tensor.dtype.bytes().inspect(|_| tensor.read_f32(0, &mut found));
-            !config.rope.has_frequencies(&found, config.head_dim)
+            !config.rope.has_frequencies(&found, config.dims.head_dim)
         };
         let frequencies = self.tensors.iter().filter(|(name, _)| name.ends_with(FREQUENCIES));
         let (name, _) = frequencies.into_iter().find(differs)?;
@@ -234,9 +225,10 @@ impl Checkpoint {
         for (name, shapes) in &expected {
             self.check_tensor(name, shapes)?;
         }
-        for linear in Linear::all(&self.config) {
-            self.check_groups(linear)?;
-            self.check_lambda(linear)?;
+        for linear in self.config.linears() {
+            let (name, shape) = (linear.checkpoint_name(), linear.shape(&self.config.dims));
+            let checked = self.scheme.training().check(&name, shape, self.weight(linear).dtype);
+            checked.map_err(|wrong| wrong.in_file(&self.source.config))?;
         }
         let tied_head = |name: &str| self.config.tied_head && name == HEAD;
         let surplus: Vec<_> = self
@@ -256,64 +248,24 @@ impl Checkpoint {
         })
     }
 
-    /// Training reshapes a matrix into groups, which leaves no remainder.
-    fn check_groups(&self, linear: Linear) -> Result<(), ModelError> {
-        let (rows, columns) = linear.shape(&self.config);
-        match self.training.granularity {
-            Granularity::Group(size) if !(rows * columns).is_multiple_of(size) => Err(self.training_error(
-                "group_size",
-                size,
-                format!(
-                    "a divisor of the {rows} x {columns} weights of {}",
-                    linear.checkpoint_name()
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_lambda(&self, linear: Linear) -> Result<(), ModelError> {
-        let dtype = self.linear(linear).weight.dtype;
-        match (self.training.lambda, self.training.lambda.fixed(dtype)) {
-            (LambdaSource::Fixed(lambda), Some(rounded)) if !rounded.is_finite() => {
-                Err(self.training_error("eps", format!("{lambda:e}"), format!("a number that fits {dtype}")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn training_error(&self, key: &str, found: impl ToString, expected: String) -> ModelError {
-        ModelError::Key {
-            path: self.source.config.clone(),
-            key: key.into(),
-            found: found.to_string(),
-            expected,
-        }
-    }
-
     /// Every tensor that must be there, with the shapes it may have.
     fn expected(&self) -> BTreeMap<String, Vec<Vec<usize>>> {
-        let config = &self.config;
-        let vector = || vec![vec![config.hidden_size]];
-        let table = || vec![vec![config.vocab_size, config.hidden_size]];
-        let mut expected = BTreeMap::from([(EMBEDDING.into(), table()), (FINAL_NORM.into(), vector())]);
-        if !config.tied_head {
-            expected.insert(HEAD.into(), table());
+        let mut expected = BTreeMap::new();
+        for (slot, name) in self.config.slots() {
+            expected.extend(name.map(|name| (name, vec![slot.shape(&self.config.dims)])));
         }
-        for layer in 0..config.layers {
-            expected.insert(attention_norm(layer), vector());
-            expected.insert(feed_forward_norm(layer), vector());
-        }
-        for linear in Linear::all(config) {
+        for linear in self.config.linears() {
             let name = linear.checkpoint_name();
-            let (rows, columns) = linear.shape(config);
-            expected.insert(format!("{name}.weight"), vec![vec![rows, columns]]);
-            if linear.has_bias(config) {
+            let (rows, columns) = linear.shape(&self.config.dims);
+            if self.config.has_own_bias(linear.part) {
                 expected.insert(format!("{name}.bias"), vec![vec![rows]]);
             }
-            if self.training.lambda == LambdaSource::Learned {
-                expected.insert(format!("{name}.Lambada"), vec![vec![rows, columns], vec![rows, 1]]);
-            }
+            let beside = self.scheme.training().tensors(rows, columns);
+            expected.extend(
+                beside
+                    .into_iter()
+                    .map(|(part, shapes)| (format!("{name}.{part}"), shapes)),
+            );
         }
         expected
     }
@@ -401,8 +353,8 @@ fn equal(a: Stored, b: Stored) -> Result<bool, ModelError> {
 fn missing_hint(name: &str) -> Cow<'static, str> {
     let hint = if name == HEAD {
         "where the head is the embedding, config.json must say \"tie_word_embeddings\": true"
-    } else if name.ends_with(".Lambada") {
-        "ultraquantv3 has a learned lambda for every weight, ultraquantv2 one number: --quant-method ultraquantv2"
+    } else if let Some(hint) = schemes::missing_hint(name) {
+        hint
     } else if name.ends_with(".bias") {
         "config.json promises it (attention_bias, mlp_bias): fix the key, or fetch the checkpoint again"
     } else {
@@ -413,8 +365,8 @@ fn missing_hint(name: &str) -> Cow<'static, str> {
 
 fn surplus_hint(names: &[String]) -> &'static str {
     let any = |part: &str| names.iter().any(|name| name.contains(part));
-    if any(".Lambada") {
-        "a learned lambda belongs to ultraquantv3: --quant-method ultraquantv3"
+    if let Some(hint) = names.iter().find_map(|name| schemes::surplus_hint(name)) {
+        hint
     } else if any(".qweight") || any(".SCB") || any("weight_scale") {
         "the checkpoint is already quantized (GPTQ, AWQ, bitsandbytes, FP8 or packed BitNet): take the one it was made from"
     } else if any(".bias") {

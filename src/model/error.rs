@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use formats::FormatError;
 
+use super::json::WrongKey;
+
 /// A checkpoint that cannot be used: which file, what was found, what was expected, what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -186,6 +188,23 @@ pub enum ModelError {
         /// What does not agree.
         problem: String,
     },
+}
+
+impl From<WrongKey> for ModelError {
+    fn from(wrong: WrongKey) -> Self {
+        let WrongKey {
+            path,
+            key,
+            found,
+            expected,
+        } = wrong;
+        Self::Key {
+            path,
+            key,
+            found,
+            expected,
+        }
+    }
 }
 
 impl ModelError {

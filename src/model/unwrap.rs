@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::HEAD;
+use crate::blueprint::HEAD;
 
 /// Parts of names that wrappers add, at any depth, and who they are.
 const WRAPPERS: [(&str, &str); 4] = [

@@ -1,11 +1,13 @@
 //! The keys of the output: what llama.cpp reads, and where the file came from.
 
+use formats::block::BlockType;
 use formats::gguf::{Array, Value};
 
-use super::plan::Options;
-use super::{PackError, Summary, hash};
-use crate::model::{Checkpoint, Linear, Part, model_metadata};
-use crate::tequila::Granularity;
+use super::encode::Loss;
+use super::graph::model_metadata;
+use super::options::Options;
+use super::{PackError, hash};
+use crate::model::Checkpoint;
 
 pub type Keys = Vec<(String, Value)>;
 
@@ -13,11 +15,12 @@ const FILE_TYPE: &str = "general.file_type";
 const WEIGHT_NMSE: &str = "tqconv.weight_nmse";
 const SOURCE_HASHES: &str = "tqconv.source.sha256";
 
-/// Set what is known when all weights have been read. `hashes`: of each input file.
-pub fn set_found(keys: &mut Keys, summary: &Summary, hashes: Vec<String>) {
+/// Set what is known when all weights have been read. `ty`: that of most linears. `loss`: over all. `hashes`: of each input
+/// file.
+pub fn set_found(keys: &mut Keys, ty: BlockType, loss: Loss, hashes: Vec<String>) {
     let found = [
-        (FILE_TYPE, Value::U32(summary.main_type().file_type().unwrap_or(0))),
-        (WEIGHT_NMSE, Value::F64(summary.loss.nmse())),
+        (FILE_TYPE, Value::U32(ty.file_type().unwrap_or(0))),
+        (WEIGHT_NMSE, Value::F64(loss.nmse())),
         (SOURCE_HASHES, Value::Array(Array::String(hashes))),
     ];
     for (key, value) in found {
@@ -42,8 +45,9 @@ pub fn keys(
     files: Option<Vec<String>>,
 ) -> Result<Keys, PackError> {
     let text = |text: &str| Value::String(text.into());
+    let architecture = checkpoint.config.architecture.graph.name;
     let mut keys = vec![
-        ("general.architecture".into(), text("llama")),
+        ("general.architecture".into(), text(architecture)),
         ("general.type".into(), text("model")),
         ("general.size_label".into(), Value::String(size_label(weights))),
         (FILE_TYPE.into(), Value::U32(0)),
@@ -61,41 +65,31 @@ pub fn keys(
     keys.extend(tokenizer);
     keys.extend(provenance(checkpoint, files));
     for (key, text) in &options.metadata {
-        set_key(&mut keys, key, text)?;
+        set_key(&mut keys, key, text, architecture)?;
     }
     Ok(keys)
 }
 
 /// What was packed, and how: keys that engines pass over.
 fn provenance(checkpoint: &Checkpoint, files: Option<Vec<String>>) -> Keys {
-    let training = &checkpoint.training;
-    let (granularity, group_size) = match training.granularity {
-        Granularity::Group(size) => ("per_group", Some(size)),
-        Granularity::Channel => ("per_channel", None),
-        Granularity::Tensor => ("per_tensor", None),
-    };
-    let mut keys = vec![
-        ("tqconv.version", Value::String(env!("CARGO_PKG_VERSION").into())),
-        ("tqconv.quant_method", Value::String(training.lambda.method().into())),
-        ("tqconv.granularity", Value::String(granularity.into())),
-    ];
-    if let Some(size) = group_size {
-        keys.push(("tqconv.group_size", Value::U64(size as u64)));
-    }
-    let first = Linear {
-        layer: 0,
-        part: Part::Q,
-    };
-    if let Some(lambda) = training.lambda.fixed(checkpoint.linear(first).weight.dtype) {
-        keys.push(("tqconv.lambda", Value::F32(lambda)));
-    }
-    keys.push((WEIGHT_NMSE, Value::F64(0.0)));
+    let first = checkpoint.config.linears().next().expect("a model has linears");
+    let training = checkpoint.scheme.training().keys(checkpoint.weight(first).dtype);
+    let mut keys = vec![(
+        "tqconv.version".to_string(),
+        Value::String(env!("CARGO_PKG_VERSION").into()),
+    )];
+    keys.extend(
+        training
+            .into_iter()
+            .map(|(key, value)| (format!("tqconv.{key}"), value)),
+    );
+    keys.push((WEIGHT_NMSE.into(), Value::F64(0.0)));
     if let Some(files) = files {
         let hashes = vec!["0".repeat(hash::DIGITS); files.len()];
-        keys.push(("tqconv.source.files", Value::Array(Array::String(files))));
-        keys.push((SOURCE_HASHES, Value::Array(Array::String(hashes))));
+        keys.push(("tqconv.source.files".into(), Value::Array(Array::String(files))));
+        keys.push((SOURCE_HASHES.into(), Value::Array(Array::String(hashes))));
     }
-    keys.into_iter().map(|(key, value)| (key.into(), value)).collect()
+    keys
 }
 
 /// What a value of `--metadata` must be.
@@ -107,23 +101,22 @@ enum Kind {
 }
 
 /// What `--metadata` may set: nothing that the tensors, the forward pass or the splitting of text depend on, so that the
-/// file stays the one that the checkpoint gives.
-fn kind(key: &str) -> Result<Kind, &'static str> {
+/// file stays the one that the checkpoint gives. `architecture`: what the keys of the model begin with.
+fn kind(key: &str, architecture: &str) -> Result<Kind, &'static str> {
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_word = |part: &str| !part.is_empty() && part.chars().all(legal);
-    if key.len() > MAX_KEY || !key.split(['.', '_']).all(is_word) {
+    let of_model = key.strip_prefix(architecture).and_then(|rest| rest.strip_prefix('.'));
+    if key.len() > MAX_KEY || !of_model.unwrap_or(key).split(['.', '_']).all(is_word) {
         return Err("a key of lower-case names with dots between them, as general.name");
     }
     match key {
-        "llama.context_length" => Ok(Kind::Context),
+        _ if of_model == Some("context_length") => Ok(Kind::Context),
+        _ if of_model.is_some() => Err("another key: the shape of the model is what config.json says (--config)"),
         "tokenizer.ggml.add_bos_token" | "tokenizer.ggml.add_eos_token" => Ok(Kind::Flag),
         _ if key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id") => Ok(Kind::TokenId),
         _ if key.starts_with("tokenizer.chat_template") => Ok(Kind::Text),
         _ if key.starts_with("tokenizer.") => {
             Err("another key: how text is split is what --tokenizer and --tokenizer-pre say")
-        }
-        _ if key.starts_with("llama.") => {
-            Err("another key: the shape of the model is what config.json says (--config)")
         }
         "general.architecture" | "general.alignment" | "general.file_type" | "general.quantization_version" => {
             Err("another key: this one says how the file is read")
@@ -142,7 +135,7 @@ const LEAST_CONTEXT: u32 = 64;
 const MAX_KEY: usize = 255;
 
 /// Give `key` the value written as `text`.
-fn set_key(keys: &mut Keys, key: &str, text: &str) -> Result<(), PackError> {
+fn set_key(keys: &mut Keys, key: &str, text: &str, architecture: &str) -> Result<(), PackError> {
     let wrong = |expected: &str| PackError::Metadata {
         key: key.into(),
         text: text.into(),
@@ -153,7 +146,7 @@ fn set_key(keys: &mut Keys, key: &str, text: &str) -> Result<(), PackError> {
         let last = range.end - 1;
         number.ok_or_else(|| wrong(&format!("a whole number from {} to {last}", range.start)))
     };
-    let value = match kind(key).map_err(wrong)? {
+    let value = match kind(key, architecture).map_err(wrong)? {
         Kind::Text => Value::String(text.into()),
         Kind::Flag => Value::Bool(text.parse().map_err(|_| wrong("true or false"))?),
         Kind::Context => Value::U32(number(LEAST_CONTEXT..1 << 31)?),

@@ -6,21 +6,30 @@
 
 mod encode;
 mod error;
+mod graph;
 mod hash;
+mod latent;
 mod layout;
 mod metadata;
+mod numbers;
+mod options;
 mod pass;
 mod plan;
 mod row;
 mod rule;
 mod run;
+mod schemes;
+mod source;
+mod ternary;
 
 use std::ops::ControlFlow;
 
 pub use encode::Loss;
 pub use error::PackError;
+pub use graph::{model_metadata, rope_factors};
 pub use layout::paths;
-pub use plan::{Options, Plan};
+pub use options::Options;
+pub use plan::Plan;
 pub use rule::{Embedding, Larger, PACKABLE, Rule, Target};
 pub use run::{Item, Output, Packed, Summary};
 

@@ -12,13 +12,12 @@ use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
 use super::layout::Layout;
+use super::numbers::{NotFinite, check_finite, not_finite, read_numbers, widen};
 use super::plan::{Content, Entry, Job, Plan, stored_as};
-use super::row::{Bench, Facts, not_finite, read_numbers, widen};
+use super::row::{Facts, Scratch};
 use super::{PackError, Progress};
-use crate::model::{Config, Part};
 use crate::output::Files;
 use crate::simd::{Lanes, Work};
-use crate::tequila::{NotFinite, check_finite};
 
 /// Numbers in a piece.
 const PIECE: usize = 1 << 17;
@@ -44,11 +43,11 @@ struct Piece {
 impl Job<'_> {
     /// The rows in runs that are read at once: whole heads, where their rows are not in the checkpoint's order; single
     /// rows where a head is too large.
-    pub fn pieces(&self, config: &Config) -> Vec<Range<usize>> {
-        match self.linear.part {
-            Part::Q | Part::K if config.head_dim * self.shape.1 <= MAX_HEAD => pieces(self.shape, config.head_dim),
-            Part::Q | Part::K => (0..self.shape.0).map(|row| row..row + 1).collect(),
-            _ => pieces(self.shape, 1),
+    pub fn pieces(&self) -> Vec<Range<usize>> {
+        match self.interleaved {
+            Some(head_dim) if head_dim * self.shape.1 <= MAX_HEAD => pieces(self.shape, head_dim),
+            Some(_) => (0..self.shape.0).map(|row| row..row + 1).collect(),
+            None => pieces(self.shape, 1),
         }
     }
 }
@@ -70,11 +69,11 @@ impl Pass<'_, '_> {
         let found = self
             .pieces()
             .into_par_iter()
-            .map_init(Bench::default, |bench, piece| self.work(&piece, bench))
+            .map_init(Scratch::default, |scratch, piece| self.work(&piece, scratch))
             .collect::<Result<Vec<_>, PackError>>()?;
         let mut facts = vec![Facts::default(); self.plan.jobs.len()];
         for (job, found) in found.into_iter().flatten() {
-            facts[job] = std::mem::take(&mut facts[job]).and(found);
+            facts[job] = std::mem::take(&mut facts[job]).merge(found);
         }
         Ok(facts)
     }
@@ -82,7 +81,7 @@ impl Pass<'_, '_> {
     fn pieces(&self) -> Vec<Piece> {
         let rows = |content: &Content| match content {
             Content::Table { stored, .. } => pieces((stored.shape[0], stored.shape[1]), 1),
-            Content::Linear(job) => self.plan.jobs[*job].pieces(&self.plan.checkpoint.config),
+            Content::Linear(job) => self.plan.jobs[*job].pieces(),
             Content::Numbers(_) | Content::Bias(_) => vec![],
         };
         let of_entry = |(entry, content): (usize, &Content)| {
@@ -96,41 +95,39 @@ impl Pass<'_, '_> {
     }
 
     /// Read, make and write a piece; gives what was found of a job's rows.
-    fn work(&self, piece: &Piece, bench: &mut Bench) -> Result<Option<(usize, Facts)>, PackError> {
+    fn work(&self, piece: &Piece, scratch: &mut Scratch) -> Result<Option<(usize, Facts)>, PackError> {
         let rows = piece.rows.clone();
-        let (stored, found) = match &self.plan.entries[piece.entry].content {
+        let (row_bytes, found) = match &self.plan.entries[piece.entry].content {
             Content::Linear(index) => {
                 let job = &self.plan.jobs[*index];
-                let facts = self.linear(job, rows, bench)?;
-                (job.ternary.weight(), Some((*index, facts)))
+                let facts = self.linear(job, rows, scratch)?;
+                (job.ternary.row_bytes(), Some((*index, facts)))
             }
             Content::Table { stored, .. } => {
-                self.table(piece.entry, rows, bench)?;
-                (*stored, None)
+                self.table(piece.entry, rows, scratch)?;
+                (stored.shape[1] * stored.number_bytes(), None)
             }
             Content::Numbers(_) | Content::Bias(_) => return Ok(None),
         };
         if let Some((files, layout)) = self.sink {
             let (file, offset) = layout.place(piece.entry);
-            let before = bench.out.len() / piece.rows.len() * piece.rows.start;
-            files.put(file, &bench.out, offset + before as u64)?;
+            let before = scratch.out.len() / piece.rows.len() * piece.rows.start;
+            files.put(file, &scratch.out, offset + before as u64)?;
         }
-        let bytes = piece.rows.len() * stored.shape[1] * stored.number_bytes();
-        match (self.progress)(bytes as u64) {
+        match (self.progress)((piece.rows.len() * row_bytes) as u64) {
             ControlFlow::Continue(()) => Ok(found),
             ControlFlow::Break(()) => Err(PackError::Interrupted),
         }
     }
 
-    fn linear(&self, job: &Job, rows: Range<usize>, bench: &mut Bench) -> Result<Facts, PackError> {
-        let config = &self.plan.checkpoint.config;
-        let rows = rows.map(|row| job.linear.checkpoint_row(row, config));
+    fn linear(&self, job: &Job, rows: Range<usize>, scratch: &mut Scratch) -> Result<Facts, PackError> {
+        let rows = rows.map(|row| job.checkpoint_row(row));
         let write = self.sink.is_some();
-        job.ternary.encode(rows, &job.types[..=job.chosen], write, bench)
+        job.ternary.encode(rows, &job.types[..=job.chosen], write, scratch)
     }
 
     /// Rows of a table, in its dtype or converted.
-    fn table(&self, entry: usize, rows: Range<usize>, bench: &mut Bench) -> Result<(), PackError> {
+    fn table(&self, entry: usize, rows: Range<usize>, scratch: &mut Scratch) -> Result<(), PackError> {
         let Entry {
             name: tensor,
             content: Content::Table { name, stored, ty },
@@ -140,26 +137,23 @@ impl Pass<'_, '_> {
             return Ok(());
         };
         let columns = stored.shape[1];
-        read_numbers(*stored, rows.start * columns..rows.end * columns, &mut bench.bytes)?;
+        read_numbers(*stored, rows.start * columns..rows.end * columns, &mut scratch.bytes)?;
         let kept = *ty == stored_as(stored.dtype);
         let row_bytes = ty.row_bytes(columns).expect("the plan checked the width");
         if !kept {
-            bench.out.resize(rows.len() * row_bytes, 0);
+            scratch.out.resize(rows.len() * row_bytes, 0);
         }
-        bench.numbers.resize(columns, 0.0);
-        let stored_rows = bench.bytes.chunks_exact(columns * stored.number_bytes());
+        scratch.numbers.resize(columns, 0.0);
+        let stored_rows = scratch.bytes.chunks_exact(columns * stored.number_bytes());
         for (at, (row, bytes)) in rows.zip(stored_rows).enumerate() {
             let work = ConvertRow {
                 bytes,
                 dtype: stored.dtype,
-                numbers: &mut bench.numbers,
-                out: (!kept).then(|| (*ty, &mut bench.out[at * row_bytes..][..row_bytes])),
+                numbers: &mut scratch.numbers,
+                out: (!kept).then(|| (*ty, &mut scratch.out[at * row_bytes..][..row_bytes])),
             };
             self.plan.level().run(work).map_err(|error| match error {
-                RowError::NotFinite(found) => {
-                    let index = row * columns + found.index;
-                    not_finite(*stored, name, NotFinite { index })
-                }
+                RowError::NotFinite(found) => not_finite(*stored, name, found.after(row * columns)),
                 RowError::Block(problem) => PackError::Embedding {
                     tensor: tensor.clone(),
                     ty: *ty,
@@ -168,7 +162,7 @@ impl Pass<'_, '_> {
             })?;
         }
         if kept {
-            std::mem::swap(&mut bench.bytes, &mut bench.out);
+            std::mem::swap(&mut scratch.bytes, &mut scratch.out);
         }
         Ok(())
     }

@@ -10,32 +10,15 @@ use rayon::prelude::*;
 
 use super::PackError;
 use super::encode::Loss;
+use super::graph::{interleaved_row, rope_factors};
 use super::metadata::Keys;
-use super::row::{Bench, Facts, Ternary, numbers};
-use super::rule::{Embedding, Larger, Rule, Target};
-use crate::model::{Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, Part, Stored, attention_norm, feed_forward_norm};
+use super::numbers::numbers;
+use super::options::Options;
+use super::row::{Facts, Scratch, Ternary};
+use super::rule::{Embedding, Larger, Target};
+use crate::blueprint::{Linear, Slot};
+use crate::model::{Checkpoint, Stored};
 use crate::simd::Level;
-
-/// What the caller decides.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How the type of each linear is found.
-    pub rule: Rule,
-    /// How embedding and head are stored.
-    pub embedding: Embedding,
-    /// `general.name`
-    pub name: Option<String>,
-    /// `general.organization`
-    pub organization: Option<String>,
-    /// Keys over those that are derived, as text: the type is that of the key, string for a new one.
-    pub metadata: Vec<(String, String)>,
-    /// Whether to note the sha256 of each input file, for provenance.
-    pub hash: bool,
-    /// The most bytes of an output file; more become several files. One tensor is never cut.
-    pub split_max_size: Option<u64>,
-    /// Which instructions to use: the output is the same with any.
-    pub level: Level,
-}
 
 /// A tensor of the output, and where it comes from.
 pub(super) struct Entry<'a> {
@@ -51,7 +34,7 @@ pub(super) enum Content<'a> {
     Numbers(Vec<f32>),
     /// A table of the checkpoint, in its dtype or converted: embedding and head.
     Table {
-        name: &'static str,
+        name: String,
         stored: Stored<'a>,
         ty: BlockType,
     },
@@ -63,11 +46,12 @@ pub(super) enum Content<'a> {
 
 /// A linear to be packed.
 pub(super) struct Job<'a> {
-    pub linear: Linear,
     /// As GGUF has it.
     pub name: String,
     /// (rows, columns)
     pub shape: (usize, usize),
+    /// The length of a head, where the file has its rows in another order than the checkpoint.
+    pub interleaved: Option<usize>,
     pub ternary: Ternary<'a>,
     /// The types to try, in order; all of them can hold its rows.
     pub types: Vec<BlockType>,
@@ -90,6 +74,11 @@ impl Job<'_> {
 
     pub fn ty(&self) -> BlockType {
         self.types[self.chosen]
+    }
+
+    /// The row of the checkpoint that stands at `row` of the file.
+    pub fn checkpoint_row(&self, row: usize) -> usize {
+        self.interleaved.map_or(row, |head_dim| interleaved_row(row, head_dim))
     }
 
     pub fn row_bytes(&self) -> usize {
@@ -121,21 +110,9 @@ impl<'a> Plan<'a> {
             jobs: vec![],
             keys: vec![],
         };
-        let config = &checkpoint.config;
-        plan.add_table("token_embd.weight", EMBEDDING)?;
-        if let Some(factors) = config.rope.llama3_factors(config.head_dim) {
-            plan.add_numbers("rope_freqs.weight", factors);
-        }
         let mut no_block = vec![];
-        for linear in Linear::all(config) {
-            if let Some((norm, name)) = norm_before(linear) {
-                plan.add_norm(&name, &norm)?;
-            }
-            plan.add_linear(linear, &mut no_block)?;
-        }
-        plan.add_norm("output_norm.weight", FINAL_NORM)?;
-        if !config.tied_head {
-            plan.add_table("output.weight", HEAD)?;
+        for (slot, source) in checkpoint.config.slots() {
+            plan.add(slot, source, &mut no_block)?;
         }
         if !no_block.is_empty() {
             let types = options.rule.candidates(&no_block[0].0);
@@ -152,10 +129,10 @@ impl<'a> Plan<'a> {
 
     /// Choose the first type of each linear that is within the allowed error on its first rows.
     fn guess(&mut self) -> Result<(), PackError> {
-        let (checkpoint, max_nmse) = (self.checkpoint, self.options.rule.max_nmse);
+        let max_nmse = self.options.rule.max_nmse;
         self.jobs.par_iter_mut().try_for_each(|job| {
-            let rows = job.pieces(&checkpoint.config).swap_remove(0);
-            let facts = measure(checkpoint, job, rows, &job.types)?;
+            let rows = job.pieces().swap_remove(0);
+            let facts = measure(job, rows, &job.types)?;
             let fits = facts.losses.iter().position(|loss| loss.nmse() <= max_nmse);
             job.promising = fits.is_some();
             job.chosen = fits.unwrap_or(job.types.len() - 1);
@@ -182,50 +159,52 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn add_numbers(&mut self, name: &str, numbers: Vec<f32>) {
-        self.entries.push(Entry {
-            name: name.into(),
-            shape: vec![numbers.len() as u64],
-            content: Content::Numbers(numbers),
-        });
-    }
-
-    fn add_norm(&mut self, name: &str, source: &str) -> Result<(), PackError> {
-        let numbers = numbers(self.stored(source), source)?;
-        self.add_numbers(name, numbers);
+    /// Plan a tensor of the file, and the bias of a linear. `source`: what the checkpoint calls it, if it has it. `no_block`: linears that
+    /// no block type fits, and their columns.
+    fn add(
+        &mut self,
+        slot: Slot,
+        source: Option<String>,
+        no_block: &mut Vec<(String, usize)>,
+    ) -> Result<(), PackError> {
+        let config = &self.checkpoint.config;
+        let source = source.unwrap_or_default();
+        let content = match slot {
+            Slot::Linear(linear) => return self.add_linear(linear, no_block),
+            Slot::Norm(_) => Content::Numbers(numbers(self.stored(&source), &source)?),
+            Slot::Embedding | Slot::Head => self.table(slot, source)?,
+            Slot::RopeFactors => Content::Numbers(rope_factors(&config.rope, config.dims.head_dim).unwrap_or_default()),
+        };
+        self.push(slot.gguf_name(), slot.gguf_shape(&config.dims), content);
         Ok(())
     }
 
-    fn add_table(&mut self, name: &str, source: &'static str) -> Result<(), PackError> {
-        let stored = self.stored(source);
+    fn push(&mut self, name: String, shape: Vec<u64>, content: Content<'a>) {
+        self.entries.push(Entry { name, shape, content });
+    }
+
+    /// Embedding or head.
+    fn table(&self, slot: Slot, name: String) -> Result<Content<'a>, PackError> {
+        let stored = self.stored(&name);
         let ty = match self.options.embedding {
             Embedding::As(ty) => ty,
             Embedding::Keep => stored_as(stored.dtype),
         };
-        let (rows, columns) = (stored.shape[0], stored.shape[1]);
+        let columns = stored.shape[1];
         if ty.row_bytes(columns).is_none() {
-            let problem = format!("{columns} columns are no multiple of {}", ty.weights());
             return Err(PackError::Embedding {
-                tensor: name.into(),
+                tensor: slot.gguf_name(),
                 ty,
-                problem,
+                problem: format!("{columns} columns are no multiple of {}", ty.weights()),
             });
         }
-        self.entries.push(Entry {
-            name: name.into(),
-            shape: vec![columns as u64, rows as u64],
-            content: Content::Table {
-                name: source,
-                stored,
-                ty,
-            },
-        });
-        Ok(())
+        Ok(Content::Table { name, stored, ty })
     }
 
     fn add_linear(&mut self, linear: Linear, no_block: &mut Vec<(String, usize)>) -> Result<(), PackError> {
+        let config = &self.checkpoint.config;
         let name = format!("{}.weight", linear.gguf_name());
-        let (rows, columns) = linear.shape(&self.checkpoint.config);
+        let (rows, columns) = linear.shape(&config.dims);
         let mut types = self.options.rule.candidates(&name);
         let ty = types[0];
         types.retain(|ty| ty.row_bytes(columns).is_some());
@@ -234,22 +213,18 @@ impl<'a> Plan<'a> {
             no_block.push((name, columns));
             return Ok(());
         }
+        let interleaves = config.architecture.graph.interleaves(linear.part);
         let job = self.jobs.len();
-        let entry = |name: String, shape, content| Entry { name, shape, content };
-        self.entries.push(entry(
-            name.clone(),
-            vec![columns as u64, rows as u64],
-            Content::Linear(job),
-        ));
-        self.entries.push(entry(
+        self.push(name.clone(), vec![columns as u64, rows as u64], Content::Linear(job));
+        self.push(
             format!("{}.bias", linear.gguf_name()),
             vec![rows as u64],
             Content::Bias(job),
-        ));
+        );
         self.jobs.push(Job {
-            linear,
             name,
             shape: (rows, columns),
+            interleaved: interleaves.then_some(config.dims.head_dim),
             ternary: Ternary::new(self.checkpoint, linear, self.options.level)?,
             types,
             chosen: 0,
@@ -300,42 +275,20 @@ impl<'a> Plan<'a> {
 }
 
 /// What each of `types` loses on `rows` of a linear, in the order of the file.
-pub(super) fn measure(
-    checkpoint: &Checkpoint,
-    job: &Job,
-    rows: Range<usize>,
-    types: &[BlockType],
-) -> Result<Facts, PackError> {
-    let config = &checkpoint.config;
+pub(super) fn measure(job: &Job, rows: Range<usize>, types: &[BlockType]) -> Result<Facts, PackError> {
     let pieces: Vec<_> = job
-        .pieces(config)
+        .pieces()
         .into_iter()
         .filter(|piece| piece.start < rows.end && rows.start < piece.end)
         .collect();
-    let facts = pieces.into_par_iter().map_init(Bench::default, |bench, piece| {
-        let rows = piece.map(|row| job.linear.checkpoint_row(row, config));
-        job.ternary.encode(rows, types, false, bench)
+    let facts = pieces.into_par_iter().map_init(Scratch::default, |scratch, piece| {
+        let rows = piece.map(|row| job.checkpoint_row(row));
+        job.ternary.encode(rows, types, false, scratch)
     });
     Ok(facts
         .collect::<Result<Vec<_>, _>>()?
         .into_iter()
-        .fold(Facts::default(), Facts::and))
-}
-
-/// The norm that a layer applies before this linear, where the linear is the first to use it: its name in the
-/// checkpoint and in the file.
-fn norm_before(linear: Linear) -> Option<(String, String)> {
-    match linear.part {
-        Part::Q => Some((
-            attention_norm(linear.layer),
-            format!("blk.{}.attn_norm.weight", linear.layer),
-        )),
-        Part::Gate => Some((
-            feed_forward_norm(linear.layer),
-            format!("blk.{}.ffn_norm.weight", linear.layer),
-        )),
-        _ => None,
-    }
+        .fold(Facts::default(), Facts::merge))
 }
 
 /// The block type that holds a dtype's numbers as they are.

@@ -169,7 +169,7 @@ impl<'a> Plan<'a> {
         for (job, facts) in self.jobs.iter().zip(&facts) {
             summary.add(job, facts);
         }
-        metadata::set_found(&mut self.keys, &summary, hashes);
+        metadata::set_found(&mut self.keys, summary.main_type(), summary.loss, hashes);
         let layout = self.layout()?;
         summary.bytes = layout.size();
         if let Some(files) = files {
@@ -238,7 +238,7 @@ impl<'a> Plan<'a> {
             if !losses.iter().any(|loss| loss.nmse() <= max_nmse) {
                 let untried = &job.types[losses.len()..];
                 if !untried.is_empty() {
-                    losses.extend(measure(self.checkpoint, job, 0..job.shape.0, untried)?.losses);
+                    losses.extend(measure(job, 0..job.shape.0, untried)?.losses);
                 }
             }
             let fits = losses.iter().position(|loss| loss.nmse() <= max_nmse);

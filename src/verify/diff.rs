@@ -7,14 +7,13 @@ use formats::safetensors::Tensor;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::keys::model_keys;
 use super::latent::{Latent, LatentRow, rope_factors, row_order};
 use super::{Progress, VerifyError};
+use crate::blueprint::{Linear, Slot};
 use crate::metrics::Nmse;
+use crate::model::Checkpoint;
 use crate::model::tokenizer::Tokenizer;
-use crate::model::{
-    Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm, model_metadata,
-};
-use crate::tequila;
 
 /// One of the two.
 pub enum Side<'a> {
@@ -242,7 +241,7 @@ impl Rows<'_> {
             Rows::Numbers(numbers) => out.copy_from_slice(&numbers[row * out.len()..][..out.len()]),
             Rows::Linear(linear, order) => {
                 linear.read(order[row], latent)?;
-                for (group, run) in tequila::runs(order[row], linear.columns, linear.group_size) {
+                for (group, run) in linear.runs(order[row]) {
                     for column in run {
                         out[column] = linear.references[group] * f32::from(latent.codes[column]);
                     }
@@ -305,7 +304,7 @@ impl<'a> Side<'a> {
         match self {
             Side::Gguf(file) => file.metadata().to_vec(),
             Side::Checkpoint(checkpoint, tokenizer) => {
-                let mut keys = model_metadata(&checkpoint.config);
+                let mut keys = model_keys(&checkpoint.config);
                 keys.extend(tokenizer.metadata());
                 keys
             }
@@ -340,66 +339,49 @@ impl<'a> Side<'a> {
 
 /// The tensors of the file that a checkpoint gives.
 fn expected(checkpoint: &Checkpoint) -> Vec<Outline> {
-    let config = &checkpoint.config;
-    let hidden = config.hidden_size as u64;
+    let dims = &checkpoint.config.dims;
     let outline = |name: String, shape: Vec<u64>| Outline { name, ty: None, shape };
-    let table = vec![hidden, config.vocab_size as u64];
-    let mut tensors = vec![outline("token_embd.weight".into(), table.clone())];
-    if rope_factors(config).is_some() {
-        tensors.push(outline("rope_freqs.weight".into(), vec![config.head_dim as u64 / 2]));
-    }
-    for layer in 0..config.layers {
-        tensors.push(outline(format!("blk.{layer}.attn_norm.weight"), vec![hidden]));
-        tensors.push(outline(format!("blk.{layer}.ffn_norm.weight"), vec![hidden]));
-    }
-    for linear in Linear::all(config) {
-        let (rows, columns) = linear.shape(config);
-        let name = linear.gguf_name();
-        tensors.push(outline(format!("{name}.weight"), vec![columns as u64, rows as u64]));
-        tensors.push(outline(format!("{name}.bias"), vec![rows as u64]));
-    }
-    tensors.push(outline("output_norm.weight".into(), vec![hidden]));
-    if !config.tied_head {
-        tensors.push(outline("output.weight".into(), table));
+    let mut tensors = vec![];
+    for (slot, _) in checkpoint.config.slots() {
+        tensors.push(outline(slot.gguf_name(), slot.gguf_shape(dims)));
+        if let Slot::Linear(linear) = slot {
+            let (rows, _) = linear.shape(dims);
+            tensors.push(outline(bias_name(linear), vec![rows as u64]));
+        }
     }
     tensors
 }
 
+fn bias_name(linear: Linear) -> String {
+    format!("{}.bias", linear.gguf_name())
+}
+
 fn checkpoint_rows<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Rows<'a>, VerifyError> {
     let config = &checkpoint.config;
-    for linear in Linear::all(config) {
-        let Some(part) = name.strip_prefix(&linear.gguf_name()) else {
-            continue;
-        };
+    if let Some(linear) = config.linears().find(|linear| bias_name(*linear) == name) {
         let latent = Latent::new(checkpoint, linear)?;
-        let order = row_order(linear, config);
-        return match part {
-            ".bias" => biases(&latent, &order).map(Rows::Numbers),
-            _ => Ok(Rows::Linear(latent, order)),
-        };
+        return biases(&latent, &row_order(linear, config)).map(Rows::Numbers);
     }
-    let norm = |layer: usize| {
-        let names = [
-            (format!("blk.{layer}.attn_norm.weight"), attention_norm(layer)),
-            (format!("blk.{layer}.ffn_norm.weight"), feed_forward_norm(layer)),
-        ];
-        names
-            .into_iter()
-            .find(|(gguf, _)| gguf == name)
-            .map(|(_, source)| source)
-    };
-    let source = match name {
-        "rope_freqs.weight" => {
-            let factors = rope_factors(config).unwrap_or_default();
-            return Ok(Rows::Numbers(factors.into_iter().map(|factor| factor as f32).collect()));
+    let slots = config.slots();
+    let (slot, source) = slots
+        .iter()
+        .find(|(slot, _)| slot.gguf_name() == name)
+        .expect("the outline is of this checkpoint");
+    match slot {
+        Slot::Linear(linear) => {
+            let latent = Latent::new(checkpoint, *linear)?;
+            Ok(Rows::Linear(latent, row_order(*linear, config)))
         }
-        "token_embd.weight" => EMBEDDING.to_owned(),
-        "output.weight" => HEAD.to_owned(),
-        "output_norm.weight" => FINAL_NORM.to_owned(),
-        _ => (0..config.layers).find_map(norm).unwrap_or_default(),
-    };
-    let tensor = checkpoint.tensors.get(&source);
-    Ok(Rows::Table(tensor.expect("Checkpoint::open found every tensor")))
+        Slot::RopeFactors => {
+            let factors = rope_factors(config).unwrap_or_default();
+            Ok(Rows::Numbers(factors.into_iter().map(|factor| factor as f32).collect()))
+        }
+        Slot::Embedding | Slot::Norm(_) | Slot::Head => {
+            let source = source.as_deref().unwrap_or_default();
+            let tensor = checkpoint.tensors.get(source);
+            Ok(Rows::Table(tensor.expect("Checkpoint::open found every tensor")))
+        }
+    }
 }
 
 fn biases(latent: &Latent, order: &[usize]) -> Result<Vec<f32>, VerifyError> {

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use super::report::{Check, CheckId, DotFacts, Level, LevelReport, Limit, NotChecked, Unit};
 use super::{Options as VerifyOptions, Progress, VerifyError, witness};
-use crate::engine::shape::Shape;
+use crate::engine::file::linears;
+use crate::engine::hyper::Hyper;
 use crate::kernels::{Activations, Matrix, Options, Threads, exact};
 use crate::mapped::Model;
 use crate::metrics;
@@ -37,8 +38,11 @@ pub(super) fn check(
     asked: &VerifyOptions,
     progress: &Progress,
 ) -> Result<(LevelReport, Vec<Dot>), VerifyError> {
-    let Ok(shape) = Shape::read(file) else {
-        let level = LevelReport::not_checked(Level::Dots, "the file's tensors are not those of a llama (level 1)");
+    let Ok(hyper) = Hyper::read(file) else {
+        let level = LevelReport::not_checked(
+            Level::Dots,
+            "the file's tensors are not those of its architecture (level 1)",
+        );
         return Ok((level, vec![]));
     };
     let (options, threads) = (Options::default(), Threads::new(asked.threads));
@@ -47,7 +51,7 @@ pub(super) fn check(
     let mut kernels: Vec<String> = vec![];
     let places = places(model);
     let mut ggml = Witness::start(&asked.witness);
-    let matrices = matrices(&shape, file);
+    let matrices = matrices(&hyper, file);
     for (seed, name) in matrices.iter().enumerate() {
         progress(&format!("dots: {name}"), None);
         let Some((info, bytes)) = file.tensor(&format!("{name}.weight")) else {
@@ -112,13 +116,13 @@ fn places(model: &Model) -> HashMap<String, (&Path, Piece)> {
 }
 
 /// The linears layer by layer, then the head.
-fn matrices(shape: &Shape, file: &File) -> Vec<String> {
+fn matrices(hyper: &Hyper, file: &File) -> Vec<String> {
     let head = if file.tensor("output.weight").is_some() {
         "output"
     } else {
         "token_embd"
     };
-    let linears = (0..shape.layers).flat_map(|layer| shape.linears().map(|(part, ..)| format!("blk.{layer}.{part}")));
+    let linears = (0..hyper.layers).flat_map(|layer| linears(hyper).map(|(part, ..)| format!("blk.{layer}.{part}")));
     linears.chain([head.into()]).collect()
 }
 

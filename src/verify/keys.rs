@@ -39,7 +39,9 @@ pub(super) fn by_hand(file: &File, by_hand: &[ByHand]) -> Option<Check> {
 
 /// The keys that shape the forward pass.
 pub(super) fn config(file: &File, config: &Config, by_hand: &[ByHand]) -> Check {
-    let mut expected = expected(config);
+    let architecture = config.architecture.graph.name;
+    let mut expected = vec![("general.architecture".into(), Value::String(architecture.into()))];
+    expected.extend(model_keys(config));
     expected.retain(|(key, _)| !is_by_hand(by_hand, key));
     let mut problems: Vec<_> = expected
         .iter()
@@ -47,8 +49,8 @@ pub(super) fn config(file: &File, config: &Config, by_hand: &[ByHand]) -> Check 
         .map(|(key, value)| difference(key, file.get(key), Some(value)))
         .collect();
     // A key that would change the computation, where config.json asks for no change.
-    let unexpected =
-        |key: &str| key.starts_with("llama.rope.scaling.") && expected.iter().all(|(name, _)| *name != key);
+    let scaling = format!("{architecture}.rope.scaling.");
+    let unexpected = |key: &str| key.starts_with(&scaling) && expected.iter().all(|(name, _)| *name != key);
     for (key, value) in file.metadata().iter().filter(|(key, _)| unexpected(key)) {
         problems.push(difference(key, Some(value), None));
     }
@@ -61,34 +63,33 @@ pub(super) fn config(file: &File, config: &Config, by_hand: &[ByHand]) -> Check 
     )
 }
 
-fn expected(config: &Config) -> Vec<(&'static str, Value)> {
+/// The keys of the architecture, in file order.
+pub(super) fn model_keys(config: &Config) -> Vec<(String, Value)> {
     let count = |n: usize| Value::U32(n.try_into().unwrap_or(u32::MAX));
+    let dims = &config.dims;
     let context = config
         .sliding_window
         .map_or(config.context_length, |window| window.min(config.context_length));
     let mut keys = vec![
-        ("general.architecture", Value::String("llama".into())),
-        ("llama.vocab_size", count(config.vocab_size)),
-        ("llama.context_length", count(context)),
-        ("llama.embedding_length", count(config.hidden_size)),
-        ("llama.block_count", count(config.layers)),
-        ("llama.feed_forward_length", count(config.intermediate_size)),
-        ("llama.attention.head_count", count(config.heads)),
-        ("llama.attention.head_count_kv", count(config.kv_heads)),
-        ("llama.attention.key_length", count(config.head_dim)),
-        ("llama.attention.value_length", count(config.head_dim)),
-        (
-            "llama.attention.layer_norm_rms_epsilon",
-            Value::F32(config.rms_norm_eps),
-        ),
-        ("llama.rope.dimension_count", count(config.head_dim)),
-        ("llama.rope.freq_base", Value::F32(config.rope.theta as f32)),
+        ("vocab_size", count(dims.vocab)),
+        ("context_length", count(context)),
+        ("embedding_length", count(dims.hidden)),
+        ("block_count", count(dims.layers)),
+        ("feed_forward_length", count(dims.intermediate)),
+        ("attention.head_count", count(dims.heads)),
+        ("attention.head_count_kv", count(dims.kv_heads)),
+        ("attention.key_length", count(dims.head_dim)),
+        ("attention.value_length", count(dims.head_dim)),
+        ("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps)),
+        ("rope.dimension_count", count(dims.head_dim)),
+        ("rope.freq_base", Value::F32(config.rope.theta as f32)),
     ];
     if let RopeScaling::Linear { factor } = config.rope.scaling {
-        keys.push(("llama.rope.scaling.type", Value::String("linear".into())));
-        keys.push(("llama.rope.scaling.factor", Value::F32(factor as f32)));
+        keys.push(("rope.scaling.type", Value::String("linear".into())));
+        keys.push(("rope.scaling.factor", Value::F32(factor as f32)));
     }
-    keys
+    let full = |(key, value)| (format!("{}.{key}", config.architecture.graph.name), value);
+    keys.into_iter().map(full).collect()
 }
 
 fn difference(key: &str, found: Option<&Value>, expected: Option<&Value>) -> String {
@@ -128,7 +129,7 @@ pub(super) fn tokenizer(
 ) -> Result<Vec<Check>, VerifyError> {
     let files = TokenizerFiles::of(&checkpoint.source)?;
     let config = &checkpoint.config;
-    let read = tokenizer::read(&files, config.vocab_size, &config.special_ids, pre)?;
+    let read = tokenizer::read(&files, config.dims.vocab, &config.special_ids, pre)?;
     notes.extend(read.notes.iter().cloned());
     let mut expected: BTreeMap<String, Value> = read.into_metadata().into_iter().collect();
     expected.retain(|key, _| !is_by_hand(by_hand, key));
@@ -155,7 +156,7 @@ pub(super) fn tokenizer(
                 file: content.name.clone(),
                 source,
             })?;
-            checks.extend(vocabulary(file, &json, config.vocab_size));
+            checks.extend(vocabulary(file, &json, config.dims.vocab));
             let found = texts::check(
                 file,
                 &texts::Source {

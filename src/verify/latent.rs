@@ -1,19 +1,24 @@
-//! The checkpoint as the verifier reads it: latent weights by the formula, and in which row of the file each row has to
-//! stand. It shares the formula (`tequila`) with the packer, which PyTorch's golden values witness, and nothing else.
+//! The checkpoint as the verifier reads it: its linears by the scheme that they were trained with, and in which row of
+//! the file each row has to be.
+
+use std::ops::Range;
 
 use formats::safetensors::Tensor;
 use half::f16;
 use rayon::prelude::*;
 
 use super::VerifyError;
-use crate::model::{Checkpoint, Config, LatentLinear, Linear, Part, RopeScaling};
-use crate::tequila::{self, Lambda};
+use super::schemes::{self, Room, Ternarize};
+use crate::blueprint::Linear;
+use crate::model::{Checkpoint, Config, RopeScaling};
 
 /// A linear of the checkpoint, with the scale of every group.
 pub(super) struct Latent<'a> {
     checkpoint: &'a Checkpoint,
     linear: Linear,
-    latent: LatentLinear<'a>,
+    scheme: Box<dyn Ternarize + 'a>,
+    /// The bias that the layer has of its own. (rows,)
+    own_bias: Option<Tensor<'a>>,
     /// Number of rows.
     pub rows: usize,
     /// Number of columns.
@@ -27,11 +32,10 @@ pub(super) struct Latent<'a> {
     pub references: Vec<f32>,
 }
 
-/// One row by the formula.
+/// One row of it.
 #[derive(Default)]
 pub(super) struct LatentRow {
-    w: Vec<f32>,
-    lambda: Vec<f32>,
+    room: Room,
     /// (columns,)
     pub codes: Vec<i8>,
     /// The offline bias and the layer's own.
@@ -44,19 +48,20 @@ impl<'a> Latent<'a> {
     /// # Errors
     /// A weight that is NaN or infinite.
     pub fn new(checkpoint: &'a Checkpoint, linear: Linear) -> Result<Self, VerifyError> {
-        let (rows, columns) = linear.shape(&checkpoint.config);
-        let group_size = checkpoint.training.granularity.group_size(rows, columns);
-        let latent = checkpoint.linear(linear);
-        let scales = (0..latent.weight.len().div_ceil(group_size))
+        let (rows, columns) = linear.shape(&checkpoint.config.dims);
+        let scheme = schemes::of(checkpoint, linear);
+        let group_size = scheme.group_size();
+        let scales = (0..(rows * columns).div_ceil(group_size))
             .into_par_iter()
-            .map(|group| scale(latent.weight, group, group_size))
+            .map(|group| scheme.scale(group))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|index| VerifyError::not_finite(checkpoint, linear, "weight", index, columns))?;
         let references = scales.iter().map(|&scale| reference(scale)).collect();
         Ok(Self {
             checkpoint,
             linear,
-            latent,
+            scheme,
+            own_bias: checkpoint.tensors.get(&format!("{}.bias", linear.checkpoint_name())),
             rows,
             columns,
             group_size,
@@ -65,98 +70,46 @@ impl<'a> Latent<'a> {
         })
     }
 
+    /// The groups that row `row` lies in, and the columns that each covers.
+    pub fn runs(&self, row: usize) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        schemes::runs(row, self.columns, self.group_size)
+    }
+
     /// Codes and bias of row `row` of the checkpoint.
     ///
     /// # Errors
-    /// A lambda or a bias that is NaN or infinite.
+    /// A number beside the weights, or a bias, that is NaN or infinite.
     pub fn read(&self, row: usize, out: &mut LatentRow) -> Result<(), VerifyError> {
-        let columns = self.columns;
-        out.w.resize(columns, 0.0);
-        out.codes.resize(columns, 0);
-        self.latent.weight.read_f32(row * columns, &mut out.w);
-        for (group, run) in tequila::runs(row, columns, self.group_size) {
-            let dtype = self.latent.weight.dtype;
-            tequila::split(&out.w[run.clone()], self.scales[group], dtype, &mut out.codes[run]);
-        }
+        let not_finite = |part| {
+            let (index, columns) = (row * self.columns, self.columns);
+            VerifyError::not_finite(self.checkpoint, self.linear, part, index, columns)
+        };
+        out.codes.resize(self.columns, 0);
+        let bias = self.scheme.split(row, &self.scales, &mut out.room, &mut out.codes);
         let mut own = [0.0];
-        if let Some(bias) = self.latent.bias {
+        if let Some(bias) = self.own_bias {
             bias.read_f32(row, &mut own);
         }
-        out.bias = self.offline_bias(row, out) + f64::from(own[0]);
-        if out.bias.is_finite() {
-            return Ok(());
+        if !own[0].is_finite() {
+            return Err(not_finite("bias"));
         }
-        // Sums of finite numbers are finite: f64 holds more than f32.
-        let part = if own[0].is_finite() { "Lambada" } else { "bias" };
-        Err(VerifyError::not_finite(
-            self.checkpoint,
-            self.linear,
-            part,
-            row * columns,
-            columns,
-        ))
-    }
-
-    fn offline_bias(&self, row: usize, out: &mut LatentRow) -> f64 {
-        let Some(lambada) = self.latent.lambada else {
-            let dtype = self.latent.weight.dtype;
-            let lambda = self.checkpoint.training.lambda.fixed(dtype).unwrap_or(0.0);
-            return tequila::dead_zone_sum(&out.w, &out.codes, Lambda::Fixed(lambda));
-        };
-        // One number a weight, or one a row.
-        let width = lambada.shape[1];
-        out.lambda.resize(width, 0.0);
-        lambada.read_f32(row * width, &mut out.lambda);
-        let lambda = match out.lambda[..] {
-            [lambda] if self.columns > 1 => {
-                out.lambda = vec![lambda; self.columns];
-                &out.lambda
-            }
-            _ => &out.lambda,
-        };
-        tequila::dead_zone_sum(&out.w, &out.codes, Lambda::Learned(lambda))
+        out.bias = bias.map_err(not_finite)? + f64::from(own[0]);
+        Ok(())
     }
 
     /// The dense row `row` of the checkpoint, A = scale * code; returns its bias.
     ///
     /// # Errors
-    /// A lambda or a bias that is NaN or infinite.
+    /// Those of [`read`](Self::read).
     pub fn dense(&self, row: usize, out: &mut LatentRow, a: &mut [f32]) -> Result<f64, VerifyError> {
         self.read(row, out)?;
-        for (group, run) in tequila::runs(row, self.columns, self.group_size) {
+        for (group, run) in self.runs(row) {
             for (a, &code) in a[run.clone()].iter_mut().zip(&out.codes[run]) {
                 *a = self.scales[group] * f32::from(code);
             }
         }
         Ok(out.bias)
     }
-}
-
-/// The mean of |w| over a group, or the index of a weight that is not finite.
-fn scale(weight: Tensor, group: usize, group_size: usize) -> Result<f32, usize> {
-    const PIECE: usize = 1024;
-    let start = group * group_size;
-    let end = weight.len().min(start + group_size);
-    let piece_sum = |from: usize| {
-        let mut piece = [0.0; PIECE];
-        let w = &mut piece[..PIECE.min(end - from)];
-        weight.read_f32(from, w);
-        match tequila::check_finite(w) {
-            Ok(()) => Ok(tequila::absolute_sum(w)),
-            Err(found) => Err(from + found.index),
-        }
-    };
-    let pieces = (end - start).div_ceil(PIECE);
-    let sum = if pieces > 1 {
-        let sums: Result<Vec<f64>, _> = (0..pieces)
-            .into_par_iter()
-            .map(|piece| piece_sum(start + piece * PIECE))
-            .collect();
-        sums?.iter().sum()
-    } else {
-        piece_sum(start)?
-    };
-    Ok(tequila::scale(sum, end - start, weight.dtype))
 }
 
 fn reference(scale: f32) -> f32 {
@@ -169,11 +122,12 @@ fn reference(scale: f32) -> f32 {
 /// transformers turns dimension i of a head together with i + head_dim / 2 by the angle of frequency i; llama.cpp's
 /// `llama` turns 2i together with 2i + 1 by it. So the two members of pair i move from the one place to the other.
 pub(super) fn row_order(linear: Linear, config: &Config) -> Vec<usize> {
-    let (rows, _) = linear.shape(config);
+    let (rows, _) = linear.shape(&config.dims);
     let mut order: Vec<usize> = (0..rows).collect();
-    if matches!(linear.part, Part::Q | Part::K) {
-        let pairs = config.head_dim / 2;
-        for head in (0..rows).step_by(config.head_dim) {
+    if config.architecture.graph.interleaves(linear.part) {
+        let head_dim = config.dims.head_dim;
+        let pairs = head_dim / 2;
+        for head in (0..rows).step_by(head_dim) {
             for pair in 0..pairs {
                 order[head + 2 * pair] = head + pair;
                 order[head + 2 * pair + 1] = head + pair + pairs;
@@ -185,8 +139,8 @@ pub(super) fn row_order(linear: Linear, config: &Config) -> Vec<usize> {
 
 /// By how much each pair of dimensions turns slower than without scaling, for Llama 3's scaling: (head_dim / 2,).
 ///
-/// In terms of frequencies (transformers, `_compute_llama3_parameters`): those above `high / original` turns a token stay,
-/// those below `low / original` are divided by `factor`, and between them both are mixed evenly.
+/// In terms of frequencies (transformers, `_compute_llama3_parameters`): those above `high / original` turns a token
+/// stay, those below `low / original` are divided by `factor`, and between them both are mixed evenly.
 pub(super) fn rope_factors(config: &Config) -> Option<Vec<f64>> {
     let RopeScaling::Llama3 {
         factor,
@@ -197,13 +151,14 @@ pub(super) fn rope_factors(config: &Config) -> Option<Vec<f64>> {
     else {
         return None;
     };
+    let head_dim = config.dims.head_dim;
     let slower = |pair: usize| {
-        let angle = config.rope.theta.powf(-((2 * pair) as f64) / config.head_dim as f64);
+        let angle = config.rope.theta.powf(-((2 * pair) as f64) / head_dim as f64);
         let turns = original_context * angle / (2.0 * std::f64::consts::PI); // over the original context
         let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
         1.0 / (kept + (1.0 - kept) / factor)
     };
-    Some((0..config.head_dim / 2).map(slower).collect())
+    Some((0..head_dim / 2).map(slower).collect())
 }
 
 #[cfg(test)]
@@ -213,6 +168,7 @@ mod tests {
     use formats::safetensors::{self, Entry};
 
     use super::*;
+    use crate::blueprint::Part;
     use crate::engine::Engine;
     use crate::engine::oracle::{Oracle, Precision};
     use crate::metrics;
@@ -278,7 +234,7 @@ mod tests {
     fn codes_scales_and_biases_are_pytorch_s() {
         for folder in fixtures() {
             let (checkpoint, golden) = (open(&folder), Golden::read(&folder));
-            for linear in Linear::all(&checkpoint.config) {
+            for linear in checkpoint.config.linears() {
                 let latent = Latent::new(&checkpoint, linear).unwrap();
                 let name = linear.checkpoint_name();
                 let scales = golden.four_bytes(&format!("{name}.scale"), f32::from_le_bytes);
@@ -332,7 +288,7 @@ mod tests {
     fn rotary_factors_by_hand() {
         let mut config = open(fixtures().last().unwrap()).config;
         assert_eq!(rope_factors(&config), None);
-        (config.head_dim, config.rope.theta) = (4, 1e6);
+        (config.dims.head_dim, config.rope.theta) = (4, 1e6);
         config.rope.scaling = RopeScaling::Llama3 {
             factor: 8.0,
             low_freq_factor: 1.0,

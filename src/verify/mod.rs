@@ -4,7 +4,7 @@
 //! | level | file | question |
 //! |---|---|---|
 //! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
-//! | 2 codes | `codes`, `tables`, `keys`, `texts`, `latent`, `stated` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
+//! | 2 codes | `codes`, `tables`, `keys`, `texts`, `latent`, `schemes`, `stated` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
 //! | 4 logits | `logits`, `references`, `distance`, `windows`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
@@ -22,6 +22,7 @@ mod logits;
 mod ollama;
 mod references;
 mod report;
+mod schemes;
 mod speed;
 mod stated;
 mod tables;
@@ -40,10 +41,11 @@ pub use report::{
     Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,
 };
 
+use crate::blueprint::Linear;
 use crate::engine::EngineError;
 use crate::mapped::{Model, OpenError};
 use crate::model::tokenizer::TokenizerError;
-use crate::model::{Checkpoint, Linear, ModelError};
+use crate::model::{Checkpoint, ModelError};
 use crate::witness::{Program, WitnessError};
 
 /// Told what is being done, and where it is known, which share (0 to 1) of the work of its level is behind.

@@ -57,18 +57,21 @@ fn alignment(file: &File) -> Check {
 
 /// The keys that Ollama reads as u32 (any other type silently reads as 0), and the lengths that it allows.
 fn keys(file: &File) -> Check {
-    const U32: [&str; 6] = [
-        "general.file_type",
-        "llama.context_length",
-        "llama.block_count",
-        "llama.embedding_length",
-        "llama.attention.head_count",
-        "llama.attention.head_count_kv",
+    const U32: [&str; 5] = [
+        "context_length",
+        "block_count",
+        "embedding_length",
+        "attention.head_count",
+        "attention.head_count_kv",
     ];
     const MAX_STRING: usize = 16 << 20;
     const MAX_ARRAY: usize = 64 << 20;
-    let mut problems: Vec<_> = U32
-        .into_iter()
+    let architecture = file.get("general.architecture").and_then(Value::as_str);
+    let of_architecture = U32.map(|key| format!("{}.{key}", architecture.unwrap_or_default()));
+    let mut problems: Vec<_> = of_architecture
+        .iter()
+        .map(String::as_str)
+        .chain(["general.file_type"])
         .filter(|key| file.get(key).and_then(Value::as_u32).is_none())
         .map(|key| match file.get(key) {
             None => format!("key '{key}' is absent, expected u32"),
@@ -98,7 +101,7 @@ fn keys(file: &File) -> Check {
     Check::no_problems(
         CheckId::OllamaKeys,
         problems,
-        (U32.len() + file.metadata().len()) as u64,
+        (U32.len() + 1 + file.metadata().len()) as u64,
         "keys",
         "what Ollama reads as u32, and its limits (fs/gguf/gguf.go)",
     )

@@ -7,7 +7,7 @@ use formats::gguf::File;
 use super::report::{Level, LevelReport};
 use super::{Options, Progress, VerifyError, witness};
 use crate::bench::{SpeedFacts, Workload, race};
-use crate::engine::shape::Shape;
+use crate::engine::hyper::Hyper;
 
 /// Level 5.
 pub(super) fn check(
@@ -16,7 +16,7 @@ pub(super) fn check(
     options: &Options,
     progress: &Progress,
 ) -> Result<(LevelReport, Option<SpeedFacts>), VerifyError> {
-    if let Err(error) = Shape::read(file) {
+    if let Err(error) = Hyper::read(file) {
         return Ok((LevelReport::not_checked(Level::Speed, error.to_string()), None));
     }
     let progress = |what: &str| progress(&format!("speed: {what}"), None);

@@ -4,7 +4,8 @@
 use formats::safetensors::Tensor;
 use serde_json::{Map, Value};
 
-use crate::model::{Architecture, Checkpoint, Config, EMBEDDING, HEAD, Rope, RopeScaling};
+use crate::blueprint::{EMBEDDING, HEAD, SlidingWindow};
+use crate::model::{Checkpoint, Config, Rope, RopeScaling};
 
 /// The shape of the model with the parts that are stated here.
 pub(super) fn config(checkpoint: &Checkpoint) -> Config {
@@ -53,16 +54,16 @@ fn window(json: &Value, config: &Config) -> Option<usize> {
         None => Some(value),
         Some(found) => found.as_u64(),
     };
-    let first = match config.architecture {
-        Architecture::Llama => return None,
-        Architecture::Mistral => 0,
-        Architecture::Qwen2 if json["use_sliding_window"] != true => return None,
-        Architecture::Qwen2 => match json["layer_types"].as_array() {
+    let first = match config.architecture.sliding_window {
+        SlidingWindow::Never => return None,
+        SlidingWindow::EveryLayer => 0,
+        SlidingWindow::SomeLayers if json["use_sliding_window"] != true => return None,
+        SlidingWindow::SomeLayers => match json["layer_types"].as_array() {
             Some(kinds) => kinds.iter().position(|kind| kind == "sliding_attention")? as u64,
             None => default("max_window_layers", 28).unwrap_or(28),
         },
     };
-    let slides = first < config.layers as u64;
+    let slides = first < config.dims.layers as u64;
     default("sliding_window", 4096)
         .filter(|_| slides)
         .map(|window| window as usize)

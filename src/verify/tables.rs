@@ -8,21 +8,29 @@ use rayon::prelude::*;
 
 use super::latent::rope_factors;
 use super::report::{Check, CheckId, Limit, Unit};
+use crate::blueprint::Slot;
 use crate::metrics::Nmse;
-use crate::model::{Checkpoint, Config, EMBEDDING, FINAL_NORM, HEAD, attention_norm, feed_forward_norm};
+use crate::model::{Checkpoint, Config};
 
 /// The checks. `config`: what the verifier makes of config.json.
 pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Vec<Check> {
-    let mut checks = vec![norms(file, checkpoint)];
-    let mut tables = vec![(CheckId::Embedding, "token_embd.weight", EMBEDDING)];
-    if !config.tied_head {
-        tables.push((CheckId::Head, "output.weight", HEAD));
+    let (mut sources, mut tables) = (vec![], vec![]);
+    for (slot, source) in config.slots() {
+        let name = slot.gguf_name();
+        let tensor = |source: Option<String>| {
+            let tensor = checkpoint.tensors.get(&source.unwrap_or_default());
+            tensor.expect("Checkpoint::open found every tensor")
+        };
+        match slot {
+            Slot::Norm(_) => sources.push((name, tensor(source))),
+            Slot::Embedding => tables.push(table(file, CheckId::Embedding, &name, tensor(source))),
+            Slot::Head => tables.push(table(file, CheckId::Head, &name, tensor(source))),
+            // `codes` compares the first, `rope` the second.
+            Slot::Linear(_) | Slot::RopeFactors => {}
+        }
     }
-    for (id, name, source) in tables {
-        let source = checkpoint.tensors.get(source);
-        let source = source.expect("Checkpoint::open found every tensor");
-        checks.push(table(file, id, name, source));
-    }
+    let mut checks = vec![norms(file, sources)];
+    checks.append(&mut tables);
     if config.tied_head {
         let separate = file.tensor("output.weight").is_some();
         let problem = separate.then(|| "tensor 'output.weight' is there, the head is the embedding".into());
@@ -34,16 +42,9 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Ve
 }
 
 /// Every norm is the checkpoint's, widened to F32, bit for bit.
-fn norms(file: &File, checkpoint: &Checkpoint) -> Check {
-    let mut names = vec![("output_norm.weight".to_owned(), FINAL_NORM.to_owned())];
-    for layer in 0..checkpoint.config.layers {
-        names.push((format!("blk.{layer}.attn_norm.weight"), attention_norm(layer)));
-        names.push((format!("blk.{layer}.ffn_norm.weight"), feed_forward_norm(layer)));
-    }
+fn norms(file: &File, sources: Vec<(String, Tensor)>) -> Check {
     let (mut wrong, mut of, mut details) = (0, 0, vec![]);
-    for (name, source) in names {
-        let source = checkpoint.tensors.get(&source);
-        let source = source.expect("Checkpoint::open found every tensor");
+    for (name, source) in sources {
         let mut expected = vec![0.0; source.len()];
         source.read_f32(0, &mut expected);
         of += expected.len() as u64;

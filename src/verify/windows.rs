@@ -3,6 +3,7 @@
 use formats::gguf::File;
 
 use super::TextOptions;
+use crate::engine::hyper::Hyper;
 use crate::engine::text::Text;
 
 /// A text as windows of tokens, each to be run from an empty context.
@@ -32,8 +33,8 @@ impl Windows {
         let tokens = text.encode(&options.text, false);
         let first = text.encode("", true).first().copied();
         let first = first.filter(|&token| token == text.bos()); // where every text begins with it
-        let context = file.get("llama.context_length").and_then(formats::gguf::Value::as_u32);
-        let window = options.window.min(context.map_or(usize::MAX, |n| n as usize));
+        let context = Hyper::read(file).map_or(usize::MAX, |hyper| hyper.context);
+        let window = options.window.min(context);
         let lead = usize::from(first.is_some());
         let step = window.saturating_sub(lead).max(1);
         let count = options.tokens.min(tokens.len().saturating_sub(1));

@@ -194,7 +194,7 @@ fn the_type_table_is_ggml_s() {
             }
         }
     }
-    let last = BlockType::ALL.iter().filter(|ty| !ty.is_prism()).next_back();
+    let last = BlockType::ALL.iter().rfind(|ty| !ty.is_prism());
     assert_eq!(
         last.unwrap().id() + 1,
         ggml::type_count(),
@@ -209,8 +209,9 @@ fn the_type_table_is_ggml_s() {
 
 #[test]
 fn products_and_file_types_are_ggml_s() {
-    for &ty in BlockType::ALL.iter().filter(|ty| !ty.is_prism()) {
-        assert_eq!(ty.has_cpu_product(), ggml::has_cpu_product(ty), "{ty}");
+    for &ty in BlockType::ALL {
+        let multiplies = ty.id() < ggml::type_count() && ggml::has_cpu_product(ty);
+        assert_eq!(ty.has_cpu_product(), multiplies, "{ty}");
         let numbered = ggml::FILE_TYPES.iter().find(|(_, named)| *named == ty);
         assert_eq!(ty.file_type(), numbered.map(|(number, _)| *number), "{ty}");
     }

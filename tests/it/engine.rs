@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tqconv::engine::oracle::{Config, Norm, Oracle, Part, Precision, Rope, RopeScaling, Rows, Weights};
+use tqconv::engine::hyper::{Hyper, Pairing, Rope, Variant};
+use tqconv::engine::oracle::{Norm, Oracle, Part, Precision, Rows, Weights};
 use tqconv::engine::sample::Sampler;
 use tqconv::engine::{Engine, EngineError, Generate};
 use tqconv::metrics;
@@ -13,21 +14,21 @@ use crate::data::{self, Tensors};
 
 /// A model as `golden.safetensors` has it: codes, scales and biases from PyTorch, the rest from the checkpoint.
 struct Golden {
-    config: Config,
+    hyper: Hyper,
     golden: Tensors,
     checkpoint: Tensors,
 }
 
 /// What PyTorch makes of some tokens.
-struct Answers {
-    tokens: Vec<u32>,
+pub struct Answers {
+    pub tokens: Vec<u32>,
     /// (tokens, vocab)
-    logits: Vec<f32>,
-    vocab: usize,
+    pub logits: Vec<f32>,
+    pub vocab: usize,
 }
 
 impl Answers {
-    fn read(folder: &Path) -> Self {
+    pub fn read(folder: &Path) -> Self {
         let golden = Tensors::read(folder, "golden");
         let golden = golden.by_name();
         Answers {
@@ -41,7 +42,7 @@ impl Answers {
 impl Golden {
     fn read(folder: &Path) -> Self {
         Golden {
-            config: config(&std::fs::read_to_string(folder.join("config.json")).unwrap()),
+            hyper: hyper(&std::fs::read_to_string(folder.join("config.json")).unwrap()),
             golden: Tensors::read(folder, "golden"),
             checkpoint: Tensors::read(folder, "model"),
         }
@@ -58,9 +59,9 @@ impl Golden {
 }
 
 /// A matrix in memory.
-struct Held {
-    weights: Vec<f32>,
-    bias: Vec<f32>,
+pub struct Held {
+    pub weights: Vec<f32>,
+    pub bias: Vec<f32>,
 }
 
 impl Rows for Held {
@@ -77,42 +78,57 @@ impl Rows for Held {
     }
 }
 
-fn config(json: &str) -> Config {
+fn hyper(json: &str) -> Hyper {
     let json: Value = serde_json::from_str(json).unwrap();
     let whole = |key: &str| json[key].as_u64().unwrap() as usize;
-    let theta = json["rope_theta"]
+    let base = json["rope_theta"]
         .as_f64()
         .or(json["rope_parameters"]["rope_theta"].as_f64());
-    let scaling = &json["rope_scaling"];
-    let number = |key: &str| scaling[key].as_f64().unwrap();
-    Config {
+    let (base, head_dim) = (base.unwrap(), whole("head_dim"));
+    Hyper {
         vocab: whole("vocab_size"),
         hidden: whole("hidden_size"),
         layers: whole("num_hidden_layers"),
         heads: whole("num_attention_heads"),
         kv_heads: whole("num_key_value_heads"),
-        head_dim: whole("head_dim"),
+        head_dim,
         ffn: whole("intermediate_size"),
+        context: whole("max_position_embeddings"),
         norm_epsilon: json["rms_norm_eps"].as_f64().unwrap(),
         rope: Rope {
-            theta: theta.unwrap(),
-            scaling: match scaling["rope_type"].as_str() {
-                None => RopeScaling::None,
-                Some("llama3") => RopeScaling::Llama3 {
-                    factor: number("factor"),
-                    low_frequency_factor: number("low_freq_factor"),
-                    high_frequency_factor: number("high_freq_factor"),
-                    original_context: number("original_max_position_embeddings"),
-                },
-                Some(other) => panic!("rope_type {other}"),
-            },
+            base,
+            divisor: 1.0,
+            factors: rope_factors(&json["rope_scaling"], base, head_dim),
+            pairing: Pairing::Halves,
         },
+        variant: Variant::LLAMA,
     }
 }
 
+/// transformers, `_compute_llama3_parameters`.
+fn rope_factors(scaling: &Value, base: f64, head_dim: usize) -> Option<Vec<f64>> {
+    let kind = scaling["rope_type"].as_str()?;
+    assert_eq!(kind, "llama3");
+    let number = |key: &str| scaling[key].as_f64().unwrap();
+    let (low, high) = (number("low_freq_factor"), number("high_freq_factor"));
+    let (factor, context) = (number("factor"), number("original_max_position_embeddings"));
+    let of_pair = |pair: usize| {
+        let wavelength = std::f64::consts::TAU * base.powf(2.0 * pair as f64 / head_dim as f64);
+        if wavelength < context / high {
+            1.0
+        } else if wavelength > context / low {
+            factor
+        } else {
+            let smooth = (context / wavelength - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
+        }
+    };
+    Some((0..head_dim / 2).map(of_pair).collect())
+}
+
 impl Weights for Golden {
-    fn config(&self) -> &Config {
-        &self.config
+    fn hyper(&self) -> &Hyper {
+        &self.hyper
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
@@ -150,6 +166,7 @@ impl Weights for Golden {
             Norm::Attention(layer) => format!("layers.{layer}.input_layernorm"),
             Norm::FeedForward(layer) => format!("layers.{layer}.post_attention_layernorm"),
             Norm::Last => "norm".into(),
+            other => unreachable!("a Llama has no {other:?}"),
         };
         Ok(data::floats(
             &self.checkpoint.by_name()[&*format!("model.{name}.weight")],

@@ -4,6 +4,7 @@
 #[cfg(feature = "llama")]
 mod conformance;
 mod data;
+mod decoders;
 mod diff;
 #[cfg(feature = "llama")]
 mod dots;

@@ -134,7 +134,7 @@ fn norms_of_any_size_are_packed() {
     data::copy_folder(&data::fixture("kjv"), &folder);
     let packed = |size: f32| {
         for norm in ["input_layernorm", "post_attention_layernorm"] {
-            for layer in 0..open(&folder).config.layers {
+            for layer in 0..open(&folder).config.dims.layers {
                 let name = format!("model.layers.{layer}.{norm}.weight");
                 rewrite(&folder, &name, |_, column| [size, size / 2.0][column % 2]);
             }

@@ -399,9 +399,9 @@ fn a_missing_tensor_is_caught() {
     let verdict = packed.verify("");
     let absent = "tensor 'blk.3.ffn_up.weight' is absent";
     let lost = ["codes", "weight NMSE (blk.3.ffn_up)", LOSS];
-    verdict.assert_caught(1, "a llama's tensors", absent, &lost);
+    verdict.assert_caught(1, "the architecture's tensors", absent, &lost);
     let missing = "tensor 'blk.3.ffn_up.weight' is missing";
-    let also = ["a llama's tensors", lost[1], LOSS];
+    let also = ["the architecture's tensors", lost[1], LOSS];
     verdict.assert_caught(2, "codes", missing, &also);
     // No engine is given such a file, and that is not taken for agreement.
     assert_eq!([3, 4].map(|level| verdict.status(level)), ["not_checked"; 2]);
@@ -625,7 +625,7 @@ fn ollama_s_rules_are_checked_when_asked_for() {
     packed.set_key("llama.context_length", Value::U64(1024));
     let verdict = packed.verify_with("--levels 1 --for ollama");
     let place = "key 'llama.context_length' is of type u64, expected u32";
-    verdict.assert_caught(1, "Ollama's keys", place, &["a llama's tensors"]);
+    verdict.assert_caught(1, "Ollama's keys", place, &["the architecture's tensors"]);
 }
 
 #[test]

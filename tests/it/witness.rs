@@ -477,7 +477,7 @@ fn what_llama_cpp_aborts_of_is_refused_before() {
         let failed = failed(&report(&ran));
         let named = failed.iter().any(|(level, name, details)| {
             *level == 1
-                && name == "a llama's tensors"
+                && name == "the architecture's tensors"
                 && details.contains(&says.replace('\\', "\\\\").replace('"', "\\\""))
         });
         assert!(named, "{says}: {failed:?}");

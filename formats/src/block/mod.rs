@@ -282,12 +282,15 @@ mod table {
 
     /// Types with a `.vec_dot` in ggml-cpu.c:215-416; tests/it/conformance.rs asks ggml itself.
     #[test]
-    fn ggml_multiplies_all_but_these_types() {
-        let without = BlockType::ALL.iter().filter(|ty| !ty.has_cpu_product());
+    fn ggml_multiplies_all_but_seven_types_of_its_own() {
+        let of_ggml = BlockType::ALL.iter().filter(|ty| ty.id() < 43);
+        let without = of_ggml.filter(|ty| !ty.has_cpu_product());
         let names: Vec<_> = without.map(|ty| ty.name()).collect();
-        assert_eq!(
-            names,
-            ["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64", "PQ2_0", "PTQ1_0"]
+        assert_eq!(names, ["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"]);
+        assert!(
+            ![BlockType::PQ2_0, BlockType::PTQ1_0]
+                .iter()
+                .any(|ty| ty.has_cpu_product())
         );
     }
 

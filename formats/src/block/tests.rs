@@ -305,7 +305,7 @@ proptest! {
 
         // d = dmin = u; also other multipliers in the ratio 2 : 3, and none.
         let mut multipliers = [2 | 3 << 4; 16];
-        multipliers[5] = 2 * fifth | 3 * fifth << 4;
+        multipliers[5] = (2 * fifth) | ((3 * fifth) << 4);
         let block = four_level_q2_k(&codes, unit, unit, multipliers);
         let (found, scales) = read_four_levels(BlockType::Q2_K, &block).unwrap();
         prop_assert_eq!(&found, &codes);

@@ -11,7 +11,7 @@ use super::super::text::shown;
 use super::super::{lossy, pack, print, print_json, render};
 use super::InspectArgs;
 use crate::model::{
-    Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Training, TrainingOverrides, check_latent,
+    Checkpoint, Config, ConfigFile, ModelError, Scheme, Source, Tensors, TrainingOverrides, check_latent,
 };
 use crate::pack::{Embedding, Options, Plan, Rule, Target};
 use crate::simd::Level;
@@ -58,7 +58,7 @@ struct Found {
     config: Option<Result<Config, String>>,
     /// Whether they are latent ones.
     weights: Option<Result<(), String>>,
-    training: Option<Result<Training, String>>,
+    training: Option<Result<Scheme, String>>,
     plan: Option<Result<PackPreview, String>>,
 }
 
@@ -154,7 +154,7 @@ impl Found {
             // Weights that are of another family say why it is so.
             Some(Err(_)) if matches!(self.weights, Some(Err(_))) => {}
             Some(Err(problem)) => facts.push(("training", problem.clone())),
-            Some(Ok(training)) => facts.push(("training", pack::training_text(training))),
+            Some(Ok(scheme)) => facts.push(("training", scheme.training().text())),
         }
         match &self.plan {
             None => {}
@@ -198,10 +198,10 @@ impl Found {
         };
         let config = self.config.as_ref().map(|config| match config {
             Ok(config) => Ok(json!({
-                "architecture": format!("{:?}", config.architecture), "layers": config.layers,
-                "hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size,
-                "heads": config.heads, "kv_heads": config.kv_heads, "head_dim": config.head_dim,
-                "vocab_size": config.vocab_size, "context_length": config.context_length,
+                "architecture": config.architecture.short_name(), "layers": config.dims.layers,
+                "hidden_size": config.dims.hidden, "intermediate_size": config.dims.intermediate,
+                "heads": config.dims.heads, "kv_heads": config.dims.kv_heads, "head_dim": config.dims.head_dim,
+                "vocab_size": config.dims.vocab, "context_length": config.context_length,
                 "tied_head": config.tied_head,
             })),
             Err(problem) => Err(problem.clone()),
@@ -211,7 +211,7 @@ impl Found {
             Err(problem) => Err(problem.clone()),
         });
         let training = self.training.as_ref().map(|training| match training {
-            Ok(training) => Ok(pack::training_json(training)),
+            Ok(scheme) => Ok(scheme.training().json()),
             Err(problem) => Err(problem.clone()),
         });
         let pack = self.plan.as_ref().map(|plan| match plan {
@@ -247,25 +247,26 @@ impl PackPreview {
 }
 
 fn config_facts(config: &Config) -> Vec<(&'static str, String)> {
+    let dims = &config.dims;
     vec![
         (
             "model",
             format!(
-                "{:?}, {} layers, hidden {}, feed-forward {}, {} heads / {} kv of {}",
-                config.architecture,
-                config.layers,
-                config.hidden_size,
-                config.intermediate_size,
-                config.heads,
-                config.kv_heads,
-                config.head_dim
+                "{}, {} layers, hidden {}, feed-forward {}, {} heads / {} kv of {}",
+                config.architecture.short_name(),
+                dims.layers,
+                dims.hidden,
+                dims.intermediate,
+                dims.heads,
+                dims.kv_heads,
+                dims.head_dim
             ),
         ),
         (
             "tokens",
             format!(
                 "vocabulary {}, context {}, head {}",
-                config.vocab_size,
+                dims.vocab,
                 config.context_length,
                 if config.tied_head {
                     "tied to the embedding"

@@ -22,7 +22,6 @@ use args::TargetArg;
 pub(super) use args::{MAX_NMSE, parse_nmse, parse_pair};
 use next::Next;
 use report::Report;
-pub(super) use report::{training_json, training_text};
 
 /// Pack, and tell what came of it.
 pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode> {

@@ -10,9 +10,7 @@ use super::args::TargetArg;
 use super::next::Next;
 use crate::cli::text::shown;
 use crate::cli::{lossy, render};
-use crate::model::{LambdaSource, Training};
 use crate::pack::{Larger, Packed};
-use crate::tequila::Granularity;
 
 /// What there is to tell of a pack.
 pub(super) struct Report<'a> {
@@ -55,7 +53,7 @@ impl Report<'_> {
 
     fn facts(&self) -> Vec<(&'static str, String)> {
         const WORTH_A_RATE: u64 = 100_000_000; // bytes; below, starting up takes most of the time
-        let (summary, training) = (&self.packed.summary, &self.packed.checkpoint.training);
+        let (summary, scheme) = (&self.packed.summary, &self.packed.checkpoint.scheme);
         let linears: Vec<_> = summary
             .linears
             .iter()
@@ -64,7 +62,7 @@ impl Report<'_> {
         let input = self.packed.checkpoint.tensors.bytes();
         let rate = input as f64 / 1e9 / self.time.as_secs_f64();
         let mut facts = vec![
-            ("training", training_text(training)),
+            ("training", scheme.training().text()),
             (
                 "linears",
                 format!(
@@ -159,7 +157,7 @@ impl Report<'_> {
         json!({
             "output": lossy(&self.args.output), "files": self.paths.iter().map(|path| lossy(path)).collect::<Vec<_>>(), "written": !self.args.dry_run, "bytes": summary.bytes,
             "seconds": self.time.as_secs_f64(), "input_bytes": packed.checkpoint.tensors.bytes(),
-            "training": training_json(&packed.checkpoint.training),
+            "training": packed.checkpoint.scheme.training().json(),
             "linears": linears, "ternary_weights": summary.ternary_weights,
             "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(),
             "largest_bias": summary.largest_bias, "nmse": summary.loss.nmse(),
@@ -167,37 +165,5 @@ impl Report<'_> {
             "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
             "modelfile": self.next.modelfile.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,
         })
-    }
-}
-
-/// How a checkpoint was trained, in a few words.
-pub(in crate::cli) fn training_text(training: &Training) -> String {
-    let lambda = match training.lambda {
-        LambdaSource::Fixed(lambda) => format!("lambda {lambda}"),
-        LambdaSource::Learned => "learned lambda".into(),
-    };
-    format!(
-        "{}, {}, {lambda}",
-        training.lambda.method(),
-        granularity(training.granularity)
-    )
-}
-
-/// How a checkpoint was trained, with the names of config.json.
-pub(in crate::cli) fn training_json(training: &Training) -> serde_json::Value {
-    let lambda = match training.lambda {
-        LambdaSource::Fixed(lambda) => Some(lambda),
-        LambdaSource::Learned => None,
-    };
-    json!({
-        "quant_method": training.lambda.method(), "granularity": granularity(training.granularity), "lambda": lambda,
-    })
-}
-
-fn granularity(granularity: Granularity) -> String {
-    match granularity {
-        Granularity::Group(size) => format!("per_group {size}"),
-        Granularity::Channel => "per_channel".into(),
-        Granularity::Tensor => "per_tensor".into(),
     }
 }

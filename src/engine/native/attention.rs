@@ -8,11 +8,12 @@
 
 use std::array;
 
+use crate::engine::hyper::{Hyper, Pairing};
 use crate::kernels::Threads;
 use crate::simd::{LANES, Lanes, Level, Work};
 
+use super::chunks::for_each_chunk;
 use super::math::softmax;
-use super::{Shape, for_each_chunk};
 
 /// Queries that share one pass over keys and values.
 const QUERIES: usize = 4;
@@ -21,23 +22,25 @@ type Vector = [f32; LANES];
 
 /// Angles of some consecutive positions.
 pub struct Rotation {
-    /// `1 / (factor * base^(2i / head_dim) * factors_i)`: (head_dim / 2,) radians a position.
+    /// (head_dim / 2,) radians a position.
     frequencies: Vec<f64>,
     /// (positions, head_dim / 2) cosine and sine.
     turns: Vec<(f32, f32)>,
+    pairing: Pairing,
 }
 
 impl Rotation {
-    /// `factors`: the tensor `rope_freqs.weight`, (head_dim / 2,), that ggml divides angles by (ggml-cpu/ops.cpp, rope).
-    pub fn new(shape: &Shape, factors: Option<&[f32]>) -> Self {
+    pub fn new(hyper: &Hyper) -> Self {
+        let rope = &hyper.rope;
         let frequency = |i: usize| {
-            let exponent = -2.0 * i as f64 / shape.head_dim as f64;
-            let factor = factors.map_or(1.0, |factors| f64::from(factors[i]));
-            f64::from(shape.rope_base).powf(exponent) / f64::from(shape.rope_factor) / factor
+            let exponent = -2.0 * i as f64 / hyper.head_dim as f64;
+            let factor = rope.factors.as_ref().map_or(1.0, |factors| factors[i]);
+            rope.base.powf(exponent) / rope.divisor / factor
         };
         Rotation {
-            frequencies: (0..shape.head_dim / 2).map(frequency).collect(),
+            frequencies: (0..hyper.head_dim / 2).map(frequency).collect(),
             turns: Vec::new(),
+            pairing: rope.pairing,
         }
     }
 
@@ -48,34 +51,61 @@ impl Rotation {
         self.turns = (first..first + count).flat_map(of).collect();
     }
 
-    /// Turn the pairs (2i, 2i + 1) of every head: the order that GGUF has a Llama's q and k rows in.
-    /// `x`: (heads, head_dim) of the position that is `index` after the first.
+    /// Turn the pairs of every head. `x`: (heads, head_dim) of the position that is `index` after the first.
     pub fn apply(&self, level: Level, index: usize, x: &mut [f32]) {
         let pairs = self.frequencies.len();
         let turns = &self.turns[index * pairs..][..pairs];
-        level.run(Turn { turns, x });
+        match self.pairing {
+            Pairing::Interleaved => level.run(TurnInterleaved { turns, x }),
+            Pairing::Halves => level.run(TurnHalves { turns, x }),
+        }
     }
 }
 
-struct Turn<'a> {
+struct TurnInterleaved<'a> {
     /// (head_dim / 2,) cosine and sine.
     turns: &'a [(f32, f32)],
     /// (heads, head_dim)
     x: &'a mut [f32],
 }
 
-impl Work for Turn<'_> {
+impl Work for TurnInterleaved<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run(self, _: impl Lanes) {
         for head in self.x.chunks_exact_mut(2 * self.turns.len()) {
-            for (pair, (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(self.turns) {
-                let [a, b] = *pair;
-                *pair = [a * cos - b * sin, a * sin + b * cos];
+            for (pair, turn) in head.as_chunks_mut::<2>().0.iter_mut().zip(self.turns) {
+                let [a, b] = pair;
+                turn_pair(a, b, turn);
             }
         }
     }
+}
+
+/// As [`TurnInterleaved`].
+struct TurnHalves<'a> {
+    turns: &'a [(f32, f32)],
+    x: &'a mut [f32],
+}
+
+impl Work for TurnHalves<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: impl Lanes) {
+        for head in self.x.chunks_exact_mut(2 * self.turns.len()) {
+            let (first, second) = head.split_at_mut(self.turns.len());
+            for ((a, b), turn) in first.iter_mut().zip(second).zip(self.turns) {
+                turn_pair(a, b, turn);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn turn_pair(a: &mut f32, b: &mut f32, (cos, sin): &(f32, f32)) {
+    (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
 }
 
 /// Keys and values of every position so far.
@@ -90,14 +120,14 @@ pub struct Cache {
 
 impl Cache {
     /// Room for `context` positions. Memory is touched only as it fills.
-    pub fn new(shape: &Shape, context: usize) -> Self {
+    pub fn new(hyper: &Hyper, context: usize) -> Self {
         let positions = context.next_multiple_of(LANES);
-        let heads = shape.layers * shape.kv_heads;
+        let heads = hyper.layers * hyper.kv_heads;
         Cache {
-            keys: vec![[0.0; LANES]; heads * positions / LANES * shape.head_dim],
-            values: vec![[0.0; LANES]; heads * positions * shape.head_dim.div_ceil(LANES)],
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
+            keys: vec![[0.0; LANES]; heads * positions / LANES * hyper.head_dim],
+            values: vec![[0.0; LANES]; heads * positions * hyper.head_dim.div_ceil(LANES)],
+            kv_heads: hyper.kv_heads,
+            head_dim: hyper.head_dim,
             positions,
         }
     }
@@ -273,4 +303,125 @@ fn sums_of_products(lanes: impl Lanes, [a, b, c, d]: [&[f32]; QUERIES], vectors:
         lanes.store(of_c),
         lanes.store(of_d),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADS: usize = 6;
+    const KV_HEADS: usize = 2;
+
+    /// Numbers in -2..2 without a pattern.
+    fn numbers(seed: usize, count: usize) -> Vec<f32> {
+        let number = |i: usize| (i * 7919 + seed * 104_729) % 1009;
+        (0..count).map(|i| number(i) as f32 / 252.0 - 2.0).collect()
+    }
+
+    /// One layer with keys and values of the first positions.
+    fn filled(head_dim: usize, k: &[f32], v: &[f32]) -> Cache {
+        let positions = 48;
+        let mut cache = Cache {
+            keys: vec![[0.0; LANES]; KV_HEADS * positions / LANES * head_dim],
+            values: vec![[0.0; LANES]; KV_HEADS * positions * head_dim.div_ceil(LANES)],
+            kv_heads: KV_HEADS,
+            head_dim,
+            positions,
+        };
+        cache.store(0, 0, k, v, &Threads::new(1));
+        cache
+    }
+
+    /// Attention of one head of a token that sees `seen` positions, as it is written down, in f64.
+    fn plain(q: &[f32], k: &[f32], v: &[f32], kv_head: usize, seen: usize) -> Vec<f64> {
+        let head_dim = q.len();
+        let at = |x: &[f32], position: usize, i: usize| f64::from(x[(position * KV_HEADS + kv_head) * head_dim + i]);
+        let score = |position: usize| {
+            let dot: f64 = (0..head_dim).map(|i| f64::from(q[i]) * at(k, position, i)).sum();
+            (dot / (head_dim as f64).sqrt()).exp()
+        };
+        let scores: Vec<f64> = (0..seen).map(score).collect();
+        let total: f64 = scores.iter().sum();
+        let output = |i: usize| {
+            (0..seen)
+                .map(|position| scores[position] * at(v, position, i))
+                .sum::<f64>()
+                / total
+        };
+        (0..head_dim).map(output).collect()
+    }
+
+    #[test]
+    fn every_level_attends_with_the_same_bits() {
+        // 24: ends inside a vector.
+        for head_dim in [16, 24, 64] {
+            let (width, stored) = (HEADS * head_dim, 37);
+            let (k, v) = (
+                numbers(1, stored * KV_HEADS * head_dim),
+                numbers(2, stored * KV_HEADS * head_dim),
+            );
+            let cache = filled(head_dim, &k, &v);
+            for tokens in [1, 3, 9] {
+                let (q, first) = (numbers(3, tokens * width), stored - tokens);
+                let attend = |level| {
+                    let mut out = vec![f32::NAN; q.len()];
+                    cache.attend(level, (0, first), &q, width, &mut out, &Threads::new(2));
+                    out
+                };
+                let expected = attend(Level::BASELINE);
+                for level in Level::available() {
+                    let bits = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                    assert_eq!(
+                        bits(attend(level)),
+                        bits(expected.clone()),
+                        "{} {head_dim} {tokens}",
+                        level.name()
+                    );
+                }
+                for (i, (q, found)) in q
+                    .chunks_exact(head_dim)
+                    .zip(expected.chunks_exact(head_dim))
+                    .enumerate()
+                {
+                    let (token, kv_head) = (i / HEADS, i % HEADS / (HEADS / KV_HEADS));
+                    let exact = plain(q, &k, &v, kv_head, first + token + 1);
+                    let error = found.iter().zip(exact).map(|(y, exact)| (f64::from(*y) - exact).abs());
+                    assert!(error.fold(0.0, f64::max) < 1e-5, "{head_dim} {tokens} {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_turns_with_the_same_bits() {
+        for (pairs, pairing) in [1, 12, 32]
+            .iter()
+            .flat_map(|&pairs| [(pairs, Pairing::Interleaved), (pairs, Pairing::Halves)])
+        {
+            let mut rotation = Rotation {
+                frequencies: (0..pairs).map(|i| 1.0 / (i + 1) as f64).collect(),
+                turns: Vec::new(),
+                pairing,
+            };
+            rotation.prepare(5, 2);
+            let x = numbers(4, HEADS * 2 * pairs);
+            let turned = |level| {
+                let mut x = x.clone();
+                rotation.apply(level, 1, &mut x);
+                x
+            };
+            let expected = turned(Level::BASELINE);
+            for level in Level::available() {
+                assert_eq!(turned(level), expected, "{} {pairs} {pairing:?}", level.name());
+            }
+            // The last pair of the first head.
+            let (a, b) = match pairing {
+                Pairing::Interleaved => (2 * pairs - 2, 2 * pairs - 1),
+                Pairing::Halves => (pairs - 1, 2 * pairs - 1),
+            };
+            let (sin, cos) = (6.0 / pairs as f64).sin_cos();
+            let exact = f64::from(x[a]) * cos - f64::from(x[b]) * sin;
+            assert!((f64::from(expected[a]) - exact).abs() < 1e-6, "{pairs} {pairing:?}");
+        }
+    }
 }

@@ -51,12 +51,43 @@ impl Work for RmsNorm<'_> {
 
     #[inline(always)]
     fn run(self, _: impl Lanes) {
-        let mean_square = sum_of_squares(self.x) / self.x.len() as f32;
-        let factor = 1.0 / (mean_square + self.epsilon).sqrt();
+        let factor = norm_factor(self.x, self.epsilon);
         for ((y, x), weight) in self.y.iter_mut().zip(self.x).zip(self.weight) {
             *y = x * factor * weight;
         }
     }
+}
+
+/// [`rms_norm`] in place, of each piece of `x` as long as `weight`.
+pub fn rms_norm_pieces(level: Level, x: &mut [f32], weight: &[f32], epsilon: f32) {
+    level.run(RmsNormPieces { x, weight, epsilon });
+}
+
+struct RmsNormPieces<'a> {
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+}
+
+impl Work for RmsNormPieces<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: impl Lanes) {
+        for piece in self.x.chunks_exact_mut(self.weight.len()) {
+            let factor = norm_factor(piece, self.epsilon);
+            for (x, weight) in piece.iter_mut().zip(self.weight) {
+                *x = *x * factor * weight;
+            }
+        }
+    }
+}
+
+/// `1 / sqrt(mean x^2 + epsilon)`
+#[inline(always)]
+fn norm_factor(x: &[f32], epsilon: f32) -> f32 {
+    let mean_square = sum_of_squares(x) / x.len() as f32;
+    1.0 / (mean_square + epsilon).sqrt()
 }
 
 #[inline(always)]
@@ -149,11 +180,28 @@ impl Work for SwiGlu<'_> {
     }
 }
 
-/// `x += y + bias`, where there is one. An addition of two numbers needs no level: memory takes longer.
-pub fn add(x: &mut [f32], y: &[f32], bias: Option<&[f32]>) {
+/// `x += y`. An addition of two numbers needs no level, here and below: memory takes longer.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
+
+/// `x += scale * (y + bias)`, with a bias where there is one.
+pub fn add_scaled(x: &mut [f32], y: &[f32], bias: Option<&[f32]>, scale: f32) {
     match bias {
-        Some(bias) => x.iter_mut().zip(y).zip(bias).for_each(|((x, y), bias)| *x += y + bias),
-        None => x.iter_mut().zip(y).for_each(|(x, y)| *x += y),
+        Some(bias) => {
+            let terms = y.iter().zip(bias);
+            x.iter_mut()
+                .zip(terms)
+                .for_each(|(x, (y, bias))| *x += scale * (y + bias));
+        }
+        None => x.iter_mut().zip(y).for_each(|(x, y)| *x += scale * y),
+    }
+}
+
+/// `x *= scale`
+pub fn scale(x: &mut [f32], scale: f32) {
+    if scale != 1.0 {
+        x.iter_mut().for_each(|x| *x *= scale);
     }
 }
 
@@ -197,6 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn norm_of_pieces_by_hand() {
+        for level in Level::available() {
+            let mut x = [3.0, -4.0, 0.0, 0.0, -6.0, 8.0];
+            rms_norm_pieces(level, &mut x, &[2.0, 1.0], 3.5);
+            assert_eq!(x[..4], [1.5, -1.0, 0.0, 0.0]);
+            let factor = 1.0 / 53.5f32.sqrt(); // mean square of (-6, 8): 50
+            assert_eq!(x[4..], [-6.0 * factor * 2.0, 8.0 * factor]);
+        }
+    }
+
+    #[test]
     fn softmax_by_hand() {
         let mut x: Vec<f32> = (0..20)
             .map(|i| if i == 7 { 1000.0 + 5f32.ln() } else { 1000.0 })
@@ -222,11 +281,12 @@ mod tests {
             let x: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32).sin() * 9.0).collect();
             let weight: Vec<f32> = x.iter().map(|x| x + 10.0).collect();
             let of_level = |level: Level| {
-                let mut y = [vec![0.0; n], x.clone(), x.clone(), x.clone()];
+                let mut y = [vec![0.0; n], x.clone(), x.clone(), x.clone(), x.clone()];
                 rms_norm(level, &x, &weight, 1e-5, &mut y[0]);
                 level.run(Softmax(&mut y[1]));
                 swiglu(level, &mut y[2], &weight, None);
                 swiglu(level, &mut y[3], &weight, Some(&x));
+                rms_norm_pieces(level, &mut y[4], &weight[..n.div_ceil(2)], 1e-5);
                 y.map(|y| y.into_iter().map(f32::to_bits).collect::<Vec<_>>())
             };
             let expected = of_level(Level::BASELINE);
@@ -237,10 +297,15 @@ mod tests {
     }
 
     #[test]
-    fn addition_with_and_without_bias() {
+    fn sums_by_hand() {
         let mut x = [1.0, 2.0];
-        add(&mut x, &[10.0, 20.0], None);
-        add(&mut x, &[10.0, 20.0], Some(&[0.5, 0.25]));
-        assert_eq!(x, [21.5, 42.25]);
+        add(&mut x, &[10.0, 20.0]);
+        assert_eq!(x, [11.0, 22.0]);
+        add_scaled(&mut x, &[10.0, 20.0], None, 0.5);
+        assert_eq!(x, [16.0, 32.0]);
+        add_scaled(&mut x, &[10.0, 20.0], Some(&[0.5, 0.25]), 2.0);
+        assert_eq!(x, [37.0, 72.5]);
+        scale(&mut x, 2.0);
+        assert_eq!(x, [74.0, 145.0]);
     }
 }

@@ -1,4 +1,4 @@
-//! A Llama's forward pass straight from a GGUF: packed weights on our kernels, everything else in f32.
+//! A decoder's forward pass straight from a GGUF: packed weights on our kernels, everything else in f32.
 //!
 //! ```text
 //! x = embedding[token]
@@ -6,20 +6,23 @@
 //!                   gate, up = linears(norm(x));                                   x += down(silu(gate) * up)
 //! logits = head(norm(x))
 //! ```
-//! Tokens go through in batches, so that the weights are read once for up to 512 of them.
+//! What an architecture computes otherwise ([`Variant`](super::hyper::Variant)) stands where it comes in. Tokens go
+//! through in batches, so that the weights are read once for up to 512 of them.
 
 mod attention;
+mod chunks;
 mod math;
+mod weights;
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use formats::block::BlockType;
 use formats::gguf::File;
 use rayon::prelude::*;
 
 use self::attention::{Cache, Rotation};
-use super::shape::Shape;
+use self::chunks::for_each_row;
+use self::weights::{Embedding, Layer, Linear, Tensors};
+use super::hyper::{Hyper, QkNorm};
 use super::{Engine, EngineError, EngineName, Generate, check_tokens, threads_text};
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 use crate::simd::Level;
@@ -51,7 +54,7 @@ impl Settings {
 
 /// The engine. It borrows the file for the embedding, of which it reads single rows.
 pub struct Native<'file> {
-    shape: Shape,
+    hyper: Hyper,
     settings: Settings,
     threads: Threads,
     level: Level,
@@ -65,29 +68,6 @@ pub struct Native<'file> {
     used: usize,
     buffers: Buffers,
     load_time: Duration,
-}
-
-struct Embedding<'file> {
-    ty: BlockType,
-    row_bytes: usize,
-    bytes: &'file [u8],
-}
-
-struct Layer {
-    attention_norm: Vec<f32>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    ffn_norm: Vec<f32>,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-struct Linear {
-    matrix: Matrix,
-    bias: Option<Vec<f32>>,
 }
 
 /// What lives during one batch, (tokens, width) each; kept so that decoding allocates nothing large.
@@ -110,15 +90,15 @@ impl<'file> Native<'file> {
     /// Pack the weights of `file` for the kernels.
     ///
     /// # Errors
-    /// Those of [`Shape::read`]; a matrix of a type that no kernel multiplies; no memory.
+    /// Those of [`Hyper::read`]; a matrix of a type that no kernel multiplies; no memory.
     pub fn load(file: &File<'file>, settings: Settings) -> Result<Self, EngineError> {
         let start = Instant::now();
-        let shape = Shape::read(file)?;
+        let hyper = Hyper::read(file)?;
         let tensors = Tensors {
             file,
             options: settings.kernels,
         };
-        let embedding = Embedding::load(&tensors, &shape)?;
+        let embedding = Embedding::load(&tensors, &hyper)?;
         let head = if file.tensor("output.weight").is_some() {
             "output.weight"
         } else {
@@ -127,34 +107,28 @@ impl<'file> Native<'file> {
         // Together, so that no thread waits at the end of each small matrix.
         let (layers, head) = rayon::join(
             || -> Vec<_> {
-                let layers = (0..shape.layers).into_par_iter();
-                let load = |index| Layer::load(&tensors, index, &shape);
+                let layers = (0..hyper.layers).into_par_iter();
+                let load = |index| Layer::load(&tensors, index, &hyper);
                 layers.map(load).collect()
             },
             || tensors.matrix(head),
         );
         let layers = layers.into_iter().collect::<Result<_, _>>()?;
-        let factors = tensors.vector("rope_freqs.weight")?;
         Ok(Native {
             embedding,
             layers,
             norm: tensors.norm("output_norm.weight")?,
             head: head?,
-            rotation: Rotation::new(&shape, factors.as_deref()),
-            cache: Cache::new(&shape, settings.context),
+            rotation: Rotation::new(&hyper),
+            cache: Cache::new(&hyper, settings.context),
             used: 0,
             buffers: Buffers::new(settings.kernels.isa),
             threads: Threads::new(settings.threads),
             level: Level::widest(),
-            shape,
+            hyper,
             settings,
             load_time: start.elapsed(),
         })
-    }
-
-    /// The model's shape.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
     }
 
     /// How long it took to pack the weights.
@@ -189,16 +163,17 @@ impl<'file> Native<'file> {
     /// before the last norm.
     fn run_layers(&mut self, tokens: &[u32], wanted: usize) {
         let Buffers { x, .. } = &mut self.buffers;
-        x.resize(tokens.len() * self.shape.hidden, 0.0);
-        for (x, &token) in x.chunks_exact_mut(self.shape.hidden).zip(tokens) {
+        x.resize(tokens.len() * self.hyper.hidden, 0.0);
+        for (x, &token) in x.chunks_exact_mut(self.hyper.hidden).zip(tokens) {
             self.embedding.read(token, x);
+            math::scale(x, self.hyper.variant.embedding_scale as f32);
         }
         self.rotation.prepare(self.used, tokens.len());
         for index in 0..self.layers.len() {
             self.attention(index);
             if index + 1 == self.layers.len() {
                 // Behind its attention nothing sees a token but the token itself.
-                let unwanted = (tokens.len() - wanted) * self.shape.hidden;
+                let unwanted = (tokens.len() - wanted) * self.hyper.hidden;
                 self.buffers.x.drain(..unwanted);
             }
             if !self.buffers.x.is_empty() {
@@ -210,8 +185,16 @@ impl<'file> Native<'file> {
 
     /// `x += o(attention(norm(x)))`
     fn attention(&mut self, index: usize) {
+        self.project(index);
+        self.cache
+            .store(index, self.used, &self.buffers.k, &self.buffers.v, &self.threads);
+        self.mix(index);
+    }
+
+    /// `q, k, v = linears(norm(x))`, q and k at their positions.
+    fn project(&mut self, index: usize) {
         let Native {
-            shape,
+            hyper,
             layers,
             threads,
             level,
@@ -220,9 +203,8 @@ impl<'file> Native<'file> {
             ..
         } = self;
         let layer = &layers[index];
-        let width = shape.heads * shape.head_dim;
-        let kv_width = shape.kv_heads * shape.head_dim;
-        b.norm(*level, &layer.attention_norm, shape.norm_epsilon, threads);
+        let epsilon = hyper.norm_epsilon as f32;
+        b.norm(*level, &layer.attention_norm, epsilon, threads);
         multiply(
             &mut b.activations,
             &b.normed,
@@ -233,27 +215,51 @@ impl<'file> Native<'file> {
             ],
             threads,
         );
-        for_each_row(threads, &mut b.q, width, |token, q| {
-            layer.q.add_bias(q);
-            rotation.apply(*level, token, q);
+        let place = |token: usize, x: &mut [f32], linear: &Linear, norm: &Option<Vec<f32>>| {
+            linear.add_bias(x);
+            let norm = |at: QkNorm, x: &mut [f32]| match norm {
+                Some(weight) if hyper.variant.qk_norm == at => math::rms_norm_pieces(*level, x, weight, epsilon),
+                _ => {}
+            };
+            norm(QkNorm::BeforeRope, x);
+            rotation.apply(*level, token, x);
+            norm(QkNorm::AfterRope, x);
+        };
+        let (q, k) = ((&layer.q, &layer.q_norm), (&layer.k, &layer.k_norm));
+        for_each_row(threads, &mut b.q, hyper.q_width(), |token, x| place(token, x, q.0, q.1));
+        for_each_row(threads, &mut b.k, hyper.kv_width(), |token, x| {
+            place(token, x, k.0, k.1)
         });
-        for_each_row(threads, &mut b.k, kv_width, |token, k| {
-            layer.k.add_bias(k);
-            rotation.apply(*level, token, k);
-        });
-        for_each_row(threads, &mut b.v, kv_width, |_, v| layer.v.add_bias(v));
-        self.cache.store(index, self.used, &b.k, &b.v, threads);
+        for_each_row(threads, &mut b.v, hyper.kv_width(), |_, v| layer.v.add_bias(v));
+    }
+
+    /// `x += o(softmax(q k^T / sqrt(head_dim)) v)` over the cache.
+    fn mix(&mut self, index: usize) {
+        let Native {
+            hyper,
+            layers,
+            threads,
+            level,
+            buffers: b,
+            ..
+        } = self;
+        let (layer, width) = (&layers[index], hyper.q_width());
         b.mixed.resize(b.q.len(), 0.0);
         let at = (index, self.used);
         self.cache.attend(*level, at, &b.q, width, &mut b.mixed, threads);
+        if let Some(weight) = &layer.attention_sub_norm {
+            let epsilon = hyper.norm_epsilon as f32;
+            let norm = |_, mixed: &mut [f32]| math::rms_norm_pieces(*level, mixed, weight, epsilon);
+            for_each_row(threads, &mut b.mixed, width, norm);
+        }
         multiply(&mut b.activations, &b.mixed, [(&layer.o.matrix, &mut b.out)], threads);
-        b.add_out(layer.o.bias.as_deref(), shape.hidden, threads);
+        b.add_out(layer.o.bias.as_deref(), hyper, threads);
     }
 
     /// `x += down(silu(gate(norm(x))) * up(norm(x)))`
     fn feed_forward(&mut self, index: usize) {
         let Native {
-            shape,
+            hyper,
             layers,
             threads,
             level,
@@ -261,7 +267,8 @@ impl<'file> Native<'file> {
             ..
         } = self;
         let layer = &layers[index];
-        b.norm(*level, &layer.ffn_norm, shape.norm_epsilon, threads);
+        let epsilon = hyper.norm_epsilon as f32;
+        b.norm(*level, &layer.ffn_norm, epsilon, threads);
         multiply(
             &mut b.activations,
             &b.normed,
@@ -269,27 +276,31 @@ impl<'file> Native<'file> {
             threads,
         );
         let up = &b.up;
-        for_each_row(threads, &mut b.gate, shape.ffn, |token, gate| {
+        for_each_row(threads, &mut b.gate, hyper.ffn, |token, gate| {
             layer.gate.add_bias(gate);
-            let up = &up[token * shape.ffn..][..shape.ffn];
+            let up = &up[token * hyper.ffn..][..hyper.ffn];
             math::swiglu(*level, gate, up, layer.up.bias.as_deref());
+            if let Some(weight) = &layer.ffn_sub_norm {
+                math::rms_norm_pieces(*level, gate, weight, epsilon);
+            }
         });
         multiply(&mut b.activations, &b.gate, [(&layer.down.matrix, &mut b.out)], threads);
-        b.add_out(layer.down.bias.as_deref(), shape.hidden, threads);
+        b.add_out(layer.down.bias.as_deref(), hyper, threads);
     }
 
     /// Logits (wanted, vocab) of the tokens in `buffers.x`.
     fn head(&mut self) -> Vec<f32> {
         let Native {
-            shape,
+            hyper,
             threads,
             level,
             buffers: b,
             ..
         } = self;
-        b.norm(*level, &self.norm, shape.norm_epsilon, threads);
+        b.norm(*level, &self.norm, hyper.norm_epsilon as f32, threads);
         let mut logits = Vec::new();
         multiply(&mut b.activations, &b.normed, [(&self.head, &mut logits)], threads);
+        math::scale(&mut logits, hyper.variant.logit_scale as f32);
         logits
     }
 }
@@ -301,13 +312,13 @@ impl Engine for Native<'_> {
     }
 
     fn vocab(&self) -> usize {
-        self.shape.vocab
+        self.hyper.vocab
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.reset();
-        check_tokens(tokens, self.shape.vocab, 0, self.settings.context)?;
-        let mut logits = Vec::with_capacity(tokens.len() * self.shape.vocab);
+        check_tokens(tokens, self.hyper.vocab, 0, self.settings.context)?;
+        let mut logits = Vec::with_capacity(tokens.len() * self.hyper.vocab);
         for batch in tokens.chunks(BATCH) {
             self.run_layers(batch, batch.len());
             logits.extend(self.head());
@@ -327,120 +338,12 @@ impl Generate for Native<'_> {
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        check_tokens(tokens, self.shape.vocab, self.used, self.settings.context)?;
+        check_tokens(tokens, self.hyper.vocab, self.used, self.settings.context)?;
         let last = (tokens.len() - 1) / BATCH;
         for (index, batch) in tokens.chunks(BATCH).enumerate() {
             self.run_layers(batch, usize::from(index == last));
         }
         Ok(self.head())
-    }
-}
-
-impl<'file> Embedding<'file> {
-    fn load(tensors: &Tensors<'_, 'file>, shape: &Shape) -> Result<Self, EngineError> {
-        const NAME: &str = "token_embd.weight";
-        let (info, bytes) = tensors.get(NAME)?;
-        let embedding = Embedding {
-            ty: info.ty,
-            row_bytes: bytes.len() / shape.vocab,
-            bytes,
-        };
-        // What can go wrong with one row goes wrong with all.
-        let row = &bytes[..embedding.row_bytes];
-        match info.ty.dequantize_row(row, &mut vec![0.0; shape.hidden]) {
-            Ok(()) => Ok(embedding),
-            Err(_) => Err(EngineError::Type {
-                name: NAME.into(),
-                found: info.ty.to_string(),
-                expected: "a type that we can dequantize",
-            }),
-        }
-    }
-
-    fn read(&self, token: u32, x: &mut [f32]) {
-        let row = &self.bytes[token as usize * self.row_bytes..][..self.row_bytes];
-        self.ty
-            .dequantize_row(row, x)
-            .expect("loading has tried the type and the length");
-    }
-}
-
-impl Layer {
-    fn load(tensors: &Tensors, index: usize, shape: &Shape) -> Result<Self, EngineError> {
-        let [q, k, v, o, gate, up, down] = shape.linears().map(|(part, _, _)| tensors.linear(index, part));
-        Ok(Layer {
-            attention_norm: tensors.norm(&format!("blk.{index}.attn_norm.weight"))?,
-            q: q?,
-            k: k?,
-            v: v?,
-            o: o?,
-            ffn_norm: tensors.norm(&format!("blk.{index}.ffn_norm.weight"))?,
-            gate: gate?,
-            up: up?,
-            down: down?,
-        })
-    }
-
-    fn linears(&self) -> [&Linear; 7] {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
-    }
-}
-
-impl Linear {
-    fn add_bias(&self, y: &mut [f32]) {
-        if let Some(bias) = &self.bias {
-            math::add(y, bias, None);
-        }
-    }
-}
-
-/// The file's tensors, as matrices and vectors. [`Shape::read`] has checked names, shapes and the type of vectors.
-struct Tensors<'a, 'file> {
-    file: &'a File<'file>,
-    options: kernels::Options,
-}
-
-impl<'file> Tensors<'_, 'file> {
-    fn get(&self, name: &str) -> Result<(&formats::gguf::TensorInfo, &'file [u8]), EngineError> {
-        self.file
-            .tensor(name)
-            .ok_or_else(|| EngineError::MissingTensor { name: name.into() })
-    }
-
-    fn matrix(&self, name: &str) -> Result<Matrix, EngineError> {
-        let (info, bytes) = self.get(name)?;
-        let (rows, columns) = (info.rows() as usize, info.columns() as usize);
-        Matrix::new(info.ty, rows, columns, bytes, &self.options).map_err(|source| EngineError::Kernel {
-            name: name.into(),
-            source,
-        })
-    }
-
-    fn vector(&self, name: &str) -> Result<Option<Vec<f32>>, EngineError> {
-        let Some((_, bytes)) = self.file.tensor(name) else {
-            return Ok(None);
-        };
-        Ok(Some(
-            bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&number| f32::from_le_bytes(number))
-                .collect(),
-        ))
-    }
-
-    fn norm(&self, name: &str) -> Result<Vec<f32>, EngineError> {
-        self.vector(name)?
-            .ok_or_else(|| EngineError::MissingTensor { name: name.into() })
-    }
-
-    fn linear(&self, layer: usize, part: &str) -> Result<Linear, EngineError> {
-        let matrix = self.matrix(&format!("blk.{layer}.{part}.weight"))?;
-        Ok(Linear {
-            matrix,
-            bias: self.vector(&format!("blk.{layer}.{part}.bias"))?,
-        })
     }
 }
 
@@ -471,11 +374,12 @@ impl Buffers {
         });
     }
 
-    /// `x += out + bias`
-    fn add_out(&mut self, bias: Option<&[f32]>, hidden: usize, threads: &Threads) {
-        let out = &self.out;
+    /// `x += residual_scale * (out + bias)`
+    fn add_out(&mut self, bias: Option<&[f32]>, hyper: &Hyper, threads: &Threads) {
+        let (out, hidden) = (&self.out, hyper.hidden);
         for_each_row(threads, &mut self.x, hidden, |token, x| {
-            math::add(x, &out[token * hidden..][..hidden], bias);
+            let out = &out[token * hidden..][..hidden];
+            math::add_scaled(x, out, bias, hyper.variant.residual_scale as f32);
         });
     }
 }
@@ -496,25 +400,4 @@ fn multiply<const N: usize>(
         y.resize(activations.tokens() * matrix.rows(), 0.0);
         matrix.multiply(activations, y, threads);
     }
-}
-
-/// `work(i, row i)` for every row of `width` numbers, several of them a piece of work.
-fn for_each_row(threads: &Threads, data: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    /// Numbers in a piece of work: some microseconds.
-    const PIECE: usize = 1 << 15;
-    let rows = (PIECE / width).max(1);
-    for_each_chunk(threads, data, rows * width, |chunk, data| {
-        for (row, data) in data.chunks_exact_mut(width).enumerate() {
-            work(chunk * rows + row, data);
-        }
-    });
-}
-
-/// `work(i, chunk i)` for every chunk of `size` items, on all threads.
-fn for_each_chunk<T: Send>(threads: &Threads, data: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
-    // Each chunk is taken once; the lock shows the compiler that nobody else holds it.
-    let chunks: Vec<Mutex<&mut [T]>> = data.chunks_mut(size).map(Mutex::new).collect();
-    threads.run(chunks.len(), |i| {
-        work(i, &mut chunks[i].lock().expect("each chunk is locked once"))
-    });
 }

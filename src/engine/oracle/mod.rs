@@ -1,16 +1,19 @@
-//! The oracle: a Llama's forward pass as the formulas have it, in f64, one plain loop each. It shares nothing with the
+//! The oracle: a decoder's forward pass as the formulas have it, in f64, one plain loop each. It shares nothing with the
 //! packer, the block codecs, the kernels or GGUF: weights come as dense f32 rows in Hugging Face's order, and are asked for
 //! a few rows at a time, each once for all texts together.
 
 mod product;
 mod weights;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 pub use product::Precision;
-pub use weights::{Config, Norm, Part, Rope, RopeScaling, Rounding, Rows, Weights};
+pub use weights::{Norm, Part, Rounding, Rows, Weights};
 
 use self::product::product;
+use super::hyper::{Hyper, Pairing, QkNorm};
 use super::{Engine, EngineError, EngineName, check_tokens};
 
 /// The forward pass over such weights.
@@ -37,22 +40,22 @@ impl<W: Weights> Oracle<'_, W> {
     /// # Errors
     /// No tokens, a token outside the vocabulary, or those of the weights.
     pub fn states(&self, sequences: &[Sequence], progress: &dyn Fn(usize)) -> Result<Vec<f64>, EngineError> {
-        let config = self.weights.config();
+        let hyper = self.weights.hyper();
         for sequence in sequences {
-            check_tokens(sequence.tokens, config.vocab, 0, usize::MAX)?;
+            check_tokens(sequence.tokens, hyper.vocab, 0, usize::MAX)?;
         }
         let pass = Pass {
             oracle: self,
-            config,
-            frequencies: config.rope.frequencies(config.head_dim),
+            hyper,
+            frequencies: frequencies(hyper),
             sequences,
         };
         let mut x = pass.embed()?;
-        for layer in 0..config.layers {
+        for layer in 0..hyper.layers {
             let mixed = pass.attention(layer, &x)?;
-            add(&mut x, &mixed);
+            add(&mut x, &mixed, hyper.variant.residual_scale);
             let fed = pass.feed_forward(layer, &x)?;
-            add(&mut x, &fed);
+            add(&mut x, &fed, hyper.variant.residual_scale);
             progress(layer);
         }
         pass.norm(Norm::Last, &x)
@@ -67,7 +70,12 @@ impl<W: Weights> Oracle<'_, W> {
         let mut states = [exact, rounded].concat();
         let rounded = &mut states[exact.len()..];
         round_rows(head.rounding(), rounded, head.shape().1);
-        product(&*head, &states, self.precision)
+        let mut logits: Vec<f32> = product(&*head, &states, self.precision)?;
+        let scale = self.weights.hyper().variant.logit_scale;
+        logits
+            .iter_mut()
+            .for_each(|logit| *logit = (f64::from(*logit) * scale) as f32);
+        Ok(logits)
     }
 }
 
@@ -77,7 +85,7 @@ impl<W: Weights> Engine for Oracle<'_, W> {
     }
 
     fn vocab(&self) -> usize {
-        self.weights.config().vocab
+        self.weights.hyper().vocab
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
@@ -90,45 +98,57 @@ impl<W: Weights> Engine for Oracle<'_, W> {
 /// One run of some sequences.
 struct Pass<'a, W> {
     oracle: &'a Oracle<'a, W>,
-    config: &'a Config,
+    hyper: &'a Hyper,
     /// Radians a position for each dimension pair.
     frequencies: Vec<f64>,
     sequences: &'a [Sequence<'a>],
 }
 
 impl<W: Weights> Pass<'_, W> {
-    /// `x_t = embedding[token_t]`: (tokens, hidden).
+    /// `x_t = embedding_scale * embedding[token_t]`: (tokens, hidden).
     fn embed(&self) -> Result<Vec<f64>, EngineError> {
         let embedding = self.oracle.weights.embedding()?;
-        let (mut row, mut x) = (vec![0.0; self.config.hidden], vec![]);
+        let (mut row, mut x) = (vec![0.0; self.hyper.hidden], vec![]);
         for &token in self.sequences.iter().flat_map(|sequence| sequence.tokens) {
             let token = token as usize;
             embedding.read(token..token + 1, &mut row, &mut [0.0])?;
-            x.extend(row.iter().map(|&w| f64::from(w)));
+            x.extend(row.iter().map(|&w| self.hyper.variant.embedding_scale * f64::from(w)));
         }
         Ok(x)
     }
 
     /// `o(softmax(q k^T / sqrt(head_dim)) v)` of the normed `x`, causal. (tokens, hidden) to (tokens, hidden).
     fn attention(&self, layer: usize, x: &[f64]) -> Result<Vec<f64>, EngineError> {
-        let Config { heads, kv_heads, .. } = *self.config;
         let x = self.norm(Norm::Attention(layer), x)?;
         let mut q = self.linear(layer, Part::Q, &x)?;
         let mut k = self.linear(layer, Part::K, &x)?;
         let v = self.linear(layer, Part::V, &x)?;
-        let width = self.config.head_dim;
+        if self.hyper.variant.qk_norm == QkNorm::BeforeRope {
+            q = self.norm(Norm::Query(layer), &q)?;
+            k = self.norm(Norm::Key(layer), &k)?;
+        }
+        for tokens in self.ranges() {
+            let (q_width, kv_width) = (self.hyper.q_width(), self.hyper.kv_width());
+            rotate(&mut q[of(&tokens, q_width)], q_width, self.hyper, &self.frequencies);
+            rotate(&mut k[of(&tokens, kv_width)], kv_width, self.hyper, &self.frequencies);
+        }
+        if self.hyper.variant.qk_norm == QkNorm::AfterRope {
+            q = self.norm(Norm::Query(layer), &q)?;
+            k = self.norm(Norm::Key(layer), &k)?;
+        }
         let mut mixed = vec![0.0; q.len()]; // (tokens, heads, head_dim)
-        let mut rest = (&mut mixed[..], &mut q[..], &mut k[..], &v[..]);
-        for sequence in self.sequences {
-            let tokens = sequence.tokens.len();
-            let (mixed, q, k, v);
-            (mixed, rest.0) = rest.0.split_at_mut(tokens * heads * width);
-            (q, rest.1) = rest.1.split_at_mut(tokens * heads * width);
-            (k, rest.2) = rest.2.split_at_mut(tokens * kv_heads * width);
-            (v, rest.3) = rest.3.split_at(tokens * kv_heads * width);
-            rotate(q, heads, width, &self.frequencies);
-            rotate(k, kv_heads, width, &self.frequencies);
-            attend(self.config, q, k, v, mixed);
+        for tokens in self.ranges() {
+            let (of_q, of_kv) = (of(&tokens, self.hyper.q_width()), of(&tokens, self.hyper.kv_width()));
+            attend(
+                self.hyper,
+                &q[of_q.clone()],
+                &k[of_kv.clone()],
+                &v[of_kv],
+                &mut mixed[of_q],
+            );
+        }
+        if self.hyper.variant.sub_norms {
+            mixed = self.norm(Norm::AttentionSub(layer), &mixed)?;
         }
         self.linear(layer, Part::O, &mixed)
     }
@@ -142,13 +162,25 @@ impl<W: Weights> Pass<'_, W> {
             .par_iter_mut()
             .zip(up)
             .for_each(|(gate, up)| *gate = silu(*gate) * up);
+        if self.hyper.variant.sub_norms {
+            gated = self.norm(Norm::FeedForwardSub(layer), &gated)?;
+        }
         self.linear(layer, Part::Down, &gated)
     }
 
-    /// (tokens, hidden) to (tokens, hidden).
+    /// Each piece of `x` that is as long as the norm.
     fn norm(&self, norm: Norm, x: &[f64]) -> Result<Vec<f64>, EngineError> {
         let weight = self.oracle.weights.norm(norm)?;
-        Ok(rms_norm(x, &weight, self.config.norm_epsilon))
+        Ok(rms_norm(x, &weight, self.hyper.norm_epsilon))
+    }
+
+    /// The places of each sequence's tokens among all.
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        self.sequences.iter().scan(0, |end, sequence| {
+            let start = *end;
+            *end += sequence.tokens.len();
+            Some(start..*end)
+        })
     }
 
     /// (tokens, columns) to (tokens, rows).
@@ -156,16 +188,27 @@ impl<W: Weights> Pass<'_, W> {
         let matrix = self.oracle.weights.linear(layer, part)?;
         let columns = matrix.shape().1;
         let mut x = x.to_vec();
-        let mut rest = &mut x[..];
-        for sequence in self.sequences {
-            let of_sequence;
-            (of_sequence, rest) = rest.split_at_mut(sequence.tokens.len() * columns);
+        for (sequence, tokens) in self.sequences.iter().zip(self.ranges()) {
             if sequence.rounded {
-                round_rows(matrix.rounding(), of_sequence, columns);
+                round_rows(matrix.rounding(), &mut x[of(&tokens, columns)], columns);
             }
         }
         product(&*matrix, &x, self.oracle.precision)
     }
+}
+
+/// The numbers of some tokens, `width` of each.
+fn of(tokens: &Range<usize>, width: usize) -> Range<usize> {
+    tokens.start * width..tokens.end * width
+}
+
+/// Radians a position for each pair of dimensions: (head_dim / 2,).
+fn frequencies(hyper: &Hyper) -> Vec<f64> {
+    let rope = &hyper.rope;
+    let plain = |pair: usize| rope.base.powf(-2.0 * pair as f64 / hyper.head_dim as f64);
+    let factor = |pair: usize| rope.factors.as_ref().map_or(1.0, |factors| factors[pair]);
+    let pairs = 0..hyper.head_dim / 2;
+    pairs.map(|pair| plain(pair) / rope.divisor / factor(pair)).collect()
 }
 
 /// Round each row of `x` (tokens, columns).
@@ -175,13 +218,13 @@ fn round_rows(rounding: Rounding, x: &mut [f64], columns: usize) {
 
 /// `mixed = softmax(q k^T / sqrt(head_dim)) v`, causal. `q`, `mixed`: (tokens, heads, head_dim); `k`, `v`: (tokens,
 /// kv_heads, head_dim).
-fn attend(config: &Config, q: &[f64], k: &[f64], v: &[f64], mixed: &mut [f64]) {
-    let &Config {
+fn attend(hyper: &Hyper, q: &[f64], k: &[f64], v: &[f64], mixed: &mut [f64]) {
+    let &Hyper {
         heads,
         kv_heads,
         head_dim,
         ..
-    } = config;
+    } = hyper;
     mixed
         .par_chunks_mut(heads * head_dim)
         .enumerate()
@@ -203,25 +246,24 @@ fn attend(config: &Config, q: &[f64], k: &[f64], v: &[f64], mixed: &mut [f64]) {
         });
 }
 
-/// Turn the pairs (i, i + head_dim / 2) of every head by `position * frequency_i`. `x`: (tokens, heads, head_dim).
-fn rotate(x: &mut [f64], heads: usize, head_dim: usize, frequencies: &[f64]) {
-    x.par_chunks_mut(heads * head_dim)
-        .enumerate()
-        .for_each(|(position, x)| {
-            let turns: Vec<_> = frequencies
-                .iter()
-                .map(|frequency| (position as f64 * frequency).sin_cos())
-                .collect();
-            for head in x.chunks_mut(head_dim) {
-                let (first, second) = head.split_at_mut(head_dim / 2);
-                for ((a, b), (sin, cos)) in first.iter_mut().zip(second).zip(&turns) {
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                }
+/// Turn the pairs of every head by `position * frequency_i`. `x`: (tokens, width), the heads of a token side by side.
+fn rotate(x: &mut [f64], width: usize, hyper: &Hyper, frequencies: &[f64]) {
+    x.par_chunks_mut(width).enumerate().for_each(|(position, x)| {
+        let angles = frequencies.iter().map(|frequency| position as f64 * frequency);
+        let turns: Vec<_> = angles.map(f64::sin_cos).collect();
+        for head in x.chunks_mut(hyper.head_dim) {
+            for (pair, (sin, cos)) in turns.iter().enumerate() {
+                let (i, j) = match hyper.rope.pairing {
+                    Pairing::Interleaved => (2 * pair, 2 * pair + 1),
+                    Pairing::Halves => (pair, pair + hyper.head_dim / 2),
+                };
+                (head[i], head[j]) = (head[i] * cos - head[j] * sin, head[j] * cos + head[i] * sin);
             }
-        });
+        }
+    });
 }
 
-/// `x / sqrt(mean x^2 + epsilon) * weight`, row by row. `x`: (tokens, hidden), `weight`: (hidden,).
+/// `x / sqrt(mean x^2 + epsilon) * weight` of each piece of `x`. `x`: (pieces, width), `weight`: (width,).
 fn rms_norm(x: &[f64], weight: &[f32], epsilon: f64) -> Vec<f64> {
     let mut y = Vec::with_capacity(x.len());
     for x in x.chunks_exact(weight.len()) {
@@ -250,10 +292,10 @@ fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-/// `x += y`.
-fn add(x: &mut [f64], y: &[f64]) {
+/// `x += scale * y`.
+fn add(x: &mut [f64], y: &[f64], scale: f64) {
     for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
+        *x += scale * y;
     }
 }
 
@@ -275,6 +317,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::hyper::{Rope, Variant};
 
     pub(super) fn close(found: &[f64], expected: &[f64]) {
         assert_eq!(found.len(), expected.len());
@@ -298,43 +341,42 @@ mod tests {
     }
 
     #[test]
-    fn rotation_turns_the_halves() {
-        let quarter = std::f64::consts::FRAC_PI_2;
-        let mut x = [9.0, 9.0, 9.0, 9.0, 1.0, 2.0, 3.0, 4.0];
-        rotate(&mut x, 1, 4, &[quarter, 0.0]);
-        // Position 0 stays; at position 1 the pair (1, 3) turns by 90 degrees, the pair (2, 4) not at all.
-        close(&x, &[9.0, 9.0, 9.0, 9.0, -3.0, 2.0, 1.0, 4.0]);
+    fn rotation_turns_pairs() {
+        let turned = |pairing| {
+            let mut hyper = small().0;
+            hyper.rope.pairing = pairing;
+            let mut x = [9.0, 9.0, 9.0, 9.0, 1.0, 2.0, 3.0, 4.0];
+            rotate(&mut x, 4, &hyper, &[std::f64::consts::FRAC_PI_2, 0.0]);
+            x
+        };
+        // Position 0 stays; at position 1 the first pair turns by 90 degrees, the second not at all.
+        close(&turned(Pairing::Halves), &[9.0, 9.0, 9.0, 9.0, -3.0, 2.0, 1.0, 4.0]);
+        close(
+            &turned(Pairing::Interleaved),
+            &[9.0, 9.0, 9.0, 9.0, -2.0, 1.0, 3.0, 4.0],
+        );
     }
 
     #[test]
     fn attention_averages_what_it_cannot_tell_apart() {
         // Queries are zero, so every token mixes the values of all tokens up to itself evenly.
         // Two query heads share one value head.
-        let config = Config {
-            vocab: 1,
-            hidden: 2,
-            layers: 1,
+        let hyper = Hyper {
             heads: 2,
-            kv_heads: 1,
             head_dim: 2,
-            ffn: 1,
-            norm_epsilon: 0.0,
-            rope: Rope {
-                theta: 1.0,
-                scaling: RopeScaling::None,
-            },
+            ..small().0
         };
         let kv = [1.0, 1.0, 1.0, -1.0];
         let mut mixed = [0.0; 8];
-        attend(&config, &[0.0; 8], &kv, &kv, &mut mixed);
+        attend(&hyper, &[0.0; 8], &kv, &kv, &mut mixed);
         close(&mixed, &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0]);
     }
 
     /// A model of one layer whose numbers are all of order 1, with texts of its own for every position.
-    struct Small(Config);
+    struct Small(Hyper);
 
     impl Weights for Small {
-        fn config(&self) -> &Config {
+        fn hyper(&self) -> &Hyper {
             &self.0
         }
 
@@ -362,7 +404,7 @@ mod tests {
     }
 
     fn small() -> Small {
-        Small(Config {
+        Small(Hyper {
             vocab: 5,
             hidden: 8,
             layers: 1,
@@ -370,11 +412,15 @@ mod tests {
             kv_heads: 1,
             head_dim: 4,
             ffn: 6,
+            context: 8,
             norm_epsilon: 1e-5,
             rope: Rope {
-                theta: 100.0,
-                scaling: RopeScaling::None,
+                base: 100.0,
+                divisor: 1.0,
+                factors: None,
+                pairing: Pairing::Halves,
             },
+            variant: Variant::LLAMA,
         })
     }
 

@@ -1,68 +1,11 @@
-//! What the oracle is given: a model's shape, and its weights a few rows at a time.
+//! What the oracle is given: hyper-parameters, and weights a few rows at a time.
 
 use std::ops::Range;
 
 use half::{bf16, f16};
 
 use crate::engine::EngineError;
-
-/// The shape of a Llama.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Tokens in the vocabulary.
-    pub vocab: usize,
-    /// Length of the residual stream.
-    pub hidden: usize,
-    /// Number of layers.
-    pub layers: usize,
-    /// Number of query heads.
-    pub heads: usize,
-    /// Number of key and value heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Length of one head; even.
-    pub head_dim: usize,
-    /// Rows of the gate and up matrices.
-    pub ffn: usize,
-    /// Added to the mean square in every norm.
-    pub norm_epsilon: f64,
-    /// Position encoding.
-    pub rope: Rope,
-}
-
-/// Rotary position encoding: dimension pair `i` turns by `position * frequency_i`.
-#[derive(Clone, Debug)]
-pub struct Rope {
-    /// Base of the geometric series: `frequency_i = theta^(-2i / head_dim)` before scaling.
-    pub theta: f64,
-    /// How the frequencies are stretched for long contexts.
-    pub scaling: RopeScaling,
-}
-
-/// How Hugging Face stretches the frequencies (transformers, `modeling_rope_utils.py`).
-#[derive(Clone, Debug)]
-pub enum RopeScaling {
-    /// Not at all.
-    None,
-    /// Every frequency divided by `factor`.
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// Llama 3: wavelengths above `original_context / low_frequency_factor` are divided by `factor`, those below
-    /// `original_context / high_frequency_factor` stay, and between them it goes over linearly.
-    Llama3 {
-        /// The divisor.
-        factor: f64,
-        /// Sets the longer of the two wavelengths.
-        low_frequency_factor: f64,
-        /// Sets the shorter of the two wavelengths.
-        high_frequency_factor: f64,
-        /// The context length that the model was trained with first.
-        original_context: f64,
-    },
-    /// Each frequency divided by a number of its own: (head_dim / 2,), as a GGUF has it.
-    Factors(Vec<f64>),
-}
+use crate::engine::hyper::Hyper;
 
 /// One of the seven linears of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,21 +26,30 @@ pub enum Part {
     Down,
 }
 
-/// One of the norms; each has `hidden` weights.
+/// One of the norms. Each has `hidden` weights where nothing else is said; what an architecture has no place for
+/// ([`Variant`](crate::engine::hyper::Variant)) is not asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Norm {
     /// Before the attention of a layer.
     Attention(usize),
+    /// Of each head of q: (head_dim,).
+    Query(usize),
+    /// Of each head of k: (head_dim,).
+    Key(usize),
+    /// Before o: (heads * head_dim,).
+    AttentionSub(usize),
     /// Before the feed-forward part of a layer.
     FeedForward(usize),
+    /// Before down: (ffn,).
+    FeedForwardSub(usize),
     /// Before the head.
     Last,
 }
 
 /// Where the oracle gets its weights from.
 pub trait Weights: Sync {
-    /// The model's shape.
-    fn config(&self) -> &Config;
+    /// What the forward pass is computed by.
+    fn hyper(&self) -> &Hyper;
 
     /// The embedding (vocab, hidden).
     ///
@@ -117,7 +69,7 @@ pub trait Weights: Sync {
     /// Those of the source.
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError>;
 
-    /// A norm: (hidden,).
+    /// The weights of a norm.
     ///
     /// # Errors
     /// Those of the source.
@@ -183,45 +135,6 @@ fn round_groups(x: &mut [f64], group: usize, stored: impl Fn(f64) -> f64) {
     }
 }
 
-impl Rope {
-    /// Radians a position for each dimension pair: (head_dim / 2,).
-    pub(super) fn frequencies(&self, head_dim: usize) -> Vec<f64> {
-        (0..head_dim / 2)
-            .map(|i| {
-                let frequency = self.theta.powf(-2.0 * i as f64 / head_dim as f64);
-                self.scaling.stretch(i, frequency)
-            })
-            .collect()
-    }
-}
-
-impl RopeScaling {
-    fn stretch(&self, pair: usize, frequency: f64) -> f64 {
-        match *self {
-            RopeScaling::None => frequency,
-            RopeScaling::Linear { factor } => frequency / factor,
-            RopeScaling::Factors(ref factors) => frequency / factors[pair],
-            RopeScaling::Llama3 {
-                factor,
-                low_frequency_factor,
-                high_frequency_factor,
-                original_context,
-            } => {
-                let wavelength = std::f64::consts::TAU / frequency;
-                if wavelength < original_context / high_frequency_factor {
-                    frequency
-                } else if wavelength > original_context / low_frequency_factor {
-                    frequency / factor
-                } else {
-                    let smooth = (original_context / wavelength - low_frequency_factor)
-                        / (high_frequency_factor - low_frequency_factor);
-                    (1.0 - smooth) * frequency / factor + smooth * frequency
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,23 +158,5 @@ mod tests {
         let mut zeros = [0.0; 32];
         Rounding::Q8_0.apply(&mut zeros);
         close(&zeros, &[0.0; 32]);
-    }
-
-    #[test]
-    fn llama3_scaling_by_hand() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_frequency_factor: 1.0,
-            high_frequency_factor: 4.0,
-            original_context: 800.0,
-        };
-        let tau = std::f64::consts::TAU;
-        // Wavelengths 100 (short), 1000 (long) and 400: smooth = (2 - 1) / (4 - 1) = 1/3.
-        close(&[scaling.stretch(0, tau / 100.0)], &[tau / 100.0]);
-        close(&[scaling.stretch(0, tau / 1000.0)], &[tau / 8000.0]);
-        close(
-            &[scaling.stretch(0, tau / 400.0)],
-            &[tau / 400.0 * (2.0 / 3.0 / 8.0 + 1.0 / 3.0)],
-        );
     }
 }

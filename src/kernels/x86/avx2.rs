@@ -14,10 +14,11 @@
 //!    tests can run it in its AVX-512VL encoding on CPUs that have only that.
 
 use super::{AHEAD, FAR_AHEAD, fetch_ahead};
-use crate::kernels::activations::Grouping;
-use crate::kernels::floats::{FloatPanel, FloatType, Floats};
-use crate::kernels::kernel::{Kernel, MISSING_RUN, Panel, ROWS, Runs, STEP};
-use crate::kernels::layout::{RowGroup, Strip};
+use crate::kernels::contract::{FloatPanel, Grouping, MR, Panel};
+use crate::kernels::driver::{At, Operands, Run, Vector, floats, product, steps};
+use crate::kernels::floats::{BF16, F16, F32, FloatType, Floats, bytes_of};
+use crate::kernels::kernel::Kernel;
+use crate::kernels::packed::KPanel;
 use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -31,281 +32,179 @@ const VNNI: usize = 1;
 #[cfg(test)]
 const EVEX_VNNI: usize = 2;
 
-/// The proof that the CPU has AVX2, FMA and F16C, and the instruction that `DOT` names.
-pub(super) struct Avx2<const DOT: usize>(());
+/// The proof that the CPU has AVX2, FMA and F16C, and the instruction that `DOT` names. Two vectors are a row group.
+#[derive(Clone, Copy)]
+struct Avx2<const DOT: usize>(());
 
 fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
-impl Avx2<MADDUBS> {
-    pub fn detect() -> Option<&'static dyn Kernel> {
-        static KERNEL: Avx2<MADDUBS> = Avx2(());
-        has_avx2().then_some(&KERNEL as &dyn Kernel)
-    }
+/// The AVX2 kernel, where the CPU has AVX2, FMA and F16C.
+pub(in crate::kernels) fn avx2() -> Option<&'static dyn Kernel> {
+    static KERNEL: Avx2<MADDUBS> = Avx2(());
+    has_avx2().then_some(&KERNEL as &dyn Kernel)
 }
 
-impl Avx2<VNNI> {
-    pub fn detect() -> Option<&'static dyn Kernel> {
-        static KERNEL: Avx2<VNNI> = Avx2(());
-        (has_avx2() && is_x86_feature_detected!("avxvnni")).then_some(&KERNEL as &dyn Kernel)
-    }
+/// The AVX2 kernel with `vpdpbusd`, where the CPU has AVX-VNNI too.
+pub(in crate::kernels) fn avx_vnni() -> Option<&'static dyn Kernel> {
+    static KERNEL: Avx2<VNNI> = Avx2(());
+    (has_avx2() && is_x86_feature_detected!("avxvnni")).then_some(&KERNEL as &dyn Kernel)
 }
 
+/// The same body in AVX-512's encoding, to test it on CPUs without AVX-VNNI.
 #[cfg(test)]
-impl Avx2<EVEX_VNNI> {
-    pub fn detect() -> Option<&'static dyn Kernel> {
-        static KERNEL: Avx2<EVEX_VNNI> = Avx2(());
-        let found = has_avx2() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl");
-        found.then_some(&KERNEL as &dyn Kernel)
-    }
+pub(in crate::kernels) fn avx_vnni_as_evex() -> Option<&'static dyn Kernel> {
+    static KERNEL: Avx2<EVEX_VNNI> = Avx2(());
+    let found = has_avx2() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl");
+    found.then_some(&KERNEL as &dyn Kernel)
 }
 
 impl<const DOT: usize> Kernel for Avx2<DOT> {
-    fn name(&self) -> &'static str {
-        if DOT == MADDUBS { "avx2" } else { "avxvnni" }
-    }
-
-    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; ROWS]]) {
-        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
+    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; MR]]) {
+        let product = match weights.format.bits {
+            2 => panel_product::<DOT, 2>,
+            4 => panel_product::<DOT, 4>,
+            6 => panel_product::<DOT, 6>,
+            _ => panel_product::<DOT, 8>,
+        };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
-            let (group, shift) = (weights.row_group(group), weights.shift());
-            // SAFETY: a value of this type exists only where `detect` found the features.
-            unsafe {
-                match group.bits {
-                    2 if weights.multiplied() => multiplied_product::<2>(&group, shift, runs, panel, out),
-                    4 if weights.multiplied() => multiplied_product::<4>(&group, shift, runs, panel, out),
-                    6 if weights.multiplied() => multiplied_product::<6>(&group, shift, runs, panel, out),
-                    2 => panel_product::<DOT, 2>(&group, shift, runs, panel, out),
-                    4 => panel_product::<DOT, 4>(&group, shift, runs, panel, out),
-                    6 => panel_product::<DOT, 6>(&group, shift, runs, panel, out),
-                    _ => panel_product::<DOT, 8>(&group, shift, runs, panel, out),
-                }
-            }
+            let of = Operands::new(weights, group, panel);
+            // SAFETY: a value of this type is the proof of its instructions.
+            unsafe { product(*self, &of, out) }
         }
     }
 
     fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-        // SAFETY: a value of this type exists only where `detect` found the features.
+        // SAFETY: a value of this type is the proof of its instructions.
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
-    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
+    fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; MR]]) {
         let product = match weights.ty {
-            FloatType::F32 => floats_product::<4>,
-            FloatType::F16 => floats_product::<2>,
-            FloatType::Bf16 => floats_product::<0>,
+            FloatType::F32 => floats_product::<DOT, F32>,
+            FloatType::F16 => floats_product::<DOT, F16>,
+            FloatType::Bf16 => floats_product::<DOT, BF16>,
         };
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
-            // SAFETY: a value of this type exists only where `detect` found the features.
-            unsafe { product(weights.group(group), panel, out) }
+            // SAFETY: a value of this type is the proof of its instructions.
+            unsafe { product(*self, weights.group(group), panel, out) }
         }
     }
 }
 
-/// A row group times a panel, in pieces that fit the registers.
+impl<const DOT: usize> Vector for Avx2<DOT> {
+    type Floats = __m256;
+    type Ints = __m256i;
+    const SIGNED_BYTES: bool = false;
+
+    steps! {
+        splat(x: f32) -> __m256 = _mm256_set1_ps(x);
+        splat_int(x: i32) -> __m256i = _mm256_set1_epi32(x);
+        load(floats: &[f32; MR], part: usize) -> __m256 = load(&floats.as_chunks().0[part]);
+        store(floats: &mut [f32; MR], part: usize, x: __m256) = store(&mut floats.as_chunks_mut().0[part], x);
+        halves(f16s: &[u8; 2 * MR], part: usize) -> __m256 = widen::<F16>(f16s, part);
+        widen<TYPE>(weights: &[u8], part: usize) -> __m256 = widen::<TYPE>(weights, part);
+        to_floats(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
+        sub(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
+        shift_left(x: __m256i, places: u32) -> __m256i = _mm256_sll_epi32(x, _mm_cvtsi32_si128(places as i32));
+        add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
+        fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+        fnma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fnmadd_ps(a, b, c);
+        dots<BITS, H, C>(run: Run<'_>) -> [[__m256i; C]; H] = dots::<DOT, BITS, H, C>(run);
+        add_multiplied<BITS, H, C>(run: Run<'_>, multipliers: &[u8; MR], totals: &mut [[__m256i; C]; H])
+            = add_multiplied::<BITS, H, C>(run, multipliers, totals);
+        offsets<H, C>(multipliers: &[[u8; MR]], sums: &[i32], width: usize, at: At) -> [[__m256i; C]; H]
+            = offsets::<H, C>(multipliers, sums, width, at);
+    }
+}
+
+/// A row group times a panel, in pieces that fit the registers: one token with both halves of the rows, or several with
+/// one half.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn panel_product<const DOT: usize, const BITS: usize>(
-    group: &RowGroup<'_>,
-    shift: Option<u32>,
-    runs: Runs,
-    panel: &Panel<'_>,
-    out: &mut [[f32; ROWS]],
-) {
-    if panel.width == 1 {
-        return piece::<DOT, BITS, 2, 1>(group, shift, runs, panel, (0, 0), out);
+fn panel_product<const DOT: usize, const BITS: usize>(v: Avx2<DOT>, of: &Operands<'_>, out: &mut [[f32; MR]]) {
+    let width = of.panel.width;
+    if width == 1 {
+        return product::<_, BITS, 2, 1>(v, of, At { part: 0, token: 0 }, out);
     }
-    for half in 0..2 {
-        for first in (0..panel.width).step_by(8) {
-            match panel.width - first {
-                4 => piece::<DOT, BITS, 1, 4>(group, shift, runs, panel, (half, first), out),
-                _ => piece::<DOT, BITS, 1, 8>(group, shift, runs, panel, (half, first), out),
+    // The high parts of longer codes leave products with multipliers no registers for eight tokens.
+    let at_once = if BITS > 2 && !of.group.multipliers.is_empty() {
+        4
+    } else {
+        8
+    };
+    for part in 0..2 {
+        for token in (0..width).step_by(at_once) {
+            let at = At { part, token };
+            match at_once.min(width - token) {
+                8 => product::<_, BITS, 1, 8>(v, of, at, out),
+                _ => product::<_, BITS, 1, 4>(v, of, at, out),
             }
         }
     }
 }
 
-/// `H` halves of the rows from `half` on, times `C` tokens from `first` on.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
-    group: &RowGroup<'_>,
-    shift: Option<u32>,
-    runs: Runs,
-    panel: &Panel<'_>,
-    (half, first): (usize, usize),
-    out: &mut [[f32; ROWS]],
-) {
-    let width = panel.width;
-    let unit = shift.map_or(0, |shift| 1 << shift);
-    let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
-    let mut quads = panel.quads.chunks_exact(runs.columns / 4 * width);
-    let mut results = [[_mm256_setzero_ps(); C]; H];
-    for (h, results) in results.iter_mut().enumerate() {
-        for (out, result) in out[first..].iter().zip(results) {
-            *result = load(&out.as_chunks().0[half + h]);
-        }
-    }
-    let mut run = 0;
-    for outer in 0..runs.outer {
-        let mut partials = [[_mm256_setzero_ps(); C]; H];
-        for _ in 0..runs.inner {
-            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                panic!("{MISSING_RUN}");
-            };
-            let dots = dots::<DOT, BITS, H, C>(codes, quads, width, half, first);
-            let sums = &panel.sums[run * width + first..][..C];
-            for h in 0..H {
-                let scale = match runs.activation_inside {
-                    true => None,
-                    false => Some(halves(&group.scales[run], half + h)),
-                };
-                for c in 0..C {
-                    let dot = _mm256_sub_epi32(dots[h][c], _mm256_set1_epi32(sums[c] * unit));
-                    let scale = match scale {
-                        Some(scale) => scale,
-                        None => _mm256_set1_ps(panel.scales[run * width + first + c]),
-                    };
-                    partials[h][c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, partials[h][c]);
-                }
-            }
-            run += 1;
-        }
-        for h in 0..H {
-            let scale = match runs.activation_inside {
-                true => Some(halves(&group.scales[outer], half + h)),
-                false => None,
-            };
-            for c in 0..C {
-                let scale = match scale {
-                    Some(scale) => scale,
-                    None => _mm256_set1_ps(panel.scales[outer * width + first + c]),
-                };
-                results[h][c] = _mm256_fmadd_ps(partials[h][c], scale, results[h][c]);
-            }
-        }
-    }
-    for (h, results) in results.into_iter().enumerate() {
-        for (out, result) in out[first..].iter_mut().zip(results) {
-            store(&mut out.as_chunks_mut().0[half + h], result);
-        }
-    }
-}
-
-/// As [`panel_product`], where scales have multipliers.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn multiplied_product<const BITS: usize>(
-    group: &RowGroup<'_>,
-    shift: Option<u32>,
-    runs: Runs,
-    panel: &Panel<'_>,
-    out: &mut [[f32; ROWS]],
-) {
-    if panel.width == 1 {
-        return multiplied::<BITS, 2, 1>(group, shift, runs, panel, (0, 0), out);
-    }
-    // Longer codes have high parts, which leave no registers for eight tokens.
-    let at_once = if BITS == 2 { 8 } else { 4 };
-    for half in 0..2 {
-        for first in (0..panel.width).step_by(at_once) {
-            let at = (half, first);
-            match at_once.min(panel.width - first) {
-                8 => multiplied::<BITS, 1, 8>(group, shift, runs, panel, at, out),
-                _ => multiplied::<BITS, 1, 4>(group, shift, runs, panel, at, out),
-            }
-        }
-    }
-}
-
-/// As [`piece`], where scales have multipliers. `vpmaddubsw` is all it needs: pairs of products that were added in 16
-/// bits meet the multipliers in `vpmaddwd`, which widens them too.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn multiplied<const BITS: usize, const H: usize, const C: usize>(
-    group: &RowGroup<'_>,
-    shift: Option<u32>,
-    runs: Runs,
-    panel: &Panel<'_>,
-    (half, first): (usize, usize),
-    out: &mut [[f32; ROWS]],
-) {
-    let (width, zero) = (panel.width, _mm256_setzero_si256());
-    let steps = runs.columns / STEP;
-    let mut codes = group.codes.chunks_exact(steps * 32 * BITS);
-    let mut quads = panel.quads.chunks_exact(steps * 4 * width);
-    for span in 0..runs.outer {
-        let span_runs = span * runs.inner..(span + 1) * runs.inner;
-        let mut totals = [[zero; C]; H];
-        for multipliers in &group.multipliers[span_runs.clone()] {
-            let (Some(codes), Some(quads)) = (codes.next(), quads.next()) else {
-                panic!("{MISSING_RUN}");
-            };
-            let steps = codes.chunks_exact(32 * BITS);
-            for (step, quads) in steps.zip(quads.chunks_exact(4 * width)) {
-                fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
-                for h in 0..H {
-                    let multiplier = pairs(multipliers, multipliers, half + h);
-                    // Codes of 6 bits: 2 * 63 * 127 = 16,002 a product, and two of them 32,004 < 32,767.
-                    let planes = planes::<VNNI, BITS>(step, half + h).0;
-                    for c in 0..C {
-                        let dot = |l: usize| {
-                            let x = _mm256_set1_epi32(quads[l * width + first + c]);
-                            _mm256_maddubs_epi16(planes[l], x)
-                        };
-                        let a = _mm256_add_epi16(dot(0), dot(1));
-                        let b = _mm256_add_epi16(dot(2), dot(3));
-                        let total = match BITS {
-                            6 => _mm256_add_epi32(_mm256_madd_epi16(a, multiplier), _mm256_madd_epi16(b, multiplier)),
-                            _ => _mm256_madd_epi16(_mm256_add_epi16(a, b), multiplier),
-                        };
-                        totals[h][c] = _mm256_add_epi32(totals[h][c], total);
-                    }
-                }
-            }
-        }
-        for h in 0..H {
-            let multipliers = &group.offset_multipliers()[span_runs.clone()];
-            let sums = &panel.sums[span_runs.start * width..];
-            let offsets = offsets::<C>(multipliers, half + h, sums, width, first);
-            let scale = halves(&group.scales[span], half + h);
-            for c in 0..C {
-                let partial = if let Some(shift) = shift {
-                    let offset = _mm256_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
-                    let total = _mm256_sub_epi32(totals[h][c], offset);
-                    _mm256_mul_ps(_mm256_cvtepi32_ps(total), scale)
-                } else {
-                    let minimum = halves(&group.minimums[span], half + h);
-                    let partial = _mm256_mul_ps(_mm256_cvtepi32_ps(totals[h][c]), scale);
-                    _mm256_fnmadd_ps(minimum, _mm256_cvtepi32_ps(offsets[c]), partial)
-                };
-                let scale = _mm256_set1_ps(panel.scales[span * width + first + c]);
-                let result = &mut out[first + c].as_chunks_mut().0[half + h];
-                store(result, _mm256_fmadd_ps(partial, scale, load(result)));
-            }
-        }
-    }
-}
-
-/// Sums of multiplier * sum of activations over the runs of a span. Both fit 16 bits, so two runs are one `vpmaddwd`.
+/// See [`Vector::add_multiplied`]. `vpmaddubsw` is all it needs: pairs of products that were added in 16 bits meet the
+/// multipliers in `vpmaddwd`, which widens them too.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn offsets<const C: usize>(
-    multipliers: &[[u8; ROWS]],
-    half: usize,
+fn add_multiplied<const BITS: usize, const H: usize, const C: usize>(
+    run: Run<'_>,
+    multipliers: &[u8; MR],
+    totals: &mut [[__m256i; C]; H],
+) {
+    let Run {
+        codes,
+        dwords,
+        width,
+        at,
+    } = run;
+    for (step, dwords) in codes.chunks_exact(32 * BITS).zip(dwords.chunks_exact(4 * width)) {
+        fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
+        for h in 0..H {
+            let multiplier = pairs(multipliers, multipliers, at.part + h);
+            // Codes of 6 bits: 2 * 63 * 127 = 16,002 a product, and two of them 32,004 < 32,767.
+            let planes = planes::<VNNI, BITS>(step, at.part + h).0;
+            for c in 0..C {
+                let dot = |l: usize| {
+                    let x = _mm256_set1_epi32(dwords[l * width + at.token + c]);
+                    _mm256_maddubs_epi16(planes[l], x)
+                };
+                let a = _mm256_add_epi16(dot(0), dot(1));
+                let b = _mm256_add_epi16(dot(2), dot(3));
+                let total = match BITS {
+                    6 => _mm256_add_epi32(_mm256_madd_epi16(a, multiplier), _mm256_madd_epi16(b, multiplier)),
+                    _ => _mm256_madd_epi16(_mm256_add_epi16(a, b), multiplier),
+                };
+                totals[h][c] = _mm256_add_epi32(totals[h][c], total);
+            }
+        }
+    }
+}
+
+/// Sums of multiplier * sum of activations. Both fit 16 bits, so two runs are one `vpmaddwd`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn offsets<const H: usize, const C: usize>(
+    multipliers: &[[u8; MR]],
     sums: &[i32],
     width: usize,
-    first: usize,
-) -> [__m256i; C] {
-    let mut offsets = [_mm256_setzero_si256(); C];
+    at: At,
+) -> [[__m256i; C]; H] {
+    let mut offsets = [[_mm256_setzero_si256(); C]; H];
     for (multipliers, sums) in multipliers.chunks(2).zip(sums.chunks(2 * width)) {
-        let multiplier = match multipliers {
-            [a, b] => pairs(a, b, half),
-            _ => pairs(&multipliers[0], &[0; ROWS], half),
-        };
-        for c in 0..C {
-            let second = sums.get(width + first + c).copied().unwrap_or(0);
-            let sums = _mm256_set1_epi32(sums[first + c] & 0xFFFF | second << 16);
-            offsets[c] = _mm256_add_epi32(offsets[c], _mm256_madd_epi16(multiplier, sums));
+        for h in 0..H {
+            let multiplier = match multipliers {
+                [a, b] => pairs(a, b, at.part + h),
+                _ => pairs(&multipliers[0], &[0; MR], at.part + h),
+            };
+            for c in 0..C {
+                let second = sums.get(width + at.token + c).copied().unwrap_or(0);
+                let sums = _mm256_set1_epi32(sums[at.token + c] & 0xFFFF | second << 16);
+                let products = _mm256_madd_epi16(multiplier, sums);
+                offsets[h][c] = _mm256_add_epi32(offsets[h][c], products);
+            }
         }
     }
     offsets
@@ -314,32 +213,23 @@ fn offsets<const C: usize>(
 /// For eight rows, one of `a` and one of `b` as a pair of 16-bit numbers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn pairs(a: &[u8; ROWS], b: &[u8; ROWS], half: usize) -> __m256i {
+fn pairs(a: &[u8; MR], b: &[u8; MR], half: usize) -> __m256i {
     let (a, b) = (&a.as_chunks::<8>().0[half], &b.as_chunks::<8>().0[half]);
     // SAFETY: 8 bytes are there in both.
     let (a, b) = unsafe { (_mm_loadl_epi64(a.as_ptr().cast()), _mm_loadl_epi64(b.as_ptr().cast())) };
     _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b))
 }
 
-/// Eight f16 of the half of a row group as f32.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn halves(bytes: &[u8; 2 * ROWS], half: usize) -> __m256 {
-    let bytes = &bytes.as_chunks::<16>().0[half];
-    // SAFETY: 16 bytes are there.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
-}
-
 /// The sums of stored code * activation over one run.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
-    codes: &[u8],
-    quads: &[i32],
-    width: usize,
-    half: usize,
-    first: usize,
-) -> [[__m256i; C]; H] {
+fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(run: Run<'_>) -> [[__m256i; C]; H] {
+    let Run {
+        codes,
+        dwords,
+        width,
+        at,
+    } = run;
     let zero = _mm256_setzero_si256();
     let mut sums = [[zero; C]; H];
     let steps_at_once = match (DOT, BITS) {
@@ -349,18 +239,18 @@ fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
     };
     let blocks = codes
         .chunks(steps_at_once * 32 * BITS)
-        .zip(quads.chunks(steps_at_once * 4 * width));
-    for (codes, quads) in blocks {
+        .zip(dwords.chunks(steps_at_once * 4 * width));
+    for (codes, dwords) in blocks {
         // 16-bit sums of the low parts of the codes and, for long codes, of the high parts; or 32-bit sums.
         let (mut low, mut high) = ([[zero; C]; H], [[zero; C]; H]);
-        for (step, quads) in codes.chunks_exact(32 * BITS).zip(quads.chunks_exact(4 * width)) {
+        for (step, dwords) in codes.chunks_exact(32 * BITS).zip(dwords.chunks_exact(4 * width)) {
             fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
             for h in 0..H {
-                let planes = planes::<DOT, BITS>(step, half + h);
+                let planes = planes::<DOT, BITS>(step, at.part + h);
                 for l in 0..4 {
-                    let quads = &quads[l * width + first..][..C];
+                    let dwords = &dwords[l * width + at.token..][..C];
                     for c in 0..C {
-                        let x = _mm256_set1_epi32(quads[c]);
+                        let x = _mm256_set1_epi32(dwords[c]);
                         low[h][c] = add_dot::<DOT>(low[h][c], planes.0[l], x);
                         if DOT == MADDUBS && BITS > 4 {
                             high[h][c] = add_dot::<DOT>(high[h][c], planes.1[l], x);
@@ -386,7 +276,7 @@ fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
     sums
 }
 
-/// `sum` + products of codes and activations: pairs in 16 bits, or quads in 32.
+/// `sum` + products of codes and activations: pairs in 16 bits, or dwords in 32.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn add_dot<const DOT: usize>(mut sum: __m256i, codes: __m256i, x: __m256i) -> __m256i {
@@ -502,7 +392,7 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
                 _mm256_and_si256(code, _mm256_cmpgt_epi32(code, _mm256_set1_epi32(-128)))
             };
             let words = |i: usize| _mm256_packs_epi32(code(i), code(i + 1));
-            // The packs work within 128-bit lanes; the permutation puts the quads in order.
+            // The packs work within 128-bit lanes; the permutation puts the dwords in order.
             let bytes = _mm256_packs_epi16(words(0), words(2));
             let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
             // SAFETY: there is room for 32 codes.
@@ -516,8 +406,8 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
         // SAFETY: 32 codes are there.
         let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
         let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
-        let quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-        let twos = _mm256_add_epi32(quads, _mm256_shuffle_epi32::<0b10_11_00_01>(quads));
+        let dwords = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        let twos = _mm256_add_epi32(dwords, _mm256_shuffle_epi32::<0b10_11_00_01>(dwords));
         let all = _mm256_add_epi32(twos, _mm256_shuffle_epi32::<0b01_00_11_10>(twos));
         *sums = [_mm256_extract_epi32::<0>(all), _mm256_extract_epi32::<4>(all)];
     }
@@ -545,81 +435,37 @@ fn first_of_magnitude(x: &[f32], largest: f32) -> f32 {
     0.0
 }
 
-/// A row group of floats times a panel. `KIND`: 4 for F32, 2 for F16, 0 for BF16.
+/// A row group of floats times a panel, one token or two at a time.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn floats_product<const KIND: usize>(weights: &[u8], panel: &FloatPanel<'_>, out: &mut [[f32; ROWS]]) {
-    if panel.width == 1 {
-        return floats_piece::<KIND, 1>(weights, panel, out, 0);
-    }
-    for first in (0..panel.width).step_by(2) {
-        floats_piece::<KIND, 2>(weights, panel, out, first);
-    }
-}
-
-/// `C` tokens from `first` on.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn floats_piece<const KIND: usize, const C: usize>(
+fn floats_product<const DOT: usize, const TYPE: usize>(
+    v: Avx2<DOT>,
     weights: &[u8],
     panel: &FloatPanel<'_>,
-    out: &mut [[f32; ROWS]],
-    first: usize,
+    out: &mut [[f32; MR]],
 ) {
-    let bytes = if KIND == 4 { 64 } else { 32 };
-    // [chain][half of the rows][token]
-    let mut chains = [[[_mm256_setzero_ps(); C]; 2]; 2];
-    let columns = weights.chunks(2 * bytes);
-    for (x, weights) in panel.x.chunks(2 * panel.width).zip(columns) {
-        let x = x.chunks_exact(panel.width);
-        for ((x, weights), chain) in x.zip(weights.chunks_exact(bytes)).zip(&mut chains) {
-            let x = &x[first..][..C];
-            for (chain, weights) in chain.iter_mut().zip(weights.chunks_exact(bytes / 2)) {
-                let weights = widen::<KIND>(weights);
-                for c in 0..C {
-                    chain[c] = _mm256_fmadd_ps(weights, _mm256_set1_ps(x[c]), chain[c]);
-                }
-            }
-        }
+    if panel.width == 1 {
+        return floats::<_, TYPE, 2, 1>(v, weights, panel, 0, out);
     }
-    for half in 0..2 {
-        for c in 0..C {
-            let sum = _mm256_add_ps(chains[0][half][c], chains[1][half][c]);
-            store(&mut out[first + c].as_chunks_mut().0[half], sum);
-        }
+    for first in (0..panel.width).step_by(2) {
+        floats::<_, TYPE, 2, 2>(v, weights, panel, first, out);
     }
 }
 
-/// 8 weights as f32.
+/// Part `part` of 16 weights, as f32.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn widen<const KIND: usize>(weights: &[u8]) -> __m256 {
-    assert_eq!(weights.len(), if KIND == 4 { 32 } else { 16 });
-    let at = weights.as_ptr();
+fn widen<const TYPE: usize>(weights: &[u8], part: usize) -> __m256 {
+    let bytes = 8 * bytes_of(TYPE);
+    let at = weights[part * bytes..][..bytes].as_ptr();
     // SAFETY: 8 weights are there.
     unsafe {
-        match KIND {
-            4 => _mm256_loadu_ps(at.cast()),
-            2 => _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
+        match TYPE {
+            F32 => _mm256_loadu_ps(at.cast()),
+            F16 => _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
             _ => {
                 let halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(halves))
             }
         }
     }
-}
-
-/// The body with `vpdpbusd`, in the encoding that AVX-512 CPUs have.
-#[cfg(test)]
-pub(super) fn evex_vnni() -> Option<&'static dyn Kernel> {
-    Avx2::<EVEX_VNNI>::detect()
-}
-
-/// The kernel with `vpmaddubsw`.
-pub(super) fn maddubs() -> Option<&'static dyn Kernel> {
-    Avx2::<MADDUBS>::detect()
-}
-
-/// The kernel with `vpdpbusd`.
-pub(super) fn vnni() -> Option<&'static dyn Kernel> {
-    Avx2::<VNNI>::detect()
 }

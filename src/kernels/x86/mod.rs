@@ -7,36 +7,19 @@
 
 mod avx2;
 mod avx512;
-mod lookup;
+mod floats512;
+mod lut;
+mod one_token;
+mod quantize;
+mod zmm;
 
-use super::kernel::Kernel;
-use std::arch::x86_64::{__cpuid, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-
-/// The AVX2 kernel, where the CPU has AVX2, FMA and F16C.
-pub(super) fn avx2() -> Option<&'static dyn Kernel> {
-    avx2::maddubs()
-}
-
-/// The AVX2 kernel with `vpdpbusd`, where the CPU has AVX-VNNI too.
-pub(super) fn avx_vnni() -> Option<&'static dyn Kernel> {
-    avx2::vnni()
-}
-
-/// The same body in AVX-512's encoding, to test it on CPUs without AVX-VNNI.
 #[cfg(test)]
-pub(super) fn avx_vnni_as_evex() -> Option<&'static dyn Kernel> {
-    avx2::evex_vnni()
-}
+pub(super) use avx2::avx_vnni_as_evex;
+pub(super) use avx2::{avx_vnni, avx2};
+pub(super) use avx512::avx512_vnni;
+pub(super) use lut::load_lut;
 
-/// The AVX-512 kernel, where the CPU has F, BW, VL and VNNI.
-pub(super) fn avx512_vnni() -> Option<&'static dyn Kernel> {
-    avx512::Avx512Vnni::detect().map(|kernel| kernel as &dyn Kernel)
-}
-
-/// The same with look-ups.
-pub(super) fn avx512_lookup() -> Option<&'static dyn Kernel> {
-    avx512::Avx512Vnni::detect_with_lookup().map(|kernel| kernel as &dyn Kernel)
-}
+use std::arch::x86_64::{__cpuid, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 /// Whether this is a Zen 4, as far as it has AVX-512: AMD's family 25.
 pub(super) fn is_zen_4() -> bool {

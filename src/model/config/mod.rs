@@ -1,64 +1,35 @@
-//! config.json: the shape of the model, and how its weights were trained to be ternary.
+//! config.json: the shape of the model.
 
-mod json;
+mod file;
 mod rope;
 #[cfg(test)]
 pub(super) mod tests;
-mod training;
 
 use formats::safetensors::Dtype;
 use serde_json::Value;
 
 use super::ModelError;
 use super::tokenizer::SpecialIds;
+use crate::blueprint::{Architecture, Dims, Linear, OwnBias, Part, Refused, SlidingWindow, Slot};
 
-pub use json::ConfigFile;
+pub use file::ConfigFile;
 use rope::SHARE;
 pub use rope::{Rope, RopeScaling};
-pub use training::{LambdaSource, Training, TrainingOverrides};
-
-/// The architectures whose forward pass llama.cpp's `llama`, the one that applies all seven biases, computes exactly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    /// `LlamaForCausalLM`
-    Llama,
-    /// `MistralForCausalLM`
-    Mistral,
-    /// `Qwen2ForCausalLM`, as `llama` with biases on q, k and v
-    Qwen2,
-}
 
 /// The shape of a model.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Which forward pass.
-    pub architecture: Architecture,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width inside the feed-forward part.
-    pub intermediate_size: usize,
-    /// Number of decoder layers.
-    pub layers: usize,
-    /// Number of query heads.
-    pub heads: usize,
-    /// Number of key and value heads.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
+    pub architecture: &'static Architecture,
+    pub dims: Dims,
     /// The longest context in tokens.
     pub context_length: usize,
-    /// Rows of the embedding.
-    pub vocab_size: usize,
     /// The epsilon of the RMS norms.
     pub rms_norm_eps: f32,
-    /// Rotary position embedding.
     pub rope: Rope,
     /// Whether the head is the embedding.
     pub tied_head: bool,
-    /// Whether q, k, v and o have biases of their own; o's never in Qwen2.
-    pub attention_bias: bool,
-    /// Whether gate, up and down have biases of their own.
-    pub mlp_bias: bool,
+    /// The linears that have biases of their own, beside the offline ones.
+    pub own_biases: Vec<Part>,
     /// Attention sees this many tokens back; `None`: all.
     pub sliding_window: Option<usize>,
     /// The ids of special tokens that config.json names.
@@ -75,6 +46,31 @@ const MAX_LAYERS: usize = 512;
 /// The most tokens: each takes memory whether the tokenizer has it or not. 16 times the largest vocabulary in use.
 const MAX_TOKENS: usize = 1 << 22;
 
+impl Config {
+    /// Whether a linear has a bias of its own, beside the offline one.
+    pub fn has_own_bias(&self, part: Part) -> bool {
+        self.own_biases.contains(&part)
+    }
+
+    /// All linears, layer by layer.
+    pub fn linears(&self) -> impl Iterator<Item = Linear> + use<> {
+        Linear::all(&self.dims)
+    }
+
+    /// The tensors that a file of the model has, in its order, and what a checkpoint calls them: `None` for the rotary
+    /// factors, which follow from config.json. Biases and learned lambdas stand beside their linear.
+    pub fn slots(&self) -> Vec<(Slot, Option<String>)> {
+        let mut slots = self.architecture.graph.slots(&self.dims);
+        slots.retain(|slot| match slot {
+            Slot::Head => !self.tied_head,
+            Slot::RopeFactors => matches!(self.rope.scaling, RopeScaling::Llama3 { .. }),
+            _ => true,
+        });
+        let name = |slot| (slot, self.architecture.checkpoint_name(slot));
+        slots.into_iter().map(name).collect()
+    }
+}
+
 impl ConfigFile {
     /// The shape of the model.
     ///
@@ -82,18 +78,87 @@ impl ConfigFile {
     /// An architecture that cannot be expressed, a missing key, a value that cannot be.
     pub fn config(&self) -> Result<Config, ModelError> {
         let architecture = self.architecture()?;
-        let hidden_size = self.limited("hidden_size", MAX_WIDTH, "")?;
+        let dims = self.dims()?;
+        self.check_activation()?;
+        self.check_rotary_share(SHARE, self.value(SHARE))?;
+        let mut notes = vec![];
+        Ok(Config {
+            architecture,
+            dims,
+            context_length: self.required_count("max_position_embeddings")?,
+            rms_norm_eps: self
+                .positive("rms_norm_eps")?
+                .ok_or_else(|| self.wrong("rms_norm_eps", None, "a number"))? as f32,
+            rope: self.rope(&mut notes)?,
+            tied_head: self.flag("tie_word_embeddings")?.unwrap_or(false),
+            own_biases: self.own_biases(architecture)?,
+            sliding_window: self.sliding_window(architecture.sliding_window)?,
+            special_ids: SpecialIds {
+                bos: self.ids("bos_token_id", &mut notes)?.first().copied(),
+                eos: self.ids("eos_token_id", &mut notes)?,
+                pad: self.ids("pad_token_id", &mut notes)?.first().copied(),
+            },
+            dtype: self.dtype(),
+            notes,
+        })
+    }
+
+    fn architecture(&self) -> Result<&'static Architecture, ModelError> {
+        let names = match self.value("architectures") {
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+            _ => vec![],
+        };
+        let [name] = names[..] else {
+            return Err(self.key_error(
+                "architectures",
+                self.value("architectures"),
+                "a list of one name".into(),
+            ));
+        };
+        let why = match (Architecture::find(name), Refused::find(name)) {
+            (Some(architecture), _) => match lost_biases(&architecture.graph.without_bias()) {
+                None => return Ok(architecture),
+                Some(lost) => format!("llama.cpp's `{}` {lost}", architecture.graph.name),
+            },
+            (None, Some(refused)) => {
+                let lost = lost_biases(&refused.without_bias()).unwrap_or_default();
+                format!("{}, and its own architecture there {lost}", refused.not_llama)
+            }
+            (None, None) => "its forward pass has not been shown to equal llama.cpp's `llama`".into(),
+        };
+        let supported: Vec<_> = Architecture::supported().collect();
+        Err(ModelError::Architecture {
+            path: self.path.clone(),
+            found: name.into(),
+            why: format!("{why}; supported: {}", supported.join(", ")),
+        })
+    }
+
+    fn dims(&self) -> Result<Dims, ModelError> {
+        let hidden = self.limited("hidden_size", MAX_WIDTH, "")?;
         let heads = self.required_count("num_attention_heads")?;
         let kv_heads = self.count("num_key_value_heads")?.unwrap_or(heads);
         if heads % kv_heads != 0 {
             let expected = format!("a divisor of num_attention_heads ({heads})");
             return Err(self.key_error("num_key_value_heads", self.value("num_key_value_heads"), expected));
         }
+        Ok(Dims {
+            hidden,
+            heads,
+            kv_heads,
+            head_dim: self.head_dim(hidden, heads)?,
+            intermediate: self.limited("intermediate_size", MAX_WIDTH, "")?,
+            layers: self.limited("num_hidden_layers", MAX_LAYERS, ", which is what llama.cpp loads")?,
+            vocab: self.limited("vocab_size", MAX_TOKENS, "")?,
+        })
+    }
+
+    fn head_dim(&self, hidden: usize, heads: usize) -> Result<usize, ModelError> {
         let head_dim = match self.count("head_dim")? {
             Some(head_dim) => head_dim,
-            None if hidden_size % heads == 0 => hidden_size / heads,
+            None if hidden.is_multiple_of(heads) => hidden / heads,
             None => {
-                let expected = format!("a divisor of hidden_size ({hidden_size}), as head_dim is missing");
+                let expected = format!("a divisor of hidden_size ({hidden}), as head_dim is missing");
                 return Err(self.key_error("num_attention_heads", self.value("num_attention_heads"), expected));
             }
         };
@@ -107,75 +172,24 @@ impl ConfigFile {
             );
             return Err(self.key_error("head_dim", self.value("head_dim"), expected));
         }
-        self.check_activation()?;
-        self.check_rotary_share(SHARE, self.value(SHARE))?;
-        let mut notes = vec![];
-        Ok(Config {
-            architecture,
-            hidden_size,
-            intermediate_size: self.limited("intermediate_size", MAX_WIDTH, "")?,
-            layers: self.limited("num_hidden_layers", MAX_LAYERS, ", which is what llama.cpp loads")?,
-            heads,
-            kv_heads,
-            head_dim,
-            context_length: self.required_count("max_position_embeddings")?,
-            vocab_size: self.limited("vocab_size", MAX_TOKENS, "")?,
-            rms_norm_eps: self
-                .positive("rms_norm_eps")?
-                .ok_or_else(|| self.missing("rms_norm_eps", "a number"))? as f32,
-            rope: self.rope(&mut notes)?,
-            tied_head: self.flag("tie_word_embeddings")?.unwrap_or(false),
-            attention_bias: match architecture {
-                Architecture::Qwen2 => true,
-                _ => self.flag("attention_bias")?.unwrap_or(false),
-            },
-            mlp_bias: self.flag("mlp_bias")?.unwrap_or(false),
-            sliding_window: self.sliding_window(architecture)?,
-            special_ids: SpecialIds {
-                bos: self.ids("bos_token_id", &mut notes)?.first().copied(),
-                eos: self.ids("eos_token_id", &mut notes)?,
-                pad: self.ids("pad_token_id", &mut notes)?.first().copied(),
-            },
-            dtype: self.dtype(),
-            notes,
-        })
+        Ok(head_dim)
     }
-    fn architecture(&self) -> Result<Architecture, ModelError> {
-        let names = match self.value("architectures") {
-            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-            _ => vec![],
-        };
-        let [found] = names[..] else {
-            return Err(self.key_error(
-                "architectures",
-                self.value("architectures"),
-                "a list of one name".into(),
-            ));
-        };
-        let why = match found {
-            // The name that the first conversions of Llama wrote.
-            "LlamaForCausalLM" | "LLaMAForCausalLM" => return Ok(Architecture::Llama),
-            "MistralForCausalLM" => return Ok(Architecture::Mistral),
-            "Qwen2ForCausalLM" => return Ok(Architecture::Qwen2),
-            _ if found.starts_with("Qwen3") || found.starts_with("HunYuanDense") => {
-                "its norms of q and k have no place in llama.cpp's `llama`, and its own architecture there would lose \
-                 the offline biases of o_proj, gate_proj, up_proj and down_proj"
-            }
-            _ if found.starts_with("BitNet") || found.starts_with("Bitnet") || found.starts_with("Gemma") => {
-                "llama.cpp has no place for the offline biases of its linears"
-            }
-            _ => "its forward pass has not been shown to equal llama.cpp's `llama`",
-        };
-        let why = format!("{why}; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM");
-        Err(ModelError::Architecture {
-            path: self.path.clone(),
-            found: found.into(),
-            why,
-        })
+
+    fn own_biases(&self, architecture: &Architecture) -> Result<Vec<Part>, ModelError> {
+        let mut biased = vec![];
+        for part in Part::ALL {
+            let has_bias = match architecture.own_bias(part) {
+                OwnBias::Never => false,
+                OwnBias::Always => true,
+                OwnBias::Key(key) => self.flag(key)?.unwrap_or(false),
+            };
+            biased.extend(has_bias.then_some(part));
+        }
+        Ok(biased)
     }
 
     fn check_activation(&self) -> Result<(), ModelError> {
-        match self.text("hidden_act")?.as_deref() {
+        match self.text("hidden_act")? {
             None | Some("silu" | "swish") => Ok(()),
             Some(_) => Err(self.key_error("hidden_act", self.value("hidden_act"), "\"silu\"".into())),
         }
@@ -195,21 +209,23 @@ impl ConfigFile {
 
     /// Tokens that attention sees back, as transformers reads it (configuration_mistral.py, configuration_qwen2.py):
     /// a key that is missing has its default, one that is null means all.
-    fn sliding_window(&self, architecture: Architecture) -> Result<Option<usize>, ModelError> {
+    fn sliding_window(&self, window: SlidingWindow) -> Result<Option<usize>, ModelError> {
         const WINDOW: usize = 4096;
-        let slides = match architecture {
-            Architecture::Llama => false,
-            Architecture::Mistral => true,
-            Architecture::Qwen2 => self.flag("use_sliding_window")?.unwrap_or(false) && self.has_sliding_layer()?,
+        let slides = match window {
+            SlidingWindow::Never => false,
+            SlidingWindow::EveryLayer => true,
+            SlidingWindow::SomeLayers => {
+                self.flag("use_sliding_window")?.unwrap_or(false) && self.has_sliding_layer()?
+            }
         };
-        match self.json.get("sliding_window") {
+        match self.0.value.get("sliding_window") {
             _ if !slides => Ok(None),
             None => Ok(Some(WINDOW)),
-            Some(_) => self.count("sliding_window"),
+            Some(_) => Ok(self.count("sliding_window")?),
         }
     }
 
-    /// Whether a layer of Qwen2 sees less than the whole context.
+    /// Whether some layer sees less than the whole context.
     fn has_sliding_layer(&self) -> Result<bool, ModelError> {
         const FULL_LAYERS: u64 = 28;
         if let Some(kinds) = self.value("layer_types") {
@@ -237,4 +253,15 @@ impl ConfigFile {
             _ => None,
         }
     }
+}
+
+/// What happens to the biases of `linears`, if there are any.
+fn lost_biases(linears: &[Part]) -> Option<String> {
+    let names: Vec<_> = linears.iter().map(|part| part.short_name()).collect();
+    let (last, others) = names.split_last()?;
+    let names = match others {
+        [] => (*last).into(),
+        others => format!("{} and {last}", others.join(", ")),
+    };
+    Some(format!("would lose the offline biases of {names}"))
 }

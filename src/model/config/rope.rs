@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::json::{ConfigFile, POSITIVE, is_positive};
+use super::file::ConfigFile;
 use crate::model::ModelError;
+use crate::model::json::{POSITIVE, is_positive};
 
 /// Rotary position embedding: angle(position, i) = position * theta^(-2i / head_dim) / factor_i.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,46 +39,24 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// The factor by which each pair of dimensions turns slower, for Llama 3's scaling: (head_dim / 2,).
-    /// Written to GGUF as `rope_freqs.weight`; formula of transformers' `_compute_llama3_parameters`.
-    pub fn llama3_factors(&self, head_dim: usize) -> Option<Vec<f32>> {
-        let RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_context,
-        } = self.scaling
-        else {
-            return None;
-        };
-        let factor_of = |i: usize| {
-            let wavelength = 2.0 * std::f64::consts::PI * self.theta.powf(2.0 * i as f64 / head_dim as f64);
-            if wavelength < original_context / high_freq_factor {
-                1.0
-            } else if wavelength > original_context / low_freq_factor {
-                factor
-            } else {
-                let smooth = (original_context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                1.0 / ((1.0 - smooth) / factor + smooth)
-            }
-        };
-        Some((0..head_dim / 2).map(|i| factor_of(i) as f32).collect())
-    }
-
-    /// Whether `found` are the turns a token of each pair of dimensions, before or after they are stretched.
+    /// Whether `found` are the turns a token of each pair of dimensions, before or after they are stretched. Which waves
+    /// Llama 3's scaling stretches by how much is not looked at.
     pub fn has_frequencies(&self, found: &[f32], head_dim: usize) -> bool {
         const CLOSE: f64 = 0.01; // bf16 has 0.4 %
-        let factors = self.llama3_factors(head_dim).unwrap_or_default();
-        let factor = |pair: usize| match self.scaling {
-            RopeScaling::Linear { factor } => factor,
-            _ => factors.get(pair).copied().unwrap_or(1.0).into(),
+        let (least, most) = match self.scaling {
+            RopeScaling::None => (1.0, 1.0),
+            RopeScaling::Linear { factor } => (factor, factor),
+            RopeScaling::Llama3 { factor, .. } => (factor.min(1.0), factor.max(1.0)),
         };
-        let plain = |pair: usize| self.theta.powf(-2.0 * pair as f64 / head_dim as f64);
-        let all = |expected: &dyn Fn(usize) -> f64| {
+        let all = |least: f64, most: f64| {
             let mut pairs = found.iter().enumerate();
-            pairs.all(|(pair, &found)| (f64::from(found) / expected(pair) - 1.0).abs() < CLOSE)
+            pairs.all(|(pair, &found)| {
+                let plain = self.theta.powf(-2.0 * pair as f64 / head_dim as f64);
+                let range = plain / most * (1.0 - CLOSE)..plain / least * (1.0 + CLOSE);
+                range.contains(&found.into())
+            })
         };
-        found.len() == head_dim / 2 && (all(&plain) || all(&|pair| plain(pair) / factor(pair)))
+        found.len() == head_dim / 2 && (all(1.0, 1.0) || all(least, most))
     }
 }
 
@@ -86,9 +65,11 @@ impl ConfigFile {
     /// `rope_scaling` where there are both, and the theta of a section over that beside it (modeling_rope_utils.py,
     /// `convert_rope_params_to_dict`).
     pub(super) fn rope(&self, notes: &mut Vec<String>) -> Result<Rope, ModelError> {
-        let section = |key| Ok(self.object(key)?.filter(|section| !section.is_empty()));
-        let old = section("rope_scaling")?.map(|section| ("rope_scaling", section));
-        let new = section("rope_parameters")?.map(|section| ("rope_parameters", section));
+        let named = |key| {
+            let section = self.object(key)?.filter(|section| !section.is_empty());
+            Ok::<_, ModelError>(section.map(|section| (key, section)))
+        };
+        let (old, new) = (named("rope_scaling")?, named("rope_parameters")?);
         let Some((name, section)) = old.or(new) else {
             let theta = self.theta(None, notes)?;
             let scaling = RopeScaling::None;
@@ -129,71 +110,17 @@ impl ConfigFile {
     }
 
     fn rope_of(&self, name: &str, section: &Map<String, Value>, notes: &mut Vec<String>) -> Result<Rope, ModelError> {
+        const ALWAYS: [&str; 4] = ["rope_theta", "rope_type", "type", SHARE];
         let key = |part: &str| format!("{name}.{part}");
         let part = |part: &str| section.get(part).filter(|value| !value.is_null());
-        let number = |name: &str| {
-            let found = part(name).and_then(Value::as_f64);
-            found
-                .filter(|n| is_positive(*n))
-                .ok_or_else(|| self.key_error(&key(name), part(name), POSITIVE.into()))
-        };
         if let Some((nested, value)) = section.iter().find(|(_, value)| value.is_object()) {
             let expected = format!("one rotation for all layers; where they share it, set its keys in '{name}' itself");
             return Err(self.key_error(&key(nested), Some(value), expected));
         }
         self.check_rotary_share(&key(SHARE), part(SHARE))?;
-        let (kind, old_kind) = (part("rope_type"), part("type"));
-        if let (Some(kind), Some(old_kind)) = (kind, old_kind)
-            && kind != old_kind
-        {
-            let expected = format!("{kind}, as {} is", key("rope_type"));
-            return Err(self.key_error(&key("type"), Some(old_kind), expected));
-        }
-        let kind = kind.or(old_kind);
-        let (scaling, known): (_, &[&str]) = match kind.map(|kind| kind.as_str().unwrap_or_default()) {
-            None if name == "rope_parameters" => (RopeScaling::None, &[]),
-            Some("default") => (RopeScaling::None, &[]),
-            Some("linear") => {
-                let factor = number("factor")?;
-                (RopeScaling::Linear { factor }, &["factor"])
-            }
-            Some("llama3") => {
-                let scaling = RopeScaling::Llama3 {
-                    factor: number("factor")?,
-                    low_freq_factor: number("low_freq_factor")?,
-                    high_freq_factor: number("high_freq_factor")?,
-                    original_context: number("original_max_position_embeddings")?,
-                };
-                (
-                    scaling,
-                    &[
-                        "factor",
-                        "low_freq_factor",
-                        "high_freq_factor",
-                        "original_max_position_embeddings",
-                    ],
-                )
-            }
-            _ => {
-                let expected = "\"default\", \"linear\" or \"llama3\"".into();
-                return Err(self.key_error(&key("rope_type"), kind, expected));
-            }
-        };
-        if let RopeScaling::Llama3 {
-            low_freq_factor,
-            high_freq_factor,
-            ..
-        } = scaling
-            && high_freq_factor <= low_freq_factor
-        {
-            let expected = "more than low_freq_factor".into();
-            return Err(self.key_error(&key("high_freq_factor"), part("high_freq_factor"), expected));
-        }
-        const ALWAYS: [&str; 4] = ["rope_theta", "rope_type", "type", SHARE];
-        for unread in section
-            .keys()
-            .filter(|key| !ALWAYS.contains(&key.as_str()) && !known.contains(&key.as_str()))
-        {
+        let (scaling, known) = self.scaling(name, section)?;
+        let is_known = |key: &&String| ALWAYS.contains(&key.as_str()) || known.contains(&key.as_str());
+        for unread in section.keys().filter(|key| !is_known(key)) {
             notes.push(format!(
                 "config.json: '{}' is not read, as in transformers: this kind of rotation has no such key",
                 key(unread)
@@ -202,6 +129,63 @@ impl ConfigFile {
         let theta = part("rope_theta").map(|theta| (key("rope_theta"), theta));
         let theta = self.theta(theta, notes)?;
         Ok(Rope { theta, scaling })
+    }
+
+    /// The scaling that a section asks for, and its keys.
+    fn scaling(
+        &self,
+        name: &str,
+        section: &Map<String, Value>,
+    ) -> Result<(RopeScaling, &'static [&'static str]), ModelError> {
+        const LINEAR: [&str; 1] = ["factor"];
+        const LLAMA3: [&str; 4] = [
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        ];
+        let key = |part: &str| format!("{name}.{part}");
+        let part = |part: &str| section.get(part).filter(|value| !value.is_null());
+        let number = |name: &str| {
+            let found = part(name).and_then(Value::as_f64).filter(|n| is_positive(*n));
+            found.ok_or_else(|| self.key_error(&key(name), part(name), POSITIVE.into()))
+        };
+        let (kind, old_kind) = (part("rope_type"), part("type"));
+        if let (Some(kind), Some(old_kind)) = (kind, old_kind)
+            && kind != old_kind
+        {
+            let expected = format!("{kind}, as {} is", key("rope_type"));
+            return Err(self.key_error(&key("type"), Some(old_kind), expected));
+        }
+        let kind = kind.or(old_kind);
+        match kind.map(|kind| kind.as_str().unwrap_or_default()) {
+            None if name == "rope_parameters" => Ok((RopeScaling::None, &[])),
+            Some("default") => Ok((RopeScaling::None, &[])),
+            Some("linear") => {
+                let factor = number("factor")?;
+                Ok((RopeScaling::Linear { factor }, &LINEAR))
+            }
+            Some("llama3") => {
+                let [factor, low_freq_factor, high_freq_factor, original_context] = LLAMA3.map(number);
+                let (factor, low_freq_factor, high_freq_factor) = (factor?, low_freq_factor?, high_freq_factor?);
+                let original_context = original_context?;
+                if high_freq_factor <= low_freq_factor {
+                    let expected = "more than low_freq_factor".into();
+                    return Err(self.key_error(&key("high_freq_factor"), part("high_freq_factor"), expected));
+                }
+                let scaling = RopeScaling::Llama3 {
+                    factor,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_context,
+                };
+                Ok((scaling, &LLAMA3))
+            }
+            _ => {
+                let expected = "\"default\", \"linear\" or \"llama3\"".into();
+                Err(self.key_error(&key("rope_type"), kind, expected))
+            }
+        }
     }
 }
 

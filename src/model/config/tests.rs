@@ -1,40 +1,11 @@
 //! Tests of what config.json is read as.
 
 use super::*;
-use crate::tequila::Granularity;
-
-/// A model of one layer, for tests.
-pub(crate) fn small_config() -> Config {
-    Config {
-        architecture: Architecture::Llama,
-        hidden_size: 64,
-        intermediate_size: 128,
-        layers: 1,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 32,
-        context_length: 128,
-        vocab_size: 32,
-        rms_norm_eps: 1e-5,
-        rope: Rope {
-            theta: 10000.0,
-            scaling: RopeScaling::None,
-        },
-        tied_head: true,
-        attention_bias: false,
-        mlp_bias: false,
-        sliding_window: None,
-        special_ids: SpecialIds::default(),
-        dtype: None,
-        notes: vec![],
-    }
-}
+use crate::model::{Granularity, Lambda, Scheme, Tequila, TrainingOverrides};
 
 fn file(json: Value) -> ConfigFile {
-    ConfigFile {
-        path: "config.json".into(),
-        json,
-    }
+    let bytes = json.to_string().into_bytes();
+    ConfigFile::parse("config.json".as_ref(), &bytes).unwrap()
 }
 
 fn llama() -> Value {
@@ -66,11 +37,6 @@ fn both_forms_of_rope_settings_are_read() {
     let rope = file(old).config().unwrap().rope;
     assert_eq!(rope, with("rope_parameters", new).config().unwrap().rope);
     assert_eq!(rope.theta, 500000.0);
-    // The values that transformers' `_compute_llama3_parameters` gives for Llama-3.2-1B (head_dim 64): the first
-    // pairs turn as before, the last 32 times slower.
-    let factors = rope.llama3_factors(64).unwrap();
-    assert_eq!((factors[0], factors[31]), (1.0, 32.0));
-    assert!(factors.is_sorted());
 }
 
 #[test]
@@ -91,10 +57,10 @@ fn what_is_no_tequila_checkpoint_is_named_as_such() {
     let training = plain.training(&given).unwrap();
     assert_eq!(
         training,
-        Training {
+        Scheme::Tequila(Tequila {
             granularity: Granularity::Group(64),
-            lambda: LambdaSource::Fixed(0.5)
-        }
+            lambda: Lambda::Fixed(0.5)
+        })
     );
 }
 
@@ -146,8 +112,21 @@ fn every_complaint_names_its_key() {
         .config()
         .unwrap_err();
     assert!(error.to_string().contains("rope_scaling.rope_type"), "{error}");
-    let error = with("architectures", serde_json::json!(["Qwen3ForCausalLM"]))
-        .config()
-        .unwrap_err();
-    assert!(error.to_string().contains("o_proj"), "{error}");
+}
+
+#[test]
+fn biases_that_would_be_lost_are_named() {
+    let four = "would lose the offline biases of o_proj, gate_proj, up_proj and down_proj; supported: LlamaFor";
+    let all = "would lose the offline biases of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj";
+    for (name, lost) in [
+        ("Qwen3ForCausalLM", four),
+        ("HunYuanDenseV1ForCausalLM", four),
+        ("Gemma2ForCausalLM", four),
+        ("BitNetForCausalLM", all),
+        ("BitnetForCausalLM", all),
+        ("OtherForCausalLM", "has not been shown to equal llama.cpp's `llama`"),
+    ] {
+        let error = with("architectures", serde_json::json!([name])).config().unwrap_err();
+        assert!(error.to_string().contains(lost), "{error}");
+    }
 }

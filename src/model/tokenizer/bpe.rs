@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::files::step_name;
-use super::json::{Merge, TokenizerJson};
+use super::json::{Merge, TokenizerJson, step_name};
 use super::vocabulary::Vocabulary;
 use super::{Notes, TokenizerError, pre};
 

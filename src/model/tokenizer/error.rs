@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::model::json::WrongKey;
+
 /// Why a tokenizer could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
@@ -59,7 +61,7 @@ pub enum TokenizerError {
         what: &'static str,
     },
     /// A key that is absent or holds something else.
-    #[error("{file}: {key}: found {found}, expected {expected}; copy the file again, or mend the key")]
+    #[error("{file}: {key}: found {found}, expected {expected}; copy the file again, or fix the key")]
     Key {
         /// The file.
         file: String,
@@ -68,7 +70,7 @@ pub enum TokenizerError {
         /// What it holds.
         found: String,
         /// What it should hold.
-        expected: &'static str,
+        expected: String,
     },
     /// A kind of tokenizer that llama.cpp's byte-level BPE and SentencePiece cannot express.
     #[error("{file}: {found} is not supported; {remedy}")]
@@ -204,4 +206,15 @@ pub enum TokenizerError {
         /// The first one missing.
         missing: String,
     },
+}
+
+impl From<WrongKey> for TokenizerError {
+    fn from(wrong: WrongKey) -> Self {
+        Self::Key {
+            file: wrong.path.display().to_string(),
+            key: wrong.key,
+            found: wrong.found,
+            expected: wrong.expected,
+        }
+    }
 }

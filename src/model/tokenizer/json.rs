@@ -8,8 +8,8 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::TokenizerError;
-use super::files::kind_of;
 use super::vocabulary::{Token, TokenType, Vocabulary};
+use crate::model::json::brief;
 
 /// The file.
 #[derive(Deserialize)]
@@ -189,7 +189,7 @@ impl TokenizerJson {
             (false, true) => Ok(Family::SentencePiece),
             (false, false) => Err(unsupported(format!(
                 "a BPE model without byte_fallback, whose pre_tokenizer is {}, which is not byte-level,",
-                kind_of(&self.pre_tokenizer)
+                brief(&self.pre_tokenizer)
             ))),
         }
     }
@@ -202,7 +202,7 @@ impl TokenizerJson {
                 file: file.into(),
                 key: "model.vocab".into(),
                 found: "no token".into(),
-                expected: "an object of token texts and ids",
+                expected: "an object of token texts and ids".into(),
             });
         }
         let mut vocabulary = Vocabulary::new(file, rows);
@@ -251,4 +251,15 @@ fn mentions_byte_level(pre_tokenizer: &Value) -> bool {
     let is = |step: &Value| step.get("type").and_then(Value::as_str) == Some("ByteLevel");
     let steps = pre_tokenizer.get("pretokenizers").and_then(Value::as_array);
     is(pre_tokenizer) || steps.is_some_and(|steps| steps.iter().any(is))
+}
+
+/// A step of a tokenizer.json, for messages: in full, or by its type where it is long.
+pub(super) fn step_name(step: &Value) -> String {
+    const SHOWN: usize = 200; // bytes
+    let text = step.to_string();
+    match step.get("type") {
+        Some(kind) if text.len() > SHOWN => brief(kind),
+        _ if text.len() > SHOWN => brief(step),
+        _ => text,
+    }
 }

@@ -9,12 +9,15 @@
 //! llama.cpp reads these keys in `llama_vocab::impl::load` (llama-vocab.cpp) and is strict about their types.
 
 mod bpe;
+mod content;
 mod error;
 mod files;
 mod json;
 mod pre;
+mod proto_model;
 mod protobuf;
 mod sentencepiece;
+mod settings;
 mod special;
 mod template;
 mod vocabulary;
@@ -25,16 +28,18 @@ mod tests;
 use formats::gguf::tokenizer::is_made_control;
 use formats::gguf::{Array, Value};
 
+pub use content::Content;
 pub use error::TokenizerError;
-pub use files::{Content, TokenizerFiles};
+pub use files::TokenizerFiles;
 pub use special::SpecialIds;
 pub use vocabulary::{Token, TokenType};
 
-use files::Settings;
 use json::{Family, TokenizerJson};
 use sentencepiece::SentencePiece;
 use special::{Defaults, Ends, Special, Surround};
 use vocabulary::Vocabulary;
+
+use super::json::Object;
 
 /// A tokenizer as llama.cpp has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,8 +117,8 @@ pub fn read(
         rows,
         ids,
         pre,
-        config: Settings::read(files.tokenizer_config.as_ref())?,
-        names: Settings::read(files.special_tokens_map.as_ref())?,
+        config: settings::read(files.tokenizer_config.as_ref())?,
+        names: settings::read(files.special_tokens_map.as_ref())?,
         notes: Notes::default(),
     };
     let json = match &files.tokenizer_json {
@@ -146,8 +151,8 @@ struct Reader<'a> {
     rows: usize,
     ids: &'a SpecialIds,
     pre: Option<&'a str>,
-    config: Settings,
-    names: Settings,
+    config: Object,
+    names: Object,
     notes: Notes,
 }
 
@@ -243,24 +248,21 @@ impl<'a> Reader<'a> {
         if matches!(model, Model::SentencePiece { .. }) {
             sentencepiece::finish(&mut vocabulary)?;
         }
-        let settings = [&self.config, &self.names];
+        let named = [&self.config, &self.names];
         // Special tokens are not part of a text, even where the vocabulary lists them among its texts.
-        for text in special::named(settings)? {
+        for text in settings::named(named)? {
             vocabulary.set_control(text);
         }
         if self.config.flag("fix_mistral_regex")? == Some(true) {
             self.notes.add(format!(
                 "{}: fix_mistral_regex: transformers splits text by another expression than tokenizer.json has; \
                  this file splits by that of tokenizer.json",
-                self.config.name
+                self.config.name()
             ));
         }
         note_made_control(&vocabulary, &mut self.notes);
         let chat_template = template::chat_template(self.files, &self.config, &mut self.notes)?;
-        vocabulary.check_without_row(chat_template.as_deref(), settings, &mut self.notes)?;
-        let generation = Settings::read(self.files.generation_config.as_ref())?;
-        let config_name = self.files.config_name.as_deref().unwrap_or("config.json");
-        let ends = Ends::read(&generation, self.ids, config_name, &mut self.notes)?;
+        vocabulary.check_without_row(chat_template.as_deref(), named, &mut self.notes)?;
         let Special {
             bos,
             eos,
@@ -269,19 +271,7 @@ impl<'a> Reader<'a> {
             pad,
             add_bos,
             add_eos,
-        } = special::resolve(
-            special::Sources {
-                vocabulary: &vocabulary,
-                rows: self.rows,
-                settings,
-                ids: self.ids,
-                config_name,
-                ends,
-                surround,
-                defaults,
-            },
-            &mut self.notes,
-        )?;
+        } = self.special(&vocabulary, surround, defaults)?;
         let tokens = vocabulary.into_tokens();
         let notes = self.notes.0;
         Ok(Tokenizer {
@@ -299,28 +289,51 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn special(
+        &mut self,
+        vocabulary: &Vocabulary,
+        surround: Option<Surround>,
+        defaults: Defaults,
+    ) -> Result<Special, TokenizerError> {
+        let generation = settings::read(self.files.generation_config.as_ref())?;
+        let config_name = self.files.config_name.as_deref().unwrap_or("config.json");
+        let ends = Ends::read(&generation, self.ids, config_name, &mut self.notes)?;
+        let sources = special::Sources {
+            vocabulary,
+            rows: self.rows,
+            settings: [&self.config, &self.names],
+            ids: self.ids,
+            config_name,
+            ends,
+            surround,
+            defaults,
+        };
+        special::resolve(&sources, &mut self.notes)
+    }
+
     /// added_tokens.json: `{text: id}`; tokenizer_config.json: `"added_tokens_decoder": {id: {"content", "special"}}`.
     fn overlay_added_tokens(&self, vocabulary: &mut Vocabulary) -> Result<(), TokenizerError> {
-        let added = Settings::read(self.files.added_tokens.as_ref())?;
+        let added = settings::read(self.files.added_tokens.as_ref())?;
         for (text, id) in added.entries() {
-            let id = id.as_u64().ok_or_else(|| added.wrong(text, id, "a token id"))?;
-            vocabulary.overlay(&added.name, id, text, false)?;
+            let id = id.as_u64().ok_or_else(|| added.wrong(text, Some(id), "a token id"))?;
+            vocabulary.overlay(&added.name(), id, text, false)?;
         }
         const KEY: &str = "added_tokens_decoder";
-        let Some(decoder) = self.config.get(KEY) else {
+        let Some(decoder) = self.config.value(KEY) else {
             return Ok(());
         };
         let expected = "an object of ids, each with \"content\" and \"special\"";
         let entries = decoder
             .as_object()
-            .ok_or_else(|| self.config.wrong(KEY, decoder, expected))?;
+            .ok_or_else(|| self.config.wrong(KEY, Some(decoder), expected))?;
         for (id, token) in entries {
             let content = token.get("content").and_then(serde_json::Value::as_str);
             let special = token.get("special").map_or(Some(false), serde_json::Value::as_bool);
             let (Ok(id), Some(content), Some(special)) = (id.parse(), content, special) else {
-                return Err(self.config.wrong(&format!("{KEY}.{id}"), token, expected));
+                let key = format!("{KEY}.{id}");
+                return Err(self.config.wrong(&key, Some(token), expected).into());
             };
-            vocabulary.overlay(&self.config.name, id, content, special)?;
+            vocabulary.overlay(&self.config.name(), id, content, special)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use formats::gguf::tokenizer::{GPT2_SPLIT, PRE_TOKENIZERS, pre_tokenizer_names};
 use serde_json::Value;
 
 use super::TokenizerError;
-use super::files::step_name;
+use super::json::step_name;
 
 /// `name`, when llama.cpp knows it.
 pub(super) fn named(name: &str) -> Result<&str, TokenizerError> {

@@ -12,7 +12,7 @@ pub(super) enum Field<'a> {
 }
 
 /// Where something is wrong, and what.
-type Fault = (usize, &'static str);
+pub(super) type Fault = (usize, &'static str);
 
 /// The fields of one message; ends after the first fault.
 pub(super) struct Fields<'a> {

@@ -8,9 +8,9 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::files::{Content, step_name};
-use super::json::{Entries, Merge, TokenizerJson};
-use super::protobuf::{Field, Fields};
+use super::content::Content;
+use super::json::{Entries, Merge, TokenizerJson, step_name};
+use super::proto_model::Model;
 use super::special::Defaults;
 use super::vocabulary::{Token, TokenType, Vocabulary};
 use super::{Notes, TokenizerError};
@@ -27,85 +27,42 @@ pub(super) struct SentencePiece<'a> {
     pub defaults: Defaults,
 }
 
-/// Reads a tokenizer.model (sentencepiece_model.proto: `ModelProto`).
+/// Reads a tokenizer.model.
 pub(super) fn read_model<'a>(
     content: &'a Content,
     rows: usize,
     notes: &mut Notes,
 ) -> Result<SentencePiece<'a>, TokenizerError> {
     let file = content.name.as_str();
-    let unsupported = |found: String, remedy| TokenizerError::Unsupported {
-        file: file.into(),
-        found,
-        remedy,
-    };
     if is_tiktoken(&content.bytes) {
-        return Err(unsupported(
-            "a tiktoken vocabulary".into(),
-            "take the tokenizer.json of the same model, which lists the same tokens",
-        ));
+        return Err(TokenizerError::Unsupported {
+            file: file.into(),
+            found: "a tiktoken vocabulary".into(),
+            remedy: "take the tokenizer.json of the same model, which lists the same tokens",
+        });
     }
-    let protobuf = |(at, what)| TokenizerError::Protobuf {
+    let fault = |(at, what)| TokenizerError::Protobuf {
         file: file.into(),
         at,
         what,
     };
-
-    let mut vocabulary = Vocabulary::new(file, rows);
-    let mut trainer = Trainer::default();
-    let mut normalizer = None;
-    let mut next_id = 0;
-    for field in Fields::new(&content.bytes, 0) {
-        match field.map_err(protobuf)? {
-            (1, Field::Bytes(at, bytes)) => {
-                vocabulary.insert(next_id, piece(at, bytes).map_err(protobuf)?)?;
-                next_id += 1;
-            }
-            (2, Field::Bytes(at, bytes)) => trainer = Trainer::read(at, bytes).map_err(protobuf)?,
-            (3, Field::Bytes(at, bytes)) => normalizer = Some(Normalizer::read(at, bytes).map_err(protobuf)?),
-            _ => {}
-        }
+    let Model {
+        pieces,
+        trainer,
+        normalizer,
+    } = Model::read(&content.bytes).map_err(fault)?;
+    if let Some((found, remedy)) = trainer.unsupported().or_else(|| normalizer.unsupported()) {
+        let file = file.into();
+        return Err(TokenizerError::Unsupported { file, found, remedy });
     }
-    let fault = |what| protobuf((content.bytes.len(), what));
-    if next_id == 0 {
-        return Err(fault("no piece found"));
-    }
-    // Always written, and last: without it the file is cut short.
-    let normalizer = normalizer.ok_or_else(|| fault("no normalizer found"))?;
-    if trainer.model_type != BPE {
-        return Err(unsupported(
-            format!("a SentencePiece model of type {}", trainer.model_type_name()),
-            "models of type BPE are; name another tokenizer with --tokenizer",
-        ));
-    }
-    if trainer.space_as_suffix {
-        return Err(unsupported(
-            "treat_whitespace_as_suffix".into(),
-            "llama.cpp puts the space before a word; name another tokenizer with --tokenizer",
-        ));
-    }
-    match normalizer.name.as_str() {
-        "nfkc" | "nmt_nfkc" => {
-            notes.add(format!(
-                "{file}: text is brought to {} first; llama.cpp takes it as it is",
-                normalizer.name
-            ));
-        }
-        name if normalizer.has_charsmap => {
-            return Err(unsupported(
-                format!("the normalizer {name:?}"),
-                "llama.cpp does not change text before it splits it; name another tokenizer with --tokenizer",
-            ));
-        }
-        _ => {}
-    }
-    if normalizer.removes_spaces {
-        notes.add(format!(
-            "{file}: runs of spaces become one space first; llama.cpp keeps them"
-        ));
-    }
+    normalizer.note(file, notes);
     // An id that is not among the pieces means that the model has no such token.
-    let id = |id: i64| u32::try_from(id).ok().filter(|&id| u64::from(id) < next_id);
+    let count = pieces.len();
+    let id = |id: i64| u32::try_from(id).ok().filter(|&id| (id as usize) < count);
+    let mut vocabulary = Vocabulary::new(file, rows);
+    for (id, piece) in (0..).zip(pieces) {
+        vocabulary.insert(id, piece)?;
+    }
     Ok(SentencePiece {
         vocabulary,
         space_prefix: normalizer.dummy_prefix,
@@ -328,128 +285,4 @@ fn is_tiktoken(bytes: &[u8]) -> bool {
     };
     let is_number = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_digit);
     words.next().is_some_and(is_base64) && words.next().is_some_and(is_number) && words.next().is_none()
-}
-
-/// `ModelProto.SentencePiece`: piece = 1, score = 2, type = 3.
-fn piece(at: usize, bytes: &[u8]) -> Result<Token, (usize, &'static str)> {
-    let mut token = Token {
-        text: String::new(),
-        kind: TokenType::Normal,
-        score: 0.0,
-    };
-    for field in Fields::new(bytes, at) {
-        match field? {
-            (1, Field::Bytes(at, text)) => {
-                token.text = String::from_utf8(text.into()).map_err(|_| (at, "the piece is not UTF-8"))?;
-            }
-            (2, Field::Fixed32(score)) => token.score = f32::from_le_bytes(score),
-            (3, Field::Varint(kind)) => {
-                token.kind = match kind {
-                    1 => TokenType::Normal,
-                    2 => TokenType::Unknown,
-                    3 => TokenType::Control,
-                    4 => TokenType::UserDefined,
-                    5 => TokenType::Unused,
-                    6 => TokenType::Byte,
-                    _ => return Err((at, "the piece has a type that is not 1 to 6")),
-                }
-            }
-            _ => {}
-        }
-    }
-    if token.score.is_nan() {
-        return Err((at, "the piece's score is not a number"));
-    }
-    Ok(token)
-}
-
-/// `TrainerSpec.ModelType`
-const BPE: u64 = 2;
-
-/// The part of `TrainerSpec` that matters here; the defaults are the format's.
-struct Trainer {
-    model_type: u64,
-    space_as_suffix: bool,
-    unk: i64,
-    bos: i64,
-    eos: i64,
-    pad: i64,
-}
-
-impl Default for Trainer {
-    fn default() -> Self {
-        Self {
-            model_type: 1,
-            space_as_suffix: false,
-            unk: 0,
-            bos: 1,
-            eos: 2,
-            pad: -1,
-        }
-    }
-}
-
-impl Trainer {
-    fn read(at: usize, bytes: &[u8]) -> Result<Self, (usize, &'static str)> {
-        let mut trainer = Self::default();
-        for field in Fields::new(bytes, at) {
-            let (number, Field::Varint(value)) = field? else {
-                continue;
-            };
-            match number {
-                3 => trainer.model_type = value,
-                24 => trainer.space_as_suffix = value != 0,
-                40 => trainer.unk = value as i64,
-                41 => trainer.bos = value as i64,
-                42 => trainer.eos = value as i64,
-                43 => trainer.pad = value as i64,
-                _ => {}
-            }
-        }
-        Ok(trainer)
-    }
-
-    fn model_type_name(&self) -> String {
-        match self.model_type {
-            1 => "UNIGRAM".into(),
-            3 => "WORD".into(),
-            4 => "CHAR".into(),
-            other => other.to_string(),
-        }
-    }
-}
-
-/// The part of `NormalizerSpec` that matters here; the defaults are the format's.
-struct Normalizer {
-    name: String,
-    has_charsmap: bool,
-    dummy_prefix: bool,
-    removes_spaces: bool,
-}
-
-impl Default for Normalizer {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            has_charsmap: false,
-            dummy_prefix: true,
-            removes_spaces: true,
-        }
-    }
-}
-
-impl Normalizer {
-    fn read(at: usize, bytes: &[u8]) -> Result<Self, (usize, &'static str)> {
-        let mut normalizer = Self::default();
-        for field in Fields::new(bytes, at) {
-            match field? {
-                (1, Field::Bytes(_, name)) => normalizer.name = String::from_utf8_lossy(name).into(),
-                (2, Field::Bytes(_, charsmap)) => normalizer.has_charsmap = !charsmap.is_empty(),
-                (3, Field::Varint(value)) => normalizer.dummy_prefix = value != 0,
-                (4, Field::Varint(value)) => normalizer.removes_spaces = value != 0,
-                _ => {}
-            }
-        }
-        Ok(normalizer)
-    }
 }

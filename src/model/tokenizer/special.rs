@@ -3,9 +3,10 @@
 use formats::gguf::tokenizer::END_TEXTS;
 use serde_json::Value;
 
-use super::files::{Settings, token_text};
+use super::settings::token;
 use super::vocabulary::Vocabulary;
 use super::{Notes, TokenizerError};
+use crate::model::json::Object;
 
 /// Ids of special tokens as config.json has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,33 +28,21 @@ pub(super) struct Ends {
 impl Ends {
     /// Those of generation_config.json, where transformers' `generate` looks for them; of config.json where it names none.
     pub fn read(
-        generation: &Settings,
+        generation: &Object,
         ids: &SpecialIds,
         config_name: &str,
         notes: &mut Notes,
     ) -> Result<Self, TokenizerError> {
         const KEY: &str = "eos_token_id";
-        let Some(value) = generation.get(KEY) else {
-            return Ok(Self {
+        Ok(match generation.value(KEY) {
+            None => Self {
                 file: config_name.into(),
                 ids: ids.eos.clone(),
-            });
-        };
-        let list = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-        let mut found = vec![];
-        for id in list {
-            match (id.as_i64(), id.as_u64().and_then(|id| u32::try_from(id).ok())) {
-                (_, Some(id)) => found.push(id),
-                // In PyTorch a negative id stands for none.
-                (Some(id), _) if id < 0 => {
-                    notes.add(format!("{}: {KEY} {id} is no token; it is left out", generation.name))
-                }
-                _ => return Err(generation.wrong(KEY, value, "a token id or a list of them")),
-            }
-        }
-        Ok(Self {
-            file: generation.name.clone(),
-            ids: found,
+            },
+            Some(_) => Self {
+                file: generation.name(),
+                ids: generation.ids(KEY, &mut notes.0)?,
+            },
         })
     }
 }
@@ -118,37 +107,13 @@ impl Surround {
     }
 }
 
-/// The texts of all special tokens that the settings name.
-pub(super) fn named(settings: [&Settings; 2]) -> Result<Vec<&str>, TokenizerError> {
-    const KEYS: [&str; 7] = [
-        "bos_token",
-        "eos_token",
-        "unk_token",
-        "pad_token",
-        "sep_token",
-        "cls_token",
-        "mask_token",
-    ];
-    const LISTS: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
-    let mut texts = vec![];
-    for file in settings {
-        for key in KEYS {
-            texts.extend(file.token(key)?);
-        }
-        for list in LISTS.iter().filter_map(|key| file.get(key)?.as_array()) {
-            texts.extend(list.iter().filter_map(token_text));
-        }
-    }
-    Ok(texts)
-}
-
 /// All that says which tokens are special.
 pub(super) struct Sources<'a> {
     pub vocabulary: &'a Vocabulary<'a>,
     /// Rows of the embedding.
     pub rows: usize,
     /// tokenizer_config.json and special_tokens_map.json
-    pub settings: [&'a Settings; 2],
+    pub settings: [&'a Object; 2],
     /// Ids of config.json, and what messages call it.
     pub ids: &'a SpecialIds,
     pub config_name: &'a str,
@@ -159,92 +124,41 @@ pub(super) struct Sources<'a> {
 
 /// Looks the special tokens up: by text in tokenizer_config.json and special_tokens_map.json, then by id in config.json,
 /// then where the vocabulary's own file has them.
-pub(super) fn resolve(sources: Sources, notes: &mut Notes) -> Result<Special, TokenizerError> {
+pub(super) fn resolve(sources: &Sources, notes: &mut Notes) -> Result<Special, TokenizerError> {
     let Sources {
         vocabulary,
-        rows,
-        settings,
+        settings: [config, _],
         ids,
         config_name,
         ends,
         surround,
         defaults,
+        ..
     } = sources;
-    let [config, _] = settings;
-    // A name that is no token: an error where llama.cpp must have one, else a note.
-    let mut named = |key: &str, required: bool| -> Result<Option<u32>, TokenizerError> {
-        for file in settings {
-            let Some(text) = file.token(key)? else {
-                continue;
-            };
-            match vocabulary.id(text) {
-                Some(id) => return Ok(Some(id)),
-                None if required => {
-                    return Err(TokenizerError::UnknownSpecial {
-                        file: file.name.clone(),
-                        key: key.into(),
-                        text: text.into(),
-                    });
-                }
-                None => notes.add(format!(
-                    "{}: {key} {text:?} is no token of the vocabulary; it is left out",
-                    file.name
-                )),
-            }
-        }
-        Ok(None)
+    let (before, after) = match surround {
+        Some(surround) => (&surround.before[..], &surround.after[..]),
+        None => (&[][..], &[][..]),
     };
-    let row = |file: &str, key: &'static str, id: Option<u32>| match id {
-        Some(id) if id as usize >= rows => Err(TokenizerError::SpecialOutOfRange {
-            file: file.into(),
-            key,
-            id,
-            rows,
-        }),
-        id => Ok(id),
-    };
-    let surround_says = surround.is_some();
-    let surround = surround.unwrap_or_default();
-    let surround_id = |tokens: &[String]| tokens.first().and_then(|text| vocabulary.id(text));
-
-    let bos = named("bos_token", true)?
-        .or(ids.bos)
-        .or_else(|| surround_id(&surround.before))
-        .or(defaults.bos);
-    let eos = named("eos_token", true)?
-        .or(ends.ids.first().copied())
-        .or_else(|| surround_id(&surround.after))
-        .or(defaults.eos);
-    let unk = named("unk_token", false)?.or(defaults.unk);
-    let mut pad = named("pad_token", false)?.or(ids.pad).or(defaults.pad);
-    if let Some(id) = pad.take_if(|id| *id as usize >= rows) {
-        notes.add(format!(
-            "{config_name}: pad_token_id {id} has no row in the embedding, which has {rows}; it is left out"
-        ));
+    let first = |tokens: &[String]| tokens.first().and_then(|text| vocabulary.id(text));
+    let bos = sources.named("bos_token", true, notes)?.or(ids.bos);
+    let bos = bos.or_else(|| first(before)).or(defaults.bos);
+    let eos = sources.named("eos_token", true, notes)?.or(ends.ids.first().copied());
+    let eos = eos.or_else(|| first(after)).or(defaults.eos);
+    let unk = sources.named("unk_token", false, notes)?.or(defaults.unk);
+    let pad = sources.pad(notes)?;
+    sources.check_row(config_name, "bos_token_id", bos)?;
+    sources.check_row(&ends.file, "eos_token_id", eos)?;
+    for &id in &ends.ids {
+        sources.check_row(&ends.file, "eos_token_id", Some(id))?;
     }
-    let bos = row(config_name, "bos_token_id", bos)?;
-    let eos = row(&ends.file, "eos_token_id", eos)?;
-    ends.ids
-        .iter()
-        .try_for_each(|&id| row(&ends.file, "eos_token_id", Some(id)).map(drop))?;
-
-    let add_bos = config.flag("add_bos_token")?;
-    let add_eos = config.flag("add_eos_token")?;
-    let says = |tokens: &[String]| surround_says.then_some(!tokens.is_empty());
-    let add_bos = add_bos.or(says(&surround.before)).unwrap_or(defaults.add_bos);
-    let add_eos = add_eos.or(says(&surround.after)).unwrap_or(false);
-    for (tokens, id, key) in [
-        (&surround.before, bos, "bos_token"),
-        (&surround.after, eos, "eos_token"),
-    ] {
-        if tokens.len() > 1 || tokens.first().is_some_and(|text| vocabulary.id(text) != id) {
-            notes.add(format!(
-                "{}: post_processor adds {tokens:?}; llama.cpp adds only the {key}",
-                vocabulary.file()
-            ));
-        }
-    }
-
+    let says = |tokens: &[String]| surround.is_some().then_some(!tokens.is_empty());
+    let add_bos = config
+        .flag("add_bos_token")?
+        .or(says(before))
+        .unwrap_or(defaults.add_bos);
+    let add_eos = config.flag("add_eos_token")?.or(says(after)).unwrap_or(false);
+    note_surround(vocabulary, before, bos, "bos_token", notes);
+    note_surround(vocabulary, after, eos, "eos_token", notes);
     // Without the key llama.cpp takes token 11 (byte-level) or 2 (SentencePiece) for the end of text.
     let needed = |found, key| TokenizerError::NoSpecial {
         file: vocabulary.file().into(),
@@ -259,12 +173,73 @@ pub(super) fn resolve(sources: Sources, notes: &mut Notes) -> Result<Special, To
         // Likewise token 11 or 1. A model without one never sees it; the end of text is the harmless choice.
         bos: bos.unwrap_or(eos),
         eos,
-        more_ends: more_ends(vocabulary, &ends, eos, notes),
+        more_ends: more_ends(vocabulary, ends, eos, notes),
         unk,
         pad,
         add_bos,
         add_eos,
     })
+}
+
+/// Tokens that a post-processor puts around a text, other than the one that llama.cpp puts there.
+fn note_surround(vocabulary: &Vocabulary, tokens: &[String], id: Option<u32>, key: &str, notes: &mut Notes) {
+    if tokens.len() > 1 || tokens.first().is_some_and(|text| vocabulary.id(text) != id) {
+        notes.add(format!(
+            "{}: post_processor adds {tokens:?}; llama.cpp adds only the {key}",
+            vocabulary.file()
+        ));
+    }
+}
+
+impl Sources<'_> {
+    /// The token that the settings name. One that the vocabulary lacks is an error where llama.cpp must have it, else a note.
+    fn named(&self, key: &str, required: bool, notes: &mut Notes) -> Result<Option<u32>, TokenizerError> {
+        for file in self.settings {
+            let Some(text) = token(file, key)? else {
+                continue;
+            };
+            match self.vocabulary.id(text) {
+                Some(id) => return Ok(Some(id)),
+                None if required => {
+                    return Err(TokenizerError::UnknownSpecial {
+                        file: file.name(),
+                        key: key.into(),
+                        text: text.into(),
+                    });
+                }
+                None => notes.add(format!(
+                    "{}: {key} {text:?} is no token of the vocabulary; it is left out",
+                    file.name()
+                )),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A token without a row is left out: nothing needs one to fill batches.
+    fn pad(&self, notes: &mut Notes) -> Result<Option<u32>, TokenizerError> {
+        let (rows, named) = (self.rows, self.named("pad_token", false, notes)?);
+        let mut pad = named.or(self.ids.pad).or(self.defaults.pad);
+        if let Some(id) = pad.take_if(|id| *id as usize >= rows) {
+            notes.add(format!(
+                "{}: pad_token_id {id} has no row in the embedding, which has {rows}; it is left out",
+                self.config_name
+            ));
+        }
+        Ok(pad)
+    }
+
+    fn check_row(&self, file: &str, key: &'static str, id: Option<u32>) -> Result<(), TokenizerError> {
+        match id.filter(|id| *id as usize >= self.rows) {
+            None => Ok(()),
+            Some(id) => Err(TokenizerError::SpecialOutOfRange {
+                file: file.into(),
+                key,
+                id,
+                rows: self.rows,
+            }),
+        }
+    }
 }
 
 /// Ids of `ends` besides `eos` that llama.cpp does not take for ends by their texts; it has keys for two.

@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
-use super::files::{Content, Settings, TokenizerFiles};
-use super::{Notes, TokenizerError};
+use super::content::Content;
+use super::files::TokenizerFiles;
+use super::{Notes, TokenizerError, settings};
+use crate::model::json::Object;
 
 /// The largest chat template, in bytes.
 const TEMPLATE_LIMIT: usize = 1 << 20;
@@ -12,7 +14,7 @@ const TEMPLATE_LIMIT: usize = 1 << 20;
 /// Templates with other names, and a default that differs from the one taken, are noted.
 pub(super) fn chat_template(
     files: &TokenizerFiles,
-    config: &Settings,
+    config: &Object,
     notes: &mut Notes,
 ) -> Result<Option<String>, TokenizerError> {
     let mut found = vec![];
@@ -24,9 +26,9 @@ pub(super) fn chat_template(
             "the chat template {name:?} of additional_chat_templates is left out"
         ));
     }
-    let json = Settings::read(files.chat_template_json.as_ref())?;
-    for settings in [config, &json] {
-        found.extend(template_in(settings, notes)?.map(|template| (settings.name.clone(), template)));
+    let json = settings::read(files.chat_template_json.as_ref())?;
+    for file in [config, &json] {
+        found.extend(template_in(file, notes)?.map(|template| (file.name(), template)));
     }
     let mut found = found.into_iter();
     let Some((file, template)) = found.next() else {
@@ -53,24 +55,19 @@ fn utf8(content: &Content) -> Result<String, TokenizerError> {
         file: content.name.clone(),
         key: "(whole file)".into(),
         found: format!("bytes that are not UTF-8 at {}", error.utf8_error().valid_up_to()),
-        expected: "a Jinja template in UTF-8",
+        expected: "a Jinja template in UTF-8".into(),
     })
 }
 
 /// `chat_template`: a string; or templates by name, of which `default` is taken: a list of
 /// `{"name": ..., "template": ...}`, or an object.
-fn template_in(settings: &Settings, notes: &mut Notes) -> Result<Option<String>, TokenizerError> {
+fn template_in(file: &Object, notes: &mut Notes) -> Result<Option<String>, TokenizerError> {
     const KEY: &str = "chat_template";
-    let Some(value) = settings.get(KEY) else {
+    let Some(value) = file.value(KEY) else {
         return Ok(None);
     };
-    let wrong = || {
-        settings.wrong(
-            KEY,
-            value,
-            "a string, or a list of {\"name\": string, \"template\": string}",
-        )
-    };
+    let expected = "a string, or a list of {\"name\": string, \"template\": string}";
+    let wrong = || TokenizerError::from(file.wrong(KEY, Some(value), expected));
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(String::from).ok_or_else(wrong);
     let mut named = vec![];
     match value {
@@ -92,7 +89,7 @@ fn template_in(settings: &Settings, notes: &mut Notes) -> Result<Option<String>,
         if name == "default" {
             default = Some(template);
         } else {
-            notes.add(format!("{}: the chat template {name:?} is left out", settings.name));
+            notes.add(format!("{}: the chat template {name:?} is left out", file.name()));
         }
     }
     Ok(default)

@@ -5,8 +5,9 @@ use std::hash::BuildHasher;
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::files::Settings;
+use super::settings::token;
 use super::{Notes, TokenizerError};
+use crate::model::json::Object;
 
 /// What llama.cpp may do with a token. The numbers are those of `tokenizer.ggml.token_type` and of SentencePiece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,13 +200,13 @@ impl<'a> Vocabulary<'a> {
     pub fn check_without_row(
         &self,
         chat_template: Option<&str>,
-        settings: [&Settings; 2],
+        settings: [&Object; 2],
         notes: &mut Notes,
     ) -> Result<(), TokenizerError> {
         let mut used = vec![];
         for key in ["bos_token", "eos_token"] {
             for file in settings {
-                used.extend(file.token(key)?);
+                used.extend(token(file, key)?);
             }
         }
         let is_used = |token: &&WithoutRow| {

@@ -4,7 +4,7 @@ use formats::block::BlockType;
 use formats::gguf::File;
 
 use super::super::report::{SHOWN, Tally};
-use crate::model::Linear;
+use crate::blueprint::Linear;
 
 /// Compare the bias tensor with what the checkpoint gives, bit for bit; count in `tally`, and return the places.
 /// `order`: the checkpoint's row of each row of the file; `expected`: the bias of each row of the file.

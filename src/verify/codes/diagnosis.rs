@@ -2,7 +2,8 @@
 
 use super::super::latent::{Latent, LatentRow, row_order};
 use super::row::Stored;
-use crate::model::{Checkpoint, Linear};
+use crate::blueprint::Linear;
+use crate::model::Checkpoint;
 
 /// What a tensor holds in place of `linear`, where that can be told: its rows in the checkpoint's order, or another linear.
 pub(super) fn diagnose(checkpoint: &Checkpoint, linear: Linear, stored: &Stored) -> Option<String> {
@@ -13,8 +14,11 @@ pub(super) fn diagnose(checkpoint: &Checkpoint, linear: Linear, stored: &Stored)
             "tensor '{name}' holds its rows in the checkpoint's order: they are not permuted for llama.cpp"
         ));
     }
-    let shape = linear.shape(config);
-    for other in Linear::all(config).filter(|other| *other != linear && other.shape(config) == shape) {
+    let shape = linear.shape(&config.dims);
+    for other in config
+        .linears()
+        .filter(|other| *other != linear && other.shape(&config.dims) == shape)
+    {
         let latent = Latent::new(checkpoint, other).ok()?;
         if holds(stored, &latent, &row_order(other, config))? {
             return Some(format!("tensor '{name}' holds {}", other.checkpoint_name()));

@@ -11,7 +11,8 @@ use super::biases;
 use super::diagnosis::diagnose;
 use super::histogram::Octaves;
 use super::row::{Buffers, RowFound, Stored};
-use crate::model::{Checkpoint, Linear};
+use crate::blueprint::Linear;
+use crate::model::Checkpoint;
 
 /// One linear compared.
 pub(super) struct Compared {
@@ -69,9 +70,10 @@ fn has_shape(info: &TensorInfo, latent: &Latent) -> bool {
 
 /// How much each column counts in a least-squares fit: the square of the preceding norm's weight, 1 where there is none.
 fn importance(checkpoint: &Checkpoint, linear: Linear) -> Vec<f64> {
-    let (_, columns) = linear.shape(&checkpoint.config);
+    let config = &checkpoint.config;
+    let (_, columns) = linear.shape(&config.dims);
     let mut norm = vec![1f32; columns];
-    let name = linear.preceding_norm();
+    let name = linear.preceding_norm().map(|norm| config.architecture.norm_name(norm));
     if let Some(tensor) = name.and_then(|name| checkpoint.tensors.get(&name)) {
         tensor.read_f32(0, &mut norm);
     }

@@ -19,7 +19,7 @@ use formats::gguf::{File, Value};
 use super::report::{Check, CheckId, Histogram, Limit, LinearFacts, Tally, Unit};
 use super::{Progress, VerifyError};
 use crate::metrics;
-use crate::model::{Checkpoint, Linear};
+use crate::model::Checkpoint;
 use histogram::Octaves;
 use linear::Compared;
 
@@ -39,7 +39,7 @@ pub(super) fn check(
     progress: &Progress,
 ) -> Result<Linears, VerifyError> {
     let mut all = All::default();
-    for linear in Linear::all(&checkpoint.config) {
+    for linear in checkpoint.config.linears() {
         progress(&format!("codes: {}", linear.gguf_name()), None);
         all.add(linear::compare(file, checkpoint, linear)?);
     }

@@ -7,7 +7,6 @@ use half::{bf16, f16};
 use super::super::latent::{Latent, LatentRow};
 use super::super::report::Tally;
 use super::Places;
-use crate::tequila;
 
 /// What was found of one row.
 #[derive(Default)]
@@ -22,7 +21,8 @@ pub(super) struct RowFound {
 impl RowFound {
     /// Row `from` of the checkpoint, of which the file has nothing that can be read: all of it is lost.
     pub fn missing(latent: &Latent, from: usize, row: &LatentRow) -> Self {
-        let energy = tequila::runs(from, latent.columns, latent.group_size)
+        let energy = latent
+            .runs(from)
             .map(|(group, run)| active(&row.codes[run]) * f64::from(latent.references[group]).powi(2))
             .sum();
         let mut found = Self::default();
@@ -174,7 +174,7 @@ impl Row<'_> {
         codes.clear();
         codes.extend(weights.iter().map(|&w| i8::from(w > 0.0) - i8::from(w < 0.0)));
         let mut found = RowFound::default();
-        for (group, run) in tequila::runs(self.from, latent.columns, latent.group_size) {
+        for (group, run) in latent.runs(self.from) {
             let scale = match ty {
                 BlockType::F16 => latent.references[group],
                 _ => latent.scales[group],

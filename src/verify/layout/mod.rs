@@ -9,9 +9,9 @@ use formats::block::BlockType;
 use formats::gguf::File;
 
 use super::ollama;
-use super::report::{Check, CheckId, Level, LevelReport};
+use super::report::{Check, CheckId, Level, LevelReport, NotChecked};
 use super::{Options, VerifyError};
-use crate::engine::shape::Shape;
+use crate::engine::hyper::Hyper;
 use crate::mapped::{Model, OpenError, Part};
 
 /// All checks of the level. `file`: what `model` holds.
@@ -21,8 +21,11 @@ pub(super) fn check(model: &Model, file: &File, options: &Options) -> Result<Lev
         .iter()
         .filter_map(|part| Some((part, part.parse().ok()?)))
         .collect();
-    let mut checks = vec![readable(&parts), second_reader::check(&parts)];
-    let mut not_checked = vec![];
+    let (mut checks, mut not_checked) = (vec![readable(&parts)], vec![]);
+    match second_reader::check(&parts) {
+        Ok(check) => checks.push(check),
+        Err(why) => not_checked.push(NotChecked::new("gguf-rs-lib", why)),
+    }
     checks.push(shape(file));
     checks.extend(file_type(file));
     checks.push(tokenizer::check(file));
@@ -70,15 +73,15 @@ fn things(file: &File) -> u64 {
     (file.tensors().len() + file.metadata().len()) as u64
 }
 
-/// Every tensor that a Llama needs, none that it does not know, each of the right shape, biases and norms in F32.
+/// Every tensor that the architecture needs, none that it does not know, each of the right shape, biases and norms in F32.
 fn shape(file: &File) -> Check {
-    let problem = Shape::read(file).err().map(|error| error.to_string());
+    let problem = Hyper::read(file).err().map(|error| error.to_string());
     Check::no_problems(
-        CheckId::LlamaTensors,
+        CheckId::Tensors,
         problem,
         file.tensors().len() as u64,
         "tensors",
-        "llama.cpp refuses or aborts otherwise (models/llama.cpp)",
+        "llama.cpp refuses or aborts otherwise (src/models)",
     )
 }
 

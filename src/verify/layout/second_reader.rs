@@ -10,7 +10,14 @@ use super::super::report::{Check, CheckId};
 use super::{Parsed, things};
 
 /// gguf-rs-lib reads each file, and finds in it what we find.
-pub fn check(parts: &[Parsed]) -> Check {
+///
+/// # Errors
+/// Why it cannot be asked: it takes no key with a hyphen, as those of llama.cpp's `hunyuan-dense` have one.
+pub fn check(parts: &[Parsed]) -> Result<Check, String> {
+    let mut keys = parts.iter().flat_map(|(_, file)| file.metadata());
+    if let Some((key, _)) = keys.find(|(key, _)| key.contains('-')) {
+        return Err(format!("gguf-rs-lib takes no key with a hyphen, such as '{key}'"));
+    }
     let problems = |(part, file): &Parsed| match GGUFFileReader::new(Cursor::new(&*part.bytes)) {
         Err(error) => vec![format!("gguf-rs-lib: {error}")],
         Ok(mut reader) => match reader.validate_integrity() {
@@ -18,13 +25,13 @@ pub fn check(parts: &[Parsed]) -> Check {
             Ok(()) => differences(&reader, file),
         },
     };
-    Check::no_problems(
+    Ok(Check::no_problems(
         CheckId::SecondReader,
         parts.iter().flat_map(problems),
         parts.iter().map(|(_, file)| things(file)).sum(),
         "tensors and keys",
         "an independent reader",
-    )
+    ))
 }
 
 fn differences(reader: &GGUFFileReader<Cursor<&[u8]>>, file: &File) -> Vec<String> {

@@ -23,8 +23,9 @@ use super::windows::Windows;
 use super::witness::{self, Witness};
 use super::{Against, Options, Progress, VerifyError};
 use crate::engine::Engine;
+use crate::engine::hyper::Hyper;
 use crate::engine::native::{self, Native};
-use crate::engine::oracle::{Config, Weights};
+use crate::engine::oracle::Weights;
 use found::Found;
 use passes::Passes;
 use work::Work;
@@ -87,7 +88,7 @@ fn run(
     let mut not_checked = vec![];
     let latent = match against {
         None => Err(super::NO_CHECKPOINT.into()),
-        Some(against) => latent(against, stored.config()),
+        Some(against) => latent(against, stored.hyper()),
     };
     let latent = latent
         .map_err(|why| not_checked.push(NotChecked::new("the oracle", why)))
@@ -109,7 +110,7 @@ fn run(
         max_nmse: options.max_nmse,
     });
     let passes = Passes::new(&stored, turned.as_ref());
-    let work = Work::new(progress, stored.config(), &text, passes.cost(), engines.len());
+    let work = Work::new(progress, stored.hyper(), &text, passes.cost(), engines.len());
     let mut found = Found::new(engines.len());
     for batch in text.batches(BATCH) {
         passes.run(batch, &mut engines, &work, &mut found)?;
@@ -132,20 +133,20 @@ fn run(
 }
 
 /// The checkpoint, where it is of the file's shape.
-fn latent<'a>(against: &'a Against, file: &Config) -> Result<Latent<'a>, String> {
+fn latent<'a>(against: &'a Against, file: &Hyper) -> Result<Latent<'a>, String> {
     let latent = Latent::new(&against.checkpoint);
-    let shape = |config: &Config| {
+    let shape = |hyper: &Hyper| {
         [
-            ("tokens", config.vocab),
-            ("layers", config.layers),
-            ("numbers in the residual stream", config.hidden),
-            ("heads", config.heads),
-            ("key-value heads", config.kv_heads),
-            ("numbers in a head", config.head_dim),
-            ("rows in ffn_up", config.ffn),
+            ("tokens", hyper.vocab),
+            ("layers", hyper.layers),
+            ("numbers in the residual stream", hyper.hidden),
+            ("heads", hyper.heads),
+            ("key-value heads", hyper.kv_heads),
+            ("numbers in a head", hyper.head_dim),
+            ("rows in ffn_up", hyper.ffn),
         ]
     };
-    let pairs = shape(latent.config()).into_iter().zip(shape(file));
+    let pairs = shape(latent.hyper()).into_iter().zip(shape(file));
     match pairs.into_iter().find(|(ours, theirs)| ours != theirs) {
         Some(((what, checkpoint), (_, file))) => Err(format!(
             "the checkpoint has {checkpoint} {what}, the file {file}: name the checkpoint that it was packed from"

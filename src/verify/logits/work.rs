@@ -4,12 +4,12 @@ use std::cell::Cell;
 
 use super::super::Progress;
 use super::super::windows::Windows;
-use crate::engine::oracle::Config;
+use crate::engine::hyper::Hyper;
 
 /// How much there is to do, in tokens through one layer in f32.
 pub struct Work<'a> {
     progress: &'a Progress<'a>,
-    pub config: &'a Config,
+    pub hyper: &'a Hyper,
     /// Layers that the head is worth.
     pub head: f64,
     /// Passes in f32 that all reference passes are worth.
@@ -23,12 +23,12 @@ impl<'a> Work<'a> {
     pub const ENGINE: f64 = 0.5;
 
     /// `passes`: those in f32 that all reference passes are worth; `engines`: how many there are.
-    pub fn new(progress: &'a Progress<'a>, config: &'a Config, text: &Windows, passes: f64, engines: usize) -> Self {
-        let kinds = 2 * (config.heads + config.kv_heads) * config.head_dim + 3 * config.ffn;
-        let head = config.vocab as f64 / kinds as f64; // columns or rows beside the residual stream
+    pub fn new(progress: &'a Progress<'a>, hyper: &'a Hyper, text: &Windows, passes: f64, engines: usize) -> Self {
+        let kinds = 2 * (hyper.q_width() + hyper.kv_width()) + 3 * hyper.ffn;
+        let head = hyper.vocab as f64 / kinds as f64; // columns or rows beside the residual stream
         let mut work = Self {
             progress,
-            config,
+            hyper,
             head,
             passes,
             total: 0.0,
@@ -40,7 +40,7 @@ impl<'a> Work<'a> {
 
     /// Layers that the model is worth.
     pub fn model(&self) -> f64 {
-        self.config.layers as f64 + self.head
+        self.hyper.layers as f64 + self.head
     }
 
     /// `units` more are done; from here on it is `doing`.

@@ -6,94 +6,96 @@ use formats::safetensors::Tensor;
 
 use super::super::VerifyError;
 use super::super::latent::{self, LatentRow};
+use crate::blueprint::{self, Linear, Slot};
 use crate::engine::EngineError;
-use crate::engine::oracle::{Config, Norm, Part, Rope, RopeScaling, Rows, Weights};
-use crate::model::{self, Checkpoint, EMBEDDING, FINAL_NORM, HEAD, Linear, attention_norm, feed_forward_norm};
+use crate::engine::hyper::{Hyper, Pairing, Rope, Variant};
+use crate::engine::oracle::{Norm, Part, Rows, Weights};
+use crate::model::{Checkpoint, RopeScaling};
 
 /// The checkpoint: linears are made ternary by the formula, row by row.
 pub struct Latent<'a> {
     checkpoint: &'a Checkpoint,
-    config: Config,
+    hyper: Hyper,
 }
 
 impl<'a> Latent<'a> {
     pub fn new(checkpoint: &'a Checkpoint) -> Self {
         let config = &checkpoint.config;
-        let scaling = match config.rope.scaling {
-            model::RopeScaling::None => RopeScaling::None,
-            model::RopeScaling::Linear { factor } => RopeScaling::Linear { factor },
-            model::RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_context,
-            } => RopeScaling::Llama3 {
-                factor,
-                low_frequency_factor: low_freq_factor,
-                high_frequency_factor: high_freq_factor,
-                original_context,
-            },
+        let divisor = match config.rope.scaling {
+            RopeScaling::Linear { factor } => factor,
+            _ => 1.0,
         };
-        let config = Config {
-            vocab: config.vocab_size,
-            hidden: config.hidden_size,
-            layers: config.layers,
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            ffn: config.intermediate_size,
+        let dims = &config.dims;
+        let hyper = Hyper {
+            vocab: dims.vocab,
+            hidden: dims.hidden,
+            layers: dims.layers,
+            heads: dims.heads,
+            kv_heads: dims.kv_heads,
+            head_dim: dims.head_dim,
+            ffn: dims.intermediate,
+            context: config.context_length,
             norm_epsilon: config.rms_norm_eps.into(),
             rope: Rope {
-                theta: config.rope.theta,
-                scaling,
+                base: config.rope.theta,
+                divisor,
+                factors: latent::rope_factors(config),
+                pairing: Pairing::Halves,
             },
+            variant: Variant::LLAMA,
         };
-        Self { checkpoint, config }
+        Self { checkpoint, hyper }
     }
 
-    fn tensor(&self, name: &str) -> Tensor<'_> {
-        let tensor = self.checkpoint.tensors.get(name);
+    fn tensor(&self, slot: Slot) -> Tensor<'_> {
+        let name = self.checkpoint.config.architecture.checkpoint_name(slot);
+        let tensor = self.checkpoint.tensors.get(&name.unwrap_or_default());
         tensor.expect("Checkpoint::open found every tensor")
     }
 }
 
 impl Weights for Latent<'_> {
-    fn config(&self) -> &Config {
-        &self.config
+    fn hyper(&self) -> &Hyper {
+        &self.hyper
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
-        Ok(Box::new(Table(self.tensor(EMBEDDING))))
+        Ok(Box::new(Table(self.tensor(Slot::Embedding))))
     }
 
     fn head(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
         if self.checkpoint.config.tied_head {
             self.embedding()
         } else {
-            Ok(Box::new(Table(self.tensor(HEAD))))
+            Ok(Box::new(Table(self.tensor(Slot::Head))))
         }
     }
 
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
         let part = match part {
-            Part::Q => model::Part::Q,
-            Part::K => model::Part::K,
-            Part::V => model::Part::V,
-            Part::O => model::Part::O,
-            Part::Gate => model::Part::Gate,
-            Part::Up => model::Part::Up,
-            Part::Down => model::Part::Down,
+            Part::Q => blueprint::Part::Q,
+            Part::K => blueprint::Part::K,
+            Part::V => blueprint::Part::V,
+            Part::O => blueprint::Part::O,
+            Part::Gate => blueprint::Part::Gate,
+            Part::Up => blueprint::Part::Up,
+            Part::Down => blueprint::Part::Down,
         };
         let latent = latent::Latent::new(self.checkpoint, Linear { layer, part });
         Ok(Box::new(latent.map_err(weights_error)?))
     }
 
     fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
-        let tensor = self.tensor(&match norm {
-            Norm::Attention(layer) => attention_norm(layer),
-            Norm::FeedForward(layer) => feed_forward_norm(layer),
-            Norm::Last => FINAL_NORM.into(),
-        });
+        let tensor = self.tensor(Slot::Norm(match norm {
+            Norm::Attention(layer) => blueprint::Norm::Attention(layer),
+            Norm::Query(layer) => blueprint::Norm::Query(layer),
+            Norm::Key(layer) => blueprint::Norm::Key(layer),
+            Norm::FeedForward(layer) => blueprint::Norm::FeedForward(layer),
+            Norm::Last => blueprint::Norm::Last,
+            Norm::AttentionSub(_) | Norm::FeedForwardSub(_) => {
+                unreachable!("no architecture of the table has such a norm")
+            }
+        }));
         let mut numbers = vec![0.0; tensor.len()];
         tensor.read_f32(0, &mut numbers);
         Ok(numbers)

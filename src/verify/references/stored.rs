@@ -6,40 +6,25 @@ use formats::block::BlockType;
 use formats::gguf::File;
 
 use crate::engine::EngineError;
-use crate::engine::oracle::{Config, Norm, Part, Rope, RopeScaling, Rounding, Rows, Weights};
-use crate::engine::shape::Shape;
+use crate::engine::hyper::{Hyper, Pairing};
+use crate::engine::oracle::{Norm, Part, Rounding, Rows, Weights};
 
 /// The file, its blocks dequantized.
 pub struct Stored<'a> {
     pub(super) file: &'a File<'a>,
-    config: Config,
+    hyper: Hyper,
+    /// How the file has the rows of q and k.
+    pairing: Pairing,
 }
 
 impl<'a> Stored<'a> {
     /// # Errors
-    /// Those of [`Shape::read`].
+    /// Those of [`Hyper::read`].
     pub fn new(file: &'a File<'a>) -> Result<Self, EngineError> {
-        let shape = Shape::read(file)?;
-        let linear = f64::from(shape.rope_factor);
-        let factors = match file.tensor("rope_freqs.weight") {
-            Some((_, bytes)) => floats(bytes).map(|factor| linear * f64::from(factor)).collect(),
-            None => vec![linear; shape.head_dim / 2],
-        };
-        let config = Config {
-            vocab: shape.vocab,
-            hidden: shape.hidden,
-            layers: shape.layers,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            ffn: shape.ffn,
-            norm_epsilon: shape.norm_epsilon.into(),
-            rope: Rope {
-                theta: shape.rope_base.into(),
-                scaling: RopeScaling::Factors(factors),
-            },
-        };
-        Ok(Self { file, config })
+        let mut hyper = Hyper::read(file)?;
+        // The oracle is given rows in Hugging Face's order.
+        let pairing = std::mem::replace(&mut hyper.rope.pairing, Pairing::Halves);
+        Ok(Self { file, hyper, pairing })
     }
 
     pub(super) fn rows(&self, name: &str, interleaved: bool) -> Result<StoredRows<'a>, EngineError> {
@@ -54,14 +39,14 @@ impl<'a> Stored<'a> {
             bytes,
             bias: self.file.tensor(&format!("{name}.bias")).map(|(_, bytes)| bytes),
             shape: (info.rows() as usize, info.columns() as usize),
-            interleaved: interleaved.then_some(self.config.head_dim),
+            interleaved: interleaved.then_some(self.hyper.head_dim),
         })
     }
 }
 
 impl Weights for Stored<'_> {
-    fn config(&self) -> &Config {
-        &self.config
+    fn hyper(&self) -> &Hyper {
+        &self.hyper
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
@@ -76,9 +61,10 @@ impl Weights for Stored<'_> {
     }
 
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
+        let interleaved = self.pairing == Pairing::Interleaved;
         let (name, interleaved) = match part {
-            Part::Q => ("attn_q", true),
-            Part::K => ("attn_k", true),
+            Part::Q => ("attn_q", interleaved),
+            Part::K => ("attn_k", interleaved),
             Part::V => ("attn_v", false),
             Part::O => ("attn_output", false),
             Part::Gate => ("ffn_gate", false),
@@ -92,7 +78,11 @@ impl Weights for Stored<'_> {
     fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError> {
         let name = match norm {
             Norm::Attention(layer) => format!("blk.{layer}.attn_norm.weight"),
+            Norm::Query(layer) => format!("blk.{layer}.attn_q_norm.weight"),
+            Norm::Key(layer) => format!("blk.{layer}.attn_k_norm.weight"),
+            Norm::AttentionSub(layer) => format!("blk.{layer}.attn_sub_norm.weight"),
             Norm::FeedForward(layer) => format!("blk.{layer}.ffn_norm.weight"),
+            Norm::FeedForwardSub(layer) => format!("blk.{layer}.ffn_sub_norm.weight"),
             Norm::Last => "output_norm.weight".into(),
         };
         match self.file.tensor(&name) {

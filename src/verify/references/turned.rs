@@ -6,7 +6,8 @@ use super::super::tables::table_limit;
 use super::latent::Latent;
 use super::stored::{Stored, StoredRows};
 use crate::engine::EngineError;
-use crate::engine::oracle::{Config, Norm, Part, Rows, Weights};
+use crate::engine::hyper::Hyper;
+use crate::engine::oracle::{Norm, Part, Rows, Weights};
 use crate::metrics::Nmse;
 
 /// The checkpoint, with what storing each row lost turned round or not, by chance: another file that is as far from the
@@ -19,8 +20,8 @@ pub struct Turned<'a> {
 }
 
 impl Weights for Turned<'_> {
-    fn config(&self) -> &Config {
-        self.latent.config()
+    fn hyper(&self) -> &Hyper {
+        self.latent.hyper()
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {

@@ -105,7 +105,7 @@ pub struct Check {
 pub enum CheckId {
     OurReader,
     SecondReader,
-    LlamaTensors,
+    Tensors,
     FileType,
     TokenizerTypes,
     FiniteNumbers,
@@ -158,7 +158,7 @@ impl CheckId {
         match self {
             Self::OurReader => "our reader",
             Self::SecondReader => "gguf-rs-lib agrees",
-            Self::LlamaTensors => "a llama's tensors",
+            Self::Tensors => "the architecture's tensors",
             Self::FileType => "file type",
             Self::TokenizerTypes => "tokenizer keys",
             Self::FiniteNumbers => "finite numbers",

@@ -193,8 +193,12 @@ pub struct Gguf {
 impl Gguf {
     /// What `pack` made of `fixtures/tiny`.
     pub fn sound() -> Self {
-        let bytes = std::fs::read(data::fixture("broken/sound.gguf")).unwrap();
-        let file = File::parse(&bytes).unwrap();
+        Self::of(&std::fs::read(data::fixture("broken/sound.gguf")).unwrap())
+    }
+
+    /// The parts of a file.
+    pub fn of(bytes: &[u8]) -> Self {
+        let file = File::parse(bytes).unwrap();
         let tensors = file.tensors().iter().map(|info| {
             let (_, bytes) = file.tensor(&info.name).unwrap();
             (info.clone(), bytes.to_vec())

@@ -1,10 +1,11 @@
-//! AVX-512 for many tokens and ternary codes: dot products, and beside them sums that are looked up.
+//! AVX-512 for many tokens and ternary codes: dot products, and beside them sums that are looked up in tables (LUT, as in
+//! T-MAC).
 //!
 //! ```text
-//! for each run: some quads of columns are for dots, the others, three at a time, for look-ups, about 4 : 3
-//!     for each token, for each byte b of three quads:
-//!         table[i] = activations b of the three quads, times the digits of i in base 3         i in 0..27, 16 bits
-//!     for each 32 rows, for each quad for dots and each look-up, for each token:
+//! for each run: some dwords of columns are for dots, the others, three at a time, for look-ups, about 4 : 3
+//!     for each token, for each byte b of three dwords:
+//!         table[i] = activations b of the three dwords, times the digits of i in base 3         i in 0..27, 16 bits
+//!     for each 32 rows, for each dword for dots and each look-up, for each token:
 //!         dots = dpbusd(dots, codes, activations to all lanes)              twice: 16 rows x 4 columns
 //!         sums = sums + permw(table, numbers in base 3 of the codes)        32 rows x 3 columns
 //!     dots + sums is the dot product of the run
@@ -22,28 +23,54 @@
 //! 3. Rows of the first group are in the even lanes of `sums`, where `vpdpwssd` adds them to their dots, those of the
 //!    second in the odd ones, which a shift brings into place.
 
-use super::avx512::{Avx512Vnni, halves, load, load_bytes, load_floats, store, unpack};
+mod prepare;
+
+use self::prepare::{
+    ACTIVATION_INSIDE, Line, MULTIPLIED, NESTED, SINGLE, Scratch, arrange, dot_dwords, lines, prepare,
+};
+use super::avx512::avx512_vnni;
+use super::zmm::{load, load_floats, store};
 use super::{fetch_ahead, fetch_to_l2};
-use crate::kernels::kernel::{Kernel, Many, Panel, ROWS, Runs, STEP, Tile};
-use crate::kernels::layout::{RowGroup, Strip};
+use crate::kernels::contract::{Grouping, MR, Panel, Runs, STEP, Tile};
+use crate::kernels::kernel::Gemm;
+use crate::kernels::packed::{KPanel, Packed};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Many tokens with look-ups. What is too narrow for them is left to the kernel.
-pub(super) struct Lookup(pub &'static Avx512Vnni);
-
-impl Lookup {
-    /// Whether there are enough rows and tokens to pay for tables and arranging; where inner runs are short, less is
-    /// gained.
-    pub fn pays(rows: usize, run: usize, tokens: usize) -> bool {
-        let least = if run < 128 { 48 } else { 24 };
-        run > STEP && rows >= 256 && tokens >= least
-    }
+/// Many tokens with look-ups, for one matrix; proof that the CPU has AVX-512 F, BW, VL and VNNI.
+struct Lut {
+    product: Product,
+    /// Tokens that `product` takes at a time.
+    tokens: usize,
+    /// From how many tokens it is faster.
+    least: usize,
 }
 
-impl Many for Lookup {
+/// Look-ups for a matrix whose stored codes are 0, 1 and 2 alone, in runs of several steps.
+pub(in crate::kernels) fn load_lut(weights: &Packed, grouping: Grouping) -> Option<Box<dyn Gemm>> {
+    avx512_vnni()?;
+    let runs = Runs::new(weights.columns, weights.format.group, grouping.group());
+    if !weights.format.ternary || runs.columns == STEP {
+        return None;
+    }
+    let (product, tokens) = product_of(runs, weights.format.multiplied);
+    let least = if runs.columns < 128 { 48 } else { 24 };
+    Some(Box::new(Lut { product, tokens, least }))
+}
+
+impl Gemm for Lut {
+    /// There have to be enough rows and tokens to pay for tables and arranging; where inner runs are short, less is
+    /// gained.
+    fn least_tokens(&self, rows: usize) -> Option<usize> {
+        (rows >= 256).then_some(self.least)
+    }
+
+    fn width(&self) -> usize {
+        self.tokens
+    }
+
     /// What is arranged of 128 row groups, 450 KiB, stays in the second-level cache.
     fn tile(&self) -> Tile {
         Tile {
@@ -53,60 +80,24 @@ impl Many for Lookup {
         }
     }
 
-    fn multiply(&self, weights: &Strip<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut [[f32; ROWS]]) {
+    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut [[f32; MR]]) {
         let Some(panel) = panels.first() else {
             return;
         };
-        let runs = Runs::new(weights.columns().len(), weights.group(), panel.group);
-        let (product, tokens) = product_of(runs, weights.multiplied());
-        // The last panel may be too narrow.
-        let wide = |panel: &&Panel| panel.width.is_multiple_of(tokens);
-        let (wide, narrow) = panels.split_at(panels.iter().take_while(wide).count());
-        let tokens: usize = wide.iter().map(|panel| panel.width).sum();
-        let (out, rest) = out.split_at_mut(groups.len() * tokens);
+        let runs = weights.runs(panel);
         SCRATCH.with_borrow_mut(|scratch| {
-            // SAFETY: `self.0` exists only where `Avx512Vnni::detect` found the features.
-            unsafe { product(weights, groups.clone(), runs, wide, out, scratch) }
+            // SAFETY: a value of this type is made only where `avx512_vnni` found the features.
+            unsafe { (self.product)(weights, groups, runs, panels, out, scratch) }
         });
-        if let [panel] = narrow {
-            self.0.multiply(weights, groups, panel, rest);
-        }
     }
-}
-
-/// A cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-/// What is made for one outer run, in memory that is kept for the next.
-#[derive(Default)]
-struct Scratch {
-    /// See [`arrange`].
-    weights: Vec<Line>,
-    /// See [`arrange`].
-    factors: Vec<Line>,
-    /// For each inner run, for each look-up, for each token: 32 sums of 16 bits.
-    tables: Vec<Line>,
-    /// For each inner run, for each quad for dots: four activations of each token.
-    quads: Vec<i32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// There is one inner run in an outer one.
-const SINGLE: usize = 0;
-/// There are several, and their scale is the weights'.
-const NESTED: usize = 1;
-/// There are several, and their scale is the activations'.
-const ACTIVATION_INSIDE: usize = 2;
-/// Scales have multipliers.
-const MULTIPLIED: usize = 3;
-
-/// Some row groups of a strip times some panels.
-type Product = unsafe fn(&Strip<'_>, Range<usize>, Runs, &[Panel<'_>], &mut [[f32; ROWS]], &mut Scratch);
+/// Some row groups of a K-panel times some panels.
+type Product = unsafe fn(&KPanel<'_>, Range<usize>, Runs, &[Panel<'_>], &mut [[f32; MR]], &mut Scratch);
 
 /// The product for such runs, and how many tokens it takes at a time. 8 tokens share what is loaded of weights; for
 /// short runs 4, whose partial results have room in registers.
@@ -137,15 +128,15 @@ fn product_of_kind<const S: usize, const G: usize, const T: usize>(kind: usize) 
     }
 }
 
-/// A [`Product`] for inner runs of `S` steps, in `G` of which all but the first quad are for look-ups, `T` tokens at a
+/// A [`Product`] for inner runs of `S` steps, in `G` of which all but the first dword are for look-ups, `T` tokens at a
 /// time.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn product<const S: usize, const G: usize, const T: usize, const KIND: usize>(
-    weights: &Strip<'_>,
+    weights: &KPanel<'_>,
     groups: Range<usize>,
     runs: Runs,
     panels: &[Panel<'_>],
-    out: &mut [[f32; ROWS]],
+    out: &mut [[f32; MR]],
     scratch: &mut Scratch,
 ) {
     let pairs = groups.len().div_ceil(2);
@@ -153,7 +144,7 @@ fn product<const S: usize, const G: usize, const T: usize, const KIND: usize>(
     scratch.weights.resize(pairs * lines, Line([0; 64]));
     scratch.factors.resize(pairs * factors, Line([0; 64]));
     scratch.tables.resize(runs.inner * 4 * G * T, Line([0; 64]));
-    scratch.quads.resize(runs.inner * dot_quads(S, G) * T, 0);
+    scratch.dwords.resize(runs.inner * dot_dwords(S, G) * T, 0);
     for outer in 0..runs.outer {
         let lines = scratch.weights.chunks_exact_mut(lines);
         let factors = scratch.factors.chunks_exact_mut(factors);
@@ -190,7 +181,7 @@ const GROUPS_AHEAD: usize = 4;
 
 /// Fetch outer run `outer` of row group `first` and the next, as far as they lie before `end`. What is arranged
 /// together lies apart in memory, so the hardware does not fetch it in time.
-fn fetch_pair(weights: &Strip<'_>, first: usize, end: usize, runs: Runs, outer: usize) {
+fn fetch_pair(weights: &KPanel<'_>, first: usize, end: usize, runs: Runs, outer: usize) {
     for group in first..end.min(first + 2) {
         let group = weights.row_group(group);
         let scales = group.scales.as_flattened();
@@ -198,161 +189,6 @@ fn fetch_pair(weights: &Strip<'_>, first: usize, end: usize, runs: Runs, outer: 
         for part in [group.codes, scales, multipliers] {
             let length = part.len() / runs.outer;
             fetch_to_l2(&part[outer * length..][..length]);
-        }
-    }
-}
-
-/// Quads for dots in a run.
-const fn dot_quads(s: usize, g: usize) -> usize {
-    4 * s - 3 * g
-}
-
-/// Lines that [`arrange`] makes of the codes of a run.
-const fn lines(s: usize, g: usize) -> usize {
-    2 * dot_quads(s, g) + 4 * g
-}
-
-/// Arrange an outer run of two row groups.
-///
-/// Of the codes, for each inner run: for each i, quad i for dots of the first group and of the second, a code in each
-/// byte, and for look-up i the numbers in base 3 of both groups in lanes of 16 bits, those of the first group in the
-/// even ones; what is above a number in its lane does not count. The first quads are those of the first `G` steps.
-///
-/// Of the scales: both groups' factors of each inner run, f32 or multipliers, then those of the outer run. Those that
-/// the activations give are left out.
-#[target_feature(enable = "avx512f,avx512bw,f16c")]
-fn arrange<const S: usize, const G: usize, const KIND: usize>(
-    (a, b): (&RowGroup<'_>, &RowGroup<'_>),
-    runs: Runs,
-    outer: usize,
-    (to, factors): (&mut [Line], &mut [Line]),
-) {
-    let inner = outer * runs.inner..(outer + 1) * runs.inner;
-    for (run, to) in inner.clone().zip(to.chunks_exact_mut(lines(S, G))) {
-        let steps = [
-            &a.codes.as_chunks::<64>().0[run * S..][..S],
-            &b.codes.as_chunks::<64>().0[run * S..][..S],
-        ];
-        let at = |i: usize, half: usize| 2 * i + half + i.min(4 * G);
-        for half in 0..2 {
-            for g in 0..G {
-                put(&mut to[at(g, half)], unpack::<2>(&steps[half][g])[0]);
-            }
-            for s in G..S {
-                let quads = unpack::<2>(&steps[half][s]);
-                for l in 0..4 {
-                    put(&mut to[at(G + 4 * (s - G) + l, half)], quads[l]);
-                }
-            }
-        }
-        for g in 0..G {
-            let (x, y) = (numbers(load(&steps[0][g])), numbers(load(&steps[1][g])));
-            let low = _mm512_mask_mov_epi16(_mm512_slli_epi32(y, 16), 0x5555_5555, x);
-            let high = _mm512_mask_mov_epi16(y, 0x5555_5555, _mm512_srli_epi32(x, 16));
-            let (second, fourth) = (_mm512_srli_epi16(low, 8), _mm512_srli_epi16(high, 8));
-            for (i, numbers) in (4 * g..).zip([low, second, high, fourth]) {
-                put(&mut to[2 * dot_quads(S, G).min(i + 1) + i], numbers);
-            }
-        }
-    }
-    let (to_inner, to_outer) = factors.split_at_mut(2 * runs.inner);
-    let each_inner = inner.zip(to_inner.as_chunks_mut::<2>().0);
-    match KIND {
-        SINGLE | NESTED => each_inner.for_each(|(run, to)| put_scales(a, b, run, to)),
-        ACTIVATION_INSIDE => put_scales(a, b, outer, to_outer),
-        _ => {
-            for (run, [to_a, to_b]) in each_inner {
-                put(to_a, _mm512_cvtepu8_epi32(load_bytes(&a.multipliers[run])));
-                put(to_b, _mm512_cvtepu8_epi32(load_bytes(&b.multipliers[run])));
-            }
-            put_scales(a, b, outer, to_outer);
-        }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,f16c")]
-fn put_scales(a: &RowGroup<'_>, b: &RowGroup<'_>, run: usize, to: &mut [Line]) {
-    put(&mut to[0], _mm512_castps_si512(halves(&a.scales[run])));
-    put(&mut to[1], _mm512_castps_si512(halves(&b.scales[run])));
-}
-
-/// In each byte the number in base 3 whose digits are the last three of its four codes, the lowest first.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn numbers(codes: __m512i) -> __m512i {
-    let two_digits = _mm_setr_epi8(0, 1, 2, 0, 3, 4, 5, 0, 6, 7, 8, 0, 0, 0, 0, 0);
-    let third_digit = _mm_setr_epi8(0, 9, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    let two = _mm512_and_si512(_mm512_srli_epi16(codes, 2), _mm512_set1_epi8(15));
-    let third = _mm512_and_si512(_mm512_srli_epi16(codes, 6), _mm512_set1_epi8(3));
-    _mm512_add_epi8(
-        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(two_digits), two),
-        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(third_digit), third),
-    )
-}
-
-/// Quads and tables of an outer run of `T` tokens from token `first` on.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn prepare<const S: usize, const G: usize, const T: usize>(
-    panel: &Panel<'_>,
-    first: usize,
-    runs: Runs,
-    outer: usize,
-    scratch: &mut Scratch,
-) {
-    let tables = scratch.tables.as_chunks_mut::<T>().0;
-    let quads = scratch.quads.as_chunks_mut::<T>().0;
-    let to = tables
-        .chunks_exact_mut(4 * G)
-        .zip(quads.chunks_exact_mut(dot_quads(S, G)));
-    for (run, (tables, quads)) in (outer * runs.inner..).zip(to) {
-        let tokens = |i: usize, all: &[i32]| -> [i32; T] {
-            *all[i * panel.width + first..]
-                .first_chunk()
-                .expect("tokens of the panel")
-        };
-        let quad = |i: usize| tokens(4 * S * run + i, panel.quads);
-        for (g, tables) in tables.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            quads[g] = quad(4 * g);
-            fill([quad(4 * g + 1), quad(4 * g + 2), quad(4 * g + 3)], tables);
-        }
-        for (i, to) in quads[G..].iter_mut().enumerate() {
-            *to = quad(4 * G + i);
-        }
-        for (table, sum) in tables[0].iter_mut().zip(tokens(run, panel.sums)) {
-            let sum = _mm512_set1_epi16(sum as i16);
-            put(table, _mm512_sub_epi16(load(&table.0), sum));
-        }
-    }
-}
-
-/// The tables of each byte of three quads, the first for the lowest digit.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn fill<const T: usize>(quads: [[i32; T]; 3], tables: &mut [[Line; T]; 4]) {
-    const DIGITS: [[[u8; 2]; 32]; 2] = {
-        let mut digits = [[[0; 2]; 32]; 2];
-        let mut i = 0;
-        while i < 27 {
-            digits[0][i] = [i as u8 % 3, i as u8 / 3 % 3];
-            digits[1][i] = [i as u8 / 9, 0];
-            i += 1;
-        }
-        digits
-    };
-    let two_digits = load(DIGITS[0].as_flattened());
-    let third_digit = load(DIGITS[1].as_flattened());
-    for t in 0..T {
-        let x = _mm512_set1_epi32(quads[0][t]);
-        let y = _mm512_set1_epi32(quads[1][t]);
-        let z = _mm512_set1_epi32(quads[2][t]);
-        let pairs = _mm512_unpacklo_epi8(x, y);
-        for b in 0..4 {
-            let pair = _mm512_shuffle_epi8(pairs, _mm512_set1_epi16(0x0100 + 0x0202 * b as i16));
-            let third = _mm512_shuffle_epi8(z, _mm512_set1_epi16(b as i16));
-            let sums = _mm512_maddubs_epi16(two_digits, pair);
-            let sums = _mm512_add_epi16(sums, _mm512_maddubs_epi16(third_digit, third));
-            put(&mut tables[b][t], sums);
         }
     }
 }
@@ -366,17 +202,17 @@ fn multiply<const S: usize, const G: usize, const T: usize, const KIND: usize>(
     runs: Runs,
     outer: usize,
     scratch: &Scratch,
-    out: &mut [[f32; ROWS]],
+    out: &mut [[f32; MR]],
     fetch_next: impl Fn(usize),
 ) {
     let inner = if KIND == SINGLE { 1 } else { runs.inner };
     let tables = scratch.tables.as_chunks::<T>().0;
-    let quads = scratch.quads.as_chunks::<T>().0;
+    let dwords = scratch.dwords.as_chunks::<T>().0;
     let scales = |run: usize| &panel.scales[run * panel.width + first..][..T];
     let weights = scratch.weights.chunks_exact(inner * lines(S, G));
     let factors = scratch.factors.chunks_exact(2 * inner + 2);
     let out = out.chunks_mut(2 * panel.width);
-    let mut spare = [[0.0; ROWS]; T];
+    let mut spare = [[0.0; MR]; T];
     for (pair, ((weights, factors), out)) in weights.zip(factors).zip(out).enumerate() {
         fetch_next(pair);
         let (a, b) = out.split_at_mut(panel.width);
@@ -394,10 +230,10 @@ fn multiply<const S: usize, const G: usize, const T: usize, const KIND: usize>(
         let each_run = weights
             .chunks_exact(lines(S, G))
             .zip(inner_factors.as_chunks::<2>().0)
-            .zip(quads.chunks_exact(dot_quads(S, G)))
+            .zip(dwords.chunks_exact(dot_dwords(S, G)))
             .zip(tables.chunks_exact(4 * G));
-        for (run, (((lines, factors), quads), tables)) in (outer * inner..).zip(each_run) {
-            let dots = dots_of_run::<S, G, T>(lines, quads, tables);
+        for (run, (((lines, factors), dwords), tables)) in (outer * inner..).zip(each_run) {
+            let dots = dots_of_run::<S, G, T>(lines, dwords, tables);
             for t in 0..T {
                 for half in 0..2 {
                     let (dot, factor) = (dots[half][t], load(&factors[half].0));
@@ -439,17 +275,17 @@ fn multiply<const S: usize, const G: usize, const T: usize, const KIND: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn dots_of_run<const S: usize, const G: usize, const T: usize>(
     lines: &[Line],
-    quads: &[[i32; T]],
+    dwords: &[[i32; T]],
     tables: &[[Line; T]],
 ) -> [[__m512i; T]; 2] {
-    let both = dot_quads(S, G).min(4 * G);
+    let both = dot_dwords(S, G).min(4 * G);
     let mut dots = [[_mm512_setzero_si512(); T]; 2];
     let mut sums = [_mm512_setzero_si512(); T];
     let (lines, rest) = lines.split_at(3 * both);
-    for ((lines, quads), tables) in lines.as_chunks::<3>().0.iter().zip(quads).zip(tables) {
+    for ((lines, dwords), tables) in lines.as_chunks::<3>().0.iter().zip(dwords).zip(tables) {
         let (a, b, numbers) = (load(&lines[0].0), load(&lines[1].0), load(&lines[2].0));
         for t in 0..T {
-            let x = _mm512_set1_epi32(quads[t]);
+            let x = _mm512_set1_epi32(dwords[t]);
             dots[0][t] = _mm512_dpbusd_epi32(dots[0][t], a, x);
             dots[1][t] = _mm512_dpbusd_epi32(dots[1][t], b, x);
             let sum = _mm512_permutexvar_epi16(numbers, load(&tables[t].0));
@@ -457,12 +293,12 @@ fn dots_of_run<const S: usize, const G: usize, const T: usize>(
             [dots[0][t], dots[1][t], sums[t]] = in_order([dots[0][t], dots[1][t], sums[t]]);
         }
     }
-    // Of quads and look-ups, those that are more.
+    // Of dwords and look-ups, those that are more.
     if 4 * S > 7 * G {
-        for (lines, quads) in rest.as_chunks::<2>().0.iter().zip(&quads[both..]) {
+        for (lines, dwords) in rest.as_chunks::<2>().0.iter().zip(&dwords[both..]) {
             let (a, b) = (load(&lines[0].0), load(&lines[1].0));
             for t in 0..T {
-                let x = _mm512_set1_epi32(quads[t]);
+                let x = _mm512_set1_epi32(dwords[t]);
                 dots[0][t] = _mm512_dpbusd_epi32(dots[0][t], a, x);
                 dots[1][t] = _mm512_dpbusd_epi32(dots[1][t], b, x);
             }
@@ -498,11 +334,4 @@ fn in_order([mut a, mut b, mut c]: [__m512i; 3]) -> [__m512i; 3] {
         );
     }
     [a, b, c]
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn put(line: &mut Line, vector: __m512i) {
-    // SAFETY: a line is 64 bytes at a multiple of 64.
-    unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), vector) };
 }

@@ -1,0 +1,116 @@
+//! What every kernel computes, and how activations come to it. Everything in this room hangs from here.
+//!
+//! A kernel multiplies 16 rows at a time, one vector lane a row, by a panel of up to 16 tokens:
+//!
+//! ```text
+//! outer run = the longer of weight group and activation group,  inner run = the shorter
+//! result = 0
+//! for each K-panel, for each outer run:
+//!     partial = 0
+//!     for each inner run in it:
+//!         dot     = sum over the inner run of stored code * activation  -  2^shift * sum of activations     exact, i32
+//!         partial = fma(dot, scale of the inner run, partial)                                              f32
+//!     result = fma(partial, scale of the outer run, result)                                                f32
+//! ```
+//! Where scales are an f16 times multipliers (K types), those are applied to the integers. A span is the 256 columns of
+//! an f16, and of an activation scale:
+//!
+//! ```text
+//! for each span:
+//!     total  = sum over its runs of multiplier * (sum over the run of stored code * activation)            exact, i32
+//!     offset = sum over its runs of multiplier, or of the minimum's, * sum of activations                   exact, i32
+//!     partial = (total - 2^shift * offset) * scale     or     fma(-minimum, offset, total * scale)         f32
+//!     result = fma(partial, scale of the activations, result)                                              f32
+//! ```
+//! The order of the f32 operations is part of the contract, so every kernel gives the same bits, for one token or many.
+
+/// Rows that are interleaved: one 512-bit vector holds one 32-bit sum for each.
+pub(super) const MR: usize = 16;
+/// Columns of one step, the smallest piece of packed weights: `MR * STEP` codes.
+pub(super) const STEP: usize = 16;
+/// Most tokens in a panel.
+pub(super) const NR: usize = 16;
+
+/// How activations share scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Grouping {
+    /// No codes: the matrix multiplies f32 activations.
+    Float,
+    /// One f16 scale per 32, positive (ggml's Q8_0).
+    Q8_0,
+    /// One f32 scale per 64, 128 or 256; its sign makes the largest activation -127 (256: ggml's Q8_K).
+    K(usize),
+}
+
+impl Grouping {
+    /// Activations that share a scale.
+    pub fn group(self) -> usize {
+        match self {
+            Grouping::Float => 1,
+            Grouping::Q8_0 => 32,
+            Grouping::K(group) => group,
+        }
+    }
+}
+
+/// The size of a part of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// Row groups.
+    pub groups: usize,
+    /// Row groups that a thread is to have at least, where there are enough.
+    pub least: usize,
+    /// Panels.
+    pub panels: usize,
+}
+
+/// Some columns of up to 16 tokens, quantized and interleaved.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    /// Tokens interleaved: 1, 4, 8, 12 or 16. Tokens that are not there are zero.
+    pub width: usize,
+    /// Activations that share a scale.
+    pub group: usize,
+    /// `dwords[q * width + token]`: activations 4q to 4q + 3 as the bytes of a word, in memory order.
+    pub dwords: &'a [i32],
+    /// `scales[g * width + token]`: the scale of activation group g.
+    pub scales: &'a [f32],
+    /// `sums[r * width + token]`: the sum of the activations of inner run r.
+    pub sums: &'a [i32],
+}
+
+/// How inner and outer runs follow from the two groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Runs {
+    /// Columns of an inner run.
+    pub columns: usize,
+    /// Inner runs in an outer run.
+    pub inner: usize,
+    /// Outer runs in a row.
+    pub outer: usize,
+    /// The inner scale is the activation's, the outer the weights'; else the other way round.
+    pub activation_inside: bool,
+}
+
+impl Runs {
+    pub fn new(columns: usize, weight_group: usize, activation_group: usize) -> Runs {
+        let inner = weight_group.min(activation_group);
+        let outer = weight_group.max(activation_group);
+        assert!(columns.is_multiple_of(outer) && outer.is_multiple_of(inner));
+        Runs {
+            columns: inner,
+            inner: outer / inner,
+            outer: columns / outer,
+            activation_inside: activation_group < weight_group,
+        }
+    }
+}
+
+/// Up to 16 tokens, interleaved.
+#[derive(Clone, Copy)]
+pub(super) struct FloatPanel<'a> {
+    /// Tokens interleaved: 1, 4, 8, 12 or 16. Tokens that are not there are zero.
+    pub width: usize,
+    /// `x[c * width + token]`: activation c.
+    pub x: &'a [f32],
+}

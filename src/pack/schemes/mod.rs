@@ -1,0 +1,28 @@
+//! The training schemes, one file each: how a linear of a checkpoint becomes ternary rows. `verify::schemes` restates
+//! each of them plainly, and shares nothing with these.
+
+#[cfg(test)]
+mod made_up;
+mod tequila;
+
+use super::PackError;
+use super::source::TernaryRows;
+use crate::blueprint::Linear;
+use crate::model::{Checkpoint, Scheme};
+use crate::simd::Level;
+
+/// The rows of `linear` as the checkpoint's scheme has them. Reads weights only where a scale takes all of them.
+///
+/// # Errors
+/// A file that cannot be read; a number that is not finite.
+pub fn rows<'a>(
+    checkpoint: &'a Checkpoint,
+    linear: Linear,
+    level: Level,
+) -> Result<Box<dyn TernaryRows + 'a>, PackError> {
+    match &checkpoint.scheme {
+        Scheme::Tequila(scheme) => tequila::rows(scheme, checkpoint, linear, level),
+        #[cfg(test)]
+        Scheme::MadeUp(scheme) => made_up::rows(scheme, checkpoint, linear, level),
+    }
+}

@@ -1,0 +1,13 @@
+//! A row of ternary weights: what every source of rows gives, and all that the encoder takes.
+
+/// The ternary form of one row: the weight of column c is `codes[c]` times the scale of the run that holds c.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TernaryRow {
+    /// -1, 0 or 1. (columns,)
+    pub codes: Vec<i8>,
+    /// Where the runs of columns that share a scale end: the column after the last of each. They rise, and the last is
+    /// the number of columns. (runs,)
+    pub ends: Vec<usize>,
+    /// The scale of each run, not negative. (runs,)
+    pub scales: Vec<f32>,
+}

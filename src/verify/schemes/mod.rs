@@ -1,0 +1,59 @@
+//! The training schemes once more, plainly, one file each: the second witness of what `pack::schemes` computes. It
+//! shares nothing with that; PyTorch's golden values witness both.
+
+#[cfg(test)]
+mod made_up;
+mod tequila;
+
+use crate::blueprint::Linear;
+use crate::model::{Checkpoint, Scheme};
+
+/// How one linear of a checkpoint becomes scales, codes and biases.
+pub(super) trait Ternarize: Sync {
+    /// Weights a scale, over the flattened matrix.
+    fn group_size(&self) -> usize;
+
+    /// The trained scale of a group.
+    ///
+    /// # Errors
+    /// The index, in the flattened matrix, of a weight that is NaN or infinite.
+    fn scale(&self, group: usize) -> Result<f32, usize>;
+
+    /// Write the codes of row `row`; gives its offline bias, 0 where the scheme has none. `scales`: of all groups.
+    /// `codes`: (columns,).
+    ///
+    /// # Errors
+    /// The last name of a tensor of the row that holds NaN or infinity.
+    fn split(&self, row: usize, scales: &[f32], room: &mut Room, codes: &mut [i8]) -> Result<f64, &'static str>;
+}
+
+/// Room to work on a row.
+#[derive(Default)]
+pub(super) struct Room {
+    w: Vec<f32>,
+    beside: Vec<f32>,
+    terms: Vec<f64>,
+}
+
+/// `linear` by the scheme of its checkpoint.
+pub(super) fn of(checkpoint: &Checkpoint, linear: Linear) -> Box<dyn Ternarize + '_> {
+    match &checkpoint.scheme {
+        Scheme::Tequila(scheme) => Box::new(tequila::Linear::new(scheme, checkpoint, linear)),
+        #[cfg(test)]
+        Scheme::MadeUp(scheme) => Box::new(made_up::Linear::new(scheme, checkpoint, linear)),
+    }
+}
+
+/// The columns of row `row` that each group covers: (group, columns of the row).
+pub(super) fn runs(
+    row: usize,
+    columns: usize,
+    group_size: usize,
+) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+    let (start, end) = (row * columns, (row + 1) * columns);
+    (start / group_size..end.div_ceil(group_size)).map(move |group| {
+        let from = (group * group_size).max(start);
+        let to = ((group + 1) * group_size).min(end);
+        (group, from - start..to - start)
+    })
+}
