@@ -140,19 +140,21 @@ fn dot_by_places<const STEPS: usize>(codes: &[[u8; 64]; STEPS], dwords: &[[i32; 
     sum
 }
 
-/// For a long run: two sums for each place, taken in turn, hide the latency of `vpdpbusd`.
+/// For a long run, of an even number of steps: two sums for each place, taken in turn, hide the latency of `vpdpbusd`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn dot_by_steps<const STEPS: usize>(codes: &[[u8; 64]; STEPS], dwords: &[[i32; 4]; STEPS]) -> __m512i {
-    let mut sums = [[_mm512_setzero_si512(); 2]; 4];
-    for i in 0..STEPS {
-        let planes = in_place(&codes[i]);
+    debug_assert!(STEPS.is_multiple_of(2));
+    let (mut even, mut odd) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
+    let pairs = codes.as_chunks().0.iter().zip(dwords.as_chunks().0);
+    for ([codes_0, codes_1], [dwords_0, dwords_1]) in pairs {
+        let (planes_0, planes_1) = (in_place(codes_0), in_place(codes_1));
         for l in 0..4 {
-            let activations = _mm512_set1_epi32(dwords[i][l]);
-            sums[l][i % 2] = _mm512_dpbusd_epi32(sums[l][i % 2], planes[l], activations);
+            even[l] = _mm512_dpbusd_epi32(even[l], planes_0[l], _mm512_set1_epi32(dwords_0[l]));
+            odd[l] = _mm512_dpbusd_epi32(odd[l], planes_1[l], _mm512_set1_epi32(dwords_1[l]));
         }
     }
-    let [a, b, c, d] = sums.map(|[even, odd]| _mm512_add_epi32(even, odd));
+    let [a, b, c, d] = std::array::from_fn(|l| _mm512_add_epi32(even[l], odd[l]));
     _mm512_add_epi32(
         _mm512_add_epi32(a, _mm512_srai_epi32(b, 2)),
         _mm512_add_epi32(_mm512_srai_epi32(c, 4), _mm512_srai_epi32(d, 6)),
