@@ -53,8 +53,8 @@ pub enum FormatError {
         /// Which text.
         what: String,
     },
-    /// A name that stands twice.
-    #[error("{what} '{name}' stands twice, expected once; {}", DAMAGED)]
+    /// A name that is duplicated.
+    #[error("{what} '{name}' is duplicated, expected once; {}", DAMAGED)]
     Duplicate {
         /// "key" or "tensor".
         what: &'static str,
@@ -146,13 +146,13 @@ pub enum FormatError {
         found: &'static str,
     },
     /// A safetensors header that breaks the format's rules.
-    #[error("not a sound safetensors file: {problem}; fetch it again, or save the checkpoint again")]
+    #[error("invalid safetensors file: {problem}; fetch it again, or save the checkpoint again")]
     Safetensors {
         /// Which rule, with what was found.
         problem: String,
     },
     /// A shard index that breaks its rules.
-    #[error("not a sound shard index: {problem}; fetch it again, or save the checkpoint again")]
+    #[error("invalid shard index: {problem}; fetch it again, or save the checkpoint again")]
     ShardIndex {
         /// Which rule, with what was found.
         problem: String,

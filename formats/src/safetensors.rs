@@ -1,5 +1,5 @@
 //! safetensors: a header of names, dtypes, shapes and byte ranges, then the bytes; and the index of a sharded set.
-//! Every rule of the format is kept here, those that the `safetensors` crate lets pass too (names that stand twice,
+//! Every rule of the format is kept here, those that the `safetensors` crate lets pass too (names that are duplicated,
 //! unknown fields, headers that start with a space, tensors without a number), so that each fault names its tensor.
 
 use std::collections::{BTreeMap, HashSet};
@@ -173,7 +173,7 @@ fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N])
 /// The tensors of one file, in the order of their bytes.
 ///
 /// # Errors
-/// Truncation, a header that is too long, is no JSON, or breaks a rule (names that stand twice, ranges that overlap,
+/// Truncation, a header that is too long, is no JSON, or breaks a rule (names that are duplicated, ranges that overlap,
 /// leave holes or do not match shape and dtype); with what the file looks like when it is something else.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormatError> {
     parse_start(bytes, bytes.len() as u64)
@@ -389,7 +389,7 @@ impl<'de> Deserialize<'de> for Header {
                         tensors.push((name.clone(), info));
                     }
                     if let Some(name) = seen.replace(name) {
-                        return Err(A::Error::custom(format_args!("'{name}' stands twice")));
+                        return Err(A::Error::custom(format_args!("'{name}' is duplicated")));
                     }
                 }
                 Ok(Header(tensors))
@@ -450,7 +450,7 @@ impl<'de> Deserialize<'de> for Files {
                         ))));
                     }
                     if files.contains_key(&tensor) {
-                        return Err(fault(A::Error::custom("it stands twice")));
+                        return Err(fault(A::Error::custom("it is duplicated")));
                     }
                     files.insert(tensor, file);
                 }

@@ -21,13 +21,13 @@ pub struct CheckpointArgs {
     /// llama.cpp's name of the pre-tokenizer, if it is not recognised
     #[arg(long, value_name = "NAME", help_heading = "Checkpoint")]
     pub tokenizer_pre: Option<String>,
-    /// How it was trained, over config.json: ultraquantv2 or ultraquantv3
+    /// How it was trained; overrides config.json: ultraquantv2 or ultraquantv3
     #[arg(long, value_name = "METHOD", help_heading = "Checkpoint")]
     quant_method: Option<String>,
-    /// What shares a scale, over config.json: per_group, per_channel or per_tensor
+    /// What shares a scale; overrides config.json: per_group, per_channel or per_tensor
     #[arg(long, value_name = "WHAT", help_heading = "Checkpoint")]
     granularity: Option<String>,
-    /// Weights a scale for per_group, over config.json
+    /// Weights a scale for per_group; overrides config.json
     #[arg(long, value_name = "N", help_heading = "Checkpoint")]
     group_size: Option<usize>,
     /// The factor of the dead zone, over `eps` of config.json

@@ -66,7 +66,7 @@ pub enum ModelError {
         /// What it should be, and what to do where it cannot be mended there.
         expected: String,
     },
-    /// A setting that the user gave, over config.json.
+    /// A setting that the user gave; it overrides config.json.
     #[error("{flag} {found}: expected {expected}; give another value, or leave it out")]
     Argument {
         /// The option.

@@ -580,9 +580,9 @@ fn a_layout_that_holds_no_sound_names_is_refused() {
         shape: vec![1],
     };
     let twice = Layout::new(&[], &[info("a"), info("a")]).unwrap_err();
-    assert!(twice.to_string().starts_with("tensor 'a' stands twice"));
+    assert!(twice.to_string().starts_with("tensor 'a' is duplicated"));
     let key = ("k".to_string(), Value::U32(1));
     let twice = Layout::new(&[key.clone(), key], &[]).unwrap_err();
-    assert!(twice.to_string().starts_with("key 'k' stands twice"));
+    assert!(twice.to_string().starts_with("key 'k' is duplicated"));
     assert!(Layout::new(&[], &[info(&"x".repeat(64))]).is_err());
 }

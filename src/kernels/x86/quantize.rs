@@ -122,7 +122,7 @@ fn first_extreme(x: &[[f32; 16]]) -> f32 {
     let (mut low, mut high) = (_mm512_setzero_ps(), _mm512_setzero_ps());
     for x in x {
         let x = load_floats(x);
-        // As above.
+        // A NaN in the first operand gives the second.
         (low, high) = (_mm512_min_ps(x, low), _mm512_max_ps(x, high));
     }
     let (low, high) = (_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high));

@@ -174,7 +174,7 @@ fn f16_of(scale: f32) -> Result<f16, ScaleRange> {
     }
 }
 
-/// The scale that every stored one is held against: the trained one as f16 has it, or, where f16 has only a poorer
+/// The scale that every stored one is compared with: the trained one as f16 has it, or, where f16 has only a poorer
 /// subnormal number for it, the trained one itself, so that this counts as a loss.
 #[inline(always)]
 fn reference(scale: f32) -> Result<f32, ScaleRange> {

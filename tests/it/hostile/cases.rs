@@ -243,8 +243,8 @@ fn safetensors(cases: &mut List) {
     header(cases, 5, &["'a'", "unknown field `x`"], &format!(r#"{{"a":{{"x":{}"#, deep("[")), 0);
     header(cases, 6, &["the header starts with bytes [20, 7b]", "expected '{'"], " {", 0);
     const ONE: &str = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
-    header(cases, 7, &["'a' stands twice"], &format!("{{{ONE},{ONE}}}"), 4);
-    header(cases, 7, &["'__metadata__' stands twice"], &format!(r#"{{"__metadata__":{{}},{ONE},"__metadata__":{{}}}}"#), 4);
+    header(cases, 7, &["'a' is duplicated"], &format!("{{{ONE},{ONE}}}"), 4);
+    header(cases, 7, &["'__metadata__' is duplicated"], &format!(r#"{{"__metadata__":{{}},{ONE},"__metadata__":{{}}}}"#), 4);
     header(cases, 7, &["it holds no tensor"], "{}", 0);
     let two = |from: i64, to: i64| format!(r#"{{{ONE},"b":{{"dtype":"F32","shape":[1],"data_offsets":[{from},{to}]}}}}"#);
     header(cases, 8, &["tensor 'b' starts at byte 2", "overlaps", "expected 4, where tensor 'a' ends"], &two(2, 6), 6);
@@ -360,7 +360,7 @@ fn index(cases: &mut List) {
     shards(cases, 18, SHARD_INDEX, &["'weight_map' is empty"], |index| index["weight_map"] = json!({}));
     shards(cases, 18, SHARD_INDEX, &["tensor 'model.norm.weight': invalid type: integer `3`, expected a string"], |index| index["weight_map"][NORM] = 3.into());
     for size in [json!("14584"), json!(-1), json!(0.5), json!(1e300)] {
-        cases.pack(18, SHARD_INDEX, &["not a sound shard index"], move |c| {
+        cases.pack(18, SHARD_INDEX, &["invalid shard index"], move |c| {
             let size = size.clone();
             c.split = Some(6);
             c.index = Box::new(move |index| index["metadata"] = json!({"total_size": size}));
@@ -372,7 +372,7 @@ fn index(cases: &mut List) {
             c.file(INDEX, text.clone());
         });
     };
-    text(cases, &["tensor 'a': it stands twice"], r#"{"weight_map":{"a":"x","a":"y"}}"#.into());
+    text(cases, &["tensor 'a': it is duplicated"], r#"{"weight_map":{"a":"x","a":"y"}}"#.into());
     text(cases, &["EOF while parsing"], r#"{"weight_map":{"a":"#.into());
     text(cases, &["tensor 'a'", "invalid type: sequence"], format!(r#"{{"weight_map":{{"a":{}"#, "[".repeat(200_000)));
     text(cases, &["EOF while parsing a list"], format!(r#"{{"metadata":{{"a":{}"#, "[".repeat(200_000)));
@@ -762,7 +762,7 @@ fn gguf(cases: &mut List) {
     cases.inspect(37, "FormatError::Magic", &["a big-endian GGUF file"], b"FUGG\0\0\0\x03".to_vec());
     cases.inspect(37, VERSION, &["GGUF version 50331648", "convert it to little-endian"], Raw { version: 3 << 24, ..Raw::default() }.bytes());
     cases.inspect(37, VERSION, &["GGUF version 1, expected 2 or 3", "convert the model again"], Raw { version: 1, ..Raw::default() }.bytes());
-    cases.inspect(38, "FormatError::Duplicate", &["key 'name' stands twice, expected once"], number(4, &[0; 4]).key("name", 4, &[0; 4]).bytes());
+    cases.inspect(38, "FormatError::Duplicate", &["key 'name' is duplicated, expected once"], number(4, &[0; 4]).key("name", 4, &[0; 4]).bytes());
 }
 
 /// Files whose metadata or tensors no engine can run.
@@ -1000,7 +1000,7 @@ fn process(cases: &mut List) {
         std::fs::create_dir(folder.join("out.gguf.tqconv.partial")).unwrap();
         pack_sound(folder, &folder.join("out.gguf"))
     });
-    // The checkpoint that a file is held against.
+    // The checkpoint that a file is compared with.
     cases.command(40, "VerifyError::TokenizerJson", &["tokenizer.json: recursion limit exceeded", "copy the file again"], |folder| {
         against(folder, |c| {
             let text = c.tokenizer.to_string();
@@ -1093,7 +1093,7 @@ fn library(cases: &mut List) {
         let source = std::io::ErrorKind::OutOfMemory.into();
         KernelError::Memory { ty: BlockType::TQ2_0, rows: 1, columns: 256, source }.into()
     });
-    cases.call("PackError::Format", &["the output cannot be laid out: tensor 'a' stands twice"], |_| {
+    cases.call("PackError::Format", &["the output cannot be laid out: tensor 'a' is duplicated"], |_| {
         let info = TensorInfo { name: "a".into(), ty: BlockType::F32, shape: vec![1] };
         PackError::from(Layout::new(&[], &[info.clone(), info]).unwrap_err()).into()
     });

@@ -227,7 +227,7 @@ pub fn handcrafted() -> Vec<Handcrafted> {
     );
     case(
         "KV_DUPLICATE_KEY",
-        Some("'my_key_0' stands twice"),
+        Some("'my_key_0' is duplicated"),
         with_keys(header(), |i| name(i / 2), None),
     );
     case("KV_BAD_ALIGN", Some("13 (u32)"), aligned(keys(), 13));
@@ -295,7 +295,7 @@ pub fn handcrafted() -> Vec<Handcrafted> {
     );
     case(
         "TENSORS_DUPLICATE_NAME",
-        Some("'my_tensor' stands twice"),
+        Some("'my_tensor' is duplicated"),
         infos(&|_, t| t.name = b"my_tensor".to_vec()),
     );
     case("TENSORS_BAD_ALIGN", Some("13 (u32)"), aligned(infos(&plain), 13));
