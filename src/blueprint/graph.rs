@@ -38,7 +38,8 @@ pub enum Pairing {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Variant {
     pub qk_norm: QkNorm,
-    /// Norms of the attention's output before o, (heads * head_dim,), and of the gated product before down, (ffn,).
+    /// Norms of the attention's output before o, (heads * head_dim,), and of the gated product before down,
+    /// (intermediate,).
     pub sub_norms: bool,
     /// The embedding is multiplied by this.
     pub embedding_scale: f64,

@@ -19,9 +19,9 @@ pub struct Dims {
     pub layers: usize,
     /// Number of query heads.
     pub heads: usize,
-    /// Number of key and value heads.
+    /// Number of key and value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Width of a head; even.
     pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab: usize,
@@ -83,6 +83,18 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The checkpoint's name of the head, where it is not the embedding.
 pub const HEAD: &str = "lm_head.weight";
 
+impl Dims {
+    /// Rows of q, columns of o.
+    pub fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Rows of k and of v.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
 impl Part {
     /// In the order in which a layer applies them.
     pub const ALL: [Part; 7] = [Part::Q, Part::K, Part::V, Part::O, Part::Gate, Part::Up, Part::Down];
@@ -109,7 +121,7 @@ impl Part {
     /// (rows, columns) of the weight.
     pub fn shape(self, dims: &Dims) -> (usize, usize) {
         let (hidden, intermediate) = (dims.hidden, dims.intermediate);
-        let (query, kv) = (dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim);
+        let (query, kv) = (dims.q_width(), dims.kv_width());
         match self {
             Part::Q => (query, hidden),
             Part::K | Part::V => (kv, hidden),
@@ -184,7 +196,7 @@ impl Slot {
             Slot::Embedding | Slot::Head => vec![dims.vocab, dims.hidden],
             Slot::RopeFactors => vec![dims.head_dim / 2],
             Slot::Norm(Norm::Query(_) | Norm::Key(_)) => vec![dims.head_dim],
-            Slot::Norm(Norm::AttentionSub(_)) => vec![dims.heads * dims.head_dim],
+            Slot::Norm(Norm::AttentionSub(_)) => vec![dims.q_width()],
             Slot::Norm(Norm::FeedForwardSub(_)) => vec![dims.intermediate],
             Slot::Norm(_) => vec![dims.hidden],
             Slot::Linear(linear) => {

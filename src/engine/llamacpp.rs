@@ -86,7 +86,7 @@ impl Model {
         if tokens.is_empty() {
             return Ok(());
         }
-        check_tokens(tokens, self.hyper.vocab, 0, usize::MAX)
+        check_tokens(tokens, self.hyper.dims.vocab, 0, usize::MAX)
     }
 
     /// One order at a time. A panic in between leaves nothing half done: the next answer would not fit and be told.
@@ -98,16 +98,16 @@ impl Model {
 /// What the model makes llama.cpp read, keep and compute.
 fn size(hyper: &Hyper, file: &File) -> ModelSize {
     let tensors = file.tensors().iter();
-    let (q, kv) = (hyper.q_width(), hyper.kv_width());
+    let (q, kv) = (hyper.dims.q_width(), hyper.dims.kv_width());
     ModelSize {
         file: file.data_start() + tensors.clone().filter_map(|info| info.bytes()).sum::<u64>(),
         header: file.data_start(),
-        weights: tensors.map(|info| info.weights()).sum::<u64>() + (hyper.vocab * hyper.hidden) as u64,
-        attention: (2 * q * hyper.layers) as u64,
-        cache: (2 * kv * hyper.layers) as u64,
-        heads: hyper.heads as u64,
-        activations: (4 * hyper.hidden + 2 * q + 2 * kv + 3 * hyper.ffn) as u64,
-        vocab: hyper.vocab as u64,
+        weights: tensors.map(|info| info.weights()).sum::<u64>() + (hyper.dims.vocab * hyper.dims.hidden) as u64,
+        attention: (2 * q * hyper.dims.layers) as u64,
+        cache: (2 * kv * hyper.dims.layers) as u64,
+        heads: hyper.dims.heads as u64,
+        activations: (4 * hyper.dims.hidden + 2 * q + 2 * kv + 3 * hyper.dims.intermediate) as u64,
+        vocab: hyper.dims.vocab as u64,
     }
 }
 
@@ -142,7 +142,7 @@ impl Engine for Session<'_> {
     }
 
     fn vocab(&self) -> usize {
-        self.model.hyper.vocab
+        self.model.hyper.dims.vocab
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {

@@ -122,7 +122,7 @@ fn matrices(hyper: &Hyper, file: &File) -> Vec<String> {
     } else {
         "token_embd"
     };
-    let linears = Linear::all(&hyper.dims()).map(Linear::gguf_name);
+    let linears = Linear::all(&hyper.dims).map(Linear::gguf_name);
     linears.chain([head.into()]).collect()
 }
 

@@ -4,7 +4,7 @@
 use formats::block::BlockType;
 use formats::gguf::{Array, File, TensorInfo, Value};
 use serde_json::Value as Json;
-use tqconv::engine::hyper::{Hyper, Pairing, QkNorm, Rope, Variant};
+use tqconv::engine::hyper::{Dims, Hyper, Pairing, QkNorm, Rope, Variant};
 use tqconv::engine::native::{Native, Settings};
 use tqconv::engine::oracle::{Norm, Oracle, Part, Precision, Rows, Weights};
 use tqconv::engine::{Engine, EngineError};
@@ -98,14 +98,14 @@ impl Decoder {
             file.tensors.push((TensorInfo { name, ty, shape }, bytes));
         };
         let embedding = self.floats("model.embed_tokens.weight");
-        add("token_embd.weight".into(), hyper.hidden, embedding);
+        add("token_embd.weight".into(), hyper.dims.hidden, embedding);
         add(
             "output_norm.weight".into(),
-            hyper.hidden,
+            hyper.dims.hidden,
             self.floats("model.norm.weight"),
         );
-        add("output.weight".into(), hyper.hidden, self.floats("lm_head.weight"));
-        for layer in 0..hyper.layers {
+        add("output.weight".into(), hyper.dims.hidden, self.floats("lm_head.weight"));
+        for layer in 0..hyper.dims.layers {
             for name in [
                 "attn_q",
                 "attn_k",
@@ -116,14 +116,14 @@ impl Decoder {
                 "ffn_down",
             ] {
                 let columns = match name {
-                    "attn_output" => hyper.heads * hyper.head_dim,
-                    "ffn_down" => hyper.ffn,
-                    _ => hyper.hidden,
+                    "attn_output" => hyper.dims.heads * hyper.dims.head_dim,
+                    "ffn_down" => hyper.dims.intermediate,
+                    _ => hyper.dims.hidden,
                 };
                 let turned = self.architecture == "minicpm" && ["attn_q", "attn_k"].contains(&name);
                 for (kind, columns) in [("weight", columns), ("bias", 1)] {
                     let numbers = self.of_layer(layer, name, kind).map(|numbers| match turned {
-                        true => interleaved(&numbers, hyper.head_dim, columns),
+                        true => interleaved(&numbers, hyper.dims.head_dim, columns),
                         false => numbers,
                     });
                     let columns = if kind == "bias" {
@@ -154,13 +154,13 @@ impl Decoder {
         let mut keys = vec![
             ("general.architecture".into(), Value::String(self.architecture.into())),
             whole("context_length", hyper.context),
-            whole("embedding_length", hyper.hidden),
-            whole("block_count", hyper.layers),
-            whole("feed_forward_length", hyper.ffn),
-            whole("attention.head_count", hyper.heads),
-            whole("attention.head_count_kv", hyper.kv_heads),
-            whole("attention.key_length", hyper.head_dim),
-            whole("attention.value_length", hyper.head_dim),
+            whole("embedding_length", hyper.dims.hidden),
+            whole("block_count", hyper.dims.layers),
+            whole("feed_forward_length", hyper.dims.intermediate),
+            whole("attention.head_count", hyper.dims.heads),
+            whole("attention.head_count_kv", hyper.dims.kv_heads),
+            whole("attention.key_length", hyper.dims.head_dim),
+            whole("attention.value_length", hyper.dims.head_dim),
             number("attention.layer_norm_rms_epsilon", hyper.norm_epsilon),
             number("rope.freq_base", hyper.rope.base),
         ];
@@ -174,7 +174,7 @@ impl Decoder {
             keys.push(number("residual_scale", variant.residual_scale));
             keys.push(number("logit_scale", 1.0 / variant.logit_scale));
         }
-        keys.extend(tokenizer(hyper.vocab));
+        keys.extend(tokenizer(hyper.dims.vocab));
         keys
     }
 }
@@ -251,13 +251,15 @@ fn hyper(architecture: &str, config: &Json) -> Hyper {
         _ => Variant::LLAMA,
     };
     Hyper {
-        vocab: whole("vocab_size"),
-        hidden,
-        layers,
-        heads,
-        kv_heads: whole("num_key_value_heads"),
-        head_dim,
-        ffn: whole("intermediate_size"),
+        dims: Dims {
+            vocab: whole("vocab_size"),
+            hidden,
+            intermediate: whole("intermediate_size"),
+            layers,
+            heads,
+            kv_heads: whole("num_key_value_heads"),
+            head_dim,
+        },
         context: whole("max_position_embeddings"),
         norm_epsilon: number("rms_norm_eps"),
         rope: Rope {
@@ -277,7 +279,7 @@ impl Weights for Decoder {
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
         let weights = self.floats("model.embed_tokens.weight").unwrap();
-        let bias = vec![0.0; self.hyper.vocab];
+        let bias = vec![0.0; self.hyper.dims.vocab];
         Ok(Box::new(Held { weights, bias }))
     }
 
@@ -285,20 +287,20 @@ impl Weights for Decoder {
         let Some(weights) = self.floats("lm_head.weight") else {
             return self.embedding();
         };
-        let bias = vec![0.0; self.hyper.vocab];
+        let bias = vec![0.0; self.hyper.dims.vocab];
         Ok(Box::new(Held { weights, bias }))
     }
 
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
         let hyper = &self.hyper;
         let (name, rows) = match part {
-            Part::Q => ("attn_q", hyper.heads * hyper.head_dim),
-            Part::K => ("attn_k", hyper.kv_heads * hyper.head_dim),
-            Part::V => ("attn_v", hyper.kv_heads * hyper.head_dim),
-            Part::O => ("attn_output", hyper.hidden),
-            Part::Gate => ("ffn_gate", hyper.ffn),
-            Part::Up => ("ffn_up", hyper.ffn),
-            Part::Down => ("ffn_down", hyper.hidden),
+            Part::Q => ("attn_q", hyper.dims.heads * hyper.dims.head_dim),
+            Part::K => ("attn_k", hyper.dims.kv_heads * hyper.dims.head_dim),
+            Part::V => ("attn_v", hyper.dims.kv_heads * hyper.dims.head_dim),
+            Part::O => ("attn_output", hyper.dims.hidden),
+            Part::Gate => ("ffn_gate", hyper.dims.intermediate),
+            Part::Up => ("ffn_up", hyper.dims.intermediate),
+            Part::Down => ("ffn_down", hyper.dims.hidden),
         };
         let weights = self.of_layer(layer, name, "weight").unwrap();
         let bias = self.of_layer(layer, name, "bias").unwrap_or(vec![0.0; rows]);

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tqconv::engine::hyper::{Hyper, Pairing, Rope, Variant};
+use tqconv::engine::hyper::{Dims, Hyper, Pairing, Rope, Variant};
 use tqconv::engine::oracle::{Norm, Oracle, Part, Precision, Rows, Weights};
 use tqconv::engine::sample::Sampler;
 use tqconv::engine::{Engine, EngineError, Generate};
@@ -86,13 +86,15 @@ fn hyper(json: &str) -> Hyper {
         .or(json["rope_parameters"]["rope_theta"].as_f64());
     let (base, head_dim) = (base.unwrap(), whole("head_dim"));
     Hyper {
-        vocab: whole("vocab_size"),
-        hidden: whole("hidden_size"),
-        layers: whole("num_hidden_layers"),
-        heads: whole("num_attention_heads"),
-        kv_heads: whole("num_key_value_heads"),
-        head_dim,
-        ffn: whole("intermediate_size"),
+        dims: Dims {
+            vocab: whole("vocab_size"),
+            hidden: whole("hidden_size"),
+            intermediate: whole("intermediate_size"),
+            layers: whole("num_hidden_layers"),
+            heads: whole("num_attention_heads"),
+            kv_heads: whole("num_key_value_heads"),
+            head_dim,
+        },
         context: whole("max_position_embeddings"),
         norm_epsilon: json["rms_norm_eps"].as_f64().unwrap(),
         rope: Rope {

@@ -2,7 +2,7 @@
 
 use formats::gguf::{File, Value};
 
-use crate::blueprint::{Graph, Slot};
+use crate::blueprint::{Dims, Graph, Slot};
 use crate::engine::EngineError;
 use crate::engine::hyper::{Hyper, Rope, Variant};
 
@@ -36,6 +36,17 @@ impl<'a> Keys<'a> {
     /// All but the factors of the rotation that are in a tensor.
     pub fn hyper(&self) -> Result<Hyper, EngineError> {
         self.check_experts()?;
+        let dims = self.dims()?;
+        Ok(Hyper {
+            dims,
+            context: self.positive("context_length")?,
+            norm_epsilon: self.number("attention.layer_norm_rms_epsilon", None)?.into(),
+            rope: self.rope(dims.head_dim)?,
+            variant: self.variant()?,
+        })
+    }
+
+    fn dims(&self) -> Result<Dims, EngineError> {
         let hidden = self.positive("embedding_length")?;
         let heads = self.positive("attention.head_count")?;
         let kv_heads = self.kv_heads(heads)?;
@@ -48,18 +59,14 @@ impl<'a> Keys<'a> {
         if layers > MAX_LAYERS {
             return Err(self.refuse("block_count", &format!("at most {MAX_LAYERS}")));
         }
-        Ok(Hyper {
+        Ok(Dims {
             vocab: self.vocab()?,
             hidden,
+            intermediate: self.positive("feed_forward_length")?,
             layers,
             heads,
             kv_heads,
             head_dim,
-            ffn: self.positive("feed_forward_length")?,
-            context: self.positive("context_length")?,
-            norm_epsilon: self.number("attention.layer_norm_rms_epsilon", None)?.into(),
-            rope: self.rope(head_dim)?,
-            variant: self.variant()?,
         })
     }
 

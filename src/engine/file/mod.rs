@@ -28,8 +28,8 @@ impl Hyper {
         tensors::check_types(file.tensors())?;
         let keys = Keys::new(file)?;
         let mut hyper = keys.hyper()?;
-        tensors::check(file.tensors(), keys.graph, &hyper.dims())?;
-        check_vocabulary(file, hyper.vocab)?;
+        tensors::check(file.tensors(), keys.graph, &hyper.dims)?;
+        check_vocabulary(file, hyper.dims.vocab)?;
         check_places(file)?;
         hyper.rope.factors = file.tensor(&Slot::RopeFactors.gguf_name()).map(|(_, bytes)| {
             let numbers = bytes.as_chunks().0.iter();

@@ -2,7 +2,7 @@ use formats::block::BlockType;
 use formats::gguf::{Array, Layout, TensorInfo};
 
 use super::*;
-use crate::engine::hyper::{Pairing, Rope, Variant};
+use crate::engine::hyper::{Dims, Pairing, Rope, Variant};
 
 /// A Llama of one layer: hidden 8, two heads on one key-value head of 4, ffn 6, three tokens.
 struct Parts {
@@ -89,13 +89,15 @@ fn tokens(texts: &[&str]) -> Value {
 #[test]
 fn the_numbers_are_read() {
     let expected = Hyper {
-        vocab: 3,
-        hidden: 8,
-        layers: 1,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 4,
-        ffn: 6,
+        dims: Dims {
+            vocab: 3,
+            hidden: 8,
+            intermediate: 6,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+        },
         context: 32,
         norm_epsilon: 1e-5f32.into(),
         rope: Rope {

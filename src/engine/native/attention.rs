@@ -33,12 +33,12 @@ impl Rotation {
     pub fn new(hyper: &Hyper) -> Self {
         let rope = &hyper.rope;
         let frequency = |i: usize| {
-            let exponent = -2.0 * i as f64 / hyper.head_dim as f64;
+            let exponent = -2.0 * i as f64 / hyper.dims.head_dim as f64;
             let factor = rope.factors.as_ref().map_or(1.0, |factors| factors[i]);
             rope.base.powf(exponent) / rope.divisor / factor
         };
         Rotation {
-            frequencies: (0..hyper.head_dim / 2).map(frequency).collect(),
+            frequencies: (0..hyper.dims.head_dim / 2).map(frequency).collect(),
             turns: Vec::new(),
             pairing: rope.pairing,
         }
@@ -122,12 +122,12 @@ impl Cache {
     /// Room for `context` positions. Memory is touched only as it fills.
     pub fn new(hyper: &Hyper, context: usize) -> Self {
         let positions = context.next_multiple_of(LANES);
-        let heads = hyper.layers * hyper.kv_heads;
+        let heads = hyper.dims.layers * hyper.dims.kv_heads;
         Cache {
-            keys: vec![[0.0; LANES]; heads * positions / LANES * hyper.head_dim],
-            values: vec![[0.0; LANES]; heads * positions * hyper.head_dim.div_ceil(LANES)],
-            kv_heads: hyper.kv_heads,
-            head_dim: hyper.head_dim,
+            keys: vec![[0.0; LANES]; heads * positions / LANES * hyper.dims.head_dim],
+            values: vec![[0.0; LANES]; heads * positions * hyper.dims.head_dim.div_ceil(LANES)],
+            kv_heads: hyper.dims.kv_heads,
+            head_dim: hyper.dims.head_dim,
             positions,
         }
     }

@@ -108,7 +108,7 @@ impl<'file> Native<'file> {
         // Together, so that no thread waits at the end of each small matrix.
         let (layers, head) = rayon::join(
             || -> Vec<_> {
-                let layers = (0..hyper.layers).into_par_iter();
+                let layers = (0..hyper.dims.layers).into_par_iter();
                 let load = |index| Layer::load(&tensors, index);
                 layers.map(load).collect()
             },
@@ -164,8 +164,8 @@ impl<'file> Native<'file> {
     /// before the last norm.
     fn run_layers(&mut self, tokens: &[u32], wanted: usize) {
         let Buffers { x, .. } = &mut self.buffers;
-        x.resize(tokens.len() * self.hyper.hidden, 0.0);
-        for (x, &token) in x.chunks_exact_mut(self.hyper.hidden).zip(tokens) {
+        x.resize(tokens.len() * self.hyper.dims.hidden, 0.0);
+        for (x, &token) in x.chunks_exact_mut(self.hyper.dims.hidden).zip(tokens) {
             self.embedding.read(token, x);
             math::scale(x, self.hyper.variant.embedding_scale as f32);
         }
@@ -174,7 +174,7 @@ impl<'file> Native<'file> {
             self.attention(index);
             if index + 1 == self.layers.len() {
                 // Behind its attention nothing sees a token but the token itself.
-                let unwanted = (tokens.len() - wanted) * self.hyper.hidden;
+                let unwanted = (tokens.len() - wanted) * self.hyper.dims.hidden;
                 self.buffers.x.drain(..unwanted);
             }
             if !self.buffers.x.is_empty() {
@@ -227,11 +227,13 @@ impl<'file> Native<'file> {
             norm(QkNorm::AfterRope, x);
         };
         let (q, k) = ((&layer.q, &layer.q_norm), (&layer.k, &layer.k_norm));
-        for_each_row(threads, &mut b.q, hyper.q_width(), |token, x| place(token, x, q.0, q.1));
-        for_each_row(threads, &mut b.k, hyper.kv_width(), |token, x| {
+        for_each_row(threads, &mut b.q, hyper.dims.q_width(), |token, x| {
+            place(token, x, q.0, q.1)
+        });
+        for_each_row(threads, &mut b.k, hyper.dims.kv_width(), |token, x| {
             place(token, x, k.0, k.1)
         });
-        for_each_row(threads, &mut b.v, hyper.kv_width(), |_, v| layer.v.add_bias(v));
+        for_each_row(threads, &mut b.v, hyper.dims.kv_width(), |_, v| layer.v.add_bias(v));
     }
 
     /// `x += o(softmax(q k^T / sqrt(head_dim)) v)` over the cache.
@@ -244,7 +246,7 @@ impl<'file> Native<'file> {
             buffers: b,
             ..
         } = self;
-        let (layer, width) = (&layers[index], hyper.q_width());
+        let (layer, width) = (&layers[index], hyper.dims.q_width());
         b.mixed.resize(b.q.len(), 0.0);
         let at = (index, self.used);
         self.cache.attend(*level, at, &b.q, width, &mut b.mixed, threads);
@@ -277,9 +279,9 @@ impl<'file> Native<'file> {
             threads,
         );
         let up = &b.up;
-        for_each_row(threads, &mut b.gate, hyper.ffn, |token, gate| {
+        for_each_row(threads, &mut b.gate, hyper.dims.intermediate, |token, gate| {
             layer.gate.add_bias(gate);
-            let up = &up[token * hyper.ffn..][..hyper.ffn];
+            let up = &up[token * hyper.dims.intermediate..][..hyper.dims.intermediate];
             math::swiglu(*level, gate, up, layer.up.bias.as_deref());
             if let Some(weight) = &layer.ffn_sub_norm {
                 math::rms_norm_pieces(*level, gate, weight, epsilon);
@@ -313,13 +315,13 @@ impl Engine for Native<'_> {
     }
 
     fn vocab(&self) -> usize {
-        self.hyper.vocab
+        self.hyper.dims.vocab
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
         self.reset();
-        check_tokens(tokens, self.hyper.vocab, 0, self.settings.context)?;
-        let mut logits = Vec::with_capacity(tokens.len() * self.hyper.vocab);
+        check_tokens(tokens, self.hyper.dims.vocab, 0, self.settings.context)?;
+        let mut logits = Vec::with_capacity(tokens.len() * self.hyper.dims.vocab);
         for batch in tokens.chunks(BATCH) {
             self.run_layers(batch, batch.len());
             logits.extend(self.head());
@@ -339,7 +341,7 @@ impl Generate for Native<'_> {
     }
 
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
-        check_tokens(tokens, self.hyper.vocab, self.used, self.settings.context)?;
+        check_tokens(tokens, self.hyper.dims.vocab, self.used, self.settings.context)?;
         let last = (tokens.len() - 1) / BATCH;
         for (index, batch) in tokens.chunks(BATCH).enumerate() {
             self.run_layers(batch, usize::from(index == last));
@@ -377,7 +379,7 @@ impl Buffers {
 
     /// `x += residual_scale * (out + bias)`
     fn add_out(&mut self, bias: Option<&[f32]>, hyper: &Hyper, threads: &Threads) {
-        let (out, hidden) = (&self.out, hyper.hidden);
+        let (out, hidden) = (&self.out, hyper.dims.hidden);
         for_each_row(threads, &mut self.x, hidden, |token, x| {
             let out = &out[token * hidden..][..hidden];
             math::add_scaled(x, out, bias, hyper.variant.residual_scale as f32);

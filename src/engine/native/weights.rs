@@ -43,12 +43,12 @@ impl<'file> Embedding<'file> {
         let (info, bytes) = tensors.get(&name)?;
         let embedding = Embedding {
             ty: info.ty,
-            row_bytes: bytes.len() / hyper.vocab,
+            row_bytes: bytes.len() / hyper.dims.vocab,
             bytes,
         };
         // What can go wrong with one row goes wrong with all.
         let row = &bytes[..embedding.row_bytes];
-        match info.ty.dequantize_row(row, &mut vec![0.0; hyper.hidden]) {
+        match info.ty.dequantize_row(row, &mut vec![0.0; hyper.dims.hidden]) {
             Ok(()) => Ok(embedding),
             Err(_) => Err(EngineError::Type {
                 name,

@@ -17,7 +17,7 @@ pub use weights::{Rounding, Rows, Weights};
 use self::product::product;
 pub use crate::blueprint::{Norm, Part};
 
-use super::hyper::{Hyper, Pairing, QkNorm};
+use super::hyper::{Dims, Hyper, Pairing, QkNorm};
 use super::{Engine, EngineError, EngineName, check_tokens};
 
 /// The forward pass over such weights.
@@ -46,7 +46,7 @@ impl<W: Weights> Oracle<'_, W> {
     pub fn states(&self, sequences: &[Sequence], progress: &dyn Fn(usize)) -> Result<Vec<f64>, EngineError> {
         let hyper = self.weights.hyper();
         for sequence in sequences {
-            check_tokens(sequence.tokens, hyper.vocab, 0, usize::MAX)?;
+            check_tokens(sequence.tokens, hyper.dims.vocab, 0, usize::MAX)?;
         }
         let pass = Pass {
             oracle: self,
@@ -55,7 +55,7 @@ impl<W: Weights> Oracle<'_, W> {
             sequences,
         };
         let mut x = pass.embed()?;
-        for layer in 0..hyper.layers {
+        for layer in 0..hyper.dims.layers {
             let mixed = pass.attention(layer, &x)?;
             add(&mut x, &mixed, hyper.variant.residual_scale);
             let fed = pass.feed_forward(layer, &x)?;
@@ -89,7 +89,7 @@ impl<W: Weights> Engine for Oracle<'_, W> {
     }
 
     fn vocab(&self) -> usize {
-        self.weights.hyper().vocab
+        self.weights.hyper().dims.vocab
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {
@@ -112,7 +112,7 @@ impl<W: Weights> Pass<'_, W> {
     /// `x_t = embedding_scale * embedding[token_t]`: (tokens, hidden).
     fn embed(&self) -> Result<Vec<f64>, EngineError> {
         let embedding = self.oracle.weights.embedding()?;
-        let (mut row, mut x) = (vec![0.0; self.hyper.hidden], vec![]);
+        let (mut row, mut x) = (vec![0.0; self.hyper.dims.hidden], vec![]);
         for &token in self.sequences.iter().flat_map(|sequence| sequence.tokens) {
             let token = token as usize;
             embedding.read(token..token + 1, &mut row, &mut [0.0])?;
@@ -132,7 +132,7 @@ impl<W: Weights> Pass<'_, W> {
             k = self.norm(Norm::Key(layer), &k)?;
         }
         for tokens in self.ranges() {
-            let (q_width, kv_width) = (self.hyper.q_width(), self.hyper.kv_width());
+            let (q_width, kv_width) = (self.hyper.dims.q_width(), self.hyper.dims.kv_width());
             rotate(&mut q[of(&tokens, q_width)], q_width, self.hyper, &self.frequencies);
             rotate(&mut k[of(&tokens, kv_width)], kv_width, self.hyper, &self.frequencies);
         }
@@ -142,7 +142,10 @@ impl<W: Weights> Pass<'_, W> {
         }
         let mut mixed = vec![0.0; q.len()]; // (tokens, heads, head_dim)
         for tokens in self.ranges() {
-            let (of_q, of_kv) = (of(&tokens, self.hyper.q_width()), of(&tokens, self.hyper.kv_width()));
+            let (of_q, of_kv) = (
+                of(&tokens, self.hyper.dims.q_width()),
+                of(&tokens, self.hyper.dims.kv_width()),
+            );
             attend(
                 self.hyper,
                 &q[of_q.clone()],
@@ -209,9 +212,9 @@ fn of(tokens: &Range<usize>, width: usize) -> Range<usize> {
 /// Radians a position for each pair of dimensions: (head_dim / 2,).
 fn frequencies(hyper: &Hyper) -> Vec<f64> {
     let rope = &hyper.rope;
-    let plain = |pair: usize| rope.base.powf(-2.0 * pair as f64 / hyper.head_dim as f64);
+    let plain = |pair: usize| rope.base.powf(-2.0 * pair as f64 / hyper.dims.head_dim as f64);
     let factor = |pair: usize| rope.factors.as_ref().map_or(1.0, |factors| factors[pair]);
-    let pairs = 0..hyper.head_dim / 2;
+    let pairs = 0..hyper.dims.head_dim / 2;
     pairs.map(|pair| plain(pair) / rope.divisor / factor(pair)).collect()
 }
 
@@ -223,12 +226,12 @@ fn round_rows(rounding: Rounding, x: &mut [f64], columns: usize) {
 /// `mixed = softmax(q k^T / sqrt(head_dim)) v`, causal. `q`, `mixed`: (tokens, heads, head_dim); `k`, `v`: (tokens,
 /// kv_heads, head_dim).
 fn attend(hyper: &Hyper, q: &[f64], k: &[f64], v: &[f64], mixed: &mut [f64]) {
-    let &Hyper {
+    let Dims {
         heads,
         kv_heads,
         head_dim,
         ..
-    } = hyper;
+    } = hyper.dims;
     mixed
         .par_chunks_mut(heads * head_dim)
         .enumerate()
@@ -255,11 +258,11 @@ fn rotate(x: &mut [f64], width: usize, hyper: &Hyper, frequencies: &[f64]) {
     x.par_chunks_mut(width).enumerate().for_each(|(position, x)| {
         let angles = frequencies.iter().map(|frequency| position as f64 * frequency);
         let turns: Vec<_> = angles.map(f64::sin_cos).collect();
-        for head in x.chunks_mut(hyper.head_dim) {
+        for head in x.chunks_mut(hyper.dims.head_dim) {
             for (pair, (sin, cos)) in turns.iter().enumerate() {
                 let (i, j) = match hyper.rope.pairing {
                     Pairing::Interleaved => (2 * pair, 2 * pair + 1),
-                    Pairing::Halves => (pair, pair + hyper.head_dim / 2),
+                    Pairing::Halves => (pair, pair + hyper.dims.head_dim / 2),
                 };
                 (head[i], head[j]) = (head[i] * cos - head[j] * sin, head[j] * cos + head[i] * sin);
             }

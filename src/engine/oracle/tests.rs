@@ -43,11 +43,8 @@ fn rotation_turns_pairs() {
 fn attention_averages_what_it_cannot_tell_apart() {
     // Queries are zero, so every token mixes the values of all tokens up to itself evenly.
     // Two query heads share one value head.
-    let hyper = Hyper {
-        heads: 2,
-        head_dim: 2,
-        ..small().0
-    };
+    let mut hyper = small().0;
+    (hyper.dims.heads, hyper.dims.head_dim) = (2, 2);
     let kv = [1.0, 1.0, 1.0, -1.0];
     let mut mixed = [0.0; 8];
     attend(&hyper, &[0.0; 8], &kv, &kv, &mut mixed);
@@ -87,13 +84,15 @@ impl Weights for Small {
 
 fn small() -> Small {
     Small(Hyper {
-        vocab: 5,
-        hidden: 8,
-        layers: 1,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 4,
-        ffn: 6,
+        dims: Dims {
+            vocab: 5,
+            hidden: 8,
+            intermediate: 6,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+        },
         context: 8,
         norm_epsilon: 1e-5,
         rope: Rope {

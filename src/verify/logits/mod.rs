@@ -137,13 +137,13 @@ fn latent<'a>(against: &'a Against, file: &Hyper) -> Result<Latent<'a>, String> 
     let latent = Latent::new(&against.checkpoint);
     let shape = |hyper: &Hyper| {
         [
-            ("tokens", hyper.vocab),
-            ("layers", hyper.layers),
-            ("numbers in the residual stream", hyper.hidden),
-            ("heads", hyper.heads),
-            ("key-value heads", hyper.kv_heads),
-            ("numbers in a head", hyper.head_dim),
-            ("rows in ffn_up", hyper.ffn),
+            ("tokens", hyper.dims.vocab),
+            ("layers", hyper.dims.layers),
+            ("numbers in the residual stream", hyper.dims.hidden),
+            ("heads", hyper.dims.heads),
+            ("key-value heads", hyper.dims.kv_heads),
+            ("numbers in a head", hyper.dims.head_dim),
+            ("rows in ffn_up", hyper.dims.intermediate),
         ]
     };
     let pairs = shape(latent.hyper()).into_iter().zip(shape(file));

@@ -75,7 +75,7 @@ impl<'a> Passes<'a> {
         found: &mut Found,
     ) -> Result<(), VerifyError> {
         let states = self.states(batch, work)?;
-        let (hidden, vocab) = (work.hyper.hidden, work.hyper.vocab);
+        let (hidden, vocab) = (work.hyper.dims.hidden, work.hyper.dims.vocab);
         let mut first = 0;
         for window in batch {
             let logits = logits_of_all(engines, window, work, found)?;
@@ -133,7 +133,7 @@ impl<'a> Passes<'a> {
         engines: impl Iterator<Item = Predictions<'b>>,
         found: &mut Found,
     ) -> Result<(), EngineError> {
-        let vocab = self.file.weights.hyper().vocab;
+        let vocab = self.file.weights.hyper().dims.vocab;
         let expected = match &self.checkpoint {
             Some(checkpoint) => Some(checkpoint.oracle.logits_of(&states.oracle[part.clone()], &[])?),
             None => None,
@@ -191,7 +191,7 @@ fn states<W: Weights>(
 ) -> Result<Vec<f64>, EngineError> {
     let tokens: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
     let units = tokens as f64 * cost(pass.precision);
-    let layers = work.hyper.layers;
+    let layers = work.hyper.dims.layers;
     work.advance(&format!("{name}, layer 1 of {layers}"), 0.0);
     pass.states(sequences, &|layer| {
         let next = (layer + 2).min(layers);

@@ -24,8 +24,8 @@ impl<'a> Work<'a> {
 
     /// `passes`: those in f32 that all reference passes are worth; `engines`: how many there are.
     pub fn new(progress: &'a Progress<'a>, hyper: &'a Hyper, text: &Windows, passes: f64, engines: usize) -> Self {
-        let kinds = 2 * (hyper.q_width() + hyper.kv_width()) + 3 * hyper.ffn;
-        let head = hyper.vocab as f64 / kinds as f64; // columns or rows beside the residual stream
+        let kinds = 2 * (hyper.dims.q_width() + hyper.dims.kv_width()) + 3 * hyper.dims.intermediate;
+        let head = hyper.dims.vocab as f64 / kinds as f64; // columns or rows beside the residual stream
         let mut work = Self {
             progress,
             hyper,
@@ -40,7 +40,7 @@ impl<'a> Work<'a> {
 
     /// Layers that the model is worth.
     pub fn model(&self) -> f64 {
-        self.hyper.layers as f64 + self.head
+        self.hyper.dims.layers as f64 + self.head
     }
 
     /// `units` more are done; from here on it is `doing`.

@@ -25,15 +25,8 @@ impl<'a> Latent<'a> {
             RopeScaling::Linear { factor } => factor,
             _ => 1.0,
         };
-        let dims = &config.dims;
         let hyper = Hyper {
-            vocab: dims.vocab,
-            hidden: dims.hidden,
-            layers: dims.layers,
-            heads: dims.heads,
-            kv_heads: dims.kv_heads,
-            head_dim: dims.head_dim,
-            ffn: dims.intermediate,
+            dims: config.dims,
             context: config.context_length,
             norm_epsilon: config.rms_norm_eps.into(),
             rope: Rope {

@@ -40,7 +40,7 @@ impl<'a> Stored<'a> {
             bytes,
             bias: self.file.tensor(&format!("{name}.bias")).map(|(_, bytes)| bytes),
             shape: (info.rows() as usize, info.columns() as usize),
-            interleaved: interleaved.then_some(self.hyper.head_dim),
+            interleaved: interleaved.then_some(self.hyper.dims.head_dim),
         })
     }
 }
