@@ -1,6 +1,6 @@
 //! The hyper-parameters that a forward pass is computed by. Both passes take this type, the native engine with what the
-//! file says ([`super::file`]), the oracle with what the verifier reads of the checkpoint: a value that one of them misreads
-//! shows as a difference between them.
+//! file says ([`super::file`]), the oracle with what the verifier reads of the checkpoint: a value that one of them
+//! misreads shows as a difference between them.
 
 use crate::blueprint::Dims;
 pub use crate::blueprint::{Pairing, QkNorm, Variant};
