@@ -27,7 +27,8 @@ impl Id42 {
             (None, Some(_)) => Self::PQ2_0,
             // One such tensor, the last, or small ones between whose ends there is no more than padding.
             (Some(q2_0), Some(pq2_0)) => {
-                let is_end = |end: u64| (end..=padded(end, alignment).unwrap_or(end)).contains(&length);
+                // With the padding after the last tensor or without: between them a file was cut.
+                let is_end = |end: u64| length == end || padded(end, alignment) == Some(length);
                 match (is_end(q2_0), is_end(pq2_0)) {
                     (true, false) => Self::Q2_0,
                     (false, true) => Self::PQ2_0,
