@@ -24,7 +24,7 @@ use std::sync::Mutex;
 ///
 /// Make one and use it again: it keeps its memory.
 ///
-/// What is interleaved lies panel by panel, `width` numbers for each item: see [`Panel`] and [`FloatPanel`].
+/// What is interleaved lies panel by panel, `width` numbers for each item: see `Panel` and `FloatPanel`.
 pub struct Activations {
     isa: Isa,
     grouping: Grouping,

@@ -1,5 +1,5 @@
-//! A GGUF file as both the native engine and llama.cpp get it: its hyper-parameters read ([`keys`]), and its tensors
-//! compared with them ([`tensors`]): [`Hyper::read`]. What llama.cpp meets with an abort of the whole process (a bias
+//! A GGUF file as both the native engine and llama.cpp get it: its hyper-parameters read (`keys`), and its tensors
+//! compared with them (`tensors`): [`Hyper::read`]. What llama.cpp meets with an abort of the whole process (a bias
 //! that is not F32, a duplicated token) is an error here, and so is whatever either engine would silently leave out.
 
 mod keys;
