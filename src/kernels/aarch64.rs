@@ -147,10 +147,10 @@ fn offsets<const H: usize, const C: usize>(
     let mut offsets = [[vdupq_n_s32(0); C]; H];
     for (multipliers, sums) in multipliers.iter().zip(sums.chunks_exact(width)) {
         let sums = &sums[at.token..][..C];
-        for q in 0..H {
+        for (q, offsets) in offsets.iter_mut().enumerate() {
             let multiplier = quarter(multipliers, q);
-            for c in 0..C {
-                offsets[q][c] = vmlaq_n_s32(offsets[q][c], multiplier, sums[c]);
+            for (offset, &sum) in offsets.iter_mut().zip(sums) {
+                *offset = vmlaq_n_s32(*offset, multiplier, sum);
             }
         }
     }
