@@ -7,7 +7,7 @@ use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use tqconv::cli::{Cli, run};
 use tqconv::model::{Checkpoint, Source, TrainingOverrides};
-use tqconv::verify::{Against, Options, TextOptions, Verdict, verify};
+use tqconv::verify::{Against, Level, Options, TextOptions, Verdict, verify};
 
 const CONFIG: &[u8] = include_bytes!("../../fixtures/tiny/config.json");
 const TOKENIZER: &[u8] = include_bytes!("../../fixtures/tiny/tokenizer.json");
@@ -49,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
         name: "checkpoint".into(),
     };
     let options = Options {
-        levels: vec![1, 2, 3],
+        levels: vec![Level::Layout, Level::Codes, Level::Dots],
         for_ollama: false,
         max_nmse: 1e-4,
         metadata: vec![],

@@ -4,7 +4,7 @@
 use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use tqconv::cli::{Cli, run};
-use tqconv::verify::{Options, TextOptions, verify};
+use tqconv::verify::{Level, Options, TextOptions, verify};
 
 const SOUND: &[u8] = include_bytes!("../../fixtures/broken/sound.gguf");
 
@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     let path = tqconv_fuzz::folder().join("mutated.gguf");
     std::fs::write(&path, tqconv_fuzz::edited(SOUND, data)).expect("room for a file");
     let options = Options {
-        levels: vec![1, 2, 3],
+        levels: vec![Level::Layout, Level::Codes, Level::Dots],
         for_ollama: true,
         max_nmse: 1e-4,
         metadata: vec![],
