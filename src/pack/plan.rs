@@ -195,7 +195,7 @@ impl<'a> Plan<'a> {
             return Err(PackError::Embedding {
                 tensor: slot.gguf_name(),
                 ty,
-                problem: format!("{columns} columns are no multiple of {}", ty.weights()),
+                problem: format!("{columns} columns are not a multiple of {}", ty.weights()),
             });
         }
         Ok(Content::Table { name, stored, ty })

@@ -1058,7 +1058,7 @@ fn library(cases: &mut List) {
     cases.call("BlockError::Unsupported", &["IQ1_S rows cannot be dequantized, supported: F32"], |_| {
         BlockType::IQ1_S.dequantize_row(&[0; 50], &mut [0.0; 256]).unwrap_err().into()
     });
-    cases.call("BlockError::PartialBlock", &["100 columns are no whole number of TQ2_0 blocks of 256"], |_| {
+    cases.call("BlockError::PartialBlock", &["100 columns are not a whole number of TQ2_0 blocks of 256"], |_| {
         BlockType::TQ2_0.dequantize_row(&[], &mut [0.0; 100]).unwrap_err().into()
     });
     cases.call("BlockError::Length", &["a TQ2_0 row of 256 columns has 65 bytes, expected 66"], |_| {
@@ -1082,7 +1082,7 @@ fn library(cases: &mut List) {
         anyhow::Error::new(made.err().expect("refused"))
     }
     cases.call("KernelError::Unsupported", &["no kernel multiplies Q5_0; there are kernels for F32"], |_| matrix(BlockType::Q5_0, 1, 32, &[0; 22]));
-    cases.call("KernelError::PartialBlock", &["rows of 100 columns are no whole number of TQ2_0 blocks"], |_| matrix(BlockType::TQ2_0, 1, 100, &[]));
+    cases.call("KernelError::PartialBlock", &["rows of 100 columns are not a whole number of TQ2_0 blocks"], |_| matrix(BlockType::TQ2_0, 1, 100, &[]));
     cases.call("KernelError::Length", &["a TQ2_0 matrix of 1 rows and 256 columns has 65 bytes, expected 66"], |_| matrix(BlockType::TQ2_0, 1, 256, &[0; 65]));
     cases.call("KernelError::Isa", &["this CPU has no ", "it has scalar"], |_| {
         let isa = Isa::ALL.into_iter().find(|isa| !Isa::available().contains(isa)).unwrap();
