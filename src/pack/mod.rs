@@ -30,6 +30,7 @@ pub use graph::{model_metadata, rope_factors};
 pub use layout::paths;
 pub use options::Options;
 pub use plan::Plan;
+pub use row::DroppedBiases;
 pub use rule::{Embedding, Larger, PACKABLE, Rule, Target};
 pub use run::{Item, Output, Packed, Summary};
 

@@ -14,9 +14,9 @@ use super::graph::{interleaved_row, rope_factors};
 use super::metadata::Keys;
 use super::numbers::numbers;
 use super::options::Options;
-use super::row::{Facts, Scratch, Ternary};
+use super::row::{DroppedBiases, Facts, Scratch, Ternary};
 use super::rule::{Embedding, Larger, Target};
-use crate::blueprint::{Linear, Slot};
+use crate::blueprint::{Linear, Part, Slot};
 use crate::model::{Checkpoint, Stored};
 use crate::simd::Level;
 
@@ -59,6 +59,8 @@ pub(super) struct Job<'a> {
     pub chosen: usize,
     /// Whether some rows lose no more than is allowed in it.
     pub promising: bool,
+    /// Whether its biases are left out of the file, which has no place for them.
+    pub drops_biases: bool,
     /// Why it does not become the smallest type of the rule, if it does not.
     pub larger: Option<Larger>,
 }
@@ -123,6 +125,7 @@ impl<'a> Plan<'a> {
         }
         plan.check_names()?;
         plan.guess()?;
+        plan.check_biases()?;
         plan.check_for_ollama()?;
         Ok(plan)
     }
@@ -143,6 +146,27 @@ impl<'a> Plan<'a> {
                 job.chosen = 0;
             }
             Ok(())
+        })
+    }
+
+    /// Biases are left out only where the user says so; in some rows they are looked at, to tell how large they are.
+    fn check_biases(&self) -> Result<(), PackError> {
+        let dropped: Vec<_> = self.jobs.iter().filter(|job| job.drops_biases).collect();
+        if dropped.is_empty() || self.options.drop_biases {
+            return Ok(());
+        }
+        let mut biases = DroppedBiases::default();
+        for job in &dropped {
+            biases.add(&measure(job, job.pieces().swap_remove(0), &job.types[..1])?);
+        }
+        let graph = self.checkpoint.config.architecture.graph;
+        Err(PackError::LostBiases {
+            graph: graph.name,
+            linears: Part::ALL
+                .into_iter()
+                .filter(|part| !graph.bias_slots.contains(part))
+                .collect(),
+            biases,
         })
     }
 
@@ -213,22 +237,26 @@ impl<'a> Plan<'a> {
             no_block.push((name, columns));
             return Ok(());
         }
-        let interleaves = config.architecture.graph.interleaves(linear.part);
+        let graph = config.architecture.graph;
+        let (has_bias, has_place) = (
+            self.checkpoint.has_bias(linear.part),
+            graph.bias_slots.contains(&linear.part),
+        );
         let job = self.jobs.len();
         self.push(name.clone(), vec![columns as u64, rows as u64], Content::Linear(job));
-        self.push(
-            format!("{}.bias", linear.gguf_name()),
-            vec![rows as u64],
-            Content::Bias(job),
-        );
+        if has_bias && has_place {
+            let name = format!("{}.bias", linear.gguf_name());
+            self.push(name, vec![rows as u64], Content::Bias(job));
+        }
         self.jobs.push(Job {
             name,
             shape: (rows, columns),
-            interleaved: interleaves.then_some(config.dims.head_dim),
+            interleaved: graph.interleaves(linear.part).then_some(config.dims.head_dim),
             ternary: Ternary::new(self.checkpoint, linear, self.options.level)?,
             types,
             chosen: 0,
             promising: true,
+            drops_biases: has_bias && !has_place,
             larger,
         });
         Ok(())

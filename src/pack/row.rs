@@ -18,6 +18,8 @@ pub struct Ternary<'a> {
     rows: Box<dyn TernaryRows + 'a>,
     /// The bias that the layer has of its own. (rows,) or none
     bias: Option<Vec<f32>>,
+    /// Whether each row has a bias.
+    is_biased: bool,
     /// How much the error of each column counts when scales are merged: the square of the preceding norm's weight.
     /// (columns,) or none
     importance: Option<Vec<f32>>,
@@ -44,7 +46,7 @@ pub struct Scratch {
 pub struct Facts {
     /// What each type that was tried loses. (types,)
     pub losses: Vec<Loss>,
-    /// The offline bias of each row, the layer's own included, in the order of the file. (rows,)
+    /// The offline bias of each row, the layer's own included, in the order of the file, where it has them. (rows,)
     pub biases: Vec<f64>,
     /// Weights in the dead zone.
     pub dead: u64,
@@ -65,6 +67,29 @@ impl Facts {
     }
 }
 
+/// Biases that are left out of the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DroppedBiases {
+    /// How many linears lose them.
+    pub linears: usize,
+    /// The largest, as a magnitude.
+    pub largest: f64,
+    /// Their squares, against those of the weights beside them: the share of the output's energy that is lost where
+    /// inputs are independent, with a mean square of 1, as a norm leaves them.
+    pub loss: Loss,
+}
+
+impl DroppedBiases {
+    /// Count those of a linear.
+    pub fn add(&mut self, facts: &Facts) {
+        let magnitudes = facts.biases.iter().map(|bias| bias.abs());
+        self.linears += 1;
+        self.largest = magnitudes.fold(self.largest, f64::max);
+        self.loss.error += facts.biases.iter().map(|bias| bias * bias).sum::<f64>();
+        self.loss.energy += facts.losses[0].energy;
+    }
+}
+
 impl<'a> Ternary<'a> {
     /// Find what the rows of `linear` are made from. Reads the weights only where a scale takes more of them than a
     /// piece holds.
@@ -74,13 +99,15 @@ impl<'a> Ternary<'a> {
     pub fn new(checkpoint: &'a Checkpoint, linear: Linear, level: Level) -> Result<Self, PackError> {
         let config = &checkpoint.config;
         let bias = checkpoint.own_bias(linear);
-        let norm = linear.preceding_norm().map(|norm| config.architecture.norm_name(norm));
+        let norm = config.architecture.graph.preceding_norm(linear);
+        let norm = norm.map(|norm| config.architecture.norm_name(norm));
         let (_, columns) = linear.shape(&config.dims);
         Ok(Self {
             rows: schemes::rows(checkpoint, linear, level)?,
             bias: bias
                 .map(|bias| numbers(bias, &format!("{}.bias", linear.checkpoint_name())))
                 .transpose()?,
+            is_biased: checkpoint.has_bias(linear.part),
             importance: norm.map(|norm| importance(checkpoint, &norm)).transpose()?,
             columns,
             level,
@@ -139,7 +166,9 @@ impl<'a> Ternary<'a> {
                 scale: error.scale,
             })?;
             facts.dead += dead_zone.weights as u64;
-            facts.biases.push(self.bias(index, dead_zone.bias)?);
+            if self.is_biased {
+                facts.biases.push(self.bias(index, dead_zone.bias)?);
+            }
         }
         Ok(facts)
     }

@@ -13,7 +13,7 @@ use super::layout::{Layout, paths};
 use super::metadata::{self, Keys};
 use super::pass::Pass;
 use super::plan::{Content, Entry, Job, Plan, measure};
-use super::row::Facts;
+use super::row::{DroppedBiases, Facts};
 use super::rule::Larger;
 use super::{PackError, Progress};
 use crate::model::Checkpoint;
@@ -76,6 +76,8 @@ pub struct Summary {
     pub dead_weights: u64,
     /// The largest bias, as a magnitude.
     pub largest_bias: f64,
+    /// The biases that are left out, where the file has no place for some.
+    pub dropped: Option<DroppedBiases>,
     /// The loss over all linears.
     pub loss: Loss,
     /// The linear with the largest NMSE, and that.
@@ -118,6 +120,9 @@ impl Summary {
             .iter()
             .map(|bias| bias.abs())
             .fold(self.largest_bias, f64::max);
+        if job.drops_biases {
+            self.dropped.get_or_insert_default().add(facts);
+        }
         self.loss = self.loss + loss;
         if let Some(why) = job.larger {
             self.larger.get_or_insert((0, why)).0 += 1;

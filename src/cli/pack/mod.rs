@@ -147,6 +147,7 @@ fn options(args: &PackArgs, checkpoint: &Checkpoint) -> Options {
     Options {
         rule,
         embedding: args.embedding,
+        drop_biases: args.drop_biases,
         name: checkpoint.source.name(),
         organization: checkpoint.source.organization(),
         metadata: args.metadata.clone(),
