@@ -485,11 +485,14 @@ fn config(cases: &mut List) {
     for (name, says) in [
         ("Gemma3ForCausalLM", &["architecture Gemma3ForCausalLM is not supported", "its activation and its norms", "supported: Llama"][..]),
         ("Qwen3MoeForCausalLM", &["architecture Qwen3MoeForCausalLM is not supported", "a mixture of experts"]),
-        ("BitNetForCausalLM", &["architecture BitNetForCausalLM is not supported", "its activation is relu2", "take a model that was trained with silu"]),
         ("GPT2LMHeadModel", &["architecture GPT2LMHeadModel is not supported", "supported: Llama"]),
     ] {
         key(cases, 26, "ModelError::Architecture", says, "architectures", json!([name]));
     }
+    cases.pack(26, "ModelError::Architecture", &["architecture BitNetForCausalLM is not supported", "its activation is relu2", "take a model that was trained with silu"], |c| {
+        c.config["architectures"] = json!(["BitNetForCausalLM"]);
+        c.config["hidden_act"] = "relu2".into();
+    });
     cases.pack(26, "PackError::LostBiases", &["llama.cpp's `qwen3` would lose the biases of o_proj, gate_proj, up_proj and down_proj, up to", "with --drop-biases"], |c| {
         c.config["architectures"] = json!(["Qwen3ForCausalLM"]);
         for name in ["q", "k"] {
