@@ -105,7 +105,7 @@ pub enum Larger {
 /// How the embedding and the head are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Embedding {
-    /// In the checkpoint's dtype.
+    /// As the input has them.
     Keep,
     /// In this type.
     As(BlockType),

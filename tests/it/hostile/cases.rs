@@ -726,7 +726,41 @@ fn sentencepiece(cases: &mut List) {
     with(cases, "TokenizerError::NoRow", &["token \"t16\" has id 16, the embedding has 16 rows"], model(&many, BPE));
 }
 
+/// A GGUF file with a matrix of `rows` rows of these blocks, packed.
+fn pack_gguf(cases: &mut List, variant: &'static str, says: &'static [&'static str], ty: BlockType, rows: Vec<Vec<u8>>) {
+    cases.command(37, variant, says, move |folder| {
+        let mut file = Gguf { keys: vec![], tensors: vec![] };
+        file.set("general.architecture", Value::String("llama".into()));
+        let shape = vec![ty.weights() as u64, rows.len() as u64];
+        file.tensors.push((TensorInfo { name: "blk.0.ffn_up.weight".into(), ty, shape }, rows.concat()));
+        let input = folder.join("in.gguf");
+        std::fs::write(&input, file.bytes()).unwrap();
+        vec!["pack".into(), text_of(&input), text_of(&folder.join("out.gguf"))]
+    });
+}
+
+/// GGUF files that `pack` does not take.
+fn gguf_in(cases: &mut List) {
+    const ONE: [u8; 2] = [0x00, 0x3c]; // 1.0 in f16
+    let block = |code: u8| [&ONE[..], &[code; 32]].concat();
+    cases.command(37, "PackError::Rotated", &["'prism.hadamard.size' says that its weights are rotated", "take a file without rotation"], |folder| {
+        let mut file = Gguf::sound();
+        file.set("prism.hadamard.size", Value::U32(64));
+        let input = folder.join("in.gguf");
+        std::fs::write(&input, file.bytes()).unwrap();
+        vec!["pack".into(), text_of(&input), text_of(&folder.join("out.gguf"))]
+    });
+    let ordinary = (0..4).map(|row| (0..32).fold(ONE.to_vec(), |mut block, code| { block.push(code * 5 + row); block }));
+    pack_gguf(cases, "PackError::NoTernary", &["in.gguf: none of its 1 matrices is ternary", "use the file as it is"], BlockType::Q8_0, ordinary.collect());
+    pack_gguf(cases, "PackError::FourLevel", &["tensor 'blk.0.ffn_up.weight' has four levels", "use the file as it is"], BlockType::Q4_0, vec![[&ONE[..], &[0x5b; 16]].concat(); 2]);
+    let mut rows = vec![block(1); 128];
+    rows[1] = block(5);
+    pack_gguf(cases, "PackError::NotTernary", &["tensor 'blk.0.ffn_up.weight' is ternary, but not at row 1, column 0", "take the file before"], BlockType::Q8_0, rows);
+    pack_gguf(cases, "PackError::Unreadable", &["tensor 'blk.0.ffn_up.weight' is PQ2_0, which llama.cpp does not read", "fetch a file"], BlockType::PQ2_0, vec![block(0xff); 2]);
+}
+
 fn gguf(cases: &mut List) {
+    gguf_in(cases);
     const VERSION: &str = "FormatError::Version";
     let number = |id: u32, value: &[u8]| Raw::default().key("name", id, value);
     cases.inspect(31, TRUNCATED, &["the version needs 4 bytes at offset 4, the file ends at 4", "fetch"], b"GGUF".to_vec());
