@@ -77,7 +77,7 @@ pub fn kld(reference: &[f32], tested: &[f32]) -> f64 {
 /// [`kld`] of every token. `reference`, `tested`: (tokens, vocab).
 ///
 /// # Panics
-/// When the lengths differ or are no multiple of `vocab`.
+/// When the lengths differ or are not a multiple of `vocab`.
 pub fn kld_per_token(reference: &[f32], tested: &[f32], vocab: usize) -> Vec<f64> {
     rows(reference, vocab)
         .zip(rows(tested, vocab))
@@ -88,7 +88,7 @@ pub fn kld_per_token(reference: &[f32], tested: &[f32], vocab: usize) -> Vec<f64
 /// The share of tokens, 0 to 1, whose most likely next token is the same in both. `reference`, `tested`: (tokens, vocab).
 ///
 /// # Panics
-/// When there are no tokens, or the lengths differ or are no multiple of `vocab`.
+/// When there are no tokens, or the lengths differ or are not a multiple of `vocab`.
 pub fn top1_agreement(reference: &[f32], tested: &[f32], vocab: usize) -> f64 {
     assert_eq!(reference.len(), tested.len(), "top-1 of different lengths");
     let tokens = reference.len() / vocab;

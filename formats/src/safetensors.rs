@@ -173,7 +173,7 @@ fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; N])
 /// The tensors of one file, in the order of their bytes.
 ///
 /// # Errors
-/// Truncation, a header that is too long, is no JSON, or breaks a rule (names that are duplicated, ranges that overlap,
+/// Truncation, a header that is too long, is not JSON, or breaks a rule (names that are duplicated, ranges that overlap,
 /// leave holes or do not match shape and dtype); with what the file looks like when it is something else.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormatError> {
     parse_start(bytes, bytes.len() as u64)
@@ -464,7 +464,7 @@ impl<'de> Deserialize<'de> for Files {
 impl ShardIndex {
     /// # Errors
     /// Longer than an index can be, no JSON, no `weight_map` of names to file names, a file name that leaves the
-    /// directory, or a `total_size` that is no number of bytes.
+    /// directory, or a `total_size` that is not a number of bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         if bytes.len() as u64 > MAX_INDEX {
             return Err(FormatError::Limit {

@@ -19,7 +19,7 @@ pub fn activations(count: usize) -> Vec<f32> {
 /// those are longer (Q2_K keeps both scales of a block).
 ///
 /// # Errors
-/// A type that nothing writes; columns that are no whole number of blocks.
+/// A type that nothing writes; columns that are not a whole number of blocks.
 pub fn weights(ty: BlockType, rows: usize, columns: usize) -> Result<Vec<u8>, KernelError> {
     let row_bytes = ty.row_bytes(columns).ok_or(KernelError::PartialBlock { ty, columns })?;
     let mut bytes = vec![0; rows * row_bytes];

@@ -80,7 +80,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().map(Duration::try_from_secs_f64);
     match seconds {
         Some(Ok(seconds)) => Ok(seconds),
-        _ => Err(format!("'{text}' is no number of seconds such as 0.5")),
+        _ => Err(format!("'{text}' is not a number of seconds such as 0.5")),
     }
 }
 

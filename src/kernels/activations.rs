@@ -93,7 +93,7 @@ impl Activations {
     /// A NaN becomes code 0, as in ggml; a group with an infinity gets a scale that makes the product NaN or infinite.
     ///
     /// # Panics
-    /// Where `columns` is no multiple of the group, or `x` is no whole number of rows.
+    /// Where `columns` is not a multiple of the group, or `x` is not a whole number of rows.
     pub fn quantize(&mut self, x: &[f32], columns: usize, grouping: Grouping, threads: &Threads) {
         let group = grouping.group();
         assert!(columns.is_multiple_of(group), "{columns} columns in groups of {group}");

@@ -122,8 +122,8 @@ pub enum KernelError {
         /// The type.
         ty: BlockType,
     },
-    /// The rows are no whole number of blocks.
-    #[error("rows of {columns} columns are no whole number of {ty} blocks of {}", .ty.weights())]
+    /// The rows are not a whole number of blocks.
+    #[error("rows of {columns} columns are not a whole number of {ty} blocks of {}", .ty.weights())]
     PartialBlock {
         /// The type.
         ty: BlockType,

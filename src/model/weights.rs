@@ -65,7 +65,7 @@ pub fn look(stored: Stored) -> io::Result<Weights> {
     if found != Weights::Latent {
         return Ok(found);
     }
-    // Groups of the flattened matrix cross rows that are no multiple of them.
+    // Groups of the flattened matrix cross rows that are not a multiple of them.
     if !columns.is_multiple_of(RUNS[0]) {
         let (found, _) = scan(stored, stored.len())?;
         if found != Weights::Latent {

@@ -681,7 +681,7 @@ fn bench_refuses_what_it_would_not_measure() {
         (&["--tokens=0"][..], "0 is not in 1..=65536"),
         (&["--thread-counts=0"], "expected 1 to 512: llama.cpp has room"),
         (&["--thread-counts=100000"], "expected 1 to 512: llama.cpp has room"),
-        (&["--seconds=-1"], "'-1' is no number of seconds such as 0.5"),
+        (&["--seconds=-1"], "'-1' is not a number of seconds such as 0.5"),
         (&["--shape=99999x99999"], "of at most 2^31 weights"),
         (&["--prefill=4"], "<MODEL>"),
         (&["model.gguf", "--runs=0"], "0 is not in 1..=1000"),

@@ -53,8 +53,8 @@ pub enum BlockError {
         /// What was to be done with the row.
         verb: Verb,
     },
-    /// The number of weights is no multiple of the block.
-    #[error("{columns} columns are no whole number of {ty} blocks of {}", .ty.weights())]
+    /// The number of weights is not a multiple of the block.
+    #[error("{columns} columns are not a whole number of {ty} blocks of {}", .ty.weights())]
     PartialBlock {
         /// The type of the row.
         ty: BlockType,

@@ -180,7 +180,7 @@ impl BlockType {
     }
 
     /// Bytes of a row of `columns` weights: `columns / weights * bytes`.
-    /// `None` where the row is no whole number of blocks or the product overflows.
+    /// `None` where the row is not a whole number of blocks or the product overflows.
     pub const fn row_bytes(self, columns: usize) -> Option<usize> {
         if !columns.is_multiple_of(self.weights()) {
             return None;

@@ -202,7 +202,7 @@ fn lengths_are_checked() {
     assert_eq!(ty.dequantize_row(&[0; 66], &mut [0.0; 255]), Err(partial));
     assert_eq!(
         partial.to_string(),
-        "255 columns are no whole number of TQ2_0 blocks of 256"
+        "255 columns are not a whole number of TQ2_0 blocks of 256"
     );
 
     let short = ty.dequantize_row(&[0; 65], &mut [0.0; 256]).unwrap_err();

@@ -135,7 +135,7 @@ impl Report<'_> {
         };
         let why = match why {
             Larger::Width { ty, columns } => {
-                format!("{columns} columns are no multiple of {ty}'s {}", ty.weights())
+                format!("{columns} columns are not a multiple of {ty}'s {}", ty.weights())
             }
             Larger::Loss { ty, nmse } => {
                 let (nmse, max) = (render::small(nmse), render::small(self.args.limit()));

@@ -313,7 +313,7 @@ fn refusals_say_what_is_wrong() {
     };
     assert_eq!(
         message(BlockType::TQ2_0, 2, 100, 66),
-        "rows of 100 columns are no whole number of TQ2_0 blocks of 256"
+        "rows of 100 columns are not a whole number of TQ2_0 blocks of 256"
     );
     assert_eq!(
         message(BlockType::TQ2_0, 2, 256, 66),

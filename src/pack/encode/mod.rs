@@ -72,7 +72,7 @@ pub struct BlockScratch {
 /// A scale beyond the range of f16.
 ///
 /// # Panics
-/// Where `columns` is no whole number of blocks, or `ty` is no type that a ternary row is packed into.
+/// Where `columns` is not a whole number of blocks, or `ty` is no type that a ternary row is packed into.
 #[inline(always)]
 pub fn encode(
     lanes: impl Lanes,

@@ -189,7 +189,7 @@ impl<'a> Plan<'a> {
             return Err(PackError::Embedding {
                 tensor: tensor.into(),
                 ty,
-                problem: format!("{columns} columns are no multiple of {}", ty.weights()),
+                problem: format!("{columns} columns are not a multiple of {}", ty.weights()),
             });
         }
         Ok(Content::Table { name, blocks, ty })

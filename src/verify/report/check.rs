@@ -83,7 +83,7 @@ pub struct Check {
     pub engine: Option<&'static str>,
     /// What was compared, in words, which may change.
     pub name: String,
-    /// What was found, in `unit`; JSON has null for what is no number.
+    /// What was found, in `unit`; JSON has null for what is not a number.
     pub found: f64,
     /// Of how many, where things are counted.
     pub of: Option<u64>,

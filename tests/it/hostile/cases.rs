@@ -788,9 +788,9 @@ fn gguf(cases: &mut List) {
     let after = |offset| Raw { data: 2048, ..Raw::default() }.tensor(b"name", &[2048], 42, 0).tensor(b"next", &[1], 0, offset).bytes();
     cases.inspect(34, "FormatError::Offset", &["tensor 'next' is at offset 352, expected 576", "neither Q2_0 (64 weights in 18 bytes) nor PQ2_0 (128 in 34)", "convert the model again"], after(352));
     const FORK: &str = "EngineError::Fork";
-    cases.run_bytes(34, FORK, &["tensor 'name' has type PQ2_0", "only PrismML's fork of llama.cpp reads", "pack the file as another type: `tqconv pack IN.gguf OUT.gguf`"], after(544));
-    cases.run_bytes(33, FORK, &["tensor 'name' has type PQ2_0", "`tqconv pack IN.gguf OUT.gguf`"], tensor(&[256], 142));
-    cases.run_bytes(33, FORK, &["tensor 'name' has type PTQ1_0", "`tqconv pack IN.gguf OUT.gguf`"], tensor(&[256], 143));
+    cases.run_bytes(34, FORK, &["tensor 'name' has type PQ2_0", "only PrismML's fork of llama.cpp reads", "run it there, or take a file of another type, such as Q2_0"], after(544));
+    cases.run_bytes(33, FORK, &["tensor 'name' has type PQ2_0", "take a file of another type"], tensor(&[256], 142));
+    cases.run_bytes(33, FORK, &["tensor 'name' has type PTQ1_0", "take a file of another type"], tensor(&[256], 143));
     let short = std::fs::read(crate::data::fixture("broken/sound.gguf")).unwrap();
     cases.inspect(36, TRUNCATED, &["tensor 'output_norm.weight' needs 128 bytes", "it is truncated, fetch"], short[..short.len() - 1].to_vec());
     cases.inspect(37, "FormatError::Magic", &["a big-endian GGUF file"], b"FUGG\0\0\0\x03".to_vec());
@@ -1092,7 +1092,7 @@ fn library(cases: &mut List) {
     cases.call("BlockError::Unsupported", &["IQ1_S rows cannot be dequantized, supported: F32"], |_| {
         BlockType::IQ1_S.dequantize_row(&[0; 50], &mut [0.0; 256]).unwrap_err().into()
     });
-    cases.call("BlockError::PartialBlock", &["100 columns are no whole number of TQ2_0 blocks of 256"], |_| {
+    cases.call("BlockError::PartialBlock", &["100 columns are not a whole number of TQ2_0 blocks of 256"], |_| {
         BlockType::TQ2_0.dequantize_row(&[], &mut [0.0; 100]).unwrap_err().into()
     });
     cases.call("BlockError::Length", &["a TQ2_0 row of 256 columns has 65 bytes, expected 66"], |_| {
@@ -1116,7 +1116,7 @@ fn library(cases: &mut List) {
         anyhow::Error::new(made.err().expect("refused"))
     }
     cases.call("KernelError::Unsupported", &["no kernel multiplies Q5_0; there are kernels for F32"], |_| matrix(BlockType::Q5_0, 1, 32, &[0; 22]));
-    cases.call("KernelError::PartialBlock", &["rows of 100 columns are no whole number of TQ2_0 blocks"], |_| matrix(BlockType::TQ2_0, 1, 100, &[]));
+    cases.call("KernelError::PartialBlock", &["rows of 100 columns are not a whole number of TQ2_0 blocks"], |_| matrix(BlockType::TQ2_0, 1, 100, &[]));
     cases.call("KernelError::Length", &["a TQ2_0 matrix of 1 rows and 256 columns has 65 bytes, expected 66"], |_| matrix(BlockType::TQ2_0, 1, 256, &[0; 65]));
     cases.call("KernelError::Isa", &["this CPU has no ", "it has scalar"], |_| {
         let isa = Isa::ALL.into_iter().find(|isa| !Isa::available().contains(isa)).unwrap();
