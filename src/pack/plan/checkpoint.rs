@@ -69,6 +69,7 @@ impl<'a> Plan<'a> {
             interleaved: interleaves.then_some(config.dims.head_dim),
             ternary: Ternary::new(checkpoint, linear, self.options.level)?,
             types,
+            exact: 0,
             chosen: 0,
             promising: true,
             larger,
