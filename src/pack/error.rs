@@ -81,6 +81,68 @@ pub enum PackError {
         /// What is known of them.
         biases: DroppedBiases,
     },
+    /// A GGUF file whose weights are of a rotated basis.
+    #[error(
+        "{}: '{name}' says that its weights are rotated: packed they would load and talk nonsense, since llama.cpp does \
+         not rotate activations; take a file without rotation", path.display()
+    )]
+    Rotated {
+        /// The file.
+        path: PathBuf,
+        /// The key or tensor that says so.
+        name: String,
+    },
+    /// A GGUF file in which no matrix is ternary.
+    #[error("{}: none of its {matrices} matrices is ternary{problem}; {remedy}", path.display())]
+    NoTernary {
+        /// The file.
+        path: PathBuf,
+        /// How many matrices there are.
+        matrices: usize,
+        /// What some of them are instead, if that is known.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A matrix of four levels.
+    #[error(
+        "{}: tensor '{tensor}' has four levels, -3u, -u, u and 3u, which no ternary type holds; use the file as it is",
+        path.display()
+    )]
+    FourLevel {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A matrix that is ternary in the rows that were looked at first, and is not at one place.
+    #[error(
+        "{}: tensor '{tensor}' is ternary, but not at row {row}, column {column}: it was changed after it was made so; \
+         take the file before that change", path.display()
+    )]
+    NotTernary {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row, from 0: experts count one below the other.
+        row: usize,
+        /// Column, from 0.
+        column: usize,
+    },
+    /// A tensor of a type that llama.cpp does not read, and that is to stay as it is.
+    #[error(
+        "{}: tensor '{tensor}' is {ty}, which llama.cpp does not read, and is not ternary; fetch a file of the model for \
+         llama.cpp", path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        ty: BlockType,
+    },
     /// A scale beyond the range of f16.
     #[error(
         "tensor '{tensor}' has a scale of {scale} in row {row}, f16 ends at 65504; store it with --tensor-type {tensor}=f32"

@@ -14,7 +14,8 @@ use crate::simd::{Lanes, Level, Work};
 
 /// A linear to be packed: the source of its rows, and what encoding them takes besides.
 pub struct Ternary<'a> {
-    linear: Linear,
+    /// Of the tensor in the file.
+    name: String,
     rows: Box<dyn TernaryRows + 'a>,
     /// The bias that the layer has of its own. (rows,) or none
     bias: Option<Vec<f32>>,
@@ -111,8 +112,21 @@ impl<'a> Ternary<'a> {
             importance: norm.map(|norm| importance(checkpoint, &norm)).transpose()?,
             columns,
             level,
-            linear,
+            name: format!("{}.weight", linear.gguf_name()),
         })
+    }
+
+    /// The tensor `name`, whose rows are `rows` and nothing besides.
+    pub fn alone(name: String, columns: usize, rows: impl TernaryRows + 'a, level: Level) -> Self {
+        Self {
+            name,
+            rows: Box::new(rows),
+            bias: None,
+            is_biased: false,
+            importance: None,
+            columns,
+            level,
+        }
     }
 
     /// Bytes that a row takes in the input.
@@ -146,28 +160,40 @@ impl<'a> Ternary<'a> {
             .fold((usize::MAX, 0), |(first, end), row| (first.min(row), end.max(row + 1)));
         self.rows.read(first..end, input)?;
         out.resize(rows.clone().count() * row_bytes, 0);
+        let stored_as = self.rows.stored_as();
         let mut facts = Facts {
             losses: vec![Loss::default(); types.len()],
             ..Facts::default()
         };
         for (at, index) in rows.enumerate() {
             let dead_zone = self.rows.row(index, input, row)?;
+            let mut out = write.then(|| &mut out[at * row_bytes..][..row_bytes]);
+            if stored_as == Some(*last)
+                && let Some(out) = out.take()
+            {
+                out.copy_from_slice(input.weights.get(index * row_bytes..(index + 1) * row_bytes));
+            }
             let work = EncodeRow {
                 row,
                 importance: self.importance.as_deref(),
                 types,
                 blocks,
-                out: write.then(|| &mut out[at * row_bytes..][..row_bytes]),
+                out,
                 losses: &mut facts.losses,
             };
             self.level.run(work).map_err(|error| PackError::ScaleRange {
-                tensor: format!("{}.weight", self.linear.gguf_name()),
+                tensor: self.name.clone(),
                 row: index,
                 scale: error.scale,
             })?;
             facts.dead += dead_zone.weights as u64;
             if self.is_biased {
                 facts.biases.push(self.bias(index, dead_zone.bias)?);
+            }
+        }
+        for (loss, &ty) in facts.losses.iter_mut().zip(types) {
+            if stored_as == Some(ty) {
+                loss.error = 0.0;
             }
         }
         Ok(facts)
@@ -181,7 +207,7 @@ impl<'a> Ternary<'a> {
             return Ok(bias);
         }
         Err(PackError::BiasRange {
-            tensor: format!("{}.bias", self.linear.gguf_name()),
+            tensor: format!("{}.bias", self.name.trim_end_matches(".weight")),
             row: index,
             bias,
         })

@@ -740,7 +740,41 @@ fn sentencepiece(cases: &mut List) {
     with(cases, "TokenizerError::NoRow", &["token \"t16\" has id 16, the embedding has 16 rows"], model(&many, BPE));
 }
 
+/// A GGUF file with a matrix of `rows` rows of these blocks, packed.
+fn pack_gguf(cases: &mut List, variant: &'static str, says: &'static [&'static str], ty: BlockType, rows: Vec<Vec<u8>>) {
+    cases.command(37, variant, says, move |folder| {
+        let mut file = Gguf { keys: vec![], tensors: vec![] };
+        file.set("general.architecture", Value::String("llama".into()));
+        let shape = vec![ty.weights() as u64, rows.len() as u64];
+        file.tensors.push((TensorInfo { name: "blk.0.ffn_up.weight".into(), ty, shape }, rows.concat()));
+        let input = folder.join("in.gguf");
+        std::fs::write(&input, file.bytes()).unwrap();
+        vec!["pack".into(), text_of(&input), text_of(&folder.join("out.gguf"))]
+    });
+}
+
+/// GGUF files that `pack` does not take.
+fn gguf_in(cases: &mut List) {
+    const ONE: [u8; 2] = [0x00, 0x3c]; // 1.0 in f16
+    let block = |code: u8| [&ONE[..], &[code; 32]].concat();
+    cases.command(37, "PackError::Rotated", &["'prism.hadamard.size' says that its weights are rotated", "take a file without rotation"], |folder| {
+        let mut file = Gguf::sound();
+        file.set("prism.hadamard.size", Value::U32(64));
+        let input = folder.join("in.gguf");
+        std::fs::write(&input, file.bytes()).unwrap();
+        vec!["pack".into(), text_of(&input), text_of(&folder.join("out.gguf"))]
+    });
+    let ordinary = (0..4).map(|row| (0..32).fold(ONE.to_vec(), |mut block, code| { block.push(code * 5 + row); block }));
+    pack_gguf(cases, "PackError::NoTernary", &["in.gguf: none of its 1 matrices is ternary", "use the file as it is"], BlockType::Q8_0, ordinary.collect());
+    pack_gguf(cases, "PackError::FourLevel", &["tensor 'blk.0.ffn_up.weight' has four levels", "use the file as it is"], BlockType::Q4_0, vec![[&ONE[..], &[0x5b; 16]].concat(); 2]);
+    let mut rows = vec![block(1); 128];
+    rows[1] = block(5);
+    pack_gguf(cases, "PackError::NotTernary", &["tensor 'blk.0.ffn_up.weight' is ternary, but not at row 1, column 0", "take the file before"], BlockType::Q8_0, rows);
+    pack_gguf(cases, "PackError::Unreadable", &["tensor 'blk.0.ffn_up.weight' is PQ2_0, which llama.cpp does not read", "fetch a file"], BlockType::PQ2_0, vec![block(0xff); 2]);
+}
+
 fn gguf(cases: &mut List) {
+    gguf_in(cases);
     const VERSION: &str = "FormatError::Version";
     let number = |id: u32, value: &[u8]| Raw::default().key("name", id, value);
     cases.inspect(31, TRUNCATED, &["the version needs 4 bytes at offset 4, the file ends at 4", "fetch"], b"GGUF".to_vec());
@@ -768,9 +802,9 @@ fn gguf(cases: &mut List) {
     let after = |offset| Raw { data: 2048, ..Raw::default() }.tensor(b"name", &[2048], 42, 0).tensor(b"next", &[1], 0, offset).bytes();
     cases.inspect(34, "FormatError::Offset", &["tensor 'next' is at offset 352, expected 576", "neither Q2_0 (64 weights in 18 bytes) nor PQ2_0 (128 in 34)", "convert the model again"], after(352));
     const FORK: &str = "EngineError::Fork";
-    cases.run_bytes(34, FORK, &["tensor 'name' has type PQ2_0", "only PrismML's fork of llama.cpp reads", "run it there, or take a file of another type, such as Q2_0"], after(544));
-    cases.run_bytes(33, FORK, &["tensor 'name' has type PQ2_0", "take a file of another type"], tensor(&[256], 142));
-    cases.run_bytes(33, FORK, &["tensor 'name' has type PTQ1_0", "take a file of another type"], tensor(&[256], 143));
+    cases.run_bytes(34, FORK, &["tensor 'name' has type PQ2_0", "only PrismML's fork of llama.cpp reads", "pack the file as another type: `tqconv pack IN.gguf OUT.gguf`"], after(544));
+    cases.run_bytes(33, FORK, &["tensor 'name' has type PQ2_0", "`tqconv pack IN.gguf OUT.gguf`"], tensor(&[256], 142));
+    cases.run_bytes(33, FORK, &["tensor 'name' has type PTQ1_0", "`tqconv pack IN.gguf OUT.gguf`"], tensor(&[256], 143));
     let short = std::fs::read(crate::data::fixture("broken/sound.gguf")).unwrap();
     cases.inspect(36, TRUNCATED, &["tensor 'output_norm.weight' needs 128 bytes", "it is truncated, fetch"], short[..short.len() - 1].to_vec());
     cases.inspect(37, "FormatError::Magic", &["a big-endian GGUF file"], b"FUGG\0\0\0\x03".to_vec());
@@ -887,7 +921,7 @@ fn process(cases: &mut List) {
     }
     cases.command(4, "FormatError::NotSafetensors", &["m.gguf: not a safetensors file: it is a GGUF file", "use it as it is"], |folder| {
         std::fs::write(folder.join("m.gguf"), Gguf::sound().bytes()).unwrap();
-        vec!["pack".into(), text_of(&folder.join("m.gguf")), text_of(&folder.join("out.gguf"))]
+        ["verify", &text_of(&folder.join("m.gguf")), "--against", &text_of(&folder.join("m.gguf"))].map(String::from).to_vec()
     });
     cases.pack(39, "PackError::NoTensor", &["--tensor-type nosuch=...: no linear has that in its name", "such as blk.0.attn_q.weight"], |c| {
         c.arguments("--tensor-type nosuch=q4_0");
