@@ -132,10 +132,10 @@ impl Report<'_> {
     /// Empty where the file has no biases.
     fn largest_bias(&self) -> String {
         let mut items = self.packed.items.iter();
-        let is_biased = items.any(|item| item.info.name.ends_with(".bias"));
-        is_biased
-            .then(|| render::small(self.packed.summary.largest_bias))
-            .unwrap_or_default()
+        match items.any(|item| item.info.name.ends_with(".bias")) {
+            true => render::small(self.packed.summary.largest_bias),
+            false => String::new(),
+        }
     }
 
     /// What --drop-biases costs; empty where it drops none.
