@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use formats::FormatError;
 use formats::block::BlockType;
 
-use super::row::DroppedBiases;
+use super::biases::DroppedBiases;
 use crate::blueprint::Part;
 use crate::output::OutputError;
 

@@ -68,29 +68,6 @@ impl Facts {
     }
 }
 
-/// Biases that are left out of the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct DroppedBiases {
-    /// How many linears lose them.
-    pub linears: usize,
-    /// The largest, as a magnitude.
-    pub largest: f64,
-    /// Their squares, against those of the weights beside them: the share of the output's energy that is lost where
-    /// inputs are independent, with a mean square of 1, as a norm leaves them.
-    pub loss: Loss,
-}
-
-impl DroppedBiases {
-    /// Count those of a linear.
-    pub fn add(&mut self, facts: &Facts) {
-        let magnitudes = facts.biases.iter().map(|bias| bias.abs());
-        self.linears += 1;
-        self.largest = magnitudes.fold(self.largest, f64::max);
-        self.loss.error += facts.biases.iter().map(|bias| bias * bias).sum::<f64>();
-        self.loss.energy += facts.losses[0].energy;
-    }
-}
-
 impl<'a> Ternary<'a> {
     /// Find what the rows of `linear` are made from. Reads the weights only where a scale takes more of them than a
     /// piece holds.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use formats::block::BlockType;
 use formats::gguf::{Layout as FileLayout, TensorInfo, Value};
 
+use super::biases::DroppedBiases;
 use super::encode::Loss;
 use super::hash::source_hashes;
 use super::layout::{Layout, paths};
@@ -14,7 +15,7 @@ use super::metadata::{self, Keys};
 use super::origin::Origin;
 use super::pass::Pass;
 use super::plan::{Content, Entry, Job, Plan, measure};
-use super::row::{DroppedBiases, Facts};
+use super::row::Facts;
 use super::rule::Larger;
 use super::{PackError, Progress};
 use crate::output::{Files, Inputs};
@@ -121,7 +122,8 @@ impl Summary {
             .map(|bias| bias.abs())
             .fold(self.largest_bias, f64::max);
         if job.drops_biases {
-            self.dropped.get_or_insert_default().add(facts);
+            let dropped = self.dropped.get_or_insert_default();
+            dropped.add(&facts.biases, loss.energy);
         }
         self.loss = self.loss + loss;
         if let Some(why) = job.larger {

@@ -1,9 +1,10 @@
 //! The tensors that a checkpoint gives, in the order of the blueprint.
 
 use super::super::PackError;
+use super::super::biases::DroppedBiases;
 use super::super::graph::rope_factors;
 use super::super::numbers::numbers;
-use super::super::row::{DroppedBiases, Ternary};
+use super::super::row::Ternary;
 use super::{Content, Job, Plan, measure};
 use crate::blueprint::{Linear, Part, Slot};
 use crate::model::{Checkpoint, Stored};
@@ -89,7 +90,8 @@ impl<'a> Plan<'a> {
         }
         let mut biases = DroppedBiases::default();
         for job in &dropped {
-            biases.add(&measure(job, job.pieces().swap_remove(0), &job.types[..1])?);
+            let facts = measure(job, job.pieces().swap_remove(0), &job.types[..1])?;
+            biases.add(&facts.biases, facts.losses[0].energy);
         }
         let graph = checkpoint.config.architecture.graph;
         Err(PackError::LostBiases {
