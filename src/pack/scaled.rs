@@ -53,9 +53,11 @@ impl<R: Rounding> TernaryRows for Scaled<'_, R> {
             let name = format!("{}.weight", self.name);
             not_finite(self.weight, &name, found.after(index * columns))
         })?;
-        (row.ends, row.scales) = (vec![columns], vec![self.rounding.scale(index)]);
-        row.codes.clear();
-        row.codes.extend(w.iter().map(|&w| self.rounding.code(index, w)));
+        let TernaryRow { codes, ends, scales } = &mut *row;
+        (codes.clear(), ends.clear(), scales.clear());
+        ends.push(columns);
+        scales.push(self.rounding.scale(index));
+        codes.extend(w.iter().map(|&w| self.rounding.code(index, w)));
         row.clear_codes_without_scale();
         Ok(DeadZone {
             weights: row.codes.iter().filter(|&&code| code == 0).count(),

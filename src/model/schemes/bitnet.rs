@@ -27,33 +27,27 @@ pub(super) fn evidence(file: &ConfigFile) -> Option<&'static str> {
 /// # Errors
 /// A form of BitNet whose weights are not latent, or that no graph computes.
 pub(super) fn read(settings: &Settings) -> Result<Scheme, ModelError> {
-    const FORM: [(&str, &[&str], &str); 3] = [
-        (
-            "use_rms_norm",
-            &["false"],
-            "false: no graph of llama.cpp has a norm in front of every linear",
-        ),
-        ("linear_class", &["\"autobitlinear\""], LATENT),
-        ("quantization_mode", &["\"online\""], LATENT),
-    ];
-    const LATENT: &str = "that of latent weights, \"autobitlinear\" and \"online\"; where they are latent all the same, \
-                          say so with --trained-as bitnet";
+    const ONLINE: [(&str, &str); 2] = [("linear_class", "autobitlinear"), ("quantization_mode", "online")];
     let Some(section) = settings.file.bitnet() else {
         return Ok(Scheme::BitNet(BitNet));
     };
-    for (key, allowed, expected) in FORM {
-        let found = section.get(key).filter(|value| !value.is_null());
-        let is_norm = key == "use_rms_norm";
-        let holds = match found {
-            None => is_norm,
-            Some(found) => allowed.contains(&&*found.to_string()),
-        };
-        if !holds && (is_norm || settings.given.method.is_none()) {
-            let key = format!("quantization_config.{key}");
-            return Err(settings.file.key_error(&key, found, expected.into()));
+    let part = |key: &str| section.get(key).filter(|value| !value.is_null());
+    let wrong = |key: &str, expected: String| {
+        let name = format!("quantization_config.{key}");
+        Err(settings.file.key_error(&name, part(key), expected))
+    };
+    if part("use_rms_norm").is_some_and(|norm| *norm != false) {
+        let expected = "false: no graph of llama.cpp has a norm before every linear";
+        return wrong("use_rms_norm", expected.into());
+    }
+    for (key, latent) in ONLINE {
+        if part(key).is_none_or(|found| found != latent) && settings.given.method.is_none() {
+            let expected =
+                format!("{latent:?}, as of latent weights; where they are, say so with --trained-as {METHOD}");
+            return wrong(key, expected);
         }
     }
-    check_converted(settings, section.get("modules_to_not_convert"))?;
+    check_converted(settings, part("modules_to_not_convert"))?;
     Ok(Scheme::BitNet(BitNet))
 }
 

@@ -227,14 +227,16 @@ impl Settings<'_> {
         };
         let why = match bits.as_f64() {
             Some(0.0) => return Ok(()),
-            Some(1.0) => "its weights are binary, -s and +s".into(),
-            Some(2.0) if method == clipped::SEQ => "its weights have four levels, -3u, -u, u and 3u, not three".into(),
-            _ => format!("'w_bits' of ternary training is 0, which stands for 1.58 (found {bits})"),
+            Some(1.0) => "its weights are binary, -s and +s",
+            Some(2.0) if method == clipped::SEQ => "its weights have four levels, -3u, -u, u and 3u",
+            _ => "its weights are not ternary",
         };
         Err(ModelError::Method {
             path: self.file.path.clone(),
             found: method.into(),
-            why: format!("with 'w_bits' {bits} {why}; take the checkpoint that was trained with w_bits 0"),
+            why: format!(
+                "with 'w_bits' {bits} {why}; take the checkpoint that was trained with 0, which stands for 1.58 bits"
+            ),
         })
     }
 
@@ -309,11 +311,15 @@ impl ConfigFile {
         if let Some(method) = &given.method {
             return Ok((method.clone(), "--trained-as"));
         }
-        if let Some(method) = self.text("quant_method")? {
-            return Ok((method.into(), "'quant_method' of config.json"));
-        }
-        if let Some(evidence) = bitnet::evidence(self) {
-            return Ok((bitnet::METHOD.into(), evidence));
+        match (self.text("quant_method")?, bitnet::evidence(self)) {
+            (Some(method), None) => return Ok((method.into(), "'quant_method' of config.json")),
+            (None, Some(evidence)) => return Ok((bitnet::METHOD.into(), evidence)),
+            (Some(_), Some(evidence)) => {
+                let expected =
+                    format!("none beside {evidence}, which says BitNet: say which is right with --trained-as");
+                return Err(self.key_error("quant_method", self.value("quant_method"), expected));
+            }
+            (None, None) => {}
         }
         if self.value("w_bits").is_some() {
             return Ok((

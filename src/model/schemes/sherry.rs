@@ -48,15 +48,19 @@ impl Training for Sherry {
     /// A quad is four neighbours of one row, and of one group.
     fn check(&self, name: &str, shape: (usize, usize), _dtype: Dtype) -> Result<(), Contradiction> {
         self.granularity.check(name, shape)?;
-        let found = match self.granularity {
-            Granularity::Group(size) if !size.is_multiple_of(QUAD) => format!("{size}"),
-            _ if shape.1.is_multiple_of(QUAD) => return Ok(()),
-            granularity => format!("{granularity} of rows of {} in {name}", shape.1),
-        };
-        Err(Contradiction {
-            key: "group_size",
-            found,
-            expected: format!("a multiple of {QUAD}: one of {QUAD} neighbours becomes 0"),
-        })
+        let quad = QUAD.to_string();
+        match self.granularity {
+            Granularity::Group(size) if !size.is_multiple_of(QUAD) => Err(Contradiction {
+                key: "group_size",
+                found: size.to_string(),
+                expected: format!("a multiple of {quad}: one of {quad} neighbours becomes 0"),
+            }),
+            _ if !shape.1.is_multiple_of(QUAD) => Err(Contradiction {
+                key: "M",
+                found: quad,
+                expected: format!("a divisor of the {} columns of {name}", shape.1),
+            }),
+            _ => Ok(()),
+        }
     }
 }

@@ -35,7 +35,7 @@ pub fn rows<'a>(
     };
     if matrix.group_size > LONGEST_SUM {
         let groups = 0..weight.len().div_ceil(matrix.group_size);
-        matrix.long = Some(groups.map(|group| matrix.group(group)).collect::<Result<_, _>>()?);
+        matrix.long = Some(groups.map(|group| matrix.long_group(group)).collect::<Result<_, _>>()?);
     }
     Ok(Box::new(matrix))
 }
@@ -56,46 +56,50 @@ struct Group {
     delta: f32,
 }
 
-impl Matrix<'_> {
-    /// The sum of `term` over a group, and of how many weights it is not `None`.
-    fn sum(&self, group: usize, term: impl Fn(f32) -> Option<f32>) -> Result<(f64, usize), PackError> {
-        let start = group * self.group_size;
-        let end = (start + self.group_size).min(self.weight.len());
-        let (mut bytes, mut w, mut sum, mut count) = (vec![], vec![], 0.0, 0);
-        for from in (start..end).step_by(LONGEST_SUM) {
-            let part = from..(from + LONGEST_SUM).min(end);
-            w.resize(part.len(), 0.0);
-            read_numbers(self.weight, part, &mut bytes)?;
-            widen(&bytes, self.weight.dtype, &mut w);
-            check_finite(&w).map_err(|found| not_finite(self.weight, &self.name, found.after(from)))?;
-            for term in w.iter().filter_map(|&w| term(w.abs())) {
-                sum += f64::from(term);
-                count += 1;
-            }
-        }
-        Ok((sum, count))
-    }
-
-    fn group(&self, group: usize) -> Result<Group, PackError> {
-        let dtype = self.weight.dtype;
-        let (sum, count) = self.sum(group, Some)?;
-        let mean = dtype.round(sum / count as f64);
-        let delta = dtype.round(0.75 * f64::from(mean));
-        let (sum, active) = self.sum(group, |w| (w >= delta).then_some(w))?;
-        let scale = scale(sum, active, dtype);
-        Ok(Group { scale, delta })
-    }
-
-    fn groups_of(&self, rows: &Range<usize>) -> Range<usize> {
-        let columns = self.weight.shape[1];
-        rows.start * columns / self.group_size..(rows.end * columns).div_ceil(self.group_size)
+impl Group {
+    /// By `sum`, which adds up the magnitudes that are at least so large, and counts them.
+    fn new(dtype: Dtype, sum: impl Fn(f32) -> Result<(f64, usize), PackError>) -> Result<Self, PackError> {
+        let mean = |(sum, count): (f64, usize)| sum / count as f64;
+        let delta = dtype.round(0.75 * f64::from(dtype.round(mean(sum(0.0)?))));
+        let (active_sum, active) = sum(delta)?;
+        let (active_sum, active) = (dtype.round(active_sum), dtype.round(active as f64));
+        Ok(Self {
+            scale: dtype.round(f64::from(active_sum) / f64::from(active)),
+            delta,
+        })
     }
 }
 
-/// The mean of `active` weights.
-fn scale(sum: f64, active: usize, dtype: Dtype) -> f32 {
-    let (sum, active) = (dtype.round(sum), dtype.round(active as f64));
-    dtype.round(f64::from(sum) / f64::from(active))
+/// The sum of the magnitudes that are at least `least`, and how many they are. `w`: (weights,)
+fn sum(w: &[f32], least: f32) -> (f64, usize) {
+    let active = w.iter().map(|w| w.abs()).filter(|&w| w >= least);
+    active.fold((0.0, 0), |(sum, count), w| (sum + f64::from(w), count + 1))
+}
+
+impl Matrix<'_> {
+    /// A group that is read part by part.
+    fn long_group(&self, group: usize) -> Result<Group, PackError> {
+        let start = group * self.group_size;
+        let end = (start + self.group_size).min(self.weight.len());
+        Group::new(self.weight.dtype, |least| {
+            let (mut bytes, mut w, mut total) = (vec![], vec![], (0.0, 0));
+            for from in (start..end).step_by(LONGEST_SUM) {
+                let part = from..(from + LONGEST_SUM).min(end);
+                w.resize(part.len(), 0.0);
+                read_numbers(self.weight, part, &mut bytes)?;
+                self.widen(&bytes, from, &mut w)?;
+                let (sum, count) = sum(&w, least);
+                total = (total.0 + sum, total.1 + count);
+            }
+            Ok(total)
+        })
+    }
+
+    /// The numbers from `first` on.
+    fn widen(&self, bytes: &[u8], first: usize, w: &mut [f32]) -> Result<(), PackError> {
+        widen(bytes, self.weight.dtype, w);
+        check_finite(w).map_err(|found| not_finite(self.weight, &self.name, found.after(first)))
+    }
 }
 
 impl TernaryRows for Matrix<'_> {
@@ -104,24 +108,34 @@ impl TernaryRows for Matrix<'_> {
     }
 
     fn read(&self, rows: Range<usize>, input: &mut Input) -> Result<(), PackError> {
-        let columns = self.weight.shape[1];
-        input.weights.first = rows.start * self.row_bytes();
-        read_numbers(
-            self.weight,
-            rows.start * columns..rows.end * columns,
-            &mut input.weights.data,
-        )?;
-        if self.long.is_some() {
-            return Ok(());
+        let (columns, size) = (self.weight.shape[1], self.group_size);
+        let mut span = rows.start * columns..rows.end * columns;
+        let groups = span.start / size..span.end.div_ceil(size);
+        if self.long.is_none() {
+            span = groups.start * size..(groups.end * size).min(self.weight.len());
         }
-        let groups = self.groups_of(&rows);
-        let Input { scales, deltas, .. } = input;
+        let (first, number_bytes) = (span.start, self.weight.number_bytes());
+        let Input {
+            weights,
+            scales,
+            deltas,
+            latent,
+            ..
+        } = input;
+        weights.first = first * number_bytes;
+        read_numbers(self.weight, span, &mut weights.data)?;
         for Window { first, data } in [&mut *scales, &mut *deltas] {
             *first = groups.start;
             data.clear();
         }
-        for group in groups {
-            let Group { scale, delta } = self.group(group)?;
+        if self.long.is_some() {
+            return Ok(());
+        }
+        for (index, bytes) in weights.data.chunks(size * number_bytes).enumerate() {
+            let w = &mut latent.w;
+            w.resize(bytes.len() / number_bytes, 0.0);
+            self.widen(bytes, first + index * size, w)?;
+            let Group { scale, delta } = Group::new(self.weight.dtype, |least| Ok(sum(w, least)))?;
             scales.data.push(scale);
             deltas.data.push(delta);
         }

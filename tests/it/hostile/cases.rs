@@ -473,7 +473,7 @@ fn config(cases: &mut List) {
         key(cases, 22, KEY, &["key 'eps' is", "number"], "eps", value);
     }
     for (method, says) in [
-        ("ultraquant", &["quant_method 'ultraquant' cannot be packed", "sign of each activation", "train with ultraquantv2"][..]),
+        ("ultraquant", &["method 'ultraquant' cannot be packed", "sign of each activation", "train with ultraquantv2"][..]),
         ("ultraquantv4", &["method 'ultraquantv4'", "supported: ultraquantv2"]),
         ("dlt", &["method 'dlt' cannot be packed", "code times scale plus gamma", "supported: ultraquantv2"]),
         ("gptq", &["method 'gptq'", "unknown; supported: ultraquantv2"]),
@@ -481,10 +481,10 @@ fn config(cases: &mut List) {
         key(cases, 23, "ModelError::Method", says, "quant_method", method.into());
     }
     for (method, bits, says) in [
-        ("ultraquantv2", json!(2), &["with 'w_bits' 2 'w_bits' of ternary training is 0", "take the checkpoint"][..]),
+        ("ultraquantv2", json!(2), &["with 'w_bits' 2 its weights are not ternary", "take the checkpoint"][..]),
         ("sherry", json!(1), &["with 'w_bits' 1 its weights are binary", "take the checkpoint"]),
         ("seq", json!(2), &["with 'w_bits' 2 its weights have four levels, -3u, -u, u and 3u", "take the checkpoint"]),
-        ("lsq", json!("0"), &["'w_bits' of ternary training is 0", "take the checkpoint"]),
+        ("lsq", json!("0"), &["with 'w_bits' \"0\" its weights are not ternary", "take the checkpoint"]),
     ] {
         cases.pack(23, "ModelError::Method", says, move |c| {
             c.config["quant_method"] = method.into();
@@ -585,7 +585,7 @@ fn sherry(cases: &mut List) {
         let tensor = c.tensor("model.layers.0.mlp.down_proj.weight");
         tensor.dtype = "F16".into();
         for (index, number) in tensor.bytes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            *number = half::f16::from_f32(100.0 + (index % 7) as f32).to_le_bytes();
+            *number = half::f16::from_f32(100.0 * (1 + index * 37 % 101) as f32).to_le_bytes();
         }
     });
 }
@@ -603,10 +603,12 @@ fn bitnet(cases: &mut List) {
         section[key] = value;
         section
     };
+    let both = online.clone();
+    cases.pack(23, KEY, &["key 'quant_method' is \"ultraquantv2\", expected none beside 'quantization_config'", "say which is right with --trained-as"], move |c| c.config["quantization_config"] = both.clone());
     with(cases, &["key 'quantization_config.use_rms_norm' is true, expected false: no graph"], changed("use_rms_norm", true.into()));
-    with(cases, &["key 'quantization_config.linear_class' is \"bitlinear\", expected that of latent weights", "say so with --trained-as bitnet"], changed("linear_class", "bitlinear".into()));
-    with(cases, &["key 'quantization_config.linear_class' is \"quadlinear\", expected that of latent weights"], changed("linear_class", "quadlinear".into()));
-    with(cases, &["key 'quantization_config.quantization_mode' is missing, expected that of latent weights"], changed("quantization_mode", Json::Null));
+    with(cases, &["key 'quantization_config.linear_class' is \"bitlinear\", expected \"autobitlinear\", as of latent weights", "say so with --trained-as bitnet"], changed("linear_class", "bitlinear".into()));
+    with(cases, &["key 'quantization_config.linear_class' is \"quadlinear\", expected \"autobitlinear\""], changed("linear_class", "quadlinear".into()));
+    with(cases, &["key 'quantization_config.quantization_mode' is missing, expected \"online\""], changed("quantization_mode", Json::Null));
     with(cases, &["key 'quantization_config.modules_to_not_convert' is [\"lm_head\",\"q_proj\"], expected null or"], changed("modules_to_not_convert", json!(["lm_head", "q_proj"])));
 }
 
