@@ -10,6 +10,7 @@ use serde_json::json;
 use super::super::text::shown;
 use super::super::{lossy, pack, print, print_json, render};
 use super::InspectArgs;
+use crate::blueprint::Part;
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Trained, TrainingOverrides, check_latent,
 };
@@ -67,8 +68,11 @@ struct PackPreview {
     linears: String,
     bytes: u64,
     nmse: f64,
+    /// What zeros are called.
+    zeros: &'static str,
     dead_share: f64,
-    largest_bias: f64,
+    /// Where the file has biases.
+    largest_bias: Option<f64>,
     notes: Vec<String>,
 }
 
@@ -103,8 +107,12 @@ impl PackPreview {
             linears: linears.join(", "),
             bytes: summary.bytes,
             nmse: summary.loss.nmse(),
+            zeros: render::zeros(&checkpoint.scheme),
             dead_share: summary.dead_share(),
-            largest_bias: summary.largest_bias,
+            largest_bias: Part::ALL
+                .iter()
+                .any(|part| checkpoint.has_bias(*part))
+                .then_some(summary.largest_bias),
             notes: checkpoint.notes(),
         })
     }
@@ -238,19 +246,18 @@ impl Found {
 
 impl PackPreview {
     fn facts(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("dead zone", render::percent(self.dead_share)),
-            ("largest bias", render::small(self.largest_bias)),
-            (
-                "pack makes",
-                format!(
-                    "{}, {}, weight NMSE {}",
-                    self.linears,
-                    render::bytes(self.bytes),
-                    render::small(self.nmse)
-                ),
+        let mut facts = vec![(self.zeros, render::percent(self.dead_share))];
+        facts.extend(self.largest_bias.map(|bias| ("largest bias", render::small(bias))));
+        facts.push((
+            "pack makes",
+            format!(
+                "{}, {}, weight NMSE {}",
+                self.linears,
+                render::bytes(self.bytes),
+                render::small(self.nmse)
             ),
-        ]
+        ));
+        facts
     }
 }
 
