@@ -23,4 +23,4 @@ pub use schemes::MadeUp;
 pub use schemes::{Granularity, LAMBADA, Lambda, Scheme, Tequila, TrainingOverrides};
 pub use source::Source;
 pub use tensors::{Blocks, Stored, Tensors};
-pub use weights::{Weights, look};
+pub use weights::{Weights, is_three_times, look};

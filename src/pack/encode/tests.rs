@@ -10,6 +10,7 @@ fn row(codes: &[i8], scales: &[f32]) -> TernaryRow {
         codes: codes.into(),
         ends: (1..=scales.len()).collect(),
         scales: scales.into(),
+        ..TernaryRow::default()
     }
 }
 
@@ -24,6 +25,7 @@ fn merged(row: &TernaryRow) -> TernaryRow {
         codes: row.codes.clone(),
         ends: ends.collect(),
         scales: runs.iter().map(|run| run[0]).collect(),
+        ..row.clone()
     }
 }
 
@@ -135,7 +137,7 @@ fn searched(parts: &[(f32, f64)]) -> f64 {
             multiplier: 0,
         })
         .collect();
-    let d = f64::from(best_multipliers(Plain, &mut parts).unwrap().to_f32());
+    let d = f64::from(best_multipliers(Plain, &mut parts, 15).unwrap().to_f32());
     let off = |part: &Part| f64::from(part.scale) - d * f64::from(part.multiplier);
     parts.iter().map(|part| part.importance * off(part).powi(2)).sum()
 }
