@@ -108,6 +108,15 @@ impl Model {
         &self.0
     }
 
+    /// The file that `bytes`, a part of what [`parse`](Self::parse) gives, lie in, from 0, and where they start there.
+    pub fn place(&self, bytes: &[u8]) -> Option<(usize, usize)> {
+        let start = bytes.as_ptr().addr();
+        let place = |part: &Part| start.checked_sub(part.bytes.as_ptr().addr());
+        let within = |part: &Part| place(part).is_some_and(|start| start + bytes.len() <= part.bytes.len());
+        let part = self.0.iter().position(within)?;
+        Some((part, place(&self.0[part])?))
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|part| part.bytes.len() as u64).sum()

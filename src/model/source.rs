@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use formats::FormatError;
 
 use super::ModelError;
+use super::gguf::is_gguf;
 use crate::files::folder_of;
-use crate::mapped::Mapped;
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
@@ -95,9 +95,7 @@ pub(super) fn parts_in(folder: &Path) -> Vec<PathBuf> {
 
 /// Said before anything else is missed beside it.
 fn check_not_gguf(path: &Path) -> Result<(), ModelError> {
-    let mut magic = [0; 4];
-    let file = Mapped::open(path).map_err(|source| ModelError::io(path, source))?;
-    if file.read_at(0, &mut magic).is_ok() && magic == *b"GGUF" {
+    if is_gguf(path).map_err(|source| ModelError::io(path, source))? {
         let found = "a GGUF file (packed already: use it as it is)";
         return Err(ModelError::format(path, FormatError::NotSafetensors { found }));
     }

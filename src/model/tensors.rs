@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use formats::block::BlockType;
 use formats::safetensors::{Dtype, Entry, ShardIndex, Tensor, looks_like, parse_start, start_length};
 
 use super::ModelError;
@@ -56,11 +57,12 @@ pub struct Stored<'a> {
     pub shape: &'a [usize],
     /// The file.
     pub path: &'a Path,
-    file: &'a Mapped,
-    start: usize,
+    pub(super) file: &'a Mapped,
+    /// Where it starts in the file, in bytes.
+    pub(super) start: usize,
 }
 
-impl Stored<'_> {
+impl<'a> Stored<'a> {
     /// Bytes of one number.
     pub fn number_bytes(self) -> usize {
         self.dtype.bytes().expect("the checkpoint holds floats")
@@ -76,6 +78,29 @@ impl Stored<'_> {
         self.len() == 0
     }
 
+    /// A matrix as rows of the block type that holds its numbers as they are.
+    pub fn blocks(self) -> Blocks<'a> {
+        let Self {
+            shape,
+            path,
+            file,
+            start,
+            ..
+        } = self;
+        let ty = match self.dtype {
+            Dtype::F16 => BlockType::F16,
+            Dtype::BF16 => BlockType::BF16,
+            Dtype::F32 | Dtype::Other(_) => BlockType::F32,
+        };
+        Blocks {
+            ty,
+            shape,
+            path,
+            file,
+            start,
+        }
+    }
+
     /// The bytes of the numbers from `first` on, as many as `out` takes.
     ///
     /// # Errors
@@ -83,6 +108,77 @@ impl Stored<'_> {
     pub fn read(self, first: usize, out: &mut [u8]) -> std::io::Result<()> {
         let start = self.start + first * self.number_bytes();
         self.file.read_at(start as u64, out)
+    }
+}
+
+/// Rows as they lie in a file, of any type: what is read of them takes no memory beyond the piece, and a file that
+/// shrinks is an error.
+#[derive(Clone, Copy)]
+pub struct Blocks<'a> {
+    /// How they are stored.
+    pub ty: BlockType,
+    /// (rows, columns)
+    pub shape: &'a [usize],
+    /// The file.
+    pub path: &'a Path,
+    pub(super) file: &'a Mapped,
+    /// Where they start in the file, in bytes.
+    pub(super) start: usize,
+}
+
+impl<'a> Blocks<'a> {
+    /// How many rows.
+    pub fn rows(self) -> usize {
+        self.shape[0]
+    }
+
+    /// Weights of a row.
+    pub fn columns(self) -> usize {
+        self.shape[1]
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(self) -> usize {
+        self.ty
+            .row_bytes(self.columns())
+            .expect("whoever opened the file checked the width")
+    }
+
+    /// The bytes of the rows from `first` on, as many as `out` takes.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn read(self, first: usize, out: &mut [u8]) -> std::io::Result<()> {
+        self.file.read_at((self.start + first * self.row_bytes()) as u64, out)
+    }
+
+    /// How its numbers are stored, where they are floats.
+    pub fn dtype(self) -> Option<Dtype> {
+        match self.ty {
+            BlockType::F32 => Some(Dtype::F32),
+            BlockType::F16 => Some(Dtype::F16),
+            BlockType::BF16 => Some(Dtype::BF16),
+            _ => None,
+        }
+    }
+
+    /// The same as numbers, where they are floats.
+    pub fn numbers(self) -> Option<Stored<'a>> {
+        let Self {
+            shape,
+            path,
+            file,
+            start,
+            ..
+        } = self;
+        let dtype = self.dtype()?;
+        Some(Stored {
+            dtype,
+            shape,
+            path,
+            file,
+            start,
+        })
     }
 }
 

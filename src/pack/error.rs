@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use formats::FormatError;
 use formats::block::BlockType;
 
+use super::biases::DroppedBiases;
+use crate::blueprint::Part;
 use crate::output::OutputError;
 
 /// A checkpoint that cannot be packed as asked: nothing was written.
@@ -64,6 +66,82 @@ pub enum PackError {
         column: usize,
         /// The number.
         value: f32,
+    },
+    /// Biases that the graph of llama.cpp has no place for.
+    #[error(
+        "llama.cpp's `{graph}` would lose the biases of {}, up to {:.1e} in the rows looked at (NMSE {:.1e} of the \
+         outputs, where inputs have a mean square of 1); leave them out with --drop-biases, or train with a method that has none",
+        parts(linears), biases.largest, biases.loss.nmse()
+    )]
+    LostBiases {
+        /// The graph.
+        graph: &'static str,
+        /// The linears of a layer that lose them.
+        linears: Vec<Part>,
+        /// What is known of them.
+        biases: DroppedBiases,
+    },
+    /// A GGUF file whose weights are of a rotated basis.
+    #[error(
+        "{}: '{name}' says that its weights are rotated: packed they would load and talk nonsense, since llama.cpp does \
+         not rotate activations; take a file without rotation", path.display()
+    )]
+    Rotated {
+        /// The file.
+        path: PathBuf,
+        /// The key or tensor that says so.
+        name: String,
+    },
+    /// A GGUF file in which no matrix is ternary.
+    #[error("{}: none of its {matrices} matrices is ternary{problem}; {remedy}", path.display())]
+    NoTernary {
+        /// The file.
+        path: PathBuf,
+        /// How many matrices there are.
+        matrices: usize,
+        /// What some of them are instead, if that is known.
+        problem: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A matrix of four levels.
+    #[error(
+        "{}: tensor '{tensor}' has four levels, -3u, -u, u and 3u, which no ternary type holds; use the file as it is",
+        path.display()
+    )]
+    FourLevel {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A matrix that is ternary in the rows that were looked at first, and is not at one place.
+    #[error(
+        "{}: tensor '{tensor}' is ternary, but not at row {row}, column {column}: it was changed after it was made so; \
+         take the file before that change", path.display()
+    )]
+    NotTernary {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row, from 0: experts count one below the other.
+        row: usize,
+        /// Column, from 0.
+        column: usize,
+    },
+    /// A tensor of a type that llama.cpp does not read, and that is to stay as it is.
+    #[error(
+        "{}: tensor '{tensor}' is {ty}, which llama.cpp does not read, and is not ternary; fetch a file of the model for \
+         llama.cpp", path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        ty: BlockType,
     },
     /// A scale beyond the range of f16.
     #[error(
@@ -154,6 +232,15 @@ impl PackError {
             std::io::ErrorKind::UnexpectedEof => Self::Changed { path },
             _ => Self::Read { path, source },
         }
+    }
+}
+
+/// `o_proj, gate_proj and up_proj`
+fn parts(linears: &[Part]) -> String {
+    let names: Vec<_> = linears.iter().map(|part| part.short_name()).collect();
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => names.concat(),
     }
 }
 

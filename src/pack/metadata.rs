@@ -7,26 +7,78 @@ use super::encode::Loss;
 use super::graph::model_metadata;
 use super::options::Options;
 use super::{PackError, hash};
-use crate::model::Checkpoint;
+use crate::model::{Checkpoint, Gguf};
 
 pub type Keys = Vec<(String, Value)>;
 
 const FILE_TYPE: &str = "general.file_type";
+const QUANTIZATION_VERSION: &str = "general.quantization_version";
 const WEIGHT_NMSE: &str = "tqconv.weight_nmse";
+/// What earlier packings of the input lost.
+const EARLIER_NMSE: &str = "tqconv.source.weight_nmse";
+const VERSION: &str = "tqconv.version";
+const SOURCE_FILES: &str = "tqconv.source.files";
 const SOURCE_HASHES: &str = "tqconv.source.sha256";
 
 /// Set what is known when all weights have been read. `ty`: that of most linears. `loss`: over all. `hashes`: of each
-/// input file.
+/// input file, if they are to be noted.
 pub fn set_found(keys: &mut Keys, ty: BlockType, loss: Loss, hashes: Vec<String>) {
-    let found = [
-        (FILE_TYPE, Value::U32(ty.file_type().unwrap_or(0))),
-        (WEIGHT_NMSE, Value::F64(loss.nmse())),
-        (SOURCE_HASHES, Value::Array(Array::String(hashes))),
-    ];
-    for (key, value) in found {
-        if let Some((_, old)) = keys.iter_mut().find(|(name, _)| name == key) {
-            *old = value;
-        }
+    put(keys, FILE_TYPE, Value::U32(ty.file_type().unwrap_or(0)));
+    put(keys, WEIGHT_NMSE, Value::F64(loss.nmse()));
+    if !hashes.is_empty() {
+        put(keys, SOURCE_HASHES, Value::Array(Array::String(hashes)));
+    }
+}
+
+/// Give `key` a value: in its place where it is there, else at the end.
+fn put(keys: &mut Keys, key: &str, value: Value) {
+    match keys.iter_mut().find(|(name, _)| name == key) {
+        Some((_, old)) => *old = value,
+        None => keys.push((key.into(), value)),
+    }
+}
+
+/// What was lost until a GGUF file with these keys was made: an upper bound of the NMSE over all its ternary weights.
+pub fn earlier_loss(keys: &[(String, Value)]) -> f64 {
+    let nmse = |wanted: &str| match keys.iter().find(|(key, _)| key == wanted) {
+        Some((_, Value::F64(nmse))) => *nmse,
+        _ => 0.0,
+    };
+    let (own, earlier) = (nmse(WEIGHT_NMSE), nmse(EARLIER_NMSE));
+    // (sqrt a + sqrt b)^2: root mean squares of errors add up to no less than that of their sum.
+    own + earlier + 2.0 * (own * earlier).sqrt()
+}
+
+/// The keys of a GGUF file in their order, with those that say how the output is stored and where it came from. As with
+/// [`keys`], [`set_found`] sets what depends on the weights.
+///
+/// # Errors
+/// A key that cannot be set as `options` has it.
+pub fn keys_of_gguf(gguf: &Gguf, options: &Options, files: Option<Vec<String>>) -> Result<Keys, PackError> {
+    // The output has the default alignment, and is split in its own way.
+    let stays = |key: &str| key != "general.alignment" && !key.starts_with("split.");
+    let mut keys: Keys = gguf.metadata().iter().filter(|(key, _)| stays(key)).cloned().collect();
+    put(&mut keys, FILE_TYPE, Value::U32(0));
+    put(&mut keys, QUANTIZATION_VERSION, Value::U32(2)); // GGML_QNT_VERSION
+    put(&mut keys, VERSION, Value::String(env!("CARGO_PKG_VERSION").into()));
+    put(&mut keys, WEIGHT_NMSE, Value::F64(0.0));
+    let earlier = earlier_loss(gguf.metadata());
+    if earlier > 0.0 {
+        put(&mut keys, EARLIER_NMSE, Value::F64(earlier));
+    }
+    note_source(&mut keys, files);
+    for (key, text) in &options.metadata {
+        set_key(&mut keys, key, text, gguf.architecture())?;
+    }
+    Ok(keys)
+}
+
+/// Note the names of the input files, if their hashes are to be noted, with room for these.
+fn note_source(keys: &mut Keys, files: Option<Vec<String>>) {
+    if let Some(files) = files {
+        let hashes = vec!["0".repeat(hash::DIGITS); files.len()];
+        put(keys, SOURCE_FILES, Value::Array(Array::String(files)));
+        put(keys, SOURCE_HASHES, Value::Array(Array::String(hashes)));
     }
 }
 
@@ -51,7 +103,7 @@ pub fn keys(
         ("general.type".into(), text("model")),
         ("general.size_label".into(), Value::String(size_label(weights))),
         (FILE_TYPE.into(), Value::U32(0)),
-        ("general.quantization_version".into(), Value::U32(2)), // GGML_QNT_VERSION
+        (QUANTIZATION_VERSION.into(), Value::U32(2)), // GGML_QNT_VERSION
     ];
     let named = [
         ("general.name", &options.name),
@@ -74,21 +126,14 @@ pub fn keys(
 fn provenance(checkpoint: &Checkpoint, files: Option<Vec<String>>) -> Keys {
     let first = checkpoint.config.linears().next().expect("a model has linears");
     let training = checkpoint.scheme.training().keys(checkpoint.weight(first).dtype);
-    let mut keys = vec![(
-        "tqconv.version".to_string(),
-        Value::String(env!("CARGO_PKG_VERSION").into()),
-    )];
+    let mut keys = vec![(VERSION.to_string(), Value::String(env!("CARGO_PKG_VERSION").into()))];
     keys.extend(
         training
             .into_iter()
             .map(|(key, value)| (format!("tqconv.{key}"), value)),
     );
     keys.push((WEIGHT_NMSE.into(), Value::F64(0.0)));
-    if let Some(files) = files {
-        let hashes = vec!["0".repeat(hash::DIGITS); files.len()];
-        keys.push(("tqconv.source.files".into(), Value::Array(Array::String(files))));
-        keys.push((SOURCE_HASHES.into(), Value::Array(Array::String(hashes))));
-    }
+    note_source(&mut keys, files);
     keys
 }
 
@@ -160,10 +205,7 @@ fn set_key(keys: &mut Keys, key: &str, text: &str, architecture: &str) -> Result
             Value::U32(id)
         }
     };
-    match keys.iter_mut().find(|(name, _)| name == key) {
-        Some((_, old)) => *old = value,
-        None => keys.push((key.into(), value)),
-    }
+    put(keys, key, value);
     Ok(())
 }
 

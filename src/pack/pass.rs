@@ -12,8 +12,8 @@ use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
 use super::layout::Layout;
-use super::numbers::{NotFinite, check_finite, not_finite, read_numbers, widen};
-use super::plan::{Content, Entry, Job, Plan, stored_as};
+use super::numbers::{NotFinite, check_finite, widen};
+use super::plan::{Content, Entry, Job, Plan};
 use super::row::{Facts, Scratch};
 use super::{PackError, Progress};
 use crate::output::Files;
@@ -80,7 +80,8 @@ impl Pass<'_, '_> {
 
     fn pieces(&self) -> Vec<Piece> {
         let rows = |content: &Content| match content {
-            Content::Table { stored, .. } => pieces((stored.shape[0], stored.shape[1]), 1),
+            Content::Table { blocks, .. } if blocks.shape.contains(&0) => vec![],
+            Content::Table { blocks, .. } => pieces((blocks.rows(), blocks.columns()), 1),
             Content::Linear(job) => self.plan.jobs[*job].pieces(),
             Content::Numbers(_) | Content::Bias(_) => vec![],
         };
@@ -103,9 +104,9 @@ impl Pass<'_, '_> {
                 let facts = self.linear(job, rows, scratch)?;
                 (job.ternary.row_bytes(), Some((*index, facts)))
             }
-            Content::Table { stored, .. } => {
+            Content::Table { blocks, .. } => {
                 self.table(piece.entry, rows, scratch)?;
-                (stored.shape[1] * stored.number_bytes(), None)
+                (blocks.row_bytes(), None)
             }
             Content::Numbers(_) | Content::Bias(_) => return Ok(None),
         };
@@ -126,34 +127,43 @@ impl Pass<'_, '_> {
         job.ternary.encode(rows, &job.types[..=job.chosen], write, scratch)
     }
 
-    /// Rows of a table, in its dtype or converted.
+    /// Rows of a table, as they are or converted.
     fn table(&self, entry: usize, rows: Range<usize>, scratch: &mut Scratch) -> Result<(), PackError> {
         let Entry {
             name: tensor,
-            content: Content::Table { name, stored, ty },
+            content: Content::Table { name, blocks, ty },
             ..
         } = &self.plan.entries[entry]
         else {
             return Ok(());
         };
-        let columns = stored.shape[1];
-        read_numbers(*stored, rows.start * columns..rows.end * columns, &mut scratch.bytes)?;
-        let kept = *ty == stored_as(stored.dtype);
+        let columns = blocks.columns();
+        scratch.bytes.resize(rows.len() * blocks.row_bytes(), 0);
+        let read = blocks.read(rows.start, &mut scratch.bytes);
+        read.map_err(|source| PackError::read(blocks.path, source))?;
+        let kept = *ty == blocks.ty;
         let row_bytes = ty.row_bytes(columns).expect("the plan checked the width");
         if !kept {
             scratch.out.resize(rows.len() * row_bytes, 0);
         }
         scratch.numbers.resize(columns, 0.0);
-        let stored_rows = scratch.bytes.chunks_exact(columns * stored.number_bytes());
+        let stored_rows = scratch.bytes.chunks_exact(blocks.row_bytes());
         for (at, (row, bytes)) in rows.zip(stored_rows).enumerate() {
             let work = ConvertRow {
                 bytes,
-                dtype: stored.dtype,
+                ty: blocks.ty,
+                dtype: blocks.dtype(),
                 numbers: &mut scratch.numbers,
                 out: (!kept).then(|| (*ty, &mut scratch.out[at * row_bytes..][..row_bytes])),
             };
             self.plan.level().run(work).map_err(|error| match error {
-                RowError::NotFinite(found) => not_finite(*stored, name, found.after(row * columns)),
+                RowError::NotFinite(NotFinite { index: column }) => PackError::NotFinite {
+                    path: blocks.path.into(),
+                    tensor: name.clone(),
+                    row,
+                    column,
+                    value: scratch.numbers[column],
+                },
                 RowError::Block(problem) => PackError::Embedding {
                     tensor: tensor.clone(),
                     ty: *ty,
@@ -174,10 +184,12 @@ enum RowError {
     Block(BlockError),
 }
 
-/// Look at a row of a table, and convert it where it is to become another type.
+/// Look at a row of a table, and convert it where it is to become another type. Blocks that stay are not looked at.
 struct ConvertRow<'t> {
     bytes: &'t [u8],
-    dtype: Dtype,
+    ty: BlockType,
+    /// Where they are floats.
+    dtype: Option<Dtype>,
     /// Room for the numbers. (columns,)
     numbers: &'t mut [f32],
     out: Option<(BlockType, &'t mut [u8])>,
@@ -188,10 +200,15 @@ impl Work for ConvertRow<'_> {
 
     #[inline(always)]
     fn run(self, _: impl Lanes) -> Self::Output {
-        if self.out.is_none() && all_finite(self.bytes, self.dtype) {
-            return Ok(());
+        match (self.dtype, &self.out) {
+            (Some(dtype), None) if all_finite(self.bytes, dtype) => return Ok(()),
+            (Some(dtype), _) => widen(self.bytes, dtype, self.numbers),
+            (None, None) => return Ok(()),
+            (None, Some(_)) => self
+                .ty
+                .dequantize_row(self.bytes, self.numbers)
+                .map_err(RowError::Block)?,
         }
-        widen(self.bytes, self.dtype, self.numbers);
         check_finite(self.numbers).map_err(RowError::NotFinite)?;
         match self.out {
             None => Ok(()),

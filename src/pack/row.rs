@@ -14,10 +14,13 @@ use crate::simd::{Lanes, Level, Work};
 
 /// A linear to be packed: the source of its rows, and what encoding them takes besides.
 pub struct Ternary<'a> {
-    linear: Linear,
+    /// Of the tensor in the file.
+    name: String,
     rows: Box<dyn TernaryRows + 'a>,
     /// The bias that the layer has of its own. (rows,) or none
     bias: Option<Vec<f32>>,
+    /// Whether each row has a bias.
+    is_biased: bool,
     /// How much the error of each column counts when scales are merged: the square of the preceding norm's weight.
     /// (columns,) or none
     importance: Option<Vec<f32>>,
@@ -44,7 +47,7 @@ pub struct Scratch {
 pub struct Facts {
     /// What each type that was tried loses. (types,)
     pub losses: Vec<Loss>,
-    /// The offline bias of each row, the layer's own included, in the order of the file. (rows,)
+    /// The offline bias of each row, the layer's own included, in the order of the file, where it has them. (rows,)
     pub biases: Vec<f64>,
     /// Weights in the dead zone.
     pub dead: u64,
@@ -74,18 +77,33 @@ impl<'a> Ternary<'a> {
     pub fn new(checkpoint: &'a Checkpoint, linear: Linear, level: Level) -> Result<Self, PackError> {
         let config = &checkpoint.config;
         let bias = checkpoint.own_bias(linear);
-        let norm = linear.preceding_norm().map(|norm| config.architecture.norm_name(norm));
+        let norm = config.architecture.graph.preceding_norm(linear);
+        let norm = norm.map(|norm| config.architecture.norm_name(norm));
         let (_, columns) = linear.shape(&config.dims);
         Ok(Self {
             rows: schemes::rows(checkpoint, linear, level)?,
             bias: bias
                 .map(|bias| numbers(bias, &format!("{}.bias", linear.checkpoint_name())))
                 .transpose()?,
+            is_biased: checkpoint.has_bias(linear.part),
             importance: norm.map(|norm| importance(checkpoint, &norm)).transpose()?,
             columns,
             level,
-            linear,
+            name: format!("{}.weight", linear.gguf_name()),
         })
+    }
+
+    /// The tensor `name`, whose rows are `rows` and nothing besides.
+    pub fn alone(name: String, columns: usize, rows: impl TernaryRows + 'a, level: Level) -> Self {
+        Self {
+            name,
+            rows: Box::new(rows),
+            bias: None,
+            is_biased: false,
+            importance: None,
+            columns,
+            level,
+        }
     }
 
     /// Bytes that a row takes in the input.
@@ -119,27 +137,41 @@ impl<'a> Ternary<'a> {
             .fold((usize::MAX, 0), |(first, end), row| (first.min(row), end.max(row + 1)));
         self.rows.read(first..end, input)?;
         out.resize(rows.clone().count() * row_bytes, 0);
+        let stored_as = self.rows.stored_as();
         let mut facts = Facts {
             losses: vec![Loss::default(); types.len()],
             ..Facts::default()
         };
         for (at, index) in rows.enumerate() {
             let dead_zone = self.rows.row(index, input, row)?;
+            let mut out = write.then(|| &mut out[at * row_bytes..][..row_bytes]);
+            if stored_as == Some(*last)
+                && let Some(out) = out.take()
+            {
+                out.copy_from_slice(input.weights.get(index * row_bytes..(index + 1) * row_bytes));
+            }
             let work = EncodeRow {
                 row,
                 importance: self.importance.as_deref(),
                 types,
                 blocks,
-                out: write.then(|| &mut out[at * row_bytes..][..row_bytes]),
+                out,
                 losses: &mut facts.losses,
             };
             self.level.run(work).map_err(|error| PackError::ScaleRange {
-                tensor: format!("{}.weight", self.linear.gguf_name()),
+                tensor: self.name.clone(),
                 row: index,
                 scale: error.scale,
             })?;
             facts.dead += dead_zone.weights as u64;
-            facts.biases.push(self.bias(index, dead_zone.bias)?);
+            if self.is_biased {
+                facts.biases.push(self.bias(index, dead_zone.bias)?);
+            }
+        }
+        for (loss, &ty) in facts.losses.iter_mut().zip(types) {
+            if stored_as == Some(ty) {
+                loss.error = 0.0;
+            }
         }
         Ok(facts)
     }
@@ -152,7 +184,7 @@ impl<'a> Ternary<'a> {
             return Ok(bias);
         }
         Err(PackError::BiasRange {
-            tensor: format!("{}.bias", self.linear.gguf_name()),
+            tensor: format!("{}.bias", self.name.trim_end_matches(".weight")),
             row: index,
             bias,
         })

@@ -100,12 +100,19 @@ pub enum Larger {
         /// The NMSE in it, of some rows or of all.
         nmse: f64,
     },
+    /// That type would lose something, and the input was packed with a loss.
+    LossAgain {
+        /// The smallest type.
+        ty: BlockType,
+        /// What it would lose beside, as an NMSE.
+        nmse: f64,
+    },
 }
 
 /// How the embedding and the head are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Embedding {
-    /// In the checkpoint's dtype.
+    /// As the input has them.
     Keep,
     /// In this type.
     As(BlockType),

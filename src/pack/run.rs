@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use formats::block::BlockType;
 use formats::gguf::{Layout as FileLayout, TensorInfo, Value};
 
+use super::biases::DroppedBiases;
 use super::encode::Loss;
 use super::hash::source_hashes;
 use super::layout::{Layout, paths};
 use super::metadata::{self, Keys};
+use super::origin::Origin;
 use super::pass::Pass;
 use super::plan::{Content, Entry, Job, Plan, measure};
 use super::row::Facts;
 use super::rule::Larger;
 use super::{PackError, Progress};
-use crate::model::Checkpoint;
 use crate::output::{Files, Inputs};
 
 /// Where to write.
@@ -54,7 +55,7 @@ pub struct Item {
 /// What was packed, or would be.
 pub struct Packed<'a> {
     /// From what.
-    pub checkpoint: &'a Checkpoint,
+    pub origin: Origin<'a>,
     /// Keys and values of the first file, in file order.
     pub metadata: Vec<(String, Value)>,
     /// Tensors, in file order.
@@ -76,6 +77,8 @@ pub struct Summary {
     pub dead_weights: u64,
     /// The largest bias, as a magnitude.
     pub largest_bias: f64,
+    /// The biases that are left out, where the file has no place for some.
+    pub dropped: Option<DroppedBiases>,
     /// The loss over all linears.
     pub loss: Loss,
     /// The linear with the largest NMSE, and that.
@@ -118,6 +121,10 @@ impl Summary {
             .iter()
             .map(|bias| bias.abs())
             .fold(self.largest_bias, f64::max);
+        if job.drops_biases {
+            let dropped = self.dropped.get_or_insert_default();
+            dropped.add(&facts.biases, loss.energy);
+        }
         self.loss = self.loss + loss;
         if let Some(why) = job.larger {
             self.larger.get_or_insert((0, why)).0 += 1;
@@ -130,8 +137,8 @@ impl Summary {
 }
 
 impl<'a> Plan<'a> {
-    /// Read all weights once, and write `output` if there is one. `tokenizer`: its keys. `progress` is told the bytes of
-    /// weights read.
+    /// Read all weights once, and write `output` if there is one. `tokenizer`: its keys, for a checkpoint. `progress` is
+    /// told the bytes of weights read.
     ///
     /// Where a linear turns out to lose more than its sampled rows promised, all types are measured on all its rows,
     /// and the output is begun anew with the right one.
@@ -146,8 +153,11 @@ impl<'a> Plan<'a> {
     ) -> Result<Packed<'a>, PackError> {
         let weights = self.entries.iter().map(|entry| entry.shape.iter().product::<u64>());
         let (weights, files) = (weights.sum(), self.hashed_files());
-        self.keys = metadata::keys(self.checkpoint, self.options, tokenizer, weights, files)?;
-        let (tensors, hash) = (&self.checkpoint.tensors, self.options.hash);
+        self.keys = match self.origin {
+            Origin::Checkpoint(checkpoint) => metadata::keys(checkpoint, self.options, tokenizer, weights, files)?,
+            Origin::Gguf(gguf) => metadata::keys_of_gguf(gguf, self.options, files)?,
+        };
+        let (origin, hash) = (self.origin, self.options.hash);
         let refused = AtomicBool::new(false);
         let go_on = || !refused.load(Ordering::Relaxed) && progress(0).is_continue();
         let (settled, hashes) = rayon::join(
@@ -157,12 +167,12 @@ impl<'a> Plan<'a> {
                 settled
             },
             || match hash {
-                true => source_hashes(tensors, go_on),
+                true => source_hashes(origin, go_on),
                 false => Ok(vec![]),
             },
         );
         let ((facts, files), hashes) = (settled?, hashes?);
-        if let Some(path) = tensors.changed() {
+        if let Some(path) = origin.changed() {
             return Err(PackError::Changed { path: path.into() });
         }
         let mut summary = Summary::default();
@@ -190,7 +200,7 @@ impl<'a> Plan<'a> {
             }
         });
         Ok(Packed {
-            checkpoint: self.checkpoint,
+            origin,
             items: items.collect(),
             metadata: self.keys,
             files: layout.files.len(),
@@ -235,13 +245,13 @@ impl<'a> Plan<'a> {
         let mut types = vec![];
         for (job, facts) in self.jobs.iter_mut().zip(facts) {
             let mut losses = facts.losses.clone();
-            if !losses.iter().any(|loss| loss.nmse() <= max_nmse) {
+            if job.first_fit(&losses, max_nmse).is_none() {
                 let untried = &job.types[losses.len()..];
                 if !untried.is_empty() {
                     losses.extend(measure(job, 0..job.shape.0, untried)?.losses);
                 }
             }
-            let fits = losses.iter().position(|loss| loss.nmse() <= max_nmse);
+            let fits = job.first_fit(&losses, max_nmse);
             let least = losses.iter().copied().min_by(|a, b| a.nmse().total_cmp(&b.nmse()));
             loss = loss + fits.map(|index| losses[index]).or(least).unwrap_or_default();
             match (fits, least) {
@@ -275,8 +285,9 @@ impl<'a> Plan<'a> {
     /// The names of the input files, if their hashes are to be noted.
     fn hashed_files(&self) -> Option<Vec<String>> {
         let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files = self.checkpoint.tensors.files().map(|(path, _)| name(path));
-        self.options.hash.then(|| files.collect())
+        let files = self.origin.files();
+        let names = files.into_iter().map(|(path, _)| name(path));
+        self.options.hash.then(|| names.collect())
     }
 
     /// Write all but the weights: the start of each file, norms and biases.

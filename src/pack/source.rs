@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use formats::block::BlockType;
+
 use super::PackError;
 use super::ternary::TernaryRow;
 
@@ -13,6 +15,11 @@ use super::ternary::TernaryRow;
 pub trait TernaryRows: Send + Sync {
     /// Bytes that a row takes in the input.
     fn row_bytes(&self) -> usize;
+
+    /// The type whose blocks the rows are already, if they are: as this type they are copied, and lose nothing.
+    fn stored_as(&self) -> Option<BlockType> {
+        None
+    }
 
     /// Read `rows` and all that they share scales with.
     ///

@@ -12,6 +12,7 @@ mod engine;
 mod hostile;
 mod limits;
 mod pack;
+mod pack_gguf;
 mod pack_speed;
 mod people;
 mod promise;

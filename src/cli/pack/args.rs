@@ -12,21 +12,25 @@ use crate::pack::{Embedding, PACKABLE, Target};
 /// cost 0.08 % of perplexity, TQ2_0's 2.6e-3 cost 0.43 %.
 pub(in crate::cli) const MAX_NMSE: f64 = 1e-4;
 
-/// Pack a checkpoint into a GGUF file
+/// Pack a checkpoint, or a GGUF file with ternary weights, into a GGUF file
 ///
 /// The weights become ternary exactly as training did, lambda times the sum of the dead zone becomes one bias per
 /// output row, and each linear is stored in the smallest block type that loads and is fast where the file is to run
 /// (--for), within the error that you allow (--max-nmse). Nothing falls back silently: what cannot be written as
 /// asked is refused before anything is written, and --dry-run shows what would be.
+///
+/// Of a GGUF file, the matrices that are ternary already are stored anew by the same rule, with their codes and scales;
+/// all else is copied.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   tqconv pack my-checkpoint/ model.gguf                       for llama.cpp anywhere, and for Ollama
   tqconv pack my-checkpoint/ model.gguf --exact --for gpu     not one bit of the weights lost, for GPUs
   tqconv pack my-checkpoint/ model.gguf --embedding q8_0      a smaller embedding
-  tqconv pack my-checkpoint/ model.gguf --dry-run             what every tensor would become")]
+  tqconv pack my-checkpoint/ model.gguf --dry-run             what every tensor would become
+  tqconv pack bonsai.gguf model.gguf --for ollama             a GGUF file in types that Ollama reads")]
 pub struct PackArgs {
-    /// A folder with a checkpoint, a model.safetensors, or a model.safetensors.index.json
+    /// A folder with a checkpoint, a model.safetensors, a model.safetensors.index.json, or a GGUF file
     pub(super) input: PathBuf,
     /// The GGUF file to write
     pub(super) output: PathBuf,
@@ -49,6 +53,10 @@ pub struct PackArgs {
     /// Store embedding and head as this type: keep (the checkpoint's), f32, f16, bf16, q8_0, q6_k or q4_k
     #[arg(long, value_name = "TYPE", default_value = "keep", value_parser = parse_embedding, help_heading = "Types")]
     pub(super) embedding: Embedding,
+
+    /// Leave out biases that the model's architecture in llama.cpp has no place for: the output changes
+    #[arg(long, help_heading = "Types")]
+    pub(super) drop_biases: bool,
 
     #[command(flatten)]
     pub(super) checkpoint: CheckpointArgs,

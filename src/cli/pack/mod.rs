@@ -1,4 +1,4 @@
-//! `tqconv pack`: from a checkpoint to a GGUF file.
+//! `tqconv pack`: from a checkpoint, or a GGUF file whose weights are ternary, to a GGUF file.
 
 mod args;
 mod next;
@@ -10,11 +10,13 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use formats::gguf::Value;
+
 use super::{Context, print, print_json, render, stop_signal, texts};
-use crate::model::Checkpoint;
 use crate::model::tokenizer::TokenizerFiles;
+use crate::model::{Gguf, is_gguf};
 use crate::output::{self, Inputs};
-use crate::pack::{Options, Output, PackError, Plan, Rule, paths};
+use crate::pack::{Options, Origin, Output, PackError, Packed, Plan, Rule, paths};
 use crate::simd::Level;
 
 pub use args::PackArgs;
@@ -25,14 +27,18 @@ use report::Report;
 
 /// Pack, and tell what came of it.
 pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode> {
+    // What cannot be opened is said by whoever opens it as what it should be.
+    match is_gguf(&args.input).unwrap_or(false) {
+        true => pack_gguf(args, &context),
+        false => pack_checkpoint(args, &context),
+    }
+}
+
+fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let checkpoint = args.checkpoint.open(&args.input)?;
-    let inputs = Inputs::new(checkpoint.files());
-    let modelfile = modelfile(args)?;
-    if !args.dry_run {
-        check_outputs(args, modelfile.as_deref(), &inputs)?;
-    }
-    let options = options(args, &checkpoint);
+    let target = Target::check(args, Inputs::new(checkpoint.files()))?;
+    let options = options(args, checkpoint.source.name(), checkpoint.source.organization());
     let files = TokenizerFiles::of(&checkpoint.source)?;
     let (tokenizer, plan) = rayon::join(
         || args.checkpoint.read_tokenizer(&files, &checkpoint),
@@ -41,15 +47,63 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
     let (mut tokenizer, plan) = (tokenizer?, plan.map_err(|error| of_input(error, args))?);
     let mut notes = std::mem::take(&mut tokenizer.notes);
     notes.extend(checkpoint.notes());
+    let keys = tokenizer.into_metadata();
+    let (packed, found) = write(args, context, plan, &keys, &target, || texts::notes(&keys, &files))?;
+    notes.extend(found);
+    tell(args, context, &packed, &target, notes, start)
+}
+
+fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let start = Instant::now();
+    if let Some(option) = args.checkpoint.words().first() {
+        anyhow::bail!(
+            "{}: is a GGUF file, which says by itself what {} says of a checkpoint; leave it out",
+            args.input.display(),
+            option.display()
+        );
+    }
+    let gguf = Gguf::open(&args.input)?;
+    let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path)))?;
+    let options = options(args, None, None);
+    let plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
+    let (packed, ()) = write(args, context, plan, &[], &target, || ())?;
+    tell(args, context, &packed, &target, vec![], start)
+}
+
+/// Where to write, and what not over.
+struct Target {
+    modelfile: Option<PathBuf>,
+    inputs: Inputs,
+}
+
+impl Target {
+    /// Refuse what cannot be written, before any work.
+    fn check(args: &PackArgs, inputs: Inputs) -> anyhow::Result<Self> {
+        let modelfile = modelfile(args)?;
+        if !args.dry_run {
+            check_outputs(args, modelfile.as_deref(), &inputs)?;
+        }
+        Ok(Self { modelfile, inputs })
+    }
+}
+
+/// Carry out a plan, with `beside` at the same time. `keys`: those of the tokenizer, for a checkpoint.
+fn write<'a, T: Send>(
+    args: &PackArgs,
+    context: &Context,
+    plan: Plan<'a>,
+    keys: &[(String, Value)],
+    target: &Target,
+    beside: impl FnOnce() -> T + Send,
+) -> anyhow::Result<(Packed<'a>, T)> {
     let output = Output {
         path: &args.output,
         replace: args.force,
-        inputs: &inputs,
+        inputs: &target.inputs,
     };
-    let bar = render::progress_bar("packing", checkpoint.tensors.bytes(), !context.quiet);
+    let bar = render::progress_bar("packing", plan.input_bytes(), !context.quiet);
     let stop = stop_signal()?; // the output is then removed
     let written = (!args.dry_run).then_some(&output);
-    let keys = tokenizer.into_metadata();
     let progress = |bytes| {
         bar.inc(bytes);
         match stop.load(Ordering::Relaxed) {
@@ -57,26 +111,36 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
             false => ControlFlow::Continue(()),
         }
     };
-    let (packed, found) = rayon::join(
-        || plan.run(keys.clone(), written, &progress),
-        || texts::notes(&keys, &files),
-    );
-    notes.extend(found);
+    let (packed, beside) = rayon::join(|| plan.run(keys.to_vec(), written, &progress), beside);
     let packed = packed.map_err(|error| of_input(error, args))?;
     bar.finish_and_clear();
+    Ok((packed, beside))
+}
+
+/// Write the Modelfile, and tell what came of it all.
+fn tell(
+    args: &PackArgs,
+    context: &Context,
+    packed: &Packed,
+    target: &Target,
+    notes: Vec<String>,
+    start: Instant,
+) -> anyhow::Result<ExitCode> {
+    let modelfile = target.modelfile.as_deref();
     let paths = paths(&args.output, packed.files);
-    if let Some(path) = modelfile.as_ref().filter(|_| !args.dry_run) {
+    if let Some(path) = modelfile.filter(|_| !args.dry_run) {
         let text = next::modelfile_text(&paths[0], &packed.metadata);
         output::write(path, text.as_bytes())?;
     }
     let report = Report {
         args,
-        packed: &packed,
+        packed,
         next: Next {
             args,
             first: &paths[0],
             has_template: next::has_template(&packed.metadata),
-            modelfile: modelfile.as_deref(),
+            modelfile,
+            of_gguf: matches!(packed.origin, Origin::Gguf(_)),
         },
         paths: &paths,
         notes,
@@ -126,7 +190,6 @@ fn modelfile(args: &PackArgs) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(modelfile))
 }
 
-/// Refuse what cannot be written, before any work.
 fn check_outputs(args: &PackArgs, modelfile: Option<&Path>, inputs: &Inputs) -> anyhow::Result<()> {
     if args.split_max_size.is_none() {
         output::check(&args.output, args.force, inputs)?;
@@ -137,7 +200,7 @@ fn check_outputs(args: &PackArgs, modelfile: Option<&Path>, inputs: &Inputs) -> 
     Ok(())
 }
 
-fn options(args: &PackArgs, checkpoint: &Checkpoint) -> Options {
+fn options(args: &PackArgs, name: Option<String>, organization: Option<String>) -> Options {
     let rule = Rule {
         target: args.target.into(),
         max_nmse: args.limit(),
@@ -147,8 +210,9 @@ fn options(args: &PackArgs, checkpoint: &Checkpoint) -> Options {
     Options {
         rule,
         embedding: args.embedding,
-        name: checkpoint.source.name(),
-        organization: checkpoint.source.organization(),
+        drop_biases: args.drop_biases,
+        name,
+        organization,
         metadata: args.metadata.clone(),
         hash: args.hash,
         split_max_size: args.split_max_size,

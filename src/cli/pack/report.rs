@@ -10,7 +10,8 @@ use super::args::TargetArg;
 use super::next::Next;
 use crate::cli::text::shown;
 use crate::cli::{lossy, render};
-use crate::pack::{Larger, Packed};
+use crate::model::Scheme;
+use crate::pack::{Larger, Origin, Packed};
 
 /// What there is to tell of a pack.
 pub(super) struct Report<'a> {
@@ -53,16 +54,19 @@ impl Report<'_> {
 
     fn facts(&self) -> Vec<(&'static str, String)> {
         const WORTH_A_RATE: u64 = 100_000_000; // bytes; below, starting up takes most of the time
-        let (summary, scheme) = (&self.packed.summary, &self.packed.checkpoint.scheme);
+        let summary = &self.packed.summary;
         let linears: Vec<_> = summary
             .linears
             .iter()
             .map(|(ty, count)| format!("{count} x {ty}"))
             .collect();
-        let input = self.packed.checkpoint.tensors.bytes();
+        let input = self.packed.origin.bytes();
         let rate = input as f64 / 1e9 / self.time.as_secs_f64();
         let mut facts = vec![
-            ("training", scheme.training().text()),
+            (
+                "training",
+                self.scheme().map_or(String::new(), |scheme| scheme.training().text()),
+            ),
             (
                 "linears",
                 format!(
@@ -74,15 +78,41 @@ impl Report<'_> {
             ),
             ("weight NMSE", self.loss()),
             ("not smaller", self.larger()),
-            ("dead zone", render::percent(summary.dead_share())),
-            ("largest bias", render::small(summary.largest_bias)),
-            ("embedding", self.packed.items[0].info.ty.to_string()),
         ];
+        facts.extend(match self.packed.origin {
+            Origin::Checkpoint(_) => vec![
+                ("dead zone", render::percent(summary.dead_share())),
+                ("largest bias", self.largest_bias()),
+                ("biases lost", self.dropped()),
+                ("embedding", self.packed.items[0].info.ty.to_string()),
+            ],
+            Origin::Gguf(_) => vec![
+                ("zeros", render::percent(summary.dead_share())),
+                ("other tensors", self.others()),
+            ],
+        });
         facts.retain(|(_, text)| !text.is_empty());
         if !self.args.dry_run && input >= WORTH_A_RATE {
             facts.push(("speed", format!("{rate:.2} GB/s of input ({})", render::bytes(input))));
         }
         facts
+    }
+
+    fn scheme(&self) -> Option<&Scheme> {
+        match self.packed.origin {
+            Origin::Checkpoint(checkpoint) => Some(&checkpoint.scheme),
+            Origin::Gguf(_) => None,
+        }
+    }
+
+    /// The tensors that are not ternary matrices, by type.
+    fn others(&self) -> String {
+        let mut counts = std::collections::BTreeMap::<_, usize>::new();
+        for item in self.packed.items.iter().filter(|item| item.loss.is_none()) {
+            *counts.entry(item.info.ty).or_default() += 1;
+        }
+        let counts: Vec<_> = counts.iter().map(|(ty, count)| format!("{count} x {ty}")).collect();
+        counts.join(", ")
     }
 
     fn loss(&self) -> String {
@@ -99,6 +129,29 @@ impl Report<'_> {
         }
     }
 
+    /// Empty where the file has no biases.
+    fn largest_bias(&self) -> String {
+        let mut items = self.packed.items.iter();
+        match items.any(|item| item.info.name.ends_with(".bias")) {
+            true => render::small(self.packed.summary.largest_bias),
+            false => String::new(),
+        }
+    }
+
+    /// What --drop-biases costs; empty where it drops none.
+    fn dropped(&self) -> String {
+        let Some(dropped) = &self.packed.summary.dropped else {
+            return String::new();
+        };
+        format!(
+            "{} linears, up to {}, NMSE {} of their outputs where inputs have a mean square of 1; verify tells what the \
+             model loses",
+            dropped.linears,
+            render::small(dropped.largest),
+            render::small(dropped.loss.nmse())
+        )
+    }
+
     /// Why linears became a larger type than the smallest, and what would make them smaller; empty where none did.
     fn larger(&self) -> String {
         let Some((linears, why)) = self.packed.summary.larger else {
@@ -111,6 +164,10 @@ impl Report<'_> {
             Larger::Loss { ty, nmse } => {
                 let (nmse, max) = (render::small(nmse), render::small(self.args.limit()));
                 format!("{ty} would lose {nmse}, --max-nmse is {max}")
+            }
+            Larger::LossAgain { ty, nmse } => {
+                let nmse = render::small(nmse);
+                format!("the input was packed with a loss, and {ty} would lose {nmse} more: --type asks for it")
             }
         };
         let other = match self.args.target {
@@ -156,11 +213,15 @@ impl Report<'_> {
             .collect();
         json!({
             "output": lossy(&self.args.output), "files": self.paths.iter().map(|path| lossy(path)).collect::<Vec<_>>(), "written": !self.args.dry_run, "bytes": summary.bytes,
-            "seconds": self.time.as_secs_f64(), "input_bytes": packed.checkpoint.tensors.bytes(),
-            "training": packed.checkpoint.scheme.training().json(),
+            "seconds": self.time.as_secs_f64(), "input_bytes": packed.origin.bytes(),
+            "training": self.scheme().map(|scheme| scheme.training().json()),
             "linears": linears, "ternary_weights": summary.ternary_weights,
             "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(),
-            "largest_bias": summary.largest_bias, "nmse": summary.loss.nmse(),
+            "largest_bias": summary.largest_bias,
+            "dropped_biases": summary.dropped.map(|dropped| json!({
+                "linears": dropped.linears, "largest": dropped.largest, "output_nmse": dropped.loss.nmse(),
+            })),
+            "nmse": summary.loss.nmse(),
             "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
             "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
             "modelfile": self.next.modelfile.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,

@@ -483,13 +483,27 @@ fn config(cases: &mut List) {
     cases.pack(24, "ModelError::Shape", &["down_proj.Lambada' has shape [1, 32], config.json makes it [32, 32]"], |c| learned(c, |_, columns| vec![1, columns]));
     key(cases, 25, "ModelError::MissingTensor", &["tensor 'lm_head.weight' is missing", "\"tie_word_embeddings\": true"], "tie_word_embeddings", json!(false));
     for (name, says) in [
-        ("Qwen3ForCausalLM", &["architecture Qwen3ForCausalLM is not supported", "o_proj, gate_proj, up_proj and down_proj", "supported: Llama"][..]),
-        ("HunYuanDenseV1ForCausalLM", &["architecture HunYuanDenseV1ForCausalLM is not supported", "lose the offline biases"]),
-        ("BitNetForCausalLM", &["architecture BitNetForCausalLM is not supported", "lose the offline biases of q_proj, k_proj, v_proj, o_proj"]),
+        ("Gemma3ForCausalLM", &["architecture Gemma3ForCausalLM is not supported", "its activation and its norms", "supported: Llama"][..]),
+        ("Qwen3MoeForCausalLM", &["architecture Qwen3MoeForCausalLM is not supported", "a mixture of experts"]),
         ("GPT2LMHeadModel", &["architecture GPT2LMHeadModel is not supported", "supported: Llama"]),
     ] {
         key(cases, 26, "ModelError::Architecture", says, "architectures", json!([name]));
     }
+    cases.pack(26, "ModelError::Architecture", &["architecture BitNetForCausalLM is not supported", "its activation is relu2", "take a model that was trained with silu"], |c| {
+        c.config["architectures"] = json!(["BitNetForCausalLM"]);
+        c.config["hidden_act"] = "relu2".into();
+    });
+    cases.pack(26, "PackError::LostBiases", &["llama.cpp's `qwen3` would lose the biases of o_proj, gate_proj, up_proj and down_proj, up to", "with --drop-biases"], |c| {
+        c.config["architectures"] = json!(["Qwen3ForCausalLM"]);
+        for name in ["q", "k"] {
+            c.add(&format!("model.layers.0.self_attn.{name}_norm.weight"), &[16]);
+        }
+    });
+    cases.pack(26, KEY, &["key 'head_dim' is 8, expected hidden_size (32) over the 2 heads: llama.cpp's `bitnet`"], |c| {
+        c.config["architectures"] = json!(["BitnetForCausalLM"]);
+        c.config["head_dim"] = 8.into();
+    });
+    cases.pack(26, KEY, &["key 'scale_emb' is missing, expected a positive number"], |c| c.config["architectures"] = json!(["MiniCPMForCausalLM"]));
     for (scaling, says) in [
         (json!({"type": "yarn", "factor": 2.0}), &["key 'rope_scaling.rope_type' is \"yarn\"", "\"linear\" or \"llama3\""][..]),
         (json!({"rope_type": "llama3", "factor": 8.0}), &["key 'rope_scaling.low_freq_factor' is missing"]),
@@ -726,7 +740,41 @@ fn sentencepiece(cases: &mut List) {
     with(cases, "TokenizerError::NoRow", &["token \"t16\" has id 16, the embedding has 16 rows"], model(&many, BPE));
 }
 
+/// A GGUF file with a matrix of `rows` rows of these blocks, packed.
+fn pack_gguf(cases: &mut List, variant: &'static str, says: &'static [&'static str], ty: BlockType, rows: Vec<Vec<u8>>) {
+    cases.command(37, variant, says, move |folder| {
+        let mut file = Gguf { keys: vec![], tensors: vec![] };
+        file.set("general.architecture", Value::String("llama".into()));
+        let shape = vec![ty.weights() as u64, rows.len() as u64];
+        file.tensors.push((TensorInfo { name: "blk.0.ffn_up.weight".into(), ty, shape }, rows.concat()));
+        let input = folder.join("in.gguf");
+        std::fs::write(&input, file.bytes()).unwrap();
+        vec!["pack".into(), text_of(&input), text_of(&folder.join("out.gguf"))]
+    });
+}
+
+/// GGUF files that `pack` does not take.
+fn gguf_in(cases: &mut List) {
+    const ONE: [u8; 2] = [0x00, 0x3c]; // 1.0 in f16
+    let block = |code: u8| [&ONE[..], &[code; 32]].concat();
+    cases.command(37, "PackError::Rotated", &["'prism.hadamard.size' says that its weights are rotated", "take a file without rotation"], |folder| {
+        let mut file = Gguf::sound();
+        file.set("prism.hadamard.size", Value::U32(64));
+        let input = folder.join("in.gguf");
+        std::fs::write(&input, file.bytes()).unwrap();
+        vec!["pack".into(), text_of(&input), text_of(&folder.join("out.gguf"))]
+    });
+    let ordinary = (0..4).map(|row| (0..32).fold(ONE.to_vec(), |mut block, code| { block.push(code * 5 + row); block }));
+    pack_gguf(cases, "PackError::NoTernary", &["in.gguf: none of its 1 matrices is ternary", "use the file as it is"], BlockType::Q8_0, ordinary.collect());
+    pack_gguf(cases, "PackError::FourLevel", &["tensor 'blk.0.ffn_up.weight' has four levels", "use the file as it is"], BlockType::Q4_0, vec![[&ONE[..], &[0x5b; 16]].concat(); 2]);
+    let mut rows = vec![block(1); 128];
+    rows[1] = block(5);
+    pack_gguf(cases, "PackError::NotTernary", &["tensor 'blk.0.ffn_up.weight' is ternary, but not at row 1, column 0", "take the file before"], BlockType::Q8_0, rows);
+    pack_gguf(cases, "PackError::Unreadable", &["tensor 'blk.0.ffn_up.weight' is PQ2_0, which llama.cpp does not read", "fetch a file"], BlockType::PQ2_0, vec![block(0xff); 2]);
+}
+
 fn gguf(cases: &mut List) {
+    gguf_in(cases);
     const VERSION: &str = "FormatError::Version";
     let number = |id: u32, value: &[u8]| Raw::default().key("name", id, value);
     cases.inspect(31, TRUNCATED, &["the version needs 4 bytes at offset 4, the file ends at 4", "fetch"], b"GGUF".to_vec());
@@ -754,9 +802,9 @@ fn gguf(cases: &mut List) {
     let after = |offset| Raw { data: 2048, ..Raw::default() }.tensor(b"name", &[2048], 42, 0).tensor(b"next", &[1], 0, offset).bytes();
     cases.inspect(34, "FormatError::Offset", &["tensor 'next' is at offset 352, expected 576", "neither Q2_0 (64 weights in 18 bytes) nor PQ2_0 (128 in 34)", "convert the model again"], after(352));
     const FORK: &str = "EngineError::Fork";
-    cases.run_bytes(34, FORK, &["tensor 'name' has type PQ2_0", "only PrismML's fork of llama.cpp reads", "run it there, or take a file of another type, such as Q2_0"], after(544));
-    cases.run_bytes(33, FORK, &["tensor 'name' has type PQ2_0", "take a file of another type"], tensor(&[256], 142));
-    cases.run_bytes(33, FORK, &["tensor 'name' has type PTQ1_0", "take a file of another type"], tensor(&[256], 143));
+    cases.run_bytes(34, FORK, &["tensor 'name' has type PQ2_0", "only PrismML's fork of llama.cpp reads", "pack the file as another type: `tqconv pack IN.gguf OUT.gguf`"], after(544));
+    cases.run_bytes(33, FORK, &["tensor 'name' has type PQ2_0", "`tqconv pack IN.gguf OUT.gguf`"], tensor(&[256], 142));
+    cases.run_bytes(33, FORK, &["tensor 'name' has type PTQ1_0", "`tqconv pack IN.gguf OUT.gguf`"], tensor(&[256], 143));
     let short = std::fs::read(crate::data::fixture("broken/sound.gguf")).unwrap();
     cases.inspect(36, TRUNCATED, &["tensor 'output_norm.weight' needs 128 bytes", "it is truncated, fetch"], short[..short.len() - 1].to_vec());
     cases.inspect(37, "FormatError::Magic", &["a big-endian GGUF file"], b"FUGG\0\0\0\x03".to_vec());
@@ -873,7 +921,7 @@ fn process(cases: &mut List) {
     }
     cases.command(4, "FormatError::NotSafetensors", &["m.gguf: not a safetensors file: it is a GGUF file", "use it as it is"], |folder| {
         std::fs::write(folder.join("m.gguf"), Gguf::sound().bytes()).unwrap();
-        vec!["pack".into(), text_of(&folder.join("m.gguf")), text_of(&folder.join("out.gguf"))]
+        ["verify", &text_of(&folder.join("m.gguf")), "--against", &text_of(&folder.join("m.gguf"))].map(String::from).to_vec()
     });
     cases.pack(39, "PackError::NoTensor", &["--tensor-type nosuch=...: no linear has that in its name", "such as blk.0.attn_q.weight"], |c| {
         c.arguments("--tensor-type nosuch=q4_0");
@@ -1222,6 +1270,7 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
     let options = Options {
         rule,
         embedding: Embedding::Keep,
+        drop_biases: false,
         name: None,
         organization: None,
         metadata: vec![],

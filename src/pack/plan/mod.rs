@@ -1,23 +1,24 @@
 //! Deciding: every name, shape and type. Types that depend on the weights are guessed from some rows of each linear;
 //! `run` compares them with all rows while they are packed.
 
+mod checkpoint;
+mod gguf;
+
 use std::ops::Range;
 
 use formats::block::BlockType;
 use formats::gguf::TensorInfo;
-use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
 use super::PackError;
 use super::encode::Loss;
-use super::graph::{interleaved_row, rope_factors};
+use super::graph::interleaved_row;
 use super::metadata::Keys;
-use super::numbers::numbers;
 use super::options::Options;
+use super::origin::Origin;
 use super::row::{Facts, Scratch, Ternary};
 use super::rule::{Embedding, Larger, Target};
-use crate::blueprint::{Linear, Slot};
-use crate::model::{Checkpoint, Stored};
+use crate::model::{Blocks, Checkpoint, Gguf};
 use crate::simd::Level;
 
 /// A tensor of the output, and where it comes from.
@@ -32,10 +33,11 @@ pub(super) struct Entry<'a> {
 pub(super) enum Content<'a> {
     /// These: norms, rotary factors.
     Numbers(Vec<f32>),
-    /// A table of the checkpoint, in its dtype or converted: embedding and head.
+    /// Rows of the input, as they are or converted: embedding and head, and what is copied of a GGUF file.
     Table {
+        /// As the input has it.
         name: String,
-        stored: Stored<'a>,
+        blocks: Blocks<'a>,
         ty: BlockType,
     },
     /// The weights of a job.
@@ -55,20 +57,35 @@ pub(super) struct Job<'a> {
     pub ternary: Ternary<'a>,
     /// The types to try, in order; all of them can hold its rows.
     pub types: Vec<BlockType>,
+    /// How many of the first types must lose nothing: those before the input's own, where that was packed with a loss.
+    /// Else a file packed again with the same request could become smaller, and lose once more.
+    pub exact: usize,
     /// Which of them it becomes, for all that is known.
     pub chosen: usize,
     /// Whether some rows lose no more than is allowed in it.
     pub promising: bool,
+    /// Whether its biases are left out of the file, which has no place for them.
+    pub drops_biases: bool,
     /// Why it does not become the smallest type of the rule, if it does not.
     pub larger: Option<Larger>,
 }
 
 impl Job<'_> {
+    /// The first of its types that is within the allowed error. `losses`: those of the types, in their order.
+    pub fn first_fit(&self, losses: &[Loss], max_nmse: f64) -> Option<usize> {
+        let allowed = |index| if index < self.exact { 0.0 } else { max_nmse };
+        let mut losses = losses.iter().enumerate();
+        losses.position(|(index, loss)| loss.nmse() <= allowed(index))
+    }
+
     /// Note why it becomes a larger type than the first. `losses`: those of the types, in their order.
     pub fn note_loss(&mut self, losses: &[Loss]) {
         if self.chosen > 0 && !matches!(self.larger, Some(Larger::Width { .. })) {
             let (ty, nmse) = (self.types[0], losses[0].nmse());
-            self.larger = Some(Larger::Loss { ty, nmse });
+            self.larger = Some(match self.exact {
+                0 => Larger::Loss { ty, nmse },
+                _ => Larger::LossAgain { ty, nmse },
+            });
         }
     }
 
@@ -90,7 +107,7 @@ impl Job<'_> {
 
 /// What is to be packed, and how.
 pub struct Plan<'a> {
-    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) origin: Origin<'a>,
     pub(super) options: &'a Options,
     pub(super) entries: Vec<Entry<'a>>,
     pub(super) jobs: Vec<Job<'a>>,
@@ -103,28 +120,47 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// Any [`PackError`] about the request; numbers that are not finite in what was read.
     pub fn new(checkpoint: &'a Checkpoint, options: &'a Options) -> Result<Self, PackError> {
-        let mut plan = Self {
-            checkpoint,
+        let mut plan = Self::empty(Origin::Checkpoint(checkpoint), options);
+        let no_block = plan.add_checkpoint(checkpoint)?;
+        let plan = plan.decided(no_block)?;
+        plan.check_biases(checkpoint)?;
+        Ok(plan)
+    }
+
+    /// The same for a GGUF file: matrices whose data is ternary are packed, all else is copied. Reads a sample of every
+    /// matrix.
+    ///
+    /// # Errors
+    /// Any [`PackError`] about the request or the file.
+    pub fn of_gguf(gguf: &'a Gguf, options: &'a Options) -> Result<Self, PackError> {
+        let mut plan = Self::empty(Origin::Gguf(gguf), options);
+        let no_block = plan.add_gguf(gguf)?;
+        plan.decided(no_block)
+    }
+
+    fn empty(origin: Origin<'a>, options: &'a Options) -> Self {
+        Self {
+            origin,
             options,
             entries: vec![],
             jobs: vec![],
             keys: vec![],
-        };
-        let mut no_block = vec![];
-        for (slot, source) in checkpoint.config.slots() {
-            plan.add(slot, source, &mut no_block)?;
         }
+    }
+
+    /// The plan, where it can be done. `no_block`: linears that no block type fits, and their columns.
+    fn decided(mut self, no_block: Vec<(String, usize)>) -> Result<Self, PackError> {
         if !no_block.is_empty() {
-            let types = options.rule.candidates(&no_block[0].0);
+            let types = self.options.rule.candidates(&no_block[0].0);
             return Err(PackError::NoBlock {
                 tensors: no_block,
                 types,
             });
         }
-        plan.check_names()?;
-        plan.guess()?;
-        plan.check_for_ollama()?;
-        Ok(plan)
+        self.check_names()?;
+        self.guess()?;
+        self.check_for_ollama()?;
+        Ok(self)
     }
 
     /// Choose the first type of each linear that is within the allowed error on its first rows.
@@ -133,7 +169,7 @@ impl<'a> Plan<'a> {
         self.jobs.par_iter_mut().try_for_each(|job| {
             let rows = job.pieces().swap_remove(0);
             let facts = measure(job, rows, &job.types)?;
-            let fits = facts.losses.iter().position(|loss| loss.nmse() <= max_nmse);
+            let fits = job.first_fit(&facts.losses, max_nmse);
             job.promising = fits.is_some();
             job.chosen = fits.unwrap_or(job.types.len() - 1);
             job.note_loss(&facts.losses);
@@ -159,79 +195,44 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Plan a tensor of the file, and the bias of a linear. `source`: what the checkpoint calls it, if it has it.
-    /// `no_block`: linears that no block type fits, and their columns.
-    fn add(
-        &mut self,
-        slot: Slot,
-        source: Option<String>,
-        no_block: &mut Vec<(String, usize)>,
-    ) -> Result<(), PackError> {
-        let config = &self.checkpoint.config;
-        let source = source.unwrap_or_default();
-        let content = match slot {
-            Slot::Linear(linear) => return self.add_linear(linear, no_block),
-            Slot::Norm(_) => Content::Numbers(numbers(self.stored(&source), &source)?),
-            Slot::Embedding | Slot::Head => self.table(slot, source)?,
-            Slot::RopeFactors => Content::Numbers(rope_factors(&config.rope, config.dims.head_dim).unwrap_or_default()),
-        };
-        self.push(slot.gguf_name(), slot.gguf_shape(&config.dims), content);
-        Ok(())
-    }
-
     fn push(&mut self, name: String, shape: Vec<u64>, content: Content<'a>) {
         self.entries.push(Entry { name, shape, content });
     }
 
-    /// Embedding or head.
-    fn table(&self, slot: Slot, name: String) -> Result<Content<'a>, PackError> {
-        let stored = self.stored(&name);
-        let ty = match self.options.embedding {
-            Embedding::As(ty) => ty,
-            Embedding::Keep => stored_as(stored.dtype),
-        };
-        let columns = stored.shape[1];
+    /// Rows of the input that become `tensor`. `name`: as the input has it.
+    fn table(&self, tensor: &str, name: String, blocks: Blocks<'a>, ty: BlockType) -> Result<Content<'a>, PackError> {
+        let columns = blocks.columns();
         if ty.row_bytes(columns).is_none() {
             return Err(PackError::Embedding {
-                tensor: slot.gguf_name(),
+                tensor: tensor.into(),
                 ty,
                 problem: format!("{columns} columns are not a multiple of {}", ty.weights()),
             });
         }
-        Ok(Content::Table { name, stored, ty })
+        Ok(Content::Table { name, blocks, ty })
     }
 
-    fn add_linear(&mut self, linear: Linear, no_block: &mut Vec<(String, usize)>) -> Result<(), PackError> {
-        let config = &self.checkpoint.config;
-        let name = format!("{}.weight", linear.gguf_name());
-        let (rows, columns) = linear.shape(&config.dims);
-        let mut types = self.options.rule.candidates(&name);
+    /// The type of embedding and head.
+    fn embedding_type(&self, stored: BlockType) -> BlockType {
+        match self.options.embedding {
+            Embedding::As(ty) => ty,
+            Embedding::Keep => stored,
+        }
+    }
+
+    /// The types to try for the linear `name`, and why the smallest of the rule is not among them; none where its
+    /// columns fill blocks of none.
+    fn types(&self, name: &str, columns: usize) -> (Vec<BlockType>, Option<Larger>) {
+        let mut types = self.options.rule.candidates(name);
         let ty = types[0];
         types.retain(|ty| ty.row_bytes(columns).is_some());
         let larger = (types.first() != Some(&ty)).then_some(Larger::Width { ty, columns });
-        if types.is_empty() {
-            no_block.push((name, columns));
-            return Ok(());
-        }
-        let interleaves = config.architecture.graph.interleaves(linear.part);
-        let job = self.jobs.len();
-        self.push(name.clone(), vec![columns as u64, rows as u64], Content::Linear(job));
-        self.push(
-            format!("{}.bias", linear.gguf_name()),
-            vec![rows as u64],
-            Content::Bias(job),
-        );
-        self.jobs.push(Job {
-            name,
-            shape: (rows, columns),
-            interleaved: interleaves.then_some(config.dims.head_dim),
-            ternary: Ternary::new(self.checkpoint, linear, self.options.level)?,
-            types,
-            chosen: 0,
-            promising: true,
-            larger,
-        });
-        Ok(())
+        (types, larger)
+    }
+
+    /// Bytes of the files that are read.
+    pub fn input_bytes(&self) -> u64 {
+        self.origin.bytes()
     }
 
     /// Which instructions to use.
@@ -265,13 +266,6 @@ impl<'a> Plan<'a> {
             })
             .collect()
     }
-
-    fn stored(&self, name: &str) -> Stored<'a> {
-        self.checkpoint
-            .tensors
-            .stored(name)
-            .expect("Checkpoint::open found every tensor")
-    }
 }
 
 /// What each of `types` loses on `rows` of a linear, in the order of the file.
@@ -289,13 +283,4 @@ pub(super) fn measure(job: &Job, rows: Range<usize>, types: &[BlockType]) -> Res
         .collect::<Result<Vec<_>, _>>()?
         .into_iter()
         .fold(Facts::default(), Facts::merge))
-}
-
-/// The block type that holds a dtype's numbers as they are.
-pub(super) fn stored_as(dtype: Dtype) -> BlockType {
-    match dtype {
-        Dtype::F16 => BlockType::F16,
-        Dtype::BF16 => BlockType::BF16,
-        Dtype::F32 | Dtype::Other(_) => BlockType::F32,
-    }
 }
