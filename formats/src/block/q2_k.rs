@@ -68,7 +68,7 @@ pub fn pack_four_levels_into(codes: &[i8; WEIGHTS], d: f16, multipliers: &[u8; S
         multipliers.iter().all(|&m| m <= MAX_FOUR_LEVEL_MULTIPLIER),
         "a multiplier is above 5"
     );
-    let scales = multipliers.map(|m| 2 * m | (3 * m) << 4);
+    let scales = multipliers.map(|m| (2 * m) | ((3 * m) << 4));
     join(&codes.map(|code| ((code + 3) / 2) as u8), d, &scales, block);
 }
 
