@@ -370,11 +370,11 @@ mod tests {
         assert_eq!(codes, [-1, 1, 1, 1]);
         assert_eq!(split_four(&[0.5, 1.5, 0.0, 0.5], &mut codes, None), Err(0));
         assert_eq!(split_four(&[0.5, 1.5, 0.7, 0.5], &mut codes, None), Err(2));
-        // 1.5078125 is the next bf16: the unit is (2 * 0.5 + 3 * 2 * 1.5078125) / 20 = 0.50234375, 0.50244140625 in f16.
+        // 1.5078125 is the next bf16: the unit is (2 * 0.5 + 3 * 2 * 1.5078125) / 20 = 0.50234375, in f16 this:
+        const UNIT: f64 = 1029.0 / 2048.0;
         let (unit, error) = split_four(&[0.5, 1.5078125, 1.5078125, -0.5], &mut codes, None).unwrap();
-        assert_eq!(unit, 0.50244140625);
-        let off = |level: f64, stored: f64| (level - stored).powi(2);
-        let expected = 2.0 * off(0.5, 0.50244140625) + 2.0 * off(1.5078125, 1.50732421875);
+        assert_eq!(f64::from(unit), UNIT);
+        let expected = 2.0 * (0.5 - UNIT).powi(2) + 2.0 * (1.5078125 - 3.0 * UNIT).powi(2);
         assert!((error / expected - 1.0).abs() < 1e-12, "{error} is not {expected}");
     }
 }
