@@ -226,8 +226,10 @@ fn both_passes_agree(file: &File) {
 /// Level 2 agrees, and it is not blind to a norm.
 fn check(path: &Path, checkpoint: Checkpoint) {
     let against = Against {
-        checkpoint,
-        tokenizer_pre: None,
+        origin: verify::Origin::Checkpoint {
+            checkpoint: Box::new(checkpoint),
+            tokenizer_pre: None,
+        },
         name: "made up".into(),
     };
     let options = verify::Options {

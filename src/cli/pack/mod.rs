@@ -55,13 +55,7 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
 
 fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    if let Some(option) = args.checkpoint.words().first() {
-        anyhow::bail!(
-            "{}: is a GGUF file, which says by itself what {} says of a checkpoint; leave it out",
-            args.input.display(),
-            option.display()
-        );
-    }
+    args.checkpoint.none_for_gguf(&args.input)?;
     let gguf = Gguf::open(&args.input)?;
     let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path)))?;
     let options = options(args, None, None);
