@@ -346,7 +346,9 @@ fn expected(checkpoint: &Checkpoint) -> Vec<Outline> {
         tensors.push(outline(slot.gguf_name(), slot.gguf_shape(dims)));
         if let Slot::Linear(linear) = slot {
             let (rows, _) = linear.shape(dims);
-            tensors.push(outline(bias_name(linear), vec![rows as u64]));
+            if checkpoint.has_bias(linear.part) {
+                tensors.push(outline(bias_name(linear), vec![rows as u64]));
+            }
         }
     }
     tensors
