@@ -21,5 +21,6 @@ mod run;
 mod texts;
 mod tokenizer;
 mod verify;
+mod verify_gguf;
 #[cfg(feature = "llama")]
 mod witness;
