@@ -16,7 +16,7 @@ use super::{Context, print, print_json, render, stop_signal, texts};
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
 use crate::output::{self, Inputs};
-use crate::pack::{Options, Origin, Output, PackError, Packed, Plan, Rule, paths};
+use crate::pack::{Options, Output, PackError, Packed, Plan, Rule, paths};
 use crate::simd::Level;
 
 pub use args::PackArgs;
@@ -134,7 +134,6 @@ fn tell(
             first: &paths[0],
             has_template: next::has_template(&packed.metadata),
             modelfile,
-            of_gguf: matches!(packed.origin, Origin::Gguf(_)),
         },
         paths: &paths,
         notes,
