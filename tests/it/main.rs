@@ -24,5 +24,6 @@ mod run;
 mod texts;
 mod tokenizer;
 mod verify;
+mod verify_gguf;
 #[cfg(feature = "llama")]
 mod witness;
