@@ -2,7 +2,7 @@
 
 use formats::block::BlockType;
 use formats::gguf::{File, TensorInfo};
-use formats::safetensors::{Dtype, Tensor};
+use formats::safetensors::Tensor;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -84,17 +84,24 @@ pub(super) fn table_limit(ty: BlockType) -> Option<f64> {
     }
 }
 
-/// Embedding or head: equal where its type can hold the checkpoint's numbers or their rounding, else within a limit.
+/// Embedding or head against the checkpoint's.
 fn table(file: &File, id: CheckId, name: &str, source: Tensor) -> Check {
-    const ROUNDED: &str = "the checkpoint's, rounded to the type at most once";
-    let (rows, columns) = (source.shape[0], source.shape[1]);
-    let of = source.len() as u64;
+    let shape = (source.shape[0], source.shape[1]);
+    converted(file, id, name, shape, &|row, out| source.read_f32(row * shape.1, out))
+}
+
+/// A table that may have been converted: equal where its type can hold the source's numbers or their rounding, else within
+/// a limit. `shape`: (rows, columns). `read`: a row of the source.
+pub(super) fn converted(file: &File, id: CheckId, name: &str, shape: (usize, usize), read: &ReadRow) -> Check {
+    const ROUNDED: &str = "the source's, rounded to the type at most once";
+    let (rows, columns) = shape;
+    let of = (rows * columns) as u64;
     let shaped = |info: &TensorInfo| info.columns() == columns as u64 && info.rows() == rows as u64;
     let Some((info, bytes)) = file.tensor(name).filter(|(info, _)| shaped(info)) else {
         let missing = vec![format!("tensor '{name}' is missing or of another shape")];
         return Check::none_differ(id, of, of, "numbers", ROUNDED).with_details(missing);
     };
-    let found = compare(info.ty, bytes, source);
+    let found = compare(info.ty, bytes, shape, read);
     if let Some(at_most) = table_limit(info.ty) {
         const ORIGIN: &str = "one step of the type, uniformly off (docs/verify.md)";
         let check = Check::new(id, found.loss.value(), Unit::Ratio, Limit { at_most }, ORIGIN);
@@ -128,11 +135,13 @@ impl Place {
     }
 }
 
-fn compare(ty: BlockType, bytes: &[u8], source: Tensor) -> TableFound {
-    let columns = source.shape[1];
+/// Writes a row of the source.
+pub(super) type ReadRow<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
+
+fn compare(ty: BlockType, bytes: &[u8], (rows, columns): (usize, usize), read: &ReadRow) -> TableFound {
     let Some(row_bytes) = ty.row_bytes(columns).filter(|&bytes| bytes > 0) else {
         return TableFound {
-            wrong: source.len() as u64,
+            wrong: (rows * columns) as u64,
             ..TableFound::default()
         };
     };
@@ -142,12 +151,12 @@ fn compare(ty: BlockType, bytes: &[u8], source: Tensor) -> TableFound {
         .map_init(
             || (vec![0.0; columns], vec![0.0; columns]),
             |(expected, found), (row, bytes)| {
-                source.read_f32(row * columns, expected);
+                read(row, expected);
                 // A type that cannot be read leaves NaN, which differs from everything.
                 if ty.dequantize_row(bytes, found).is_err() {
                     found.fill(f32::NAN);
                 }
-                compare_row(ty, source.dtype, row, expected, found)
+                compare_row(ty, row, expected, found)
             },
         )
         .collect();
@@ -159,13 +168,8 @@ fn compare(ty: BlockType, bytes: &[u8], source: Tensor) -> TableFound {
     })
 }
 
-fn compare_row(ty: BlockType, dtype: Dtype, row: usize, expected: &[f32], found: &[f32]) -> TableFound {
-    let kept = matches!(
-        (ty, dtype),
-        (BlockType::F32, _) | (BlockType::BF16, Dtype::BF16) | (BlockType::F16, Dtype::F16)
-    );
+fn compare_row(ty: BlockType, row: usize, expected: &[f32], found: &[f32]) -> TableFound {
     let round = |w: f32| match ty {
-        _ if kept => w,
         BlockType::F16 => f16::from_f32(w).to_f32(),
         BlockType::BF16 => bf16::from_f32(w).to_f32(),
         _ => w,

@@ -220,10 +220,9 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The types to try for the linear `name`, and why the smallest of the rule is not among them; none where its
-    /// columns fill blocks of none.
-    fn types(&self, name: &str, columns: usize) -> (Vec<BlockType>, Option<Larger>) {
-        let mut types = self.options.rule.candidates(name);
+    /// The types to try of `types`, all of which hold its codes, for a linear of so many columns, and why the smallest is
+    /// not among them; none where its columns fill blocks of none.
+    fn types(&self, mut types: Vec<BlockType>, columns: usize) -> (Vec<BlockType>, Option<Larger>) {
         let ty = types[0];
         types.retain(|ty| ty.row_bytes(columns).is_some());
         let larger = (types.first() != Some(&ty)).then_some(Larger::Width { ty, columns });
