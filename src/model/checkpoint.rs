@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::ModelError;
 use super::config::{Config, ConfigFile};
-use super::schemes::{self, Scheme, TrainingOverrides};
+use super::schemes::{self, Scheme, Trained, TrainingOverrides};
 use super::source::{Source, parts_in};
 use super::tensors::{Stored, Tensors};
 use super::{families, unwrap};
@@ -24,6 +24,8 @@ pub struct Checkpoint {
     pub config: Config,
     /// How its weights become ternary.
     pub scheme: Scheme,
+    /// What says so.
+    pub evidence: &'static str,
     /// Its tensors.
     pub tensors: Tensors,
     /// config.json as it stands there.
@@ -40,12 +42,13 @@ impl Checkpoint {
         let file = ConfigFile::read(&source.config)?;
         let tensors = Tensors::open(&source.weights)?;
         families::check_latent(&tensors, &file)?;
-        let scheme = file.training(overrides)?;
+        let Trained { scheme, evidence } = file.training(overrides)?;
         let config = file.config()?;
         let mut checkpoint = Self {
             source,
             config,
             scheme,
+            evidence,
             tensors,
             config_json: file.into_json(),
             notes: vec![],

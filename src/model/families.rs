@@ -1,4 +1,4 @@
-//! Checkpoints whose weights are not the latent ones of Tequila: recognised from names, from keys of config.json, and
+//! Checkpoints whose weights are not latent ones: recognised from names, from keys of config.json, and
 //! from the numbers themselves, before anything is made of them.
 
 use rayon::prelude::*;
@@ -16,21 +16,19 @@ struct Refusal {
     remedy: &'static str,
 }
 
-const LATENT_ONLY: &str =
-    "take the latent checkpoint that they were made from: only those of ultraquantv2 and ultraquantv3 can be packed";
+const LATENT_ONLY: &str = "take the latent checkpoint that they were made from";
 
-/// Refuse a checkpoint whose linears are not latent weights, or are those of another family.
+/// Refuse a checkpoint whose linears are not latent weights.
 ///
 /// # Errors
 /// [`ModelError::NotLatent`]; weights that cannot be read.
 pub fn check_latent(tensors: &Tensors, config: &ConfigFile) -> Result<(), ModelError> {
     let named = packed(tensors, config)
         .or_else(|| rotated(tensors, config))
-        .or_else(|| learned_clip(tensors, config))
         .or_else(|| other_tensors(tensors));
     let refusal = match named {
         Some(refusal) => Some(refusal),
-        None => numbers(tensors)?.or_else(|| bitnet(config)),
+        None => numbers(tensors)?,
     };
     match refusal {
         None => Ok(()),
@@ -109,63 +107,28 @@ fn is_rotation(name: &str) -> bool {
     ["hadamard", "rotation", "signs"].iter().any(|word| name.contains(word))
 }
 
-/// Methods that learn the range in which they round.
-fn learned_clip(tensors: &Tensors, config: &ConfigFile) -> Option<Refusal> {
-    let clips = names(tensors, |name| name.ends_with("weight_clip_val"));
-    let first = clips.first()?;
-    let gamma = names(tensors, |name| name.ends_with("_proj.gamma"));
-    let (family, why) = match (config.bits(), gamma.is_empty()) {
-        (_, false) => (
-            "DLT",
-            "its weights are code times scale plus gamma, which is no ternary matrix",
-        ),
-        (Some(2), _) => (
-            "the 2 bits of SEQ or ParetoQ",
-            "they have four levels, which are not ternary",
-        ),
-        (Some(0), _) => (
-            "ParetoQ, SEQ or LSQ",
-            "their scales are learned, and not the mean of the weights, which is what Tequila's formula takes",
-        ),
-        _ => (
-            "ParetoQ, SEQ or LSQ",
-            "their scales are learned, and 'w_bits' does not say that they are ternary",
-        ),
-    };
-    Some(Refusal {
-        found: format!("'{first}' is a learned clipping range, of {family}"),
-        why: why.into(),
-        remedy: "supported: ultraquantv2, ultraquantv3",
-    })
-}
-
 /// Tensors that other methods save beside the weights.
 fn other_tensors(tensors: &Tensors) -> Option<Refusal> {
     let one = |part: &str| names(tensors, |name| name.contains(part)).into_iter().next();
     if let Some(name) = one("_proj.weight_quantizer.") {
         return Some(Refusal {
             found: format!("'{name}' is a quantizer of AngelSlim's own training"),
-            why: "its rule (Sherry, TWN, LSQ, SEQ or DLT) is another than Tequila's".into(),
-            remedy: "supported: ultraquantv2, ultraquantv3",
+            why: "it is saved half way, with weights that are still latent".into(),
+            remedy: "take what the end of that training saves, whose weights are ternary",
+        });
+    }
+    if let Some(name) = one("_proj.gamma") {
+        return Some(Refusal {
+            found: format!("'{name}' is the shift of DLT"),
+            why: "its weights are code times scale plus gamma, which is no ternary matrix".into(),
+            remedy: "train with a method that has none",
         });
     }
     let name = one("_proj.rms_norm.")?;
     Some(Refusal {
         found: format!("'{name}' is a norm of a single linear, as BitNet has them with use_rms_norm"),
         why: "no architecture of llama.cpp has a place for it".into(),
-        remedy: "supported: ultraquantv2, ultraquantv3",
-    })
-}
-
-/// Latent weights, but of BitNet.
-fn bitnet(config: &ConfigFile) -> Option<Refusal> {
-    config.bitnet()?;
-    Some(Refusal {
-        found: "the weights are latent ones of BitNet ('quantization_config' of config.json)".into(),
-        why: "BitNet rounds half a scale to 0, takes its mean in F32 over the whole matrix, and has no dead zone: \
-              Tequila's formula would give other codes and biases"
-            .into(),
-        remedy: "remove 'quantization_config' only where training used ultraquantv2 or ultraquantv3",
+        remedy: "take a model that was trained without use_rms_norm",
     })
 }
 

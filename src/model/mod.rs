@@ -20,7 +20,9 @@ pub use families::check_latent;
 pub use gguf::{Gguf, is_gguf};
 #[cfg(test)]
 pub use schemes::MadeUp;
-pub use schemes::{Granularity, LAMBADA, Lambda, Scheme, Tequila, TrainingOverrides};
+pub use schemes::{
+    BitNet, CLIP, Clipped, Granularity, LAMBADA, Lambda, QUAD, Scheme, Sherry, Tequila, Trained, TrainingOverrides, Twn,
+};
 pub use source::Source;
 pub use tensors::{Blocks, Stored, Tensors};
 pub use weights::{Weights, is_three_times, look};

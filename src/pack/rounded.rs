@@ -226,8 +226,10 @@ impl TernaryRows for Rounded<'_> {
             w: &mut input.latent.w,
             row,
         };
-        let (weights, bias) = (self.level.run(work)?, 0.0);
-        Ok(DeadZone { weights, bias })
+        Ok(DeadZone {
+            weights: self.level.run(work)?,
+            ..DeadZone::default()
+        })
     }
 }
 

@@ -10,8 +10,9 @@ use serde_json::json;
 use super::super::text::shown;
 use super::super::{lossy, pack, print, print_json, render};
 use super::InspectArgs;
+use crate::blueprint::Part;
 use crate::model::{
-    Checkpoint, Config, ConfigFile, ModelError, Scheme, Source, Tensors, TrainingOverrides, check_latent,
+    Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Trained, TrainingOverrides, check_latent,
 };
 use crate::pack::{Embedding, Options, Plan, Rule, Target};
 use crate::simd::Level;
@@ -58,7 +59,7 @@ struct Found {
     config: Option<Result<Config, String>>,
     /// Whether they are latent ones.
     weights: Option<Result<(), String>>,
-    training: Option<Result<Scheme, String>>,
+    training: Option<Result<Trained, String>>,
     plan: Option<Result<PackPreview, String>>,
 }
 
@@ -67,8 +68,11 @@ struct PackPreview {
     linears: String,
     bytes: u64,
     nmse: f64,
+    /// What zeros are called.
+    zeros: &'static str,
     dead_share: f64,
-    largest_bias: f64,
+    /// Where the file has biases.
+    largest_bias: Option<f64>,
     notes: Vec<String>,
 }
 
@@ -103,8 +107,12 @@ impl PackPreview {
             linears: linears.join(", "),
             bytes: summary.bytes,
             nmse: summary.loss.nmse(),
+            zeros: render::zeros(&checkpoint.scheme),
             dead_share: summary.dead_share(),
-            largest_bias: summary.largest_bias,
+            largest_bias: Part::ALL
+                .iter()
+                .any(|part| checkpoint.has_bias(*part))
+                .then_some(summary.largest_bias),
             notes: checkpoint.notes(),
         })
     }
@@ -155,7 +163,10 @@ impl Found {
             // Weights that are of another family say why it is so.
             Some(Err(_)) if matches!(self.weights, Some(Err(_))) => {}
             Some(Err(problem)) => facts.push(("training", problem.clone())),
-            Some(Ok(scheme)) => facts.push(("training", scheme.training().text())),
+            Some(Ok(trained)) => {
+                facts.push(("training", trained.scheme.training().text()));
+                facts.push(("known by", trained.evidence.into()));
+            }
         }
         match &self.plan {
             None => {}
@@ -212,7 +223,11 @@ impl Found {
             Err(problem) => Err(problem.clone()),
         });
         let training = self.training.as_ref().map(|training| match training {
-            Ok(scheme) => Ok(scheme.training().json()),
+            Ok(trained) => {
+                let mut json = trained.scheme.training().json();
+                json["known_by"] = trained.evidence.into();
+                Ok(json)
+            }
             Err(problem) => Err(problem.clone()),
         });
         let pack = self.plan.as_ref().map(|plan| match plan {
@@ -231,19 +246,18 @@ impl Found {
 
 impl PackPreview {
     fn facts(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("dead zone", render::percent(self.dead_share)),
-            ("largest bias", render::small(self.largest_bias)),
-            (
-                "pack makes",
-                format!(
-                    "{}, {}, weight NMSE {}",
-                    self.linears,
-                    render::bytes(self.bytes),
-                    render::small(self.nmse)
-                ),
+        let mut facts = vec![(self.zeros, render::percent(self.dead_share))];
+        facts.extend(self.largest_bias.map(|bias| ("largest bias", render::small(bias))));
+        facts.push((
+            "pack makes",
+            format!(
+                "{}, {}, weight NMSE {}",
+                self.linears,
+                render::bytes(self.bytes),
+                render::small(self.nmse)
             ),
-        ]
+        ));
+        facts
     }
 }
 

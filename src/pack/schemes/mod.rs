@@ -1,9 +1,13 @@
 //! The training schemes, one file each: how a linear of a checkpoint becomes ternary rows. `verify::schemes` restates
 //! each of them plainly, and shares nothing with these.
 
+mod bitnet;
+mod clipped;
 #[cfg(test)]
 mod made_up;
+mod sherry;
 mod tequila;
+mod twn;
 
 use super::PackError;
 use super::source::TernaryRows;
@@ -22,6 +26,10 @@ pub fn rows<'a>(
 ) -> Result<Box<dyn TernaryRows + 'a>, PackError> {
     match &checkpoint.scheme {
         Scheme::Tequila(scheme) => tequila::rows(scheme, checkpoint, linear, level),
+        Scheme::Sherry(scheme) => sherry::rows(scheme, checkpoint, linear, level),
+        Scheme::Twn(scheme) => twn::rows(scheme, checkpoint, linear),
+        Scheme::Clipped(scheme) => clipped::rows(*scheme, checkpoint, linear),
+        Scheme::BitNet(_) => bitnet::rows(checkpoint, linear),
         #[cfg(test)]
         Scheme::MadeUp(scheme) => made_up::rows(scheme, checkpoint, linear, level),
     }

@@ -1,9 +1,15 @@
 //! The training schemes once more, plainly, one file each: the second witness of what `pack::schemes` computes. It
 //! shares nothing with that; PyTorch's golden values witness both.
 
+mod bitnet;
+mod clipped;
 #[cfg(test)]
 mod made_up;
+mod sherry;
 mod tequila;
+mod twn;
+
+use formats::safetensors::Tensor;
 
 use crate::blueprint::Linear;
 use crate::model::{Checkpoint, Scheme};
@@ -25,6 +31,11 @@ pub(super) trait Ternarize: Sync {
     /// # Errors
     /// The last name of a tensor of the row that holds NaN or infinity.
     fn split(&self, row: usize, scales: &[f32], room: &mut Room, codes: &mut [i8]) -> Result<f64, &'static str>;
+
+    /// How many zeros were chosen among weights of equal magnitude, where a scheme has such a choice.
+    fn ties(&self) -> u64 {
+        0
+    }
 }
 
 /// Room to work on a row.
@@ -39,8 +50,33 @@ pub(super) struct Room {
 pub(super) fn of(checkpoint: &Checkpoint, linear: Linear) -> Box<dyn Ternarize + '_> {
     match &checkpoint.scheme {
         Scheme::Tequila(scheme) => Box::new(tequila::Linear::new(scheme, checkpoint, linear)),
+        Scheme::Sherry(scheme) => Box::new(sherry::Linear::new(scheme, checkpoint, linear)),
+        Scheme::Twn(scheme) => Box::new(twn::Linear::new(scheme, checkpoint, linear)),
+        Scheme::Clipped(scheme) => Box::new(clipped::Linear::new(*scheme, checkpoint, linear)),
+        Scheme::BitNet(_) => Box::new(bitnet::Linear::new(checkpoint, linear)),
         #[cfg(test)]
         Scheme::MadeUp(scheme) => Box::new(made_up::Linear::new(scheme, checkpoint, linear)),
+    }
+}
+
+/// The latent weights of `linear`.
+fn weight(checkpoint: &Checkpoint, linear: Linear) -> Tensor<'_> {
+    let name = format!("{}.weight", linear.checkpoint_name());
+    checkpoint
+        .tensors
+        .get(&name)
+        .expect("Checkpoint::open found every weight")
+}
+
+/// Read the numbers of `tensor` from `first` on.
+///
+/// # Errors
+/// The index of one that is NaN or infinite.
+fn read(tensor: &Tensor, first: usize, numbers: &mut [f32]) -> Result<(), usize> {
+    tensor.read_f32(first, numbers);
+    match numbers.iter().position(|number| !number.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(first + index),
     }
 }
 
