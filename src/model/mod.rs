@@ -16,11 +16,13 @@ mod weights;
 pub use checkpoint::Checkpoint;
 pub use config::{Config, ConfigFile, Rope, RopeScaling};
 pub use error::ModelError;
-pub use families::check_latent;
+pub use families::recognise;
 pub use gguf::{Gguf, is_gguf};
 #[cfg(test)]
 pub use schemes::MadeUp;
-pub use schemes::{Granularity, LAMBADA, Lambda, Scheme, Tequila, TrainingOverrides};
+pub use schemes::{
+    Direction, Floats, Granularity, LAMBADA, Lambda, Packed, Scheme, Tequila, TrainingOverrides, WEIGHT_SCALE,
+};
 pub use source::Source;
 pub use tensors::{Blocks, Stored, Tensors};
 pub use weights::{Weights, look};

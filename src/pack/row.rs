@@ -76,14 +76,11 @@ impl<'a> Ternary<'a> {
     /// A file that cannot be read, or a number that is not finite.
     pub fn new(checkpoint: &'a Checkpoint, linear: Linear, level: Level) -> Result<Self, PackError> {
         let config = &checkpoint.config;
-        let bias = checkpoint.own_bias(linear);
         let norm = linear.preceding_norm().map(|norm| config.architecture.norm_name(norm));
         let (_, columns) = linear.shape(&config.dims);
         Ok(Self {
             rows: schemes::rows(checkpoint, linear, level)?,
-            bias: bias
-                .map(|bias| numbers(bias, &format!("{}.bias", linear.checkpoint_name())))
-                .transpose()?,
+            bias: schemes::own_bias(checkpoint, linear)?,
             is_biased: true,
             importance: norm.map(|norm| importance(checkpoint, &norm)).transpose()?,
             columns,

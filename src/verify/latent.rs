@@ -93,7 +93,7 @@ impl<'a> Latent<'a> {
         if !own[0].is_finite() {
             return Err(not_finite("bias"));
         }
-        out.bias = bias.map_err(not_finite)? + f64::from(own[0]);
+        out.bias = bias.map_err(not_finite)? + self.scheme.bias_factor() * f64::from(own[0]);
         Ok(())
     }
 

@@ -6,15 +6,15 @@ use formats::safetensors::{Dtype, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::latent::rope_factors;
+use super::latent::{rope_factors, row_order};
 use super::report::{Check, CheckId, Limit, Unit};
-use crate::blueprint::Slot;
+use crate::blueprint::{Linear, Slot};
 use crate::metrics::Nmse;
 use crate::model::{Checkpoint, Config};
 
 /// The checks. `config`: what the verifier makes of config.json.
 pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Vec<Check> {
-    let (mut sources, mut tables) = (vec![], vec![]);
+    let (mut sources, mut tables, mut kept) = (vec![], vec![], vec![]);
     for (slot, source) in config.slots() {
         let name = slot.gguf_name();
         let tensor = |source: Option<String>| {
@@ -25,6 +25,7 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Ve
             Slot::Norm(_) => sources.push((name, tensor(source))),
             Slot::Embedding => tables.push(table(file, CheckId::Embedding, &name, tensor(source))),
             Slot::Head => tables.push(table(file, CheckId::Head, &name, tensor(source))),
+            Slot::Linear(linear) if !checkpoint.is_ternary(linear) => kept.push(linear),
             // `codes` compares the first, `rope` the second.
             Slot::Linear(_) | Slot::RopeFactors => {}
         }
@@ -37,8 +38,62 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Ve
         let origin = "tie_word_embeddings of config.json, and no other table";
         checks.push(Check::no_problems(CheckId::TiedHead, problem, 1, "tensor", origin));
     }
+    checks.extend((!kept.is_empty()).then(|| kept_linears(file, checkpoint, &kept)));
     checks.push(rope(file, config));
     checks
+}
+
+/// Linears that are not ternary are the checkpoint's, weights and biases, bit for bit.
+fn kept_linears(file: &File, checkpoint: &Checkpoint, linears: &[Linear]) -> Check {
+    let (mut wrong, mut of, mut details) = (0, 0, vec![]);
+    for &linear in linears {
+        let order = row_order(linear, &checkpoint.config);
+        for part in ["weight", "bias"] {
+            let source = format!("{}.{part}", linear.checkpoint_name());
+            let Some(source) = checkpoint.tensors.get(&source) else {
+                continue;
+            };
+            let name = format!("{}.{part}", linear.gguf_name());
+            let differ = differing_rows(file, &name, source, &order);
+            of += order.len() as u64;
+            wrong += differ.len() as u64;
+            let place = differ
+                .first()
+                .map(|row| format!("tensor '{name}' row {row}: not the checkpoint's"));
+            details.extend(place);
+        }
+    }
+    const ORIGIN: &str = "the checkpoint's, which are not ternary";
+    Check::none_differ(CheckId::KeptLinears, wrong, of, "rows", ORIGIN).with_details(details)
+}
+
+/// The rows of a matrix, or the numbers of a bias, that differ. `order`: the checkpoint's row of each row of the file.
+fn differing_rows(file: &File, name: &str, source: Tensor, order: &[usize]) -> Vec<usize> {
+    let columns = source.len() / order.len();
+    let all = || (0..order.len()).collect();
+    let Some((info, bytes)) = file
+        .tensor(name)
+        .filter(|(info, _)| info.weights() == source.len() as u64)
+    else {
+        return all();
+    };
+    let Some(row_bytes) = info
+        .ty
+        .row_bytes(columns)
+        .filter(|&row_bytes| row_bytes * order.len() == bytes.len())
+    else {
+        return all();
+    };
+    let (mut expected, mut found) = (vec![0f32; columns], vec![0f32; columns]);
+    let mut differs = |row: &usize| {
+        source.read_f32(order[*row] * columns, &mut expected);
+        let read = info
+            .ty
+            .dequantize_row(&bytes[row * row_bytes..][..row_bytes], &mut found);
+        let equal = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+        read.is_err() || !expected.iter().zip(&found).all(equal)
+    };
+    (0..order.len()).filter(|row| differs(row)).collect()
 }
 
 /// Every norm is the checkpoint's, widened to F32, bit for bit.

@@ -10,9 +10,7 @@ use serde_json::json;
 use super::super::text::shown;
 use super::super::{lossy, pack, print, print_json, render};
 use super::InspectArgs;
-use crate::model::{
-    Checkpoint, Config, ConfigFile, ModelError, Scheme, Source, Tensors, TrainingOverrides, check_latent,
-};
+use crate::model::{Checkpoint, Config, ConfigFile, ModelError, Scheme, Source, Tensors, TrainingOverrides, recognise};
 use crate::pack::{Embedding, Options, Plan, Rule, Target};
 use crate::simd::Level;
 
@@ -33,19 +31,28 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         source => source?,
     };
     let file = ConfigFile::read(&source.config)?;
-    let training = file.training(&TrainingOverrides::default());
     let config = file.config();
     let tensors = Tensors::open(&source.weights)?;
-    let weights = check_latent(&tensors, &file);
+    let found = recognise(&tensors, &file, &TrainingOverrides::default());
+    let weights = match &found {
+        Ok(None) => Ok("latent"),
+        Ok(Some(_)) => Ok("ternary"),
+        Err(problem) => Err(problem.to_string()),
+    };
+    let training = match found {
+        Ok(Some(scheme)) => Ok(scheme),
+        // Weights that are of another family say why it is so.
+        _ => file.training(&TrainingOverrides::default()),
+    };
     let plan = match (&weights, &training, &config) {
-        (Ok(()), Ok(_), Ok(_)) => Some(PackPreview::new(source).map_err(|error| format!("{error:#}"))),
+        (Ok(_), Ok(_), Ok(_)) => Some(PackPreview::new(source).map_err(|error| format!("{error:#}"))),
         _ => None,
     };
     let text = |error: ModelError| error.to_string();
     Found {
         tensors,
         config: Some(config.map_err(text)),
-        weights: Some(weights.map_err(text)),
+        weights: Some(weights),
         training: Some(training.map_err(text)),
         plan,
     }
@@ -56,8 +63,8 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 struct Found {
     tensors: Tensors,
     config: Option<Result<Config, String>>,
-    /// Whether they are latent ones.
-    weights: Option<Result<(), String>>,
+    /// What they are, in a word.
+    weights: Option<Result<&'static str, String>>,
     training: Option<Result<Scheme, String>>,
     plan: Option<Result<PackPreview, String>>,
 }
@@ -151,7 +158,6 @@ impl Found {
         }
         match &self.training {
             None => {}
-            // Weights that are of another family say why it is so.
             Some(Err(_)) if matches!(self.weights, Some(Err(_))) => {}
             Some(Err(problem)) => facts.push(("training", problem.clone())),
             Some(Ok(scheme)) => facts.push(("training", scheme.training().text())),
@@ -207,7 +213,7 @@ impl Found {
             Err(problem) => Err(problem.clone()),
         });
         let weights = self.weights.as_ref().map(|weights| match weights {
-            Ok(()) => Ok("latent".into()),
+            Ok(word) => Ok((*word).into()),
             Err(problem) => Err(problem.clone()),
         });
         let training = self.training.as_ref().map(|training| match training {

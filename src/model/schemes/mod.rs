@@ -4,15 +4,19 @@
 //!
 //! What a scheme computes is in `pack::schemes`, and once more, plainly, in `verify::schemes`.
 
+mod floats;
 #[cfg(test)]
 mod made_up;
+mod packed;
 mod tequila;
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
 
+pub use floats::Floats;
 #[cfg(test)]
 pub use made_up::MadeUp;
+pub use packed::{Direction, Packed, WEIGHT_SCALE};
 pub use tequila::{LAMBADA, Lambda, Tequila};
 
 use super::ModelError;
@@ -22,6 +26,8 @@ use super::config::ConfigFile;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scheme {
     Tequila(Tequila),
+    Floats(Floats),
+    Packed(Packed),
     #[cfg(test)]
     MadeUp(MadeUp),
 }
@@ -92,6 +98,27 @@ pub trait Training {
         Ok(())
     }
 
+    /// Whether the linear whose weights the file calls `name` becomes ternary; else it is stored as it is.
+    fn is_ternary(&self, _name: &str, _dtype: Dtype) -> bool {
+        true
+    }
+
+    /// Whether codes and scales are in the checkpoint: the dtype rounds none of them, and beside weights that were baked
+    /// may be the biases of their dead zone, which config.json does not promise.
+    fn is_stored(&self) -> bool {
+        false
+    }
+
+    /// The shape of the weights of a linear of `rows` x `columns` in the checkpoint.
+    fn weight_shape(&self, rows: usize, columns: usize, _dtype: Dtype) -> Vec<usize> {
+        vec![rows, columns]
+    }
+
+    /// Whether a tensor that the model has no place for is left out.
+    fn leaves_out(&self, _name: &str) -> bool {
+        false
+    }
+
     /// What is odd about the settings, for people to read.
     fn notes(&self) -> Vec<String> {
         vec![]
@@ -103,6 +130,8 @@ impl Scheme {
     pub fn training(&self) -> &dyn Training {
         match self {
             Scheme::Tequila(scheme) => scheme,
+            Scheme::Floats(scheme) => scheme,
+            Scheme::Packed(scheme) => scheme,
             #[cfg(test)]
             Scheme::MadeUp(scheme) => scheme,
         }

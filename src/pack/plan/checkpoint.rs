@@ -4,7 +4,7 @@ use super::super::PackError;
 use super::super::graph::rope_factors;
 use super::super::numbers::numbers;
 use super::super::row::Ternary;
-use super::{Content, Job, Plan};
+use super::{Content, Job, Plan, source_row};
 use crate::blueprint::{Linear, Slot};
 use crate::model::{Checkpoint, Stored};
 
@@ -29,7 +29,10 @@ impl<'a> Plan<'a> {
         let config = &checkpoint.config;
         let source = source.unwrap_or_default();
         let content = match slot {
-            Slot::Linear(linear) => return self.add_linear(checkpoint, linear, no_block),
+            Slot::Linear(linear) if checkpoint.is_ternary(linear) => {
+                return self.add_linear(checkpoint, linear, no_block);
+            }
+            Slot::Linear(linear) => return self.add_kept(checkpoint, linear),
             Slot::Norm(_) => Content::Numbers(numbers(stored(checkpoint, &source), &source)?),
             Slot::Embedding | Slot::Head => {
                 let blocks = stored(checkpoint, &source).blocks();
@@ -55,7 +58,6 @@ impl<'a> Plan<'a> {
             no_block.push((name, columns));
             return Ok(());
         }
-        let interleaves = config.architecture.graph.interleaves(linear.part);
         let job = self.jobs.len();
         self.push(name.clone(), vec![columns as u64, rows as u64], Content::Linear(job));
         self.push(
@@ -66,7 +68,7 @@ impl<'a> Plan<'a> {
         self.jobs.push(Job {
             name,
             shape: (rows, columns),
-            interleaved: interleaves.then_some(config.dims.head_dim),
+            interleaved: interleaved(checkpoint, linear),
             ternary: Ternary::new(checkpoint, linear, self.options.level)?,
             types,
             chosen: 0,
@@ -75,6 +77,37 @@ impl<'a> Plan<'a> {
         });
         Ok(())
     }
+
+    /// A linear that is not ternary stays what it is.
+    fn add_kept(&mut self, checkpoint: &'a Checkpoint, linear: Linear) -> Result<(), PackError> {
+        let (rows, columns) = linear.shape(&checkpoint.config.dims);
+        let (blocks, interleaved) = (checkpoint.weight(linear).blocks(), interleaved(checkpoint, linear));
+        let content = Content::Table {
+            name: format!("{}.weight", linear.checkpoint_name()),
+            blocks,
+            ty: blocks.ty,
+            interleaved,
+        };
+        self.push(
+            format!("{}.weight", linear.gguf_name()),
+            vec![columns as u64, rows as u64],
+            content,
+        );
+        if let Some(bias) = checkpoint.own_bias(linear) {
+            let name = format!("{}.bias", linear.gguf_name());
+            let bias = numbers(bias, &format!("{}.bias", linear.checkpoint_name()))?;
+            let bias = (0..rows).map(|row| bias[source_row(interleaved, row)]).collect();
+            self.push(name, vec![rows as u64], Content::Numbers(bias));
+        }
+        Ok(())
+    }
+}
+
+/// The length of a head, where the file has the rows of a linear in another order.
+fn interleaved(checkpoint: &Checkpoint, linear: Linear) -> Option<usize> {
+    let config = &checkpoint.config;
+    let interleaves = config.architecture.graph.interleaves(linear.part);
+    interleaves.then_some(config.dims.head_dim)
 }
 
 fn stored<'a>(checkpoint: &'a Checkpoint, name: &str) -> Stored<'a> {

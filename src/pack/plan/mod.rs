@@ -39,6 +39,8 @@ pub(super) enum Content<'a> {
         name: String,
         blocks: Blocks<'a>,
         ty: BlockType,
+        /// The length of a head, where the file has its rows in another order.
+        interleaved: Option<usize>,
     },
     /// The weights of a job.
     Linear(usize),
@@ -80,7 +82,7 @@ impl Job<'_> {
 
     /// The row of the checkpoint that stands at `row` of the file.
     pub fn checkpoint_row(&self, row: usize) -> usize {
-        self.interleaved.map_or(row, |head_dim| interleaved_row(row, head_dim))
+        source_row(self.interleaved, row)
     }
 
     pub fn row_bytes(&self) -> usize {
@@ -88,6 +90,11 @@ impl Job<'_> {
             .row_bytes(self.shape.1)
             .expect("only types that fit are tried")
     }
+}
+
+/// The row of the input that stands at `row` of the file, where heads of `interleaved` rows are interleaved.
+pub(super) fn source_row(interleaved: Option<usize>, row: usize) -> usize {
+    interleaved.map_or(row, |head_dim| interleaved_row(row, head_dim))
 }
 
 /// What is to be packed, and how.
@@ -192,7 +199,12 @@ impl<'a> Plan<'a> {
                 problem: format!("{columns} columns are not a multiple of {}", ty.weights()),
             });
         }
-        Ok(Content::Table { name, blocks, ty })
+        Ok(Content::Table {
+            name,
+            blocks,
+            ty,
+            interleaved: None,
+        })
     }
 
     /// The type of embedding and head.

@@ -1,8 +1,10 @@
 //! The training schemes once more, plainly, one file each: the second witness of what `pack::schemes` computes. It
 //! shares nothing with that; PyTorch's golden values witness both.
 
+mod floats;
 #[cfg(test)]
 mod made_up;
+mod packed;
 mod tequila;
 
 use crate::blueprint::Linear;
@@ -25,6 +27,11 @@ pub(super) trait Ternarize: Sync {
     /// # Errors
     /// The last name of a tensor of the row that holds NaN or infinity.
     fn split(&self, row: usize, scales: &[f32], room: &mut Room, codes: &mut [i8]) -> Result<f64, &'static str>;
+
+    /// What the layer's own bias is multiplied by.
+    fn bias_factor(&self) -> f64 {
+        1.0
+    }
 }
 
 /// Room to work on a row.
@@ -39,6 +46,8 @@ pub(super) struct Room {
 pub(super) fn of(checkpoint: &Checkpoint, linear: Linear) -> Box<dyn Ternarize + '_> {
     match &checkpoint.scheme {
         Scheme::Tequila(scheme) => Box::new(tequila::Linear::new(scheme, checkpoint, linear)),
+        Scheme::Packed(scheme) => Box::new(packed::Linear::new(scheme, checkpoint, linear)),
+        Scheme::Floats(_) => Box::new(floats::Linear::new(checkpoint, linear)),
         #[cfg(test)]
         Scheme::MadeUp(scheme) => Box::new(made_up::Linear::new(scheme, checkpoint, linear)),
     }
