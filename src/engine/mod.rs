@@ -180,8 +180,8 @@ pub enum EngineError {
     },
     /// A tensor of a type that llama.cpp does not have.
     #[error(
-        "tensor '{name}' has type {found}, which only PrismML's fork of llama.cpp reads; run it there, or take \
-         a file of another type, such as Q2_0"
+        "tensor '{name}' has type {found}, which only PrismML's fork of llama.cpp reads; pack the file as another type: \
+         `tqconv pack IN.gguf OUT.gguf`"
     )]
     Fork {
         /// The tensor.

@@ -14,6 +14,8 @@ pub type Keys = Vec<(String, Value)>;
 const FILE_TYPE: &str = "general.file_type";
 const QUANTIZATION_VERSION: &str = "general.quantization_version";
 const WEIGHT_NMSE: &str = "tqconv.weight_nmse";
+/// What earlier packings of the input lost.
+const EARLIER_NMSE: &str = "tqconv.source.weight_nmse";
 const VERSION: &str = "tqconv.version";
 const SOURCE_FILES: &str = "tqconv.source.files";
 const SOURCE_HASHES: &str = "tqconv.source.sha256";
@@ -36,6 +38,17 @@ fn put(keys: &mut Keys, key: &str, value: Value) {
     }
 }
 
+/// What was lost until a GGUF file with these keys was made: an upper bound of the NMSE over all its ternary weights.
+pub fn earlier_loss(keys: &[(String, Value)]) -> f64 {
+    let nmse = |wanted: &str| match keys.iter().find(|(key, _)| key == wanted) {
+        Some((_, Value::F64(nmse))) => *nmse,
+        _ => 0.0,
+    };
+    let (own, earlier) = (nmse(WEIGHT_NMSE), nmse(EARLIER_NMSE));
+    // (sqrt a + sqrt b)^2: root mean squares of errors add up to no less than that of their sum.
+    own + earlier + 2.0 * (own * earlier).sqrt()
+}
+
 /// The keys of a GGUF file in their order, with those that say how the output is stored and where it came from. As with
 /// [`keys`], [`set_found`] sets what depends on the weights.
 ///
@@ -49,6 +62,10 @@ pub fn keys_of_gguf(gguf: &Gguf, options: &Options, files: Option<Vec<String>>) 
     put(&mut keys, QUANTIZATION_VERSION, Value::U32(2)); // GGML_QNT_VERSION
     put(&mut keys, VERSION, Value::String(env!("CARGO_PKG_VERSION").into()));
     put(&mut keys, WEIGHT_NMSE, Value::F64(0.0));
+    let earlier = earlier_loss(gguf.metadata());
+    if earlier > 0.0 {
+        put(&mut keys, EARLIER_NMSE, Value::F64(earlier));
+    }
     note_source(&mut keys, files);
     for (key, text) in &options.metadata {
         set_key(&mut keys, key, text, gguf.architecture())?;

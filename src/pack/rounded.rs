@@ -123,24 +123,19 @@ impl Rounded<'_> {
     }
 
     /// Codes and scales of floats. Runs are counted from the start of the row or, where that does not fit, from that of
-    /// the matrix.
+    /// the matrix; in rows that the sample did not have they may be shorter.
     fn split(&self, index: usize, w: &[f32], row: &mut TernaryRow) -> Result<(), PackError> {
         if let Some(column) = w.iter().position(|w| !w.is_finite()) {
             return Err(self.not_finite(index, column, w[column]));
         }
         row.codes.resize(w.len(), 0);
-        let firsts = [self.run, self.run - index * w.len() % self.run];
         let mut broken = 0;
-        for first in firsts {
-            let work = SplitRow {
-                w,
-                first,
-                run: self.run,
-                row,
-            };
-            match self.level.run(work) {
-                Ok(()) => return Ok(()),
-                Err(column) => broken = column,
+        for run in [self.run, 128, 64, 32, 16].into_iter().filter(|run| *run <= self.run) {
+            for first in [run, run - index * w.len() % run] {
+                match self.level.run(SplitRow { w, first, run, row }) {
+                    Ok(()) => return Ok(()),
+                    Err(column) => broken = column,
+                }
             }
         }
         Err(self.not_ternary(index, broken))

@@ -100,6 +100,13 @@ pub enum Larger {
         /// The NMSE in it, of some rows or of all.
         nmse: f64,
     },
+    /// That type would lose something, and the input was packed with a loss.
+    LossAgain {
+        /// The smallest type.
+        ty: BlockType,
+        /// What it would lose beside, as an NMSE.
+        nmse: f64,
+    },
 }
 
 /// How the embedding and the head are stored.

@@ -130,8 +130,8 @@ impl Summary {
 }
 
 impl<'a> Plan<'a> {
-    /// Read all weights once, and write `output` if there is one. `tokenizer`: its keys, for a checkpoint. `progress` is told the bytes of
-    /// weights read.
+    /// Read all weights once, and write `output` if there is one. `tokenizer`: its keys, for a checkpoint. `progress` is
+    /// told the bytes of weights read.
     ///
     /// Where a linear turns out to lose more than its sampled rows promised, all types are measured on all its rows,
     /// and the output is begun anew with the right one.
@@ -238,13 +238,13 @@ impl<'a> Plan<'a> {
         let mut types = vec![];
         for (job, facts) in self.jobs.iter_mut().zip(facts) {
             let mut losses = facts.losses.clone();
-            if !losses.iter().any(|loss| loss.nmse() <= max_nmse) {
+            if job.first_fit(&losses, max_nmse).is_none() {
                 let untried = &job.types[losses.len()..];
                 if !untried.is_empty() {
                     losses.extend(measure(job, 0..job.shape.0, untried)?.losses);
                 }
             }
-            let fits = losses.iter().position(|loss| loss.nmse() <= max_nmse);
+            let fits = job.first_fit(&losses, max_nmse);
             let least = losses.iter().copied().min_by(|a, b| a.nmse().total_cmp(&b.nmse()));
             loss = loss + fits.map(|index| losses[index]).or(least).unwrap_or_default();
             match (fits, least) {

@@ -18,7 +18,9 @@ fn engines(ty: BlockType) -> &'static str {
             "llama.cpp since September 2024; CPU, Metal (TQ2_0), Vulkan; not CUDA; not Ollama"
         }
         BlockType::Q2_0 => "llama.cpp b10015 and later; fast on CUDA, Metal, Vulkan and Arm, slow on x86; not Ollama",
-        ty if ty.is_prism() => "PrismML's fork of llama.cpp only",
+        ty if ty.is_prism() => {
+            "PrismML's fork of llama.cpp only; `tqconv pack IN.gguf OUT.gguf` makes a file for others"
+        }
         ty if ty.ollama_reads() => "every llama.cpp and Ollama",
         _ => "llama.cpp; not Ollama",
     }

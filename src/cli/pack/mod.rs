@@ -66,7 +66,7 @@ fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path)))?;
     let options = options(args, None, None);
     let plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
-    let (packed, ()) = write(args, context, plan, &vec![], &target, || ())?;
+    let (packed, ()) = write(args, context, plan, &[], &target, || ())?;
     tell(args, context, &packed, &target, vec![], start)
 }
 
@@ -92,7 +92,7 @@ fn write<'a, T: Send>(
     args: &PackArgs,
     context: &Context,
     plan: Plan<'a>,
-    keys: &Vec<(String, Value)>,
+    keys: &[(String, Value)],
     target: &Target,
     beside: impl FnOnce() -> T + Send,
 ) -> anyhow::Result<(Packed<'a>, T)> {
@@ -111,7 +111,7 @@ fn write<'a, T: Send>(
             false => ControlFlow::Continue(()),
         }
     };
-    let (packed, beside) = rayon::join(|| plan.run(keys.clone(), written, &progress), beside);
+    let (packed, beside) = rayon::join(|| plan.run(keys.to_vec(), written, &progress), beside);
     let packed = packed.map_err(|error| of_input(error, args))?;
     bar.finish_and_clear();
     Ok((packed, beside))

@@ -141,6 +141,10 @@ impl Report<'_> {
                 let (nmse, max) = (render::small(nmse), render::small(self.args.limit()));
                 format!("{ty} would lose {nmse}, --max-nmse is {max}")
             }
+            Larger::LossAgain { ty, nmse } => {
+                let nmse = render::small(nmse);
+                format!("the input was packed with a loss, and {ty} would lose {nmse} more: --type asks for it")
+            }
         };
         let other = match self.args.target {
             TargetArg::Any | TargetArg::Cpu => "; --for gpu and --for arm try Q2_0 first, 2.25 bits per weight",

@@ -71,6 +71,7 @@ impl<'a> Plan<'a> {
             interleaved: interleaved(checkpoint, linear),
             ternary: Ternary::new(checkpoint, linear, self.options.level)?,
             types,
+            exact: 0,
             chosen: 0,
             promising: true,
             larger,

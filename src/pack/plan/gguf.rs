@@ -4,6 +4,7 @@ use formats::gguf::TensorInfo;
 use rayon::prelude::*;
 
 use super::super::PackError;
+use super::super::metadata::earlier_loss;
 use super::super::rounded::{Data, Rounded, look_at};
 use super::super::row::Ternary;
 use super::super::rule::Embedding;
@@ -25,10 +26,10 @@ impl<'a> Plan<'a> {
             false => Ok(None),
         };
         let found = tensors.par_iter().map(look).collect::<Result<Vec<_>, _>>()?;
-        let mut no_block = vec![];
+        let (mut no_block, was_lossy) = (vec![], earlier_loss(gguf.metadata()) > 0.0);
         for (&(info, blocks), found) in tensors.iter().zip(&found) {
             match found {
-                Some(Data::Ternary { run }) => self.add_matrix(info, blocks, *run, &mut no_block),
+                Some(Data::Ternary { run }) => self.add_matrix(info, blocks, *run, was_lossy, &mut no_block),
                 Some(Data::FourLevel) => {
                     let (path, tensor) = (blocks.path.into(), info.name.clone());
                     return Err(PackError::FourLevel { path, tensor });
@@ -53,7 +54,14 @@ impl<'a> Plan<'a> {
         is_matrix && !stays
     }
 
-    fn add_matrix(&mut self, info: &TensorInfo, blocks: Blocks<'a>, run: usize, no_block: &mut Vec<(String, usize)>) {
+    fn add_matrix(
+        &mut self,
+        info: &TensorInfo,
+        blocks: Blocks<'a>,
+        run: usize,
+        was_lossy: bool,
+        no_block: &mut Vec<(String, usize)>,
+    ) {
         let (name, level) = (info.name.clone(), self.options.level);
         let (rows, columns) = (blocks.rows(), blocks.columns());
         let (types, larger) = self.types(&name, columns);
@@ -61,6 +69,7 @@ impl<'a> Plan<'a> {
             no_block.push((name, columns));
             return;
         }
+        let own = types.iter().position(|ty| *ty == blocks.ty);
         self.push(name.clone(), info.shape.clone(), Content::Linear(self.jobs.len()));
         let source = Rounded {
             name: name.clone(),
@@ -74,6 +83,7 @@ impl<'a> Plan<'a> {
             shape: (rows, columns),
             interleaved: None,
             types,
+            exact: own.filter(|_| was_lossy).unwrap_or(0),
             chosen: 0,
             promising: true,
             larger,

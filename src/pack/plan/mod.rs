@@ -59,6 +59,9 @@ pub(super) struct Job<'a> {
     pub ternary: Ternary<'a>,
     /// The types to try, in order; all of them can hold its rows.
     pub types: Vec<BlockType>,
+    /// How many of the first types must lose nothing: those before the input's own, where that was packed with a loss.
+    /// Else a file packed again with the same request could become smaller, and lose once more.
+    pub exact: usize,
     /// Which of them it becomes, for all that is known.
     pub chosen: usize,
     /// Whether some rows lose no more than is allowed in it.
@@ -68,11 +71,21 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// The first of its types that is within the allowed error. `losses`: those of the types, in their order.
+    pub fn first_fit(&self, losses: &[Loss], max_nmse: f64) -> Option<usize> {
+        let allowed = |index| if index < self.exact { 0.0 } else { max_nmse };
+        let mut losses = losses.iter().enumerate();
+        losses.position(|(index, loss)| loss.nmse() <= allowed(index))
+    }
+
     /// Note why it becomes a larger type than the first. `losses`: those of the types, in their order.
     pub fn note_loss(&mut self, losses: &[Loss]) {
         if self.chosen > 0 && !matches!(self.larger, Some(Larger::Width { .. })) {
             let (ty, nmse) = (self.types[0], losses[0].nmse());
-            self.larger = Some(Larger::Loss { ty, nmse });
+            self.larger = Some(match self.exact {
+                0 => Larger::Loss { ty, nmse },
+                _ => Larger::LossAgain { ty, nmse },
+            });
         }
     }
 
@@ -159,7 +172,7 @@ impl<'a> Plan<'a> {
         self.jobs.par_iter_mut().try_for_each(|job| {
             let rows = job.pieces().swap_remove(0);
             let facts = measure(job, rows, &job.types)?;
-            let fits = facts.losses.iter().position(|loss| loss.nmse() <= max_nmse);
+            let fits = job.first_fit(&facts.losses, max_nmse);
             job.promising = fits.is_some();
             job.chosen = fits.unwrap_or(job.types.len() - 1);
             job.note_loss(&facts.losses);
