@@ -12,8 +12,8 @@ use crate::blueprint::{Linear, Slot};
 use crate::metrics::Nmse;
 use crate::model::{Checkpoint, Config};
 
-/// The checks. `config`: what the verifier makes of config.json.
-pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Vec<Check> {
+/// The checks. `config`: what the verifier makes of config.json. `max_nmse`: what storing a ternary table may have added.
+pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config, max_nmse: f64) -> Vec<Check> {
     let (mut sources, mut tables, mut kept) = (vec![], vec![], vec![]);
     for (slot, source) in config.slots() {
         let name = slot.gguf_name();
@@ -23,8 +23,14 @@ pub(super) fn check(file: &File, checkpoint: &Checkpoint, config: &Config) -> Ve
         };
         match slot {
             Slot::Norm(_) => sources.push((name, tensor(source))),
-            Slot::Embedding => tables.push(table(file, CheckId::Embedding, &name, tensor(source))),
-            Slot::Head => tables.push(table(file, CheckId::Head, &name, tensor(source))),
+            Slot::Embedding => {
+                let ids = (CheckId::Embedding, CheckId::EmbeddingScales);
+                tables.extend(table(file, ids, &name, tensor(source), max_nmse));
+            }
+            Slot::Head => {
+                let ids = (CheckId::Head, CheckId::HeadScales);
+                tables.extend(table(file, ids, &name, tensor(source), max_nmse));
+            }
             Slot::Linear(linear) if !checkpoint.is_ternary(linear) => kept.push(linear),
             // `codes` compares the first, `rope` the second.
             Slot::Linear(_) | Slot::RopeFactors => {}
@@ -139,24 +145,44 @@ pub(super) fn table_limit(ty: BlockType) -> Option<f64> {
     }
 }
 
-/// Embedding or head: equal where its type can hold the checkpoint's numbers or their rounding, else within a limit.
-fn table(file: &File, id: CheckId, name: &str, source: Tensor) -> Check {
+/// Embedding or head: equal where its type can hold the checkpoint's numbers or their rounding, else within a limit. Of a
+/// type that holds ternary weights alone each code is equal, and the scales are within `max_nmse`, by the second of
+/// `ids`.
+fn table(file: &File, ids: (CheckId, CheckId), name: &str, source: Tensor, max_nmse: f64) -> Vec<Check> {
+    let (id, scales) = ids;
     const ROUNDED: &str = "the checkpoint's, rounded to the type at most once";
     let (rows, columns) = (source.shape[0], source.shape[1]);
     let of = source.len() as u64;
     let shaped = |info: &TensorInfo| info.columns() == columns as u64 && info.rows() == rows as u64;
     let Some((info, bytes)) = file.tensor(name).filter(|(info, _)| shaped(info)) else {
         let missing = vec![format!("tensor '{name}' is missing or of another shape")];
-        return Check::none_differ(id, of, of, "numbers", ROUNDED).with_details(missing);
+        return vec![Check::none_differ(id, of, of, "numbers", ROUNDED).with_details(missing)];
     };
     let found = compare(info.ty, bytes, source);
     if let Some(at_most) = table_limit(info.ty) {
         const ORIGIN: &str = "one step of the type, uniformly off (docs/verify.md)";
         let check = Check::new(id, found.loss.value(), Unit::Ratio, Limit { at_most }, ORIGIN);
-        return check.named(format!("{} NMSE ({})", id.name(), info.ty));
+        return vec![check.named(format!("{} NMSE ({})", id.name(), info.ty))];
     }
-    let place = found.first.map(|place| place.describe(name));
-    Check::none_differ(id, found.wrong, of, "numbers", ROUNDED).with_details(place.into_iter().collect())
+    let place = found.first.map(|place| place.describe(name)).into_iter().collect();
+    if !holds_ternary_alone(info.ty) {
+        return vec![Check::none_differ(id, found.wrong, of, "numbers", ROUNDED).with_details(place)];
+    }
+    let codes = Check::none_differ(id, found.wrong, of, "codes", "the signs of the checkpoint's");
+    let (nmse, limit) = (found.loss.value(), Limit { at_most: max_nmse });
+    let loss = Check::new(
+        scales,
+        nmse,
+        Unit::Ratio,
+        limit,
+        "--max-nmse, from the numbers to nearest in f16",
+    );
+    vec![codes.with_details(place), loss]
+}
+
+/// Whether a block type holds codes and scales and nothing in between.
+pub(super) fn holds_ternary_alone(ty: BlockType) -> bool {
+    ty.scale_run().is_some() && table_limit(ty).is_none()
 }
 
 /// How a table differs.
@@ -219,20 +245,29 @@ fn compare_row(ty: BlockType, dtype: Dtype, row: usize, expected: &[f32], found:
         (ty, dtype),
         (BlockType::F32, _) | (BlockType::BF16, Dtype::BF16) | (BlockType::F16, Dtype::F16)
     );
+    let ternary = holds_ternary_alone(ty);
     let round = |w: f32| match ty {
         _ if kept => w,
+        _ if ternary && !f16::from_f32(w).is_normal() => w,
+        _ if ternary => f16::from_f32(w).to_f32(),
         BlockType::F16 => f16::from_f32(w).to_f32(),
         BlockType::BF16 => bf16::from_f32(w).to_f32(),
         _ => w,
     };
     let mut all = TableFound::default();
     for (column, (&w, &stored)) in expected.iter().zip(found).enumerate() {
-        all.loss += Nmse {
-            error: f64::from(w - stored).powi(2),
-            energy: f64::from(w).powi(2),
-        };
         let expected = round(w);
-        if stored.to_bits() != expected.to_bits() {
+        let trained = if ternary { expected } else { w };
+        all.loss += Nmse {
+            error: f64::from(trained - stored).powi(2),
+            energy: f64::from(trained).powi(2),
+        };
+        let sign = |w: f32| i8::from(w > 0.0) - i8::from(w < 0.0);
+        let differs = match ternary {
+            true => stored.is_nan() || sign(stored) != sign(expected),
+            false => stored.to_bits() != expected.to_bits(),
+        };
+        if differs {
             all.wrong += 1;
             all.first.get_or_insert(Place {
                 row,

@@ -36,7 +36,7 @@ impl<'a> Plan<'a> {
             Slot::Norm(_) => Content::Numbers(numbers(stored(checkpoint, &source), &source)?),
             Slot::Embedding | Slot::Head => {
                 let blocks = stored(checkpoint, &source).blocks();
-                self.table(&slot.gguf_name(), source, blocks, self.embedding_type(blocks.ty))?
+                self.embedding(&slot.gguf_name(), source, blocks)?
             }
             Slot::RopeFactors => Content::Numbers(rope_factors(&config.rope, config.dims.head_dim).unwrap_or_default()),
         };
@@ -67,6 +67,7 @@ impl<'a> Plan<'a> {
         );
         self.jobs.push(Job {
             name,
+            is_table: false,
             shape: (rows, columns),
             interleaved: interleaved(checkpoint, linear),
             ternary: Ternary::new(checkpoint, linear, self.options.level)?,

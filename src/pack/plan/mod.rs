@@ -16,8 +16,9 @@ use super::graph::interleaved_row;
 use super::metadata::Keys;
 use super::options::Options;
 use super::origin::Origin;
+use super::rounded::{Data, Rounded, look_at};
 use super::row::{Facts, Scratch, Ternary};
-use super::rule::{Embedding, Larger, Target};
+use super::rule::{Embedding, Larger, TERNARY_TABLES, Target};
 use crate::model::{Blocks, Checkpoint, Gguf};
 use crate::simd::Level;
 
@@ -52,6 +53,8 @@ pub(super) enum Content<'a> {
 pub(super) struct Job<'a> {
     /// As GGUF has it.
     pub name: String,
+    /// Whether it is embedding or head, and no linear.
+    pub is_table: bool,
     /// (rows, columns)
     pub shape: (usize, usize),
     /// The length of a head, where the file has its rows in another order than the checkpoint.
@@ -220,12 +223,48 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// The type of embedding and head.
-    fn embedding_type(&self, stored: BlockType) -> BlockType {
-        match self.options.embedding {
+    /// Embedding or head, called `tensor` in the file and `name` in the input, as the options have it.
+    fn embedding(&mut self, tensor: &str, name: String, blocks: Blocks<'a>) -> Result<Content<'a>, PackError> {
+        let ty = match self.options.embedding {
             Embedding::As(ty) => ty,
-            Embedding::Keep => stored,
+            Embedding::Keep => blocks.ty,
+        };
+        let content = self.table(tensor, name, blocks, ty)?;
+        match TERNARY_TABLES.contains(&ty) && ty != blocks.ty {
+            true => self.ternary_table(tensor, blocks, ty),
+            false => Ok(content),
         }
+    }
+
+    /// A table whose numbers are ternary, as a type that holds only such.
+    fn ternary_table(&mut self, tensor: &str, blocks: Blocks<'a>, ty: BlockType) -> Result<Content<'a>, PackError> {
+        let (name, level) = (tensor.to_owned(), self.options.level);
+        let run = match look_at(blocks).map_err(|source| PackError::read(blocks.path, source))? {
+            Data::Ternary { run } => run,
+            _ => {
+                let (tensor, problem) = (name, "its numbers are not ternary".into());
+                return Err(PackError::Embedding { tensor, ty, problem });
+            }
+        };
+        let source = Rounded {
+            name: name.clone(),
+            blocks,
+            run,
+            level,
+        };
+        self.jobs.push(Job {
+            ternary: Ternary::alone(name.clone(), blocks.columns(), source, level),
+            name,
+            is_table: true,
+            shape: (blocks.rows(), blocks.columns()),
+            interleaved: None,
+            types: vec![ty],
+            exact: 0,
+            chosen: 0,
+            promising: true,
+            larger: None,
+        });
+        Ok(Content::Linear(self.jobs.len() - 1))
     }
 
     /// The types to try for the linear `name`, and why the smallest of the rule is not among them; none where its

@@ -108,3 +108,41 @@ impl TernaryRows for Rows<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::Tensors;
+
+    /// transformers' `pack_weights`: 12 rows, and 10 rows in as many bytes.
+    #[test]
+    fn codes_are_those_that_were_packed() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families/rules/rules.safetensors");
+        let tensors = Tensors::open(&file).unwrap();
+        for key in ["bitnet_packed_divide", "bitnet_packed_multiply", "bitnet_packed_padded"] {
+            let golden = tensors.get(&format!("{key}.codes")).unwrap();
+            let [rows, columns] = golden.shape[..] else { panic!() };
+            let source = Rows {
+                name: key.into(),
+                bytes: tensors.stored(&format!("{key}.weight")).unwrap(),
+                scale: 2.0,
+            };
+            let (mut input, mut row) = (Input::default(), TernaryRow::default());
+            // From any row to any other, so that pieces begin and end within every part of a byte.
+            for (first, end) in (0..rows).flat_map(|first| (first + 1..=rows).map(move |end| (first, end))) {
+                source.read(first..end, &mut input).unwrap();
+                for index in first..end {
+                    let zeros = source.row(index, &mut input, &mut row).unwrap().weights;
+                    let codes = golden.bytes[index * columns..][..columns]
+                        .iter()
+                        .map(|&code| code as i8);
+                    assert!(row.codes.iter().copied().eq(codes), "{key} row {index}");
+                    assert_eq!(zeros, row.codes.iter().filter(|&&code| code == 0).count());
+                    assert_eq!((&row.ends[..], &row.scales[..]), (&[columns][..], &[2.0][..]));
+                }
+            }
+        }
+    }
+}

@@ -91,3 +91,39 @@ impl Ternarize for Linear<'_> {
         Ok(0.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use formats::safetensors::Dtype;
+
+    use super::*;
+
+    /// The group size and the scales of a matrix of these numbers.
+    fn found(shape: [usize; 2], numbers: &[f32]) -> (usize, Vec<f32>) {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let weight = Tensor {
+            dtype: Dtype::F32,
+            shape: &shape,
+            bytes: &bytes,
+        };
+        let group_size = group_size(weight);
+        let linear = Linear { weight, group_size };
+        let groups = 0..numbers.len() / group_size;
+        (group_size, groups.map(|group| linear.scale(group).unwrap()).collect())
+    }
+
+    #[test]
+    fn a_scale_holds_as_far_as_no_other_magnitude_comes() {
+        // By hand: the whole matrix, rows, halves of the columns, halves of the rows, groups that cross rows.
+        assert_eq!(found([2, 3], &[1.0, -1.0, 0.0, 0.0, 1.0, -0.0]), (6, vec![1.0]));
+        assert_eq!(found([2, 3], &[1.0, -1.0, 0.0, 0.0, 2.0, 2.0]), (3, vec![1.0, 2.0]));
+        let columns = [1.0, -1.0, 2.0, 0.0, 0.0, -1.0, 2.0, 2.0];
+        assert_eq!(found([2, 4], &columns), (2, vec![1.0, 2.0, 1.0, 2.0]));
+        let rows = [1.0, 1.0, -1.0, 1.0, 3.0, 0.0, 3.0, 0.0];
+        assert_eq!(found([4, 2], &rows), (4, vec![1.0, 3.0]));
+        let across = [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 0.0, 0.0, 0.0, 4.0, 4.0, 4.0];
+        assert_eq!(found([2, 6], &across), (3, vec![1.0, 2.0, 0.0, 4.0]));
+        // Nothing that is ternary: each weight by itself.
+        assert_eq!(found([1, 3], &[1.0, 2.0, 3.0]), (1, vec![1.0, 2.0, 3.0]));
+    }
+}

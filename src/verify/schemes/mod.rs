@@ -6,6 +6,8 @@ mod floats;
 mod made_up;
 mod packed;
 mod tequila;
+#[cfg(test)]
+mod tests;
 
 use crate::blueprint::Linear;
 use crate::model::{Checkpoint, Scheme};

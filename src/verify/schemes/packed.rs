@@ -63,3 +63,44 @@ impl Ternarize for Linear<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::Tensors;
+
+    #[test]
+    fn codes_and_scales_are_those_of_transformers() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families/rules/rules.safetensors");
+        let tensors = Tensors::open(&file).unwrap();
+        for (key, direction) in [
+            ("bitnet_packed_divide", Direction::Divides),
+            ("bitnet_packed_multiply", Direction::Multiplies),
+            ("bitnet_packed_padded", Direction::Divides),
+        ] {
+            let tensor = |part: &str| tensors.get(&format!("{key}.{part}")).unwrap();
+            let number = |part: &str| {
+                let mut number = [0.0];
+                tensor(part).read_f32(0, &mut number);
+                number[0]
+            };
+            let golden = tensor("codes");
+            let [rows, columns] = golden.shape[..] else { panic!() };
+            let linear = Linear {
+                codes: tensor("weight"),
+                weights: rows * columns,
+                weight_scale: number("weight_scale"),
+                direction,
+            };
+            assert_eq!(linear.scale(0), Ok(number("scale")), "{key}");
+            let mut codes = vec![9; columns];
+            for row in 0..rows {
+                linear.split(row, &[], &mut Room::default(), &mut codes).unwrap();
+                let golden = golden.bytes[row * columns..][..columns].iter().map(|&code| code as i8);
+                assert!(codes.iter().copied().eq(golden), "{key} row {row}");
+            }
+        }
+    }
+}
