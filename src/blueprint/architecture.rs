@@ -1,6 +1,6 @@
-//! The architectures of transformers that can be packed, and those that would lose biases.
+//! The architectures of transformers that can be packed.
 
-use super::graph::{Graph, QKV, without};
+use super::graph::Graph;
 use super::{EMBEDDING, HEAD, Norm, Part, Slot};
 
 /// An architecture of transformers, whose forward pass a graph of llama.cpp computes exactly.
@@ -16,6 +16,8 @@ pub struct Architecture {
     pub mlp_bias: OwnBias,
     pub sliding_window: SlidingWindow,
     pub norm_names: NormNames,
+    /// The activation of the feed-forward part where config.json names none.
+    pub activation: &'static str,
 }
 
 /// Whether linears have biases of their own.
@@ -61,6 +63,11 @@ const USUAL_NORMS: NormNames = NormNames {
     feed_forward_sub: "mlp.ffn_sub_norm",
 };
 
+/// What every graph computes in its feed-forward part.
+pub const SILU: &str = "silu";
+/// What BitNet b1.58 2B-4T was trained with, which no graph computes.
+pub const RELU_SQUARED: &str = "relu2";
+
 const LLAMA: Architecture = Architecture {
     // The second is what the first conversions of Llama wrote.
     names: &["LlamaForCausalLM", "LLaMAForCausalLM"],
@@ -70,6 +77,7 @@ const LLAMA: Architecture = Architecture {
     mlp_bias: OwnBias::Key("mlp_bias"),
     sliding_window: SlidingWindow::Never,
     norm_names: USUAL_NORMS,
+    activation: SILU,
 };
 
 const MISTRAL: Architecture = Architecture {
@@ -86,11 +94,64 @@ const QWEN2: Architecture = Architecture {
     ..LLAMA
 };
 
+const QWEN3: Architecture = Architecture {
+    names: &["Qwen3ForCausalLM"],
+    graph: &Graph::QWEN3,
+    mlp_bias: OwnBias::Never,
+    sliding_window: SlidingWindow::SomeLayers,
+    ..LLAMA
+};
+
+const HUNYUAN: Architecture = Architecture {
+    names: &["HunYuanDenseV1ForCausalLM"],
+    graph: &Graph::HUNYUAN,
+    mlp_bias: OwnBias::Never,
+    norm_names: NormNames {
+        query: "self_attn.query_layernorm",
+        key: "self_attn.key_layernorm",
+        ..USUAL_NORMS
+    },
+    ..LLAMA
+};
+
+const MINICPM: Architecture = Architecture {
+    names: &["MiniCPMForCausalLM"],
+    graph: &Graph::MINICPM,
+    mlp_bias: OwnBias::Never,
+    ..LLAMA
+};
+
+/// transformers' BitNet.
+const BITNET: Architecture = Architecture {
+    names: &["BitNetForCausalLM"],
+    graph: &Graph::BITNET,
+    mlp_bias: OwnBias::Never,
+    activation: RELU_SQUARED,
+    ..LLAMA
+};
+
+/// That of 1bitLLM.
+const BITNET_REPRODUCED: Architecture = Architecture {
+    names: &["BitnetForCausalLM"],
+    norm_names: NormNames {
+        attention_sub: "self_attn.inner_attn_ln",
+        feed_forward_sub: "mlp.ffn_layernorm",
+        ..USUAL_NORMS
+    },
+    activation: SILU,
+    ..BITNET
+};
+
 /// The architectures of transformers that can be packed.
 static ARCHITECTURES: &[Architecture] = &[
     LLAMA,
     MISTRAL,
     QWEN2,
+    QWEN3,
+    HUNYUAN,
+    MINICPM,
+    BITNET,
+    BITNET_REPRODUCED,
     #[cfg(test)]
     MADE_UP,
     #[cfg(test)]
@@ -113,58 +174,17 @@ const MADE_UP_WITHOUT_BIASES: Architecture = Architecture {
     ..LLAMA
 };
 
-/// An architecture of transformers that `llama` does not compute, and whose own graph would lose biases.
-pub struct Refused {
-    /// What its name in config.json begins with.
-    prefix: &'static str,
-    /// Why `llama` does not compute it.
-    pub not_llama: &'static str,
-    /// The linears whose biases its own graph adds.
-    bias_slots: &'static [Part],
-}
-
-const QK_NORMS: &str = "its norms of q and k have no place in llama.cpp's `llama`";
-const SUB_NORMS: &str = "its norms before o_proj and down_proj have no place in llama.cpp's `llama`";
-
-static REFUSED: &[Refused] = &[
-    Refused {
-        prefix: "Qwen3",
-        not_llama: QK_NORMS,
-        bias_slots: Graph::QWEN3.bias_slots,
-    },
-    Refused {
-        prefix: "HunYuanDense",
-        not_llama: QK_NORMS,
-        bias_slots: Graph::HUNYUAN.bias_slots,
-    },
-    Refused {
-        prefix: "Gemma",
-        not_llama: "its activation and its norms are others than those of llama.cpp's `llama`",
-        bias_slots: QKV, // models/gemma.cpp, gemma2.cpp, gemma3.cpp
-    },
-    Refused {
-        prefix: "BitNet",
-        not_llama: SUB_NORMS,
-        bias_slots: Graph::BITNET.bias_slots,
-    },
-    Refused {
-        prefix: "Bitnet",
-        not_llama: SUB_NORMS,
-        bias_slots: Graph::BITNET.bias_slots,
-    },
+/// What the names of architectures begin with that no graph computes, and why.
+static REFUSED: &[(&str, &str)] = &[
+    (
+        "Gemma",
+        "its activation and its norms are others than those of llama.cpp's `llama`",
+    ),
+    ("Qwen3Moe", EXPERTS),
+    ("HunYuanMoE", EXPERTS),
 ];
 
-impl Refused {
-    /// That of a name in config.json.
-    pub fn find(name: &str) -> Option<&'static Self> {
-        REFUSED.iter().find(|refused| name.starts_with(refused.prefix))
-    }
-
-    /// The linears whose biases its own graph in llama.cpp would lose.
-    pub fn without_bias(&self) -> Vec<Part> {
-        without(self.bias_slots)
-    }
-}
+const EXPERTS: &str = "it is a mixture of experts: convert it with llama.cpp's convert_hf_to_gguf.py";
 
 impl Architecture {
     /// The usual names of all.
@@ -177,6 +197,12 @@ impl Architecture {
         ARCHITECTURES
             .iter()
             .find(|architecture| architecture.names.contains(&name))
+    }
+
+    /// Why a name in config.json is refused, where that is known.
+    pub fn refused(name: &str) -> Option<&'static str> {
+        let found = REFUSED.iter().find(|(prefix, _)| name.starts_with(prefix));
+        found.map(|(_, why)| *why)
     }
 
     /// For example `Llama`.

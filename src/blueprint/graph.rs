@@ -69,7 +69,7 @@ impl Variant {
 }
 
 /// `create_tensor_qkv` of llama-model.cpp.
-pub(super) const QKV: &[Part] = &[Part::Q, Part::K, Part::V];
+const QKV: &[Part] = &[Part::Q, Part::K, Part::V];
 
 impl Graph {
     pub(super) const LLAMA: Self = Self {
@@ -103,6 +103,11 @@ impl Graph {
         rope_alpha: true,
         ..Self::QWEN3
     };
+    pub(super) const MINICPM: Self = Self {
+        name: "minicpm",
+        scales: true,
+        ..Self::LLAMA
+    };
     pub(super) const BITNET: Self = Self {
         name: "bitnet",
         pairing: Pairing::Halves,
@@ -131,11 +136,7 @@ static GRAPHS: &[Graph] = &[
     },
     Graph::QWEN3,
     Graph::HUNYUAN,
-    Graph {
-        name: "minicpm",
-        scales: true,
-        ..Graph::LLAMA
-    },
+    Graph::MINICPM,
     Graph::BITNET,
     #[cfg(test)]
     Graph::MADE_UP,
@@ -181,9 +182,16 @@ impl Graph {
         slots
     }
 
-    /// The linears whose biases would be lost.
-    pub fn without_bias(&self) -> Vec<Part> {
-        without(self.bias_slots)
+    /// The norm whose output is the activation of `linear`, where it is one.
+    pub fn preceding_norm(&self, linear: Linear) -> Option<Norm> {
+        let Linear { layer, part } = linear;
+        match part {
+            Part::Q | Part::K | Part::V => Some(Norm::Attention(layer)),
+            Part::Gate | Part::Up => Some(Norm::FeedForward(layer)),
+            Part::O if self.variant.sub_norms => Some(Norm::AttentionSub(layer)),
+            Part::Down if self.variant.sub_norms => Some(Norm::FeedForwardSub(layer)),
+            Part::O | Part::Down => None,
+        }
     }
 
     /// Whether the rows of a linear stand in another order in a file than in a checkpoint, where the halves of a head
@@ -191,11 +199,6 @@ impl Graph {
     pub fn interleaves(&self, part: Part) -> bool {
         self.pairing == Pairing::Interleaved && matches!(part, Part::Q | Part::K)
     }
-}
-
-/// The linears that are not among `slots`.
-pub(super) fn without(slots: &[Part]) -> Vec<Part> {
-    Part::ALL.into_iter().filter(|part| !slots.contains(part)).collect()
 }
 
 /// Of architectures that do not exist, with norms of q and k: what it takes to add one (docs/adding.md).

@@ -5,7 +5,7 @@
 mod architecture;
 mod graph;
 
-pub use architecture::{Architecture, NormNames, OwnBias, Refused, SlidingWindow};
+pub use architecture::{Architecture, NormNames, OwnBias, RELU_SQUARED, SILU, SlidingWindow};
 pub use graph::{Graph, Pairing, QkNorm, Variant};
 
 /// The numbers that every shape follows from.
@@ -151,15 +151,6 @@ impl Linear {
     /// (rows, columns) of the weight.
     pub fn shape(self, dims: &Dims) -> (usize, usize) {
         self.part.shape(dims)
-    }
-
-    /// The norm whose output is the activation of this linear, where it is one.
-    pub fn preceding_norm(self) -> Option<Norm> {
-        match self.part {
-            Part::Q | Part::K | Part::V => Some(Norm::Attention(self.layer)),
-            Part::Gate | Part::Up => Some(Norm::FeedForward(self.layer)),
-            Part::O | Part::Down => None,
-        }
     }
 }
 

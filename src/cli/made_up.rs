@@ -69,8 +69,8 @@ fn open(folder: &Path) -> anyhow::Result<Checkpoint> {
     Ok(Checkpoint::open(source, &TrainingOverrides::default())?)
 }
 
-fn pack(checkpoint: &Checkpoint, path: &Path) {
-    let options = Options {
+fn options() -> Options {
+    Options {
         rule: Rule {
             target: Target::Any,
             max_nmse: 0.0,
@@ -78,13 +78,17 @@ fn pack(checkpoint: &Checkpoint, path: &Path) {
             tensor_types: vec![],
         },
         embedding: Embedding::Keep,
+        drop_biases: false,
         name: None,
         organization: None,
         metadata: vec![("made-up.context_length".into(), "64".into())],
         hash: false,
         split_max_size: None,
         level: Level::widest(),
-    };
+    }
+}
+
+fn pack(checkpoint: &Checkpoint, path: &Path, options: &Options) {
     let files = TokenizerFiles::of(&checkpoint.source).unwrap();
     let config = &checkpoint.config;
     let tokenizer = tokenizer::read(&files, config.dims.vocab, &config.special_ids, None).unwrap();
@@ -93,7 +97,7 @@ fn pack(checkpoint: &Checkpoint, path: &Path) {
         replace: false,
         inputs: &Inputs::new(checkpoint.files()),
     };
-    let plan = Plan::new(checkpoint, &options).unwrap();
+    let plan = Plan::new(checkpoint, options).unwrap();
     let progress = |_| ControlFlow::Continue(());
     plan.run(tokenizer.into_metadata(), Some(&output), &progress).unwrap();
 }
@@ -109,7 +113,7 @@ fn a_made_up_architecture_is_packed_and_proven() {
     let folder = tempfile::tempdir().unwrap();
     write_checkpoint(folder.path(), "MadeUpForCausalLM");
     let (checkpoint, path) = (open(folder.path()).unwrap(), folder.path().join("out.gguf"));
-    pack(&checkpoint, &path);
+    pack(&checkpoint, &path, &options());
     let bytes = std::fs::read(&path).unwrap();
     let file = File::parse(&bytes).unwrap();
     let names: Vec<_> = file.tensors().iter().map(|info| info.name.as_str()).collect();
@@ -223,8 +227,8 @@ fn both_passes_agree(file: &File) {
     assert!(nmse > 1e-6, "{nmse:e}");
 }
 
-/// Level 2 agrees, and it is not blind to a norm.
-fn check(path: &Path, checkpoint: Checkpoint) {
+/// What level 2 says of a file.
+fn proof(path: &Path, checkpoint: Checkpoint) -> impl Fn() -> verify::Report {
     let against = Against {
         checkpoint,
         tokenizer_pre: None,
@@ -241,7 +245,16 @@ fn check(path: &Path, checkpoint: Checkpoint) {
         threads: 1,
         witness: Program::this(),
     };
-    let proven = || verify(path, Some(&against), &options, &|_, _| {}).unwrap();
+    move || verify(path, Some(&against), &options, &|_, _| {}).unwrap()
+}
+
+fn failed(report: &verify::Report) -> Vec<&str> {
+    report.failures().map(|(_, check)| &*check.name).collect()
+}
+
+/// Level 2 agrees, and it is not blind to a norm.
+fn check(path: &Path, checkpoint: Checkpoint) {
+    let proven = proof(path, checkpoint);
     assert_eq!(proven().verdict, Verdict::Agrees);
     let bytes = std::fs::read(path).unwrap();
     let file = File::parse(&bytes).unwrap();
@@ -250,18 +263,36 @@ fn check(path: &Path, checkpoint: Checkpoint) {
     let mut changed = bytes.clone();
     changed[at] ^= 1;
     std::fs::write(path, changed).unwrap();
-    let report = proven();
-    let checks = report.levels.iter().flat_map(|level| &level.checks);
-    let failed: Vec<_> = checks.filter(|check| !check.pass).map(|check| &*check.name).collect();
-    assert_eq!(failed, ["norms"]);
+    assert_eq!(failed(&proven()), ["norms"]);
 }
 
 #[test]
-fn what_its_graph_has_no_place_for_is_refused() {
+fn biases_without_a_place_are_lost_only_where_the_user_says_so() {
     let folder = tempfile::tempdir().unwrap();
     write_checkpoint(folder.path(), "MadeUpWithoutBiasesForCausalLM");
-    let error = open(folder.path()).err().unwrap().to_string();
-    let lost = "llama.cpp's `qwen3` would lose the offline biases of o_proj, gate_proj, up_proj and \
-                down_proj; supported: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM";
-    assert!(error.contains(lost), "{error}");
+    let (checkpoint, path) = (open(folder.path()).unwrap(), folder.path().join("out.gguf"));
+    let mut options = Options {
+        metadata: vec![],
+        ..options()
+    };
+    let error = Plan::new(&checkpoint, &options).err().unwrap().to_string();
+    let lost = "llama.cpp's `qwen3` would lose the biases of o_proj, gate_proj, up_proj and down_proj, up to ";
+    assert!(error.starts_with(lost) && error.contains("--drop-biases"), "{error}");
+
+    options.drop_biases = true;
+    pack(&checkpoint, &path, &options);
+    let bytes = std::fs::read(&path).unwrap();
+    let file = File::parse(&bytes).unwrap();
+    let names = file.tensors().iter().map(|info| &*info.name);
+    let biases: Vec<_> = names.filter(|name| name.ends_with(".bias")).collect();
+    assert_eq!(biases, ["blk.0.attn_q.bias", "blk.0.attn_k.bias", "blk.0.attn_v.bias"]);
+    // What was lost is told, and nothing else is.
+    let report = proof(&path, checkpoint)();
+    assert_eq!(failed(&report), ["biases"]);
+    let (_, check) = report.failures().next().unwrap();
+    assert!(
+        check.details[0].contains("attn_output.bias' is missing"),
+        "{:?}",
+        check.details
+    );
 }

@@ -189,6 +189,11 @@ impl Checkpoint {
         self.beside(linear, "bias")
     }
 
+    /// Whether a linear adds a bias: that of its dead zone, its layer's own, or the sum of both.
+    pub fn has_bias(&self, linear: Linear) -> bool {
+        self.scheme.training().has_biases() || self.own_bias(linear).is_some()
+    }
+
     /// Another tensor of a linear, by its last name: those of its scheme, as `check` has found no others.
     pub fn beside(&self, linear: Linear, name: &str) -> Option<Stored<'_>> {
         self.tensors.stored(&format!("{}.{name}", linear.checkpoint_name()))
@@ -212,8 +217,9 @@ impl Checkpoint {
             .filter(|window| *window < self.config.context_length)
         {
             notes.push(format!(
-                "attention sees {window} tokens back, which llama.cpp's `llama` cannot limit: the context is set to \
-                 {window} tokens, within which both are the same"
+                "attention sees {window} tokens back, which llama.cpp's `{}` cannot limit: the context is set to \
+                 {window} tokens, within which both are the same",
+                self.config.architecture.graph.name
             ));
         }
         notes

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use formats::FormatError;
 use formats::block::BlockType;
 
+use super::biases::DroppedBiases;
+use crate::blueprint::Part;
 use crate::output::OutputError;
 
 /// A checkpoint that cannot be packed as asked: nothing was written.
@@ -64,6 +66,20 @@ pub enum PackError {
         column: usize,
         /// The number.
         value: f32,
+    },
+    /// Biases that the graph of llama.cpp has no place for.
+    #[error(
+        "llama.cpp's `{graph}` would lose the biases of {}, up to {:.1e} in the rows looked at (NMSE {:.1e} of the \
+         outputs, where inputs have a mean square of 1); leave them out with --drop-biases, or train with a method that has none",
+        parts(linears), biases.largest, biases.loss.nmse()
+    )]
+    LostBiases {
+        /// The graph.
+        graph: &'static str,
+        /// The linears of a layer that lose them.
+        linears: Vec<Part>,
+        /// What is known of them.
+        biases: DroppedBiases,
     },
     /// A GGUF file whose weights are of a rotated basis.
     #[error(
@@ -231,6 +247,15 @@ impl PackError {
             std::io::ErrorKind::UnexpectedEof => Self::Changed { path },
             _ => Self::Read { path, source },
         }
+    }
+}
+
+/// `o_proj, gate_proj and up_proj`
+fn parts(linears: &[Part]) -> String {
+    let names: Vec<_> = linears.iter().map(|part| part.short_name()).collect();
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => names.concat(),
     }
 }
 

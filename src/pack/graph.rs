@@ -22,13 +22,21 @@ pub fn model_metadata(config: &Config) -> Vec<(String, Value)> {
         ("attention.value_length", count(dims.head_dim)),
         ("attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps)),
         ("rope.dimension_count", count(dims.head_dim)),
-        ("rope.freq_base", Value::F32(config.rope.theta as f32)),
+        ("rope.freq_base", Value::F32(config.rope.base(dims.head_dim) as f32)),
     ];
     if let RopeScaling::Linear { factor } = config.rope.scaling {
         keys.push(("rope.scaling.type", Value::String("linear".into())));
         keys.push(("rope.scaling.factor", Value::F32(factor as f32)));
     }
-    let prefix = config.architecture.graph.name;
+    let graph = config.architecture.graph;
+    if graph.scales {
+        // It divides the logits by what this key has (models/granite.cpp).
+        let logit_divisor = 1.0 / config.variant.logit_scale;
+        keys.push(("embedding_scale", Value::F32(config.variant.embedding_scale as f32)));
+        keys.push(("residual_scale", Value::F32(config.variant.residual_scale as f32)));
+        keys.push(("logit_scale", Value::F32(logit_divisor as f32)));
+    }
+    let prefix = graph.name;
     keys.into_iter()
         .map(|(key, value)| (format!("{prefix}.{key}"), value))
         .collect()

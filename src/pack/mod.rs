@@ -5,6 +5,7 @@
 //! asked; [`Plan::run`] reads all weights once, and writes. What a linear becomes is guessed from some of its rows before the
 //! pass, and proven on all of them by it: a file takes its name only when every guess was right.
 
+mod biases;
 mod encode;
 mod error;
 mod graph;
@@ -27,6 +28,7 @@ mod ternary;
 
 use std::ops::ControlFlow;
 
+pub use biases::DroppedBiases;
 pub use encode::Loss;
 pub use error::PackError;
 pub use graph::{model_metadata, rope_factors};

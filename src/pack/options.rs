@@ -10,6 +10,8 @@ pub struct Options {
     pub rule: Rule,
     /// How embedding and head are stored.
     pub embedding: Embedding,
+    /// Whether biases are left out that the graph has no place for.
+    pub drop_biases: bool,
     /// `general.name`
     pub name: Option<String>,
     /// `general.organization`

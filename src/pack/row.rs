@@ -19,7 +19,7 @@ pub struct Ternary<'a> {
     rows: Box<dyn TernaryRows + 'a>,
     /// The bias that the layer has of its own. (rows,) or none
     bias: Option<Vec<f32>>,
-    /// Whether the file has a bias of each row.
+    /// Whether each row has a bias.
     is_biased: bool,
     /// How much the error of each column counts when scales are merged: the square of the preceding norm's weight.
     /// (columns,) or none
@@ -76,12 +76,13 @@ impl<'a> Ternary<'a> {
     /// A file that cannot be read, or a number that is not finite.
     pub fn new(checkpoint: &'a Checkpoint, linear: Linear, level: Level) -> Result<Self, PackError> {
         let config = &checkpoint.config;
-        let norm = linear.preceding_norm().map(|norm| config.architecture.norm_name(norm));
+        let norm = config.architecture.graph.preceding_norm(linear);
+        let norm = norm.map(|norm| config.architecture.norm_name(norm));
         let (_, columns) = linear.shape(&config.dims);
         Ok(Self {
             rows: schemes::rows(checkpoint, linear, level)?,
             bias: schemes::own_bias(checkpoint, linear)?,
-            is_biased: true,
+            is_biased: checkpoint.has_bias(linear),
             importance: norm.map(|norm| importance(checkpoint, &norm)).transpose()?,
             columns,
             level,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use formats::block::BlockType;
 use formats::gguf::{Layout as FileLayout, TensorInfo, Value};
 
+use super::biases::DroppedBiases;
 use super::encode::Loss;
 use super::hash::source_hashes;
 use super::layout::{Layout, paths};
@@ -76,6 +77,8 @@ pub struct Summary {
     pub dead_weights: u64,
     /// The largest bias, as a magnitude.
     pub largest_bias: f64,
+    /// The biases that are left out, where the file has no place for some.
+    pub dropped: Option<DroppedBiases>,
     /// The loss over all linears.
     pub loss: Loss,
     /// The linear with the largest NMSE, and that.
@@ -121,6 +124,10 @@ impl Summary {
             .iter()
             .map(|bias| bias.abs())
             .fold(self.largest_bias, f64::max);
+        if job.drops_biases {
+            let dropped = self.dropped.get_or_insert_default();
+            dropped.add(&facts.biases, loss.energy);
+        }
         self.loss = self.loss + loss;
         if let Some(why) = job.larger {
             self.larger.get_or_insert((0, why)).0 += 1;

@@ -88,6 +88,15 @@ pub(super) fn model_keys(config: &Config) -> Vec<(String, Value)> {
         keys.push(("rope.scaling.type", Value::String("linear".into())));
         keys.push(("rope.scaling.factor", Value::F32(factor as f32)));
     }
+    if config.architecture.graph.scales {
+        let variant = &config.variant;
+        let scales = [
+            ("embedding_scale", variant.embedding_scale),
+            ("residual_scale", variant.residual_scale),
+            ("logit_scale", variant.logit_scale.recip()), // what llama.cpp divides by
+        ];
+        keys.extend(scales.map(|(key, scale)| (key, Value::F32(scale as f32))));
+    }
     let full = |(key, value)| (format!("{}.{key}", config.architecture.graph.name), value);
     keys.into_iter().map(full).collect()
 }

@@ -4,14 +4,16 @@
 use formats::safetensors::Tensor;
 use serde_json::{Map, Value};
 
-use crate::blueprint::{EMBEDDING, HEAD, SlidingWindow};
+use crate::blueprint::{Dims, EMBEDDING, HEAD, SlidingWindow, Variant};
 use crate::model::{Checkpoint, Config, Rope, RopeScaling};
 
 /// The shape of the model with the parts that are stated here.
 pub(super) fn config(checkpoint: &Checkpoint) -> Config {
     let json = &checkpoint.config_json;
+    let dims = &checkpoint.config.dims;
     Config {
-        rope: rope(json),
+        rope: rope(json, dims),
+        variant: variant(json, &checkpoint.config),
         sliding_window: window(json, &checkpoint.config),
         tied_head: !has_own_head(checkpoint),
         ..checkpoint.config.clone()
@@ -20,7 +22,7 @@ pub(super) fn config(checkpoint: &Checkpoint) -> Config {
 
 /// transformers 5, `convert_rope_params_to_dict`: `rope_scaling or rope_parameters`, filled up with the rope_theta
 /// beside them, which is 10000 where there is none.
-fn rope(json: &Value) -> Rope {
+fn rope(json: &Value, dims: &Dims) -> Rope {
     let objects = ["rope_scaling", "rope_parameters"].map(|key| json[key].as_object());
     let section = objects.into_iter().flatten().find(|section| !section.is_empty());
     let empty = Map::new();
@@ -41,9 +43,27 @@ fn rope(json: &Value) -> Rope {
         _ => RopeScaling::None,
     };
     let theta = theta.into_iter().flatten().find_map(Value::as_f64);
-    Rope {
-        theta: theta.unwrap_or(1e4),
-        scaling,
+    let mut theta = theta.unwrap_or(1e4);
+    if let (Some("dynamic"), Some(alpha)) = (kind.into_iter().flatten().next(), section.get("alpha")) {
+        // modeling_hunyuan_v1_dense.py: base = rope_theta * alpha ** (head_dim / (head_dim - 2))
+        let slowest = (dims.head_dim - 2) as f64;
+        theta *= alpha.as_f64().unwrap_or(f64::NAN).powf(dims.head_dim as f64 / slowest);
+    }
+    Rope { theta, scaling }
+}
+
+/// modeling_minicpm.py: the embedding times scale_emb, what is added to the residual stream times
+/// scale_depth / sqrt(layers), the logits divided by hidden_size / dim_model_base.
+fn variant(json: &Value, config: &Config) -> Variant {
+    let Some(embedding_scale) = json["scale_emb"].as_f64().filter(|_| config.architecture.graph.scales) else {
+        return config.architecture.graph.variant;
+    };
+    let number = |key: &str| json[key].as_f64().unwrap_or(f64::NAN);
+    Variant {
+        embedding_scale,
+        residual_scale: number("scale_depth") / number("num_hidden_layers").sqrt(),
+        logit_scale: (number("hidden_size") / number("dim_model_base")).recip(),
+        ..config.architecture.graph.variant
     }
 }
 

@@ -31,6 +31,7 @@ fn options(target: Target, level: Level) -> Options {
             tensor_types: vec![],
         },
         embedding: Embedding::Keep,
+        drop_biases: false,
         name: None,
         organization: None,
         metadata: vec![],

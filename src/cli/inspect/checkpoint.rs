@@ -90,6 +90,7 @@ impl PackPreview {
                 tensor_types: vec![],
             },
             embedding: Embedding::Keep,
+            drop_biases: false,
             name: None,
             organization: None,
             metadata: vec![],

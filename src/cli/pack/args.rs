@@ -55,6 +55,10 @@ pub struct PackArgs {
     #[arg(long, value_name = "TYPE", default_value = "keep", value_parser = parse_embedding, help_heading = "Types")]
     pub(super) embedding: Embedding,
 
+    /// Leave out biases that the model's architecture in llama.cpp has no place for: the output changes
+    #[arg(long, help_heading = "Types")]
+    pub(super) drop_biases: bool,
+
     #[command(flatten)]
     pub(super) checkpoint: CheckpointArgs,
 

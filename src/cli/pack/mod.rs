@@ -210,6 +210,7 @@ fn options(args: &PackArgs, name: Option<String>, organization: Option<String>) 
     Options {
         rule,
         embedding: args.embedding,
+        drop_biases: args.drop_biases,
         name,
         organization,
         metadata: args.metadata.clone(),

@@ -82,7 +82,8 @@ impl Report<'_> {
         facts.extend(match self.packed.origin {
             Origin::Checkpoint(_) => vec![
                 ("dead zone", render::percent(summary.dead_share())),
-                ("largest bias", render::small(summary.largest_bias)),
+                ("largest bias", self.largest_bias()),
+                ("biases lost", self.dropped()),
                 ("embedding", self.packed.items[0].info.ty.to_string()),
             ],
             Origin::Gguf(_) => vec![
@@ -126,6 +127,29 @@ impl Report<'_> {
             }
             _ => "0: every scale and code is stored as trained".into(),
         }
+    }
+
+    /// Empty where the file has no biases.
+    fn largest_bias(&self) -> String {
+        let mut items = self.packed.items.iter();
+        match items.any(|item| item.info.name.ends_with(".bias")) {
+            true => render::small(self.packed.summary.largest_bias),
+            false => String::new(),
+        }
+    }
+
+    /// What --drop-biases costs; empty where it drops none.
+    fn dropped(&self) -> String {
+        let Some(dropped) = &self.packed.summary.dropped else {
+            return String::new();
+        };
+        format!(
+            "{} linears, up to {}, NMSE {} of their outputs where inputs have a mean square of 1; verify tells what the \
+             model loses",
+            dropped.linears,
+            render::small(dropped.largest),
+            render::small(dropped.loss.nmse())
+        )
     }
 
     /// Why linears became a larger type than the smallest, and what would make them smaller; empty where none did.
@@ -193,7 +217,11 @@ impl Report<'_> {
             "training": self.scheme().map(|scheme| scheme.training().json()),
             "linears": linears, "ternary_weights": summary.ternary_weights,
             "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(),
-            "largest_bias": summary.largest_bias, "nmse": summary.loss.nmse(),
+            "largest_bias": summary.largest_bias,
+            "dropped_biases": summary.dropped.map(|dropped| json!({
+                "linears": dropped.linears, "largest": dropped.largest, "output_nmse": dropped.loss.nmse(),
+            })),
+            "nmse": summary.loss.nmse(),
             "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
             "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
             "modelfile": self.next.modelfile.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,

@@ -26,7 +26,7 @@ pub fn charts(report: &Report) -> Markup {
             (empty("Codes, scales and biases", report, Level::Codes, true))
         } @else {
             (LOSS.draw(loss_note(linears), linears))
-            (DEAD_ZONE.draw("Share of weights whose code is 0; they live on in the biases.", linears))
+            (DEAD_ZONE.draw("Share of weights whose code is 0.", linears))
         }
         @if let Some(scales) = &report.scales {
             (histogram("Trained scales", "Groups by scale, logarithmic; in the unit of the weights.", "groups", scales))

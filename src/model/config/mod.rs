@@ -9,8 +9,11 @@ use formats::safetensors::Dtype;
 use serde_json::Value;
 
 use super::ModelError;
+use super::json::is_positive;
 use super::tokenizer::SpecialIds;
-use crate::blueprint::{Architecture, Dims, Linear, OwnBias, Part, Refused, SlidingWindow, Slot};
+use crate::blueprint::{
+    Architecture, Dims, Graph, Linear, OwnBias, Part, RELU_SQUARED, SILU, SlidingWindow, Slot, Variant,
+};
 
 pub use file::ConfigFile;
 use rope::SHARE;
@@ -26,6 +29,8 @@ pub struct Config {
     /// The epsilon of the RMS norms.
     pub rms_norm_eps: f32,
     pub rope: Rope,
+    /// What the forward pass computes otherwise than a Llama's.
+    pub variant: Variant,
     /// Whether the head is the embedding.
     pub tied_head: bool,
     /// The linears that have biases of their own, beside the offline ones.
@@ -79,7 +84,7 @@ impl ConfigFile {
     pub fn config(&self) -> Result<Config, ModelError> {
         let architecture = self.architecture()?;
         let dims = self.dims()?;
-        self.check_activation()?;
+        self.check_activation(architecture)?;
         self.check_rotary_share(SHARE, self.value(SHARE))?;
         let mut notes = vec![];
         let config = Config {
@@ -89,7 +94,8 @@ impl ConfigFile {
             rms_norm_eps: self
                 .positive("rms_norm_eps")?
                 .ok_or_else(|| self.wrong("rms_norm_eps", None, "a number"))? as f32,
-            rope: self.rope(&mut notes)?,
+            rope: self.rope(architecture.graph, &mut notes)?,
+            variant: self.variant(architecture.graph, &dims)?,
             tied_head: self.flag("tie_word_embeddings")?.unwrap_or(false),
             own_biases: self.own_biases(architecture)?,
             sliding_window: self.sliding_window(architecture.sliding_window)?,
@@ -120,6 +126,19 @@ impl ConfigFile {
             let expected = format!("true: llama.cpp's `{}` has no place for a head", graph.name);
             return Err(self.key_error(KEY, self.value(KEY), expected));
         }
+        let dims = &config.dims;
+        if !is_positive(config.rope.base(dims.head_dim)) {
+            const KEY: &str = "rope_scaling";
+            let expected = "an alpha that leaves the base of the rotation finite".into();
+            return Err(self.key_error(KEY, self.value(KEY), expected));
+        }
+        if graph.square && dims.q_width() != dims.hidden {
+            let expected = format!(
+                "hidden_size ({}) over the {} heads: llama.cpp's `{}` has no place for another",
+                dims.hidden, dims.heads, graph.name
+            );
+            return Err(self.key_error("head_dim", self.value("head_dim"), expected));
+        }
         Ok(())
     }
 
@@ -135,23 +154,21 @@ impl ConfigFile {
                 "a list of one name".into(),
             ));
         };
-        let why = match (Architecture::find(name), Refused::find(name)) {
-            (Some(architecture), _) => match lost_biases(&architecture.graph.without_bias()) {
-                None => return Ok(architecture),
-                Some(lost) => format!("llama.cpp's `{}` {lost}", architecture.graph.name),
-            },
-            (None, Some(refused)) => {
-                let lost = lost_biases(&refused.without_bias()).unwrap_or_default();
-                format!("{}, and its own architecture there {lost}", refused.not_llama)
-            }
-            (None, None) => "its forward pass has not been shown to equal llama.cpp's `llama`".into(),
+        let Some(architecture) = Architecture::find(name) else {
+            let why = Architecture::refused(name);
+            let why = why.unwrap_or("its forward pass has not been shown to equal llama.cpp's `llama`");
+            let supported: Vec<_> = Architecture::supported().collect();
+            return Err(self.architecture_error(name, format!("{why}; supported: {}", supported.join(", "))));
         };
-        let supported: Vec<_> = Architecture::supported().collect();
-        Err(ModelError::Architecture {
+        Ok(architecture)
+    }
+
+    fn architecture_error(&self, name: &str, why: String) -> ModelError {
+        ModelError::Architecture {
             path: self.path.clone(),
             found: name.into(),
-            why: format!("{why}; supported: {}", supported.join(", ")),
-        })
+            why,
+        }
     }
 
     fn dims(&self) -> Result<Dims, ModelError> {
@@ -208,11 +225,37 @@ impl ConfigFile {
         Ok(biased)
     }
 
-    fn check_activation(&self) -> Result<(), ModelError> {
-        match self.text("hidden_act")? {
-            None | Some("silu" | "swish") => Ok(()),
-            Some(_) => Err(self.key_error("hidden_act", self.value("hidden_act"), "\"silu\"".into())),
+    fn check_activation(&self, architecture: &Architecture) -> Result<(), ModelError> {
+        const KEY: &str = "hidden_act";
+        match self.text(KEY)?.unwrap_or(architecture.activation) {
+            SILU | "swish" => Ok(()),
+            RELU_SQUARED => {
+                let why = format!(
+                    "its activation is {RELU_SQUARED} (hidden_act), and llama.cpp's `{}` computes {SILU} whatever a file \
+                     says: it would load and talk nonsense; take a model that was trained with {SILU}",
+                    architecture.graph.name
+                );
+                Err(self.architecture_error(architecture.names[0], why))
+            }
+            _ => Err(self.key_error(KEY, self.value(KEY), format!("{SILU:?}"))),
         }
+    }
+
+    /// MiniCPM's scales, as its own code computes them (modeling_minicpm.py).
+    fn variant(&self, graph: &Graph, dims: &Dims) -> Result<Variant, ModelError> {
+        if !graph.scales {
+            return Ok(graph.variant);
+        }
+        let scale = |key| {
+            let scale = self.positive(key)?;
+            scale.ok_or_else(|| self.wrong(key, None, "a positive number"))
+        };
+        Ok(Variant {
+            embedding_scale: scale("scale_emb")?,
+            residual_scale: scale("scale_depth")? / (dims.layers as f64).sqrt(),
+            logit_scale: scale("dim_model_base")? / dims.hidden as f64,
+            ..graph.variant
+        })
     }
 
     /// `key`: that of `share`.
@@ -273,15 +316,4 @@ impl ConfigFile {
             _ => None,
         }
     }
-}
-
-/// What happens to the biases of `linears`, if there are any.
-fn lost_biases(linears: &[Part]) -> Option<String> {
-    let names: Vec<_> = linears.iter().map(|part| part.short_name()).collect();
-    let (last, others) = names.split_last()?;
-    let names = match others {
-        [] => (*last).into(),
-        others => format!("{} and {last}", others.join(", ")),
-    };
-    Some(format!("would lose the offline biases of {names}"))
 }

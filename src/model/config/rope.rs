@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::file::ConfigFile;
+use crate::blueprint::Graph;
 use crate::model::ModelError;
 use crate::model::json::{POSITIVE, is_positive};
 
@@ -25,6 +26,11 @@ pub enum RopeScaling {
         /// The factor.
         factor: f64,
     },
+    /// By another base (NTK-aware scaling, as HunYuan has it).
+    Alpha {
+        /// By how much the angle of the slowest pair shrinks.
+        alpha: f64,
+    },
     /// Long waves by `factor`, short ones not, those between smoothly (Llama 3.1).
     Llama3 {
         /// The factor of long waves.
@@ -39,19 +45,30 @@ pub enum RopeScaling {
 }
 
 impl Rope {
+    /// The base that heads of `head_dim` dimensions turn by.
+    pub fn base(&self, head_dim: usize) -> f64 {
+        match self.scaling {
+            RopeScaling::Alpha { alpha } => {
+                let dimensions = head_dim as f64;
+                self.theta * alpha.powf(dimensions / (dimensions - 2.0))
+            }
+            _ => self.theta,
+        }
+    }
+
     /// Whether `found` are the turns a token of each pair of dimensions, before or after they are stretched. Which
     /// waves Llama 3's scaling stretches by how much is not looked at.
     pub fn has_frequencies(&self, found: &[f32], head_dim: usize) -> bool {
         const CLOSE: f64 = 0.01; // bf16 has 0.4 %
         let (least, most) = match self.scaling {
-            RopeScaling::None => (1.0, 1.0),
+            RopeScaling::None | RopeScaling::Alpha { .. } => (1.0, 1.0),
             RopeScaling::Linear { factor } => (factor, factor),
             RopeScaling::Llama3 { factor, .. } => (factor.min(1.0), factor.max(1.0)),
         };
         let all = |least: f64, most: f64| {
             let mut pairs = found.iter().enumerate();
             pairs.all(|(pair, &found)| {
-                let plain = self.theta.powf(-2.0 * pair as f64 / head_dim as f64);
+                let plain = self.base(head_dim).powf(-2.0 * pair as f64 / head_dim as f64);
                 let range = plain / most * (1.0 - CLOSE)..plain / least * (1.0 + CLOSE);
                 range.contains(&found.into())
             })
@@ -64,7 +81,7 @@ impl ConfigFile {
     /// transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters` with both. It takes
     /// `rope_scaling` where there are both, and the theta of a section over that beside it (modeling_rope_utils.py,
     /// `convert_rope_params_to_dict`).
-    pub(super) fn rope(&self, notes: &mut Vec<String>) -> Result<Rope, ModelError> {
+    pub(super) fn rope(&self, graph: &Graph, notes: &mut Vec<String>) -> Result<Rope, ModelError> {
         let named = |key| {
             let section = self.object(key)?.filter(|section| !section.is_empty());
             Ok::<_, ModelError>(section.map(|section| (key, section)))
@@ -75,9 +92,9 @@ impl ConfigFile {
             let scaling = RopeScaling::None;
             return Ok(Rope { theta, scaling });
         };
-        let rope = self.rope_of(name, section, notes)?;
+        let rope = self.rope_of(graph, name, section, notes)?;
         if let (Some(_), Some((name, section))) = (old, new)
-            && self.rope_of(name, section, &mut vec![]).ok().as_ref() != Some(&rope)
+            && self.rope_of(graph, name, section, &mut vec![]).ok().as_ref() != Some(&rope)
         {
             notes.push(format!(
                 "config.json has 'rope_scaling' and 'rope_parameters', which contradict each other: rope_scaling is \
@@ -109,7 +126,13 @@ impl ConfigFile {
         Ok(theta)
     }
 
-    fn rope_of(&self, name: &str, section: &Map<String, Value>, notes: &mut Vec<String>) -> Result<Rope, ModelError> {
+    fn rope_of(
+        &self,
+        graph: &Graph,
+        name: &str,
+        section: &Map<String, Value>,
+        notes: &mut Vec<String>,
+    ) -> Result<Rope, ModelError> {
         const ALWAYS: [&str; 4] = ["rope_theta", "rope_type", "type", SHARE];
         let key = |part: &str| format!("{name}.{part}");
         let part = |part: &str| section.get(part).filter(|value| !value.is_null());
@@ -118,7 +141,7 @@ impl ConfigFile {
             return Err(self.key_error(&key(nested), Some(value), expected));
         }
         self.check_rotary_share(&key(SHARE), part(SHARE))?;
-        let (scaling, known) = self.scaling(name, section)?;
+        let (scaling, known) = self.scaling(graph, name, section)?;
         let is_known = |key: &&String| ALWAYS.contains(&key.as_str()) || known.contains(&key.as_str());
         for unread in section.keys().filter(|key| !is_known(key)) {
             notes.push(format!(
@@ -134,6 +157,7 @@ impl ConfigFile {
     /// The scaling that a section asks for, and its keys.
     fn scaling(
         &self,
+        graph: &Graph,
         name: &str,
         section: &Map<String, Value>,
     ) -> Result<(RopeScaling, &'static [&'static str]), ModelError> {
@@ -164,6 +188,11 @@ impl ConfigFile {
             Some("linear") => {
                 let factor = number("factor")?;
                 Ok((RopeScaling::Linear { factor }, &LINEAR))
+            }
+            // Within the context transformers turns by alpha alone (modeling_hunyuan_v1_dense.py).
+            Some("dynamic") if graph.rope_alpha => {
+                let alpha = number("alpha")?;
+                Ok((RopeScaling::Alpha { alpha }, &["alpha", "factor"]))
             }
             Some("llama3") => {
                 let [factor, low_freq_factor, high_freq_factor, original_context] = LLAMA3.map(number);
@@ -198,6 +227,7 @@ impl std::fmt::Display for Rope {
         match self.scaling {
             RopeScaling::None => Ok(()),
             RopeScaling::Linear { factor } => write!(f, ", linear by {factor}"),
+            RopeScaling::Alpha { alpha } => write!(f, ", alpha {alpha}"),
             RopeScaling::Llama3 { factor, .. } => write!(f, ", llama3 by {factor}"),
         }
     }

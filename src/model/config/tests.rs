@@ -143,18 +143,81 @@ fn what_a_graph_has_no_place_for_is_refused() {
 }
 
 #[test]
-fn biases_that_would_be_lost_are_named() {
-    let four = "would lose the offline biases of o_proj, gate_proj, up_proj and down_proj; supported: LlamaFor";
-    let all = "would lose the offline biases of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj";
-    for (name, lost) in [
-        ("Qwen3ForCausalLM", four),
-        ("HunYuanDenseV1ForCausalLM", four),
-        ("Gemma2ForCausalLM", four),
-        ("BitNetForCausalLM", all),
-        ("BitnetForCausalLM", all),
+fn what_no_graph_computes_is_refused_with_its_reason() {
+    for (name, reason) in [
+        ("Gemma2ForCausalLM", "its activation and its norms are others"),
+        ("Qwen3MoeForCausalLM", "a mixture of experts"),
         ("OtherForCausalLM", "has not been shown to equal llama.cpp's `llama`"),
+        // transformers' default for a BitNet whose config.json has no hidden_act.
+        (
+            "BitNetForCausalLM",
+            "its activation is relu2 (hidden_act), and llama.cpp's `bitnet` computes silu",
+        ),
     ] {
         let error = with("architectures", serde_json::json!([name])).config().unwrap_err();
-        assert!(error.to_string().contains(lost), "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}
+
+fn of(architecture: &str, keys: Value) -> Value {
+    let mut json = llama();
+    json["architectures"] = serde_json::json!([architecture]);
+    json["tie_word_embeddings"] = true.into();
+    json.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    json
+}
+
+#[test]
+fn a_bitnet_has_heads_as_wide_as_the_model_and_a_tied_head() {
+    let sound = of("BitnetForCausalLM", serde_json::json!({}));
+    assert!(file(sound.clone()).config().is_ok());
+    for (key, value) in [("head_dim", 8.into()), ("tie_word_embeddings", false.into())] {
+        let mut json = sound.clone();
+        json[key] = value;
+        let error = file(json).config().unwrap_err().to_string();
+        assert!(
+            error.contains(key) && error.contains("llama.cpp's `bitnet` has no place"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn minicpm_s_scales_are_its_own_code_s() {
+    let keys = serde_json::json!({"scale_emb": 12, "scale_depth": 1.5, "dim_model_base": 16, "num_hidden_layers": 9});
+    let sound = of("MiniCPMForCausalLM", keys);
+    let variant = file(sound.clone()).config().unwrap().variant;
+    assert_eq!(
+        (variant.embedding_scale, variant.residual_scale, variant.logit_scale),
+        (12.0, 0.5, 0.25)
+    );
+    for key in ["scale_emb", "scale_depth", "dim_model_base"] {
+        let mut json = sound.clone();
+        json.as_object_mut().unwrap().remove(key);
+        let error = file(json).config().unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("key '{key}' is missing, expected a positive number")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn alpha_makes_another_base() {
+    let rope = |alpha: f64| serde_json::json!({"rope_scaling": {"type": "dynamic", "alpha": alpha, "factor": 1.0}});
+    let config = file(of("HunYuanDenseV1ForCausalLM", rope(16.0))).config().unwrap();
+    // Heads of 16: 10000 * 16^(16 / 14).
+    assert!(
+        (config.rope.base(16) - 237_759.09).abs() < 0.01,
+        "{}",
+        config.rope.base(16)
+    );
+    for (architecture, alpha, key) in [
+        ("HunYuanDenseV1ForCausalLM", -1.0, "rope_scaling.alpha"),
+        ("HunYuanDenseV1ForCausalLM", 1e38, "rope_scaling"),
+        ("LlamaForCausalLM", 16.0, "rope_scaling.rope_type"),
+    ] {
+        let error = file(of(architecture, rope(alpha))).config().unwrap_err().to_string();
+        assert!(error.contains(&format!("key '{key}'")), "{error}");
     }
 }

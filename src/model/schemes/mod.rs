@@ -90,6 +90,11 @@ pub trait Training {
         vec![]
     }
 
+    /// Whether zeros go on working as a bias: then every linear has one, whether its layer has one of its own or not.
+    fn has_biases(&self) -> bool {
+        false
+    }
+
     /// What else must hold for a linear called `name` in the checkpoint. `shape`: (rows, columns).
     ///
     /// # Errors

@@ -153,6 +153,10 @@ impl Training for Tequila {
         }
     }
 
+    fn has_biases(&self) -> bool {
+        true
+    }
+
     /// Training reshapes a matrix into groups, which leaves no remainder, and rounds lambda to the dtype.
     fn check(&self, name: &str, (rows, columns): (usize, usize), dtype: Dtype) -> Result<(), Contradiction> {
         if let Granularity::Group(size) = self.granularity

@@ -1,11 +1,12 @@
 //! The tensors that a checkpoint gives, in the order of the blueprint.
 
 use super::super::PackError;
+use super::super::biases::DroppedBiases;
 use super::super::graph::rope_factors;
 use super::super::numbers::numbers;
 use super::super::row::Ternary;
-use super::{Content, Job, Plan, source_row};
-use crate::blueprint::{Linear, Slot};
+use super::{Content, Job, Plan, measure, source_row};
+use crate::blueprint::{Linear, Part, Slot};
 use crate::model::{Checkpoint, Stored};
 
 impl<'a> Plan<'a> {
@@ -58,13 +59,14 @@ impl<'a> Plan<'a> {
             no_block.push((name, columns));
             return Ok(());
         }
+        let graph = config.architecture.graph;
+        let (has_bias, has_place) = (checkpoint.has_bias(linear), graph.bias_slots.contains(&linear.part));
         let job = self.jobs.len();
         self.push(name.clone(), vec![columns as u64, rows as u64], Content::Linear(job));
-        self.push(
-            format!("{}.bias", linear.gguf_name()),
-            vec![rows as u64],
-            Content::Bias(job),
-        );
+        if has_bias && has_place {
+            let name = format!("{}.bias", linear.gguf_name());
+            self.push(name, vec![rows as u64], Content::Bias(job));
+        }
         self.jobs.push(Job {
             name,
             is_table: false,
@@ -75,9 +77,32 @@ impl<'a> Plan<'a> {
             exact: 0,
             chosen: 0,
             promising: true,
+            drops_biases: has_bias && !has_place,
             larger,
         });
         Ok(())
+    }
+
+    /// Biases are left out only where the user says so; in some rows they are looked at, to tell how large they are.
+    pub(super) fn check_biases(&self, checkpoint: &Checkpoint) -> Result<(), PackError> {
+        let dropped: Vec<_> = self.jobs.iter().filter(|job| job.drops_biases).collect();
+        if dropped.is_empty() || self.options.drop_biases {
+            return Ok(());
+        }
+        let mut biases = DroppedBiases::default();
+        for job in &dropped {
+            let facts = measure(job, job.pieces().swap_remove(0), &job.types[..1])?;
+            biases.add(&facts.biases, facts.losses[0].energy);
+        }
+        let graph = checkpoint.config.architecture.graph;
+        Err(PackError::LostBiases {
+            graph: graph.name,
+            linears: Part::ALL
+                .into_iter()
+                .filter(|part| !graph.bias_slots.contains(part))
+                .collect(),
+            biases,
+        })
     }
 
     /// A linear that is not ternary stays what it is.
@@ -95,11 +120,27 @@ impl<'a> Plan<'a> {
             vec![columns as u64, rows as u64],
             content,
         );
-        if let Some(bias) = checkpoint.own_bias(linear) {
+        let Some(bias) = checkpoint.own_bias(linear) else {
+            return Ok(());
+        };
+        let bias = numbers(bias, &format!("{}.bias", linear.checkpoint_name()))?;
+        let bias: Vec<f32> = (0..rows).map(|row| bias[source_row(interleaved, row)]).collect();
+        let graph = checkpoint.config.architecture.graph;
+        if graph.bias_slots.contains(&linear.part) {
             let name = format!("{}.bias", linear.gguf_name());
-            let bias = numbers(bias, &format!("{}.bias", linear.checkpoint_name()))?;
-            let bias = (0..rows).map(|row| bias[source_row(interleaved, row)]).collect();
             self.push(name, vec![rows as u64], Content::Numbers(bias));
+        } else if !self.options.drop_biases {
+            let weights = numbers(
+                checkpoint.weight(linear),
+                &format!("{}.weight", linear.checkpoint_name()),
+            )?;
+            let mut biases = DroppedBiases::default();
+            biases.add(
+                &bias.into_iter().map(f64::from).collect::<Vec<_>>(),
+                weights.into_iter().map(|w| f64::from(w).powi(2)).sum(),
+            );
+            let (graph, linears) = (graph.name, vec![linear.part]);
+            return Err(PackError::LostBiases { graph, linears, biases });
         }
         Ok(())
     }

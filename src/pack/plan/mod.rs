@@ -69,6 +69,8 @@ pub(super) struct Job<'a> {
     pub chosen: usize,
     /// Whether some rows lose no more than is allowed in it.
     pub promising: bool,
+    /// Whether its biases are left out of the file, which has no place for them.
+    pub drops_biases: bool,
     /// Why it does not become the smallest type of the rule, if it does not.
     pub larger: Option<Larger>,
 }
@@ -130,7 +132,9 @@ impl<'a> Plan<'a> {
     pub fn new(checkpoint: &'a Checkpoint, options: &'a Options) -> Result<Self, PackError> {
         let mut plan = Self::empty(Origin::Checkpoint(checkpoint), options);
         let no_block = plan.add_checkpoint(checkpoint)?;
-        plan.decided(no_block)
+        let plan = plan.decided(no_block)?;
+        plan.check_biases(checkpoint)?;
+        Ok(plan)
     }
 
     /// The same for a GGUF file: matrices whose data is ternary are packed, all else is copied. Reads a sample of every
@@ -256,6 +260,7 @@ impl<'a> Plan<'a> {
             ternary: Ternary::alone(name.clone(), blocks.columns(), source, level),
             name,
             is_table: true,
+            drops_biases: false,
             shape: (blocks.rows(), blocks.columns()),
             interleaved: None,
             types: vec![ty],

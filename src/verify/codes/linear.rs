@@ -73,7 +73,8 @@ fn importance(checkpoint: &Checkpoint, linear: Linear) -> Vec<f64> {
     let config = &checkpoint.config;
     let (_, columns) = linear.shape(&config.dims);
     let mut norm = vec![1f32; columns];
-    let name = linear.preceding_norm().map(|norm| config.architecture.norm_name(norm));
+    let preceding = config.architecture.graph.preceding_norm(linear);
+    let name = preceding.map(|norm| config.architecture.norm_name(norm));
     if let Some(tensor) = name.and_then(|name| checkpoint.tensors.get(&name)) {
         tensor.read_f32(0, &mut norm);
     }

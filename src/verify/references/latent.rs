@@ -30,12 +30,12 @@ impl<'a> Latent<'a> {
             context: config.context_length,
             norm_epsilon: config.rms_norm_eps.into(),
             rope: Rope {
-                base: config.rope.theta,
+                base: config.rope.base(config.dims.head_dim),
                 divisor,
                 factors: latent::rope_factors(config),
                 pairing: Pairing::Halves,
             },
-            variant: config.architecture.graph.variant,
+            variant: config.variant,
         };
         Self { checkpoint, hyper }
     }

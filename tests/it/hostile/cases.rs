@@ -483,13 +483,27 @@ fn config(cases: &mut List) {
     cases.pack(24, "ModelError::Shape", &["down_proj.Lambada' has shape [1, 32], config.json makes it [32, 32]"], |c| learned(c, |_, columns| vec![1, columns]));
     key(cases, 25, "ModelError::MissingTensor", &["tensor 'lm_head.weight' is missing", "\"tie_word_embeddings\": true"], "tie_word_embeddings", json!(false));
     for (name, says) in [
-        ("Qwen3ForCausalLM", &["architecture Qwen3ForCausalLM is not supported", "o_proj, gate_proj, up_proj and down_proj", "supported: Llama"][..]),
-        ("HunYuanDenseV1ForCausalLM", &["architecture HunYuanDenseV1ForCausalLM is not supported", "lose the offline biases"]),
-        ("BitNetForCausalLM", &["architecture BitNetForCausalLM is not supported", "lose the offline biases of q_proj, k_proj, v_proj, o_proj"]),
+        ("Gemma3ForCausalLM", &["architecture Gemma3ForCausalLM is not supported", "its activation and its norms", "supported: Llama"][..]),
+        ("Qwen3MoeForCausalLM", &["architecture Qwen3MoeForCausalLM is not supported", "a mixture of experts"]),
         ("GPT2LMHeadModel", &["architecture GPT2LMHeadModel is not supported", "supported: Llama"]),
     ] {
         key(cases, 26, "ModelError::Architecture", says, "architectures", json!([name]));
     }
+    cases.pack(26, "ModelError::Architecture", &["architecture BitNetForCausalLM is not supported", "its activation is relu2", "take a model that was trained with silu"], |c| {
+        c.config["architectures"] = json!(["BitNetForCausalLM"]);
+        c.config["hidden_act"] = "relu2".into();
+    });
+    cases.pack(26, "PackError::LostBiases", &["llama.cpp's `qwen3` would lose the biases of o_proj, gate_proj, up_proj and down_proj, up to", "with --drop-biases"], |c| {
+        c.config["architectures"] = json!(["Qwen3ForCausalLM"]);
+        for name in ["q", "k"] {
+            c.add(&format!("model.layers.0.self_attn.{name}_norm.weight"), &[16]);
+        }
+    });
+    cases.pack(26, KEY, &["key 'head_dim' is 8, expected hidden_size (32) over the 2 heads: llama.cpp's `bitnet`"], |c| {
+        c.config["architectures"] = json!(["BitnetForCausalLM"]);
+        c.config["head_dim"] = 8.into();
+    });
+    cases.pack(26, KEY, &["key 'scale_emb' is missing, expected a positive number"], |c| c.config["architectures"] = json!(["MiniCPMForCausalLM"]));
     for (scaling, says) in [
         (json!({"type": "yarn", "factor": 2.0}), &["key 'rope_scaling.rope_type' is \"yarn\"", "\"linear\" or \"llama3\""][..]),
         (json!({"rope_type": "llama3", "factor": 8.0}), &["key 'rope_scaling.low_freq_factor' is missing"]),
@@ -1298,6 +1312,7 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
     let options = Options {
         rule,
         embedding: Embedding::Keep,
+        drop_biases: false,
         name: None,
         organization: None,
         metadata: vec![],
