@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn the_oracle_on_the_latent_checkpoint_is_pytorch() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families");
-        let families = ["ternary-float", "bitnet-packed"].map(|name| root.join(name));
+        let families = ["ternary-float", "bitnet-packed", "bonsai"].map(|name| root.join(name));
         for folder in fixtures().into_iter().chain(families) {
             let (checkpoint, golden) = (open(&folder), Golden::read(&folder));
             let tokens = golden.four_bytes("tokens", u32::from_le_bytes);

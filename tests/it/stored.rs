@@ -11,7 +11,7 @@ use crate::hostile::input::{Checkpoint, QUERY};
 use crate::pack::{Bench, assert_golden_linears, file_row, gguf_name};
 
 /// Fixtures with golden codes, scales and logits.
-pub const FAMILIES: [&str; 2] = ["families/ternary-float", "families/bitnet-packed"];
+pub const FAMILIES: [&str; 3] = ["families/ternary-float", "families/bitnet-packed", "families/bonsai"];
 
 /// `verify` at these levels: exit code and report.
 fn verify(bench: &Bench, checkpoint: &std::path::Path, levels: &str) -> (Option<i32>, Json) {
@@ -31,24 +31,35 @@ fn verify(bench: &Bench, checkpoint: &std::path::Path, levels: &str) -> (Option<
     (ran.status.code(), serde_json::from_slice(&ran.stdout).unwrap())
 }
 
+/// Where a row of a linear stands in the file of a family: as in the checkpoint, where halves of heads turn together.
+fn rows_of(family: &str) -> fn(&str, usize, usize) -> usize {
+    match family {
+        "families/bonsai" => |_, row, _| row,
+        _ => file_row,
+    }
+}
+
 #[test]
 fn every_code_and_scale_is_the_golden_one() {
     let bench = Bench::new();
     for family in FAMILIES {
-        let folder = data::fixture(family);
+        let (folder, rows) = (data::fixture(family), rows_of(family));
+        let (embedding, linears) = match family {
+            "families/bonsai" => ("q4_0", 8),
+            _ => ("keep", 7),
+        };
         for options in ["--for gpu --exact", "--exact", "--type q8_0 --exact"] {
-            let (bytes, report) = bench.pack(&folder, options);
+            let (bytes, report) = bench.pack(&folder, &format!("{options} --embedding {embedding}"));
             assert_eq!(
-                assert_golden_linears(&folder, &bytes, file_row),
-                7,
+                assert_golden_linears(&folder, &bytes, rows),
+                linears,
                 "{family} {options}"
             );
             assert_eq!(report["nmse"], 0.0, "{family} {options}");
             assert_eq!(verify(&bench, &folder, "1,2,4").0, Some(0), "{family} {options}");
         }
         // Of a type that rounds, what is lost is told and agreed on.
-        let (bytes, _) = bench.pack(&folder, "");
-        assert!(File::parse(&bytes).is_ok());
+        bench.pack(&folder, "");
         assert_eq!(verify(&bench, &folder, "1,2").0, Some(0), "{family}");
     }
 }
@@ -280,4 +291,74 @@ fn linears_that_are_not_converted_and_rows_that_are_no_multiple_of_four() {
     assert_kept(&bytes, &mut made, "k_proj", 64);
     let (code, report) = verify(&bench, &folder, "1,2");
     assert_eq!(code, Some(0), "{report}");
+}
+
+/// The file with `flip` applied to a byte of the embedding, `offset` bytes from its start.
+fn planted(bytes: &[u8], offset: usize, flip: fn(u8) -> u8) -> Vec<u8> {
+    let file = File::parse(bytes).unwrap();
+    let (_, table) = file.tensor("token_embd.weight").unwrap();
+    let at = table.as_ptr() as usize - bytes.as_ptr() as usize + offset;
+    let mut planted = bytes.to_vec();
+    planted[at] = flip(planted[at]);
+    planted
+}
+
+#[test]
+fn an_embedding_that_is_ternary_is_stored_in_a_ternary_type() {
+    let bench = Bench::new();
+    let folder = data::fixture(FAMILIES[2]);
+    let mut bytes = vec![];
+    for ty in ["q2_0", "q4_0"] {
+        let report;
+        (bytes, report) = bench.pack(&folder, &format!("--for gpu --exact --embedding {ty}"));
+        let file = File::parse(&bytes).unwrap();
+        let (info, _) = file.tensor("token_embd.weight").unwrap();
+        assert_eq!(info.ty.name().to_lowercase(), ty);
+        assert_eq!(assert_golden_linears(&folder, &bytes, rows_of(FAMILIES[2])), 8);
+        assert_eq!(
+            (&report["linears"], &report["nmse"]),
+            (&json!({"Q2_0": 7}), &json!(0.0))
+        );
+        assert_eq!(verify(&bench, &folder, "1,2,4").0, Some(0), "{ty}");
+    }
+    // Another code is noticed, and so is another scale: 7, 8 and 9 in four bits after two bytes of scale.
+    let code = |byte: u8| byte & 0xf0 | if byte & 15 == 9 { 7 } else { 9 };
+    let faults = [planted(&bytes, 2, code), planted(&bytes, 1, |byte| byte ^ 4)];
+    for (fault, said) in faults
+        .into_iter()
+        .zip(["token_embd.weight' row 0 column", "embedding: scales, NMSE"])
+    {
+        std::fs::write(bench.path("out.gguf"), fault).unwrap();
+        let (code, report) = verify(&bench, &folder, "2");
+        let checks = report["levels"][0]["checks"].as_array().unwrap();
+        let failed: Vec<_> = checks.iter().filter(|check| check["pass"] == false).collect();
+        assert!(
+            code == Some(1) && failed[0].to_string().contains(said),
+            "{said}: {failed:?}"
+        );
+    }
+    let output = bench.path("new.gguf");
+    for (fixture, ty, said) in [
+        (
+            FAMILIES[2],
+            "tq2_0",
+            "cannot be stored as TQ2_0: 128 columns are not a multiple of 256",
+        ),
+        (
+            "tiny",
+            "q4_0",
+            "cannot be stored as Q4_0: its numbers are not ternary; use --embedding keep",
+        ),
+    ] {
+        let folder = data::fixture(fixture);
+        let arguments = [
+            "pack",
+            folder.to_str().unwrap(),
+            output.to_str().unwrap(),
+            "--embedding",
+            ty,
+        ];
+        let error = bench.refused(&arguments);
+        assert!(error.contains(said), "{error}");
+    }
 }

@@ -74,6 +74,8 @@ struct PackPreview {
     linears: String,
     bytes: u64,
     nmse: f64,
+    /// What the dead share is of.
+    zeros: &'static str,
     dead_share: f64,
     largest_bias: f64,
     notes: Vec<String>,
@@ -110,6 +112,7 @@ impl PackPreview {
             linears: linears.join(", "),
             bytes: summary.bytes,
             nmse: summary.loss.nmse(),
+            zeros: checkpoint.scheme.zeros(),
             dead_share: summary.dead_share(),
             largest_bias: summary.largest_bias,
             notes: checkpoint.notes(),
@@ -238,7 +241,7 @@ impl Found {
 impl PackPreview {
     fn facts(&self) -> Vec<(&'static str, String)> {
         vec![
-            ("dead zone", render::percent(self.dead_share)),
+            (self.zeros, render::percent(self.dead_share)),
             ("largest bias", render::small(self.largest_bias)),
             (
                 "pack makes",

@@ -80,8 +80,8 @@ impl Report<'_> {
             ("not smaller", self.larger()),
         ];
         facts.extend(match self.packed.origin {
-            Origin::Checkpoint(_) => vec![
-                ("dead zone", render::percent(summary.dead_share())),
+            Origin::Checkpoint(checkpoint) => vec![
+                (checkpoint.scheme.zeros(), render::percent(summary.dead_share())),
                 ("largest bias", self.largest_bias()),
                 ("biases lost", self.dropped()),
                 ("embedding", self.packed.items[0].info.ty.to_string()),

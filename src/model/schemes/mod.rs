@@ -131,6 +131,14 @@ pub trait Training {
 }
 
 impl Scheme {
+    /// What its zeros are called.
+    pub fn zeros(&self) -> &'static str {
+        match self.training().has_biases() {
+            true => "dead zone",
+            false => "zeros",
+        }
+    }
+
     /// What it says of itself.
     pub fn training(&self) -> &dyn Training {
         match self {

@@ -10,7 +10,7 @@ use crate::verify::latent::{Latent, LatentRow};
 
 #[test]
 fn codes_and_scales_of_stored_families_are_golden() {
-    for family in ["ternary-float", "bitnet-packed"] {
+    for family in ["ternary-float", "bitnet-packed", "bonsai"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("fixtures/families")
             .join(family);
