@@ -275,6 +275,8 @@ fn linears_that_are_not_converted_and_rows_that_are_no_multiple_of_four() {
     weight.dtype = "BF16".into();
     weight.reshape(&[128, 256]);
     (0..128 * 256).for_each(|index| weight.set(index, (index * 7919 % 1009) as f32 / 4096.0 - 0.125));
+    // A number without a dimension, as the first upload of BitNet b1.58 2B4T had it.
+    made.tensor("model.layers.0.self_attn.v_proj.weight_scale").shape = vec![];
     // A tail of bits that stand for no row, as packing leaves it.
     made.config["intermediate_size"] = 510.into();
     for part in ["gate", "up"] {
