@@ -146,11 +146,12 @@ pub(super) fn table_limit(ty: BlockType) -> Option<f64> {
 }
 
 /// Embedding or head: equal where its type can hold the checkpoint's numbers or their rounding, else within a limit. Of a
-/// type that holds ternary weights alone each code is equal, and the scales are within `max_nmse`, by the second of
-/// `ids`.
+/// type that holds ternary weights alone each code is equal, and each scale where it stands for one; what those lose that
+/// stand for several is within `max_nmse`, by the second of `ids`.
 fn table(file: &File, ids: (CheckId, CheckId), name: &str, source: Tensor, max_nmse: f64) -> Vec<Check> {
     let (id, scales) = ids;
     const ROUNDED: &str = "the checkpoint's, rounded to the type at most once";
+    const CODES: &str = "the checkpoint's codes; its scale to nearest in f16 where a block has one";
     let (rows, columns) = (source.shape[0], source.shape[1]);
     let of = source.len() as u64;
     let shaped = |info: &TensorInfo| info.columns() == columns as u64 && info.rows() == rows as u64;
@@ -168,7 +169,7 @@ fn table(file: &File, ids: (CheckId, CheckId), name: &str, source: Tensor, max_n
     if !holds_ternary_alone(info.ty) {
         return vec![Check::none_differ(id, found.wrong, of, "numbers", ROUNDED).with_details(place)];
     }
-    let codes = Check::none_differ(id, found.wrong, of, "codes", "the signs of the checkpoint's");
+    let codes = Check::none_differ(id, found.wrong, of, "numbers", CODES);
     let (nmse, limit) = (found.loss.value(), Limit { at_most: max_nmse });
     let loss = Check::new(
         scales,
@@ -255,6 +256,10 @@ fn compare_row(ty: BlockType, dtype: Dtype, row: usize, expected: &[f32], found:
         _ => w,
     };
     let mut all = TableFound::default();
+    let one_scale: Vec<bool> = match ternary {
+        true => expected.chunks(ty.weights()).map(have_one_magnitude).collect(),
+        false => vec![],
+    };
     for (column, (&w, &stored)) in expected.iter().zip(found).enumerate() {
         let expected = round(w);
         let trained = if ternary { expected } else { w };
@@ -264,7 +269,10 @@ fn compare_row(ty: BlockType, dtype: Dtype, row: usize, expected: &[f32], found:
         };
         let sign = |w: f32| i8::from(w > 0.0) - i8::from(w < 0.0);
         let differs = match ternary {
-            true => stored.is_nan() || sign(stored) != sign(expected),
+            true => {
+                let exact = one_scale[column / ty.weights()];
+                stored.is_nan() || sign(stored) != sign(expected) || (exact && stored.abs() != expected.abs())
+            }
             false => stored.to_bits() != expected.to_bits(),
         };
         if differs {
@@ -278,6 +286,13 @@ fn compare_row(ty: BlockType, dtype: Dtype, row: usize, expected: &[f32], found:
         }
     }
     all
+}
+
+/// Whether all numbers that are not zero have one magnitude.
+fn have_one_magnitude(numbers: &[f32]) -> bool {
+    let mut magnitudes = numbers.iter().filter(|w| **w != 0.0).map(|w| w.abs());
+    let first = magnitudes.next();
+    magnitudes.all(|magnitude| Some(magnitude) == first)
 }
 
 /// `rope_freqs.weight` is there for Llama 3's scaling, and only then, with its factors.

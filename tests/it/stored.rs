@@ -7,26 +7,18 @@ use half::bf16;
 use serde_json::{Value as Json, json};
 
 use crate::data;
-use crate::hostile::input::{Checkpoint, QUERY};
+use crate::hostile::input::{Checkpoint, EMBEDDING, QUERY};
 use crate::pack::{Bench, assert_golden_linears, file_row, gguf_name};
 
 /// Fixtures with golden codes, scales and logits.
 pub const FAMILIES: [&str; 3] = ["families/ternary-float", "families/bitnet-packed", "families/bonsai"];
 
-/// `verify` at these levels: exit code and report.
+/// `verify` at these levels, with other options after them: exit code and report.
 fn verify(bench: &Bench, checkpoint: &std::path::Path, levels: &str) -> (Option<i32>, Json) {
     let (file, checkpoint) = (bench.path("out.gguf"), checkpoint.to_str().unwrap());
-    let arguments = [
-        "verify",
-        file.to_str().unwrap(),
-        "--against",
-        checkpoint,
-        "--levels",
-        levels,
-        "--json",
-        "--threads",
-        "1",
-    ];
+    let mut arguments = vec!["verify", file.to_str().unwrap(), "--against", checkpoint, "--json"];
+    arguments.extend(["--threads", "1", "--levels"]);
+    arguments.extend(levels.split_whitespace());
     let ran = bench.run(&arguments);
     (ran.status.code(), serde_json::from_slice(&ran.stdout).unwrap())
 }
@@ -326,18 +318,13 @@ fn an_embedding_that_is_ternary_is_stored_in_a_ternary_type() {
     // Another code is noticed, and so is another scale: 7, 8 and 9 in four bits after two bytes of scale.
     let code = |byte: u8| byte & 0xf0 | if byte & 15 == 9 { 7 } else { 9 };
     let faults = [planted(&bytes, 2, code), planted(&bytes, 1, |byte| byte ^ 4)];
-    for (fault, said) in faults
-        .into_iter()
-        .zip(["token_embd.weight' row 0 column", "embedding: scales, NMSE"])
-    {
+    for fault in faults {
         std::fs::write(bench.path("out.gguf"), fault).unwrap();
         let (code, report) = verify(&bench, &folder, "2");
         let checks = report["levels"][0]["checks"].as_array().unwrap();
         let failed: Vec<_> = checks.iter().filter(|check| check["pass"] == false).collect();
-        assert!(
-            code == Some(1) && failed[0].to_string().contains(said),
-            "{said}: {failed:?}"
-        );
+        let said = "tensor 'token_embd.weight' row 0 column";
+        assert!(code == Some(1) && failed[0].to_string().contains(said), "{failed:?}");
     }
     let output = bench.path("new.gguf");
     for (fixture, ty, said) in [
@@ -363,4 +350,39 @@ fn an_embedding_that_is_ternary_is_stored_in_a_ternary_type() {
         let error = bench.refused(&arguments);
         assert!(error.contains(said), "{error}");
     }
+}
+
+#[test]
+fn a_ternary_embedding_may_lose_as_much_as_a_linear() {
+    let bench = Bench::new();
+    let folder = bench.path("embedding");
+    let mut made = Checkpoint::of(FAMILIES[0]);
+    // Two scales in each 256 columns.
+    let rows = made.tensor(QUERY).bytes.repeat(8);
+    made.tensor(EMBEDDING).bytes = rows;
+    made.write(&folder);
+    let output = bench.path("new.gguf");
+    let arguments = [
+        "pack",
+        folder.to_str().unwrap(),
+        output.to_str().unwrap(),
+        "--embedding",
+        "tq2_0",
+    ];
+    let error = bench.refused(&arguments);
+    assert!(error.contains("in the worst ('token_embd.weight')"), "{error}");
+    let (_, report) = bench.pack(&folder, "--embedding tq2_0 --for gpu --max-nmse 0.5");
+    assert_eq!(
+        (&report["linears"], &report["nmse"]),
+        (&json!({"Q2_0": 7}), &json!(0.0))
+    );
+    let (code, report) = verify(&bench, &folder, "1,2,4 --max-nmse 0.5");
+    assert_eq!(code, Some(0), "{report}");
+    let (code, report) = verify(&bench, &folder, "2");
+    let failed = report["levels"][0]["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|check| check["pass"] == false);
+    assert_eq!((code, &failed.unwrap()["id"]), (Some(1), &json!("embedding_scales")));
 }
