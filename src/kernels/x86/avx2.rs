@@ -138,46 +138,62 @@ fn panel_product<const DOT: usize, const BITS: usize>(v: Avx2<DOT>, of: &Operand
         for token in (0..width).step_by(at_once) {
             let at = At { part, token };
             match at_once.min(width - token) {
-                8 => product::<_, BITS, 1, 8>(v, of, at, out),
-                _ => product::<_, BITS, 1, 4>(v, of, at, out),
+                8 => piece::<DOT, BITS, 1, 8>(v, of, at, out),
+                _ => piece::<DOT, BITS, 1, 4>(v, of, at, out),
             }
         }
     }
 }
 
+/// [`product`] as a function of its own: registers are assigned better in several of this size than in one that holds
+/// all of them. (Not for one token: there the loops need to know that the width is one.)
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn piece<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(
+    v: Avx2<DOT>,
+    of: &Operands<'_>,
+    at: At,
+    out: &mut [[f32; MR]],
+) {
+    product::<_, BITS, H, C>(v, of, at, out);
+}
+
 /// See [`Vector::add_multiplied`]. `vpmaddubsw` is all it needs: pairs of products that were added in 16 bits meet the
-/// multipliers in `vpmaddwd`, which widens them too.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn add_multiplied<const BITS: usize, const H: usize, const C: usize>(
+/// multipliers in `vpmaddwd`, which widens them too. (Without features of its own, as a function with them cannot be
+/// inlined always; so [`dots`].)
+#[inline(always)]
+unsafe fn add_multiplied<const BITS: usize, const H: usize, const C: usize>(
     run: Run<'_>,
     multipliers: &[u8; MR],
     totals: &mut [[__m256i; C]; H],
 ) {
-    let Run {
-        codes,
-        dwords,
-        width,
-        at,
-    } = run;
-    for (step, dwords) in codes.chunks_exact(32 * BITS).zip(dwords.chunks_exact(4 * width)) {
-        fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
-        for h in 0..H {
-            let multiplier = pairs(multipliers, multipliers, at.part + h);
-            // Codes of 6 bits: 2 * 63 * 127 = 16,002 a product, and two of them 32,004 < 32,767.
-            let planes = planes::<VNNI, BITS>(step, at.part + h).0;
-            for c in 0..C {
-                let dot = |l: usize| {
-                    let x = _mm256_set1_epi32(dwords[l * width + at.token + c]);
-                    _mm256_maddubs_epi16(planes[l], x)
-                };
-                let a = _mm256_add_epi16(dot(0), dot(1));
-                let b = _mm256_add_epi16(dot(2), dot(3));
-                let total = match BITS {
-                    6 => _mm256_add_epi32(_mm256_madd_epi16(a, multiplier), _mm256_madd_epi16(b, multiplier)),
-                    _ => _mm256_madd_epi16(_mm256_add_epi16(a, b), multiplier),
-                };
-                totals[h][c] = _mm256_add_epi32(totals[h][c], total);
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let Run {
+            codes,
+            dwords,
+            width,
+            at,
+        } = run;
+        for (step, dwords) in codes.chunks_exact(32 * BITS).zip(dwords.chunks_exact(4 * width)) {
+            fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
+            for h in 0..H {
+                let multiplier = pairs(multipliers, multipliers, at.part + h);
+                // Codes of 6 bits: 2 * 63 * 127 = 16,002 a product, and two of them 32,004 < 32,767.
+                let planes = planes::<VNNI, BITS>(step, at.part + h).0;
+                for c in 0..C {
+                    let mut dots = planes;
+                    for (l, dot) in dots.iter_mut().enumerate() {
+                        *dot = _mm256_maddubs_epi16(*dot, _mm256_set1_epi32(dwords[l * width + at.token + c]));
+                    }
+                    let a = _mm256_add_epi16(dots[0], dots[1]);
+                    let b = _mm256_add_epi16(dots[2], dots[3]);
+                    let total = match BITS {
+                        6 => _mm256_add_epi32(_mm256_madd_epi16(a, multiplier), _mm256_madd_epi16(b, multiplier)),
+                        _ => _mm256_madd_epi16(_mm256_add_epi16(a, b), multiplier),
+                    };
+                    totals[h][c] = _mm256_add_epi32(totals[h][c], total);
+                }
             }
         }
     }
@@ -221,59 +237,61 @@ fn pairs(a: &[u8; MR], b: &[u8; MR], half: usize) -> __m256i {
 }
 
 /// The sums of stored code * activation over one run.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(run: Run<'_>) -> [[__m256i; C]; H] {
-    let Run {
-        codes,
-        dwords,
-        width,
-        at,
-    } = run;
-    let zero = _mm256_setzero_si256();
-    let mut sums = [[zero; C]; H];
-    let steps_at_once = match (DOT, BITS) {
-        (MADDUBS, 2) => 8,
-        (MADDUBS, _) => 2,
-        _ => usize::MAX / 4 / width / 32 / BITS,
-    };
-    let blocks = codes
-        .chunks(steps_at_once * 32 * BITS)
-        .zip(dwords.chunks(steps_at_once * 4 * width));
-    for (codes, dwords) in blocks {
-        // 16-bit sums of the low parts of the codes and, for long codes, of the high parts; or 32-bit sums.
-        let (mut low, mut high) = ([[zero; C]; H], [[zero; C]; H]);
-        for (step, dwords) in codes.chunks_exact(32 * BITS).zip(dwords.chunks_exact(4 * width)) {
-            fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
-            for h in 0..H {
-                let planes = planes::<DOT, BITS>(step, at.part + h);
-                for l in 0..4 {
-                    let dwords = &dwords[l * width + at.token..][..C];
-                    for c in 0..C {
-                        let x = _mm256_set1_epi32(dwords[c]);
-                        low[h][c] = add_dot::<DOT>(low[h][c], planes.0[l], x);
-                        if DOT == MADDUBS && BITS > 4 {
-                            high[h][c] = add_dot::<DOT>(high[h][c], planes.1[l], x);
+#[inline(always)]
+unsafe fn dots<const DOT: usize, const BITS: usize, const H: usize, const C: usize>(run: Run<'_>) -> [[__m256i; C]; H] {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let Run {
+            codes,
+            dwords,
+            width,
+            at,
+        } = run;
+        let zero = _mm256_setzero_si256();
+        let mut sums = [[zero; C]; H];
+        let steps_at_once = match (DOT, BITS) {
+            (MADDUBS, 2) => 8,
+            (MADDUBS, _) => 2,
+            _ => usize::MAX / 4 / width / 32 / BITS,
+        };
+        let blocks = codes
+            .chunks(steps_at_once * 32 * BITS)
+            .zip(dwords.chunks(steps_at_once * 4 * width));
+        for (codes, dwords) in blocks {
+            // 16-bit sums of the low parts of the codes and, for long codes, of the high parts; or 32-bit sums.
+            let (mut low, mut high) = ([[zero; C]; H], [[zero; C]; H]);
+            for (step, dwords) in codes.chunks_exact(32 * BITS).zip(dwords.chunks_exact(4 * width)) {
+                fetch_ahead(step, if C == 1 { FAR_AHEAD } else { AHEAD });
+                for h in 0..H {
+                    let planes = planes::<DOT, BITS>(step, at.part + h);
+                    for l in 0..4 {
+                        let dwords = &dwords[l * width + at.token..][..C];
+                        for c in 0..C {
+                            let x = _mm256_set1_epi32(dwords[c]);
+                            low[h][c] = add_dot::<DOT>(low[h][c], planes.0[l], x);
+                            if DOT == MADDUBS && BITS > 4 {
+                                high[h][c] = add_dot::<DOT>(high[h][c], planes.1[l], x);
+                            }
                         }
                     }
                 }
             }
-        }
-        for h in 0..H {
-            for c in 0..C {
-                let wide = match DOT {
-                    MADDUBS => _mm256_madd_epi16(low[h][c], _mm256_set1_epi16(1)),
-                    _ => low[h][c],
-                };
-                sums[h][c] = _mm256_add_epi32(sums[h][c], wide);
-                if DOT == MADDUBS && BITS > 4 {
-                    let wide = _mm256_madd_epi16(high[h][c], _mm256_set1_epi16(16));
+            for h in 0..H {
+                for c in 0..C {
+                    let wide = match DOT {
+                        MADDUBS => _mm256_madd_epi16(low[h][c], _mm256_set1_epi16(1)),
+                        _ => low[h][c],
+                    };
                     sums[h][c] = _mm256_add_epi32(sums[h][c], wide);
+                    if DOT == MADDUBS && BITS > 4 {
+                        let wide = _mm256_madd_epi16(high[h][c], _mm256_set1_epi16(16));
+                        sums[h][c] = _mm256_add_epi32(sums[h][c], wide);
+                    }
                 }
             }
         }
+        sums
     }
-    sums
 }
 
 /// `sum` + products of codes and activations: pairs in 16 bits, or dwords in 32.
