@@ -21,9 +21,15 @@ pub struct CheckpointArgs {
     /// llama.cpp's name of the pre-tokenizer, if it is not recognised
     #[arg(long, value_name = "NAME", help_heading = "Checkpoint")]
     pub tokenizer_pre: Option<String>,
-    /// How it was trained; overrides config.json: ultraquantv2 or ultraquantv3
-    #[arg(long, value_name = "METHOD", help_heading = "Checkpoint")]
-    quant_method: Option<String>,
+    /// How it was trained, where config.json does not say so or is wrong: ultraquantv2, ultraquantv3, absmean, sherry, twn,
+    /// lsq, seq (ParetoQ) or bitnet
+    #[arg(
+        long,
+        visible_alias = "quant-method",
+        value_name = "NAME",
+        help_heading = "Checkpoint"
+    )]
+    trained_as: Option<String>,
     /// What shares a scale; overrides config.json: per_group, per_channel or per_tensor
     #[arg(long, value_name = "WHAT", help_heading = "Checkpoint")]
     granularity: Option<String>,
@@ -40,7 +46,7 @@ impl CheckpointArgs {
     pub fn open(&self, path: &Path) -> anyhow::Result<Checkpoint> {
         let source = Source::find(path, self.config.as_deref(), self.tokenizer.as_deref())?;
         let overrides = TrainingOverrides {
-            method: self.quant_method.clone(),
+            method: self.trained_as.clone(),
             granularity: self.granularity.clone(),
             group_size: self.group_size,
             lambda: self.lambda,
@@ -54,7 +60,7 @@ impl CheckpointArgs {
             ("granularity", "--granularity", self.granularity.is_some()),
             ("group_size", "--group-size", self.group_size.is_some()),
             ("eps", "--lambda", self.lambda.is_some()),
-            ("quant_method", "--quant-method", self.quant_method.is_some()),
+            ("quant_method", "--trained-as", self.trained_as.is_some()),
         ];
         match error {
             ModelError::Key {
@@ -83,7 +89,7 @@ impl CheckpointArgs {
             ("--config", self.config.clone().map(OsString::from)),
             ("--tokenizer", self.tokenizer.clone().map(OsString::from)),
             ("--tokenizer-pre", self.tokenizer_pre.as_ref().map(text)),
-            ("--quant-method", self.quant_method.as_ref().map(text)),
+            ("--trained-as", self.trained_as.as_ref().map(text)),
             ("--granularity", self.granularity.as_ref().map(text)),
             ("--group-size", self.group_size.map(number)),
             ("--lambda", self.lambda.map(|lambda| lambda.to_string().into())),

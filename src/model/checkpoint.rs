@@ -11,7 +11,7 @@ use super::ModelError;
 use super::config::{Config, ConfigFile};
 use super::error::list;
 use super::families::is_linear;
-use super::schemes::{self, Scheme, TrainingOverrides, WEIGHT_SCALE};
+use super::schemes::{self, Scheme, Trained, TrainingOverrides, WEIGHT_SCALE};
 use super::source::{Source, parts_in};
 use super::tensors::{Stored, Tensors};
 use super::{families, unwrap};
@@ -26,6 +26,8 @@ pub struct Checkpoint {
     pub config: Config,
     /// How its weights become ternary.
     pub scheme: Scheme,
+    /// What says so.
+    pub evidence: &'static str,
     /// Its tensors.
     pub tensors: Tensors,
     /// config.json as it stands there.
@@ -41,12 +43,13 @@ impl Checkpoint {
     pub fn open(source: Source, overrides: &TrainingOverrides) -> Result<Self, ModelError> {
         let file = ConfigFile::read(&source.config)?;
         let tensors = Tensors::open(&source.weights)?;
-        let scheme = families::scheme(&tensors, &file, overrides)?;
+        let Trained { scheme, evidence } = families::training(&tensors, &file, overrides)?;
         let config = file.config()?;
         let mut checkpoint = Self {
             source,
             config,
             scheme,
+            evidence,
             tensors,
             config_json: file.into_json(),
             notes: vec![],

@@ -86,27 +86,40 @@ pub enum ModelError {
         /// What would be lost, and what is supported.
         why: String,
     },
-    /// No sign of Tequila training.
+    /// Nothing says how the weights become ternary.
     #[error(
-        "{}: not a Tequila checkpoint: looked for 'quant_method' (ultraquantv2 or ultraquantv3), 'granularity', \
-         'group_size' and 'eps' in config.json, missing: {}; where you know how it was trained, say so with \
-         --quant-method, --granularity, --group-size and --lambda", path.display(), missing.join(", ")
+        "{}: nothing says that it was trained to be ternary: looked for 'quant_method', 'w_bits', 'quantization_config' of \
+         BitNet and 'weight_bits' in config.json; where you know how it was trained, say so with --trained-as NAME: {methods}",
+        path.display()
     )]
-    NotTequila {
+    NotTrained {
         /// config.json.
         path: PathBuf,
-        /// The keys that are missing.
+        /// The methods that can be packed.
+        methods: String,
+    },
+    /// Settings that a training method needs.
+    #[error(
+        "{}: '{method}' needs settings that are missing: {}; set them in config.json, or give --granularity, --group-size \
+         and, for eps, --lambda", path.display(), missing.join(", ")
+    )]
+    MissingSettings {
+        /// config.json.
+        path: PathBuf,
+        /// The method.
+        method: String,
+        /// Their keys.
         missing: Vec<&'static str>,
     },
-    /// A training method whose dead zone is no constant, or that is unknown.
-    #[error("{}: quant_method '{found}' cannot be packed: {why}", path.display())]
+    /// A training method whose forward pass is no ternary matrix and a constant, or that is unknown.
+    #[error("{}: method '{found}' cannot be packed: {why}", path.display())]
     Method {
         /// config.json.
         path: PathBuf,
-        /// What it names.
+        /// Its name.
         found: String,
-        /// Why not.
-        why: &'static str,
+        /// Why not, and what to do.
+        why: String,
     },
     /// Weights that are rounded already, or those of another family of models.
     #[error("{}: {found}; {why}; {remedy}", path.display())]

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::ModelError;
 use super::config::ConfigFile;
 use super::error::list;
-use super::schemes::{Floats, Scheme, TrainingOverrides};
+use super::schemes::{Floats, Scheme, Trained, TrainingOverrides};
 use super::tensors::Tensors;
 use super::weights::{Weights, look};
 
@@ -20,16 +20,15 @@ struct Refusal {
     remedy: &'static str,
 }
 
-const LATENT_ONLY: &str =
-    "take the latent checkpoint that they were made from: only those of ultraquantv2 and ultraquantv3 can be packed";
+const LATENT_ONLY: &str = "take the latent checkpoint that they were made from";
 
 /// How the linears become ternary: as they are, where the tensors say so, else as config.json and `overrides` say.
 ///
 /// # Errors
 /// Those of [`recognise`] and [`ConfigFile::training`].
-pub fn scheme(tensors: &Tensors, config: &ConfigFile, overrides: &TrainingOverrides) -> Result<Scheme, ModelError> {
+pub fn training(tensors: &Tensors, config: &ConfigFile, overrides: &TrainingOverrides) -> Result<Trained, ModelError> {
     match recognise(tensors, config, overrides)? {
-        Some(scheme) => Ok(scheme),
+        Some(trained) => Ok(trained),
         None => config.training(overrides),
     }
 }
@@ -43,21 +42,24 @@ pub fn recognise(
     tensors: &Tensors,
     config: &ConfigFile,
     overrides: &TrainingOverrides,
-) -> Result<Option<Scheme>, ModelError> {
+) -> Result<Option<Trained>, ModelError> {
     let refuse = |refusal: Refusal| refusal.of(tensors);
-    if let Some(refusal) = rotated(tensors, config).or_else(|| single_norms(tensors, config)) {
+    if let Some(refusal) = rotated(tensors, config).or_else(|| single_norms(tensors)) {
         return Err(refuse(refusal));
     }
     if has_codes(tensors, config, overrides).map_err(refuse)? {
-        return Ok(Some(Scheme::Packed(config.packed()?)));
+        return Ok(Some(Trained {
+            scheme: Scheme::Packed(config.packed()?),
+            evidence: "U8 tensors with a weight_scale, and 'quantization_config' of config.json",
+        }));
     }
     if let Some(floats) = numbers(tensors)?.family(tensors, overrides).map_err(refuse)? {
-        return Ok(Some(Scheme::Floats(with_dead_zone(floats, tensors, config))));
+        return Ok(Some(Trained {
+            scheme: Scheme::Floats(with_dead_zone(floats, tensors, config)),
+            evidence: "the numbers of the linears, whatever config.json says",
+        }));
     }
-    let of_another_rule = learned_clip(tensors, config)
-        .or_else(|| quantizers(tensors))
-        .or_else(|| bitnet(config));
-    of_another_rule.map_or(Ok(None), |refusal| Err(refuse(refusal)))
+    of_another_rule(tensors).map_or(Ok(None), |refusal| Err(refuse(refusal)))
 }
 
 impl Refusal {
@@ -83,7 +85,7 @@ fn with_dead_zone(mut floats: Floats, tensors: &Tensors, config: &ConfigFile) ->
 
 const WITH_ITS_CONFIG: &str = "name the config.json of this checkpoint with --config";
 
-const AS_THEY_ARE: &str = "leave --quant-method out: they are packed as they are";
+const AS_THEY_ARE: &str = "leave --trained-as out: they are packed as they are";
 
 fn holders(linears: usize) -> String {
     match linears {
@@ -160,75 +162,33 @@ fn is_rotation(name: &str) -> bool {
     ["hadamard", "rotation", "signs"].iter().any(|word| name.contains(word))
 }
 
-/// Methods that learn the range in which they round.
-fn learned_clip(tensors: &Tensors, config: &ConfigFile) -> Option<Refusal> {
-    let clips = names(tensors, |name| name.ends_with("weight_clip_val"));
-    let first = clips.first()?;
-    let gamma = names(tensors, |name| name.ends_with("_proj.gamma"));
-    let (family, why) = match (config.bits(), gamma.is_empty()) {
-        (_, false) => (
-            "DLT",
-            "its weights are code times scale plus gamma, which is no ternary matrix",
-        ),
-        (Some(2), _) => (
-            "the 2 bits of SEQ or ParetoQ",
-            "they have four levels, which are not ternary",
-        ),
-        (Some(0), _) => (
-            "ParetoQ, SEQ or LSQ",
-            "their scales are learned, and not the mean of the weights, which is what Tequila's formula takes",
-        ),
-        _ => (
-            "ParetoQ, SEQ or LSQ",
-            "their scales are learned, and 'w_bits' does not say that they are ternary",
-        ),
-    };
+/// What other methods save beside the weights that they train.
+fn of_another_rule(tensors: &Tensors) -> Option<Refusal> {
+    let one = |part: &str| names(tensors, |name| name.contains(part)).into_iter().next();
+    if let Some(name) = one("_proj.weight_quantizer.") {
+        return Some(Refusal {
+            found: format!("'{name}' is a quantizer of AngelSlim's own training"),
+            why: "it is saved half way, with weights that are still latent".into(),
+            remedy: "take what the end of that training saves, whose weights are ternary",
+        });
+    }
+    let name = one("_proj.gamma")?;
     Some(Refusal {
-        found: format!("'{first}' is a learned clipping range, of {family}"),
-        why: why.into(),
-        remedy: "supported: ultraquantv2, ultraquantv3",
-    })
-}
-
-/// What AngelSlim's own training saves beside the weights.
-fn quantizers(tensors: &Tensors) -> Option<Refusal> {
-    let name = names(tensors, |name| name.contains("_proj.weight_quantizer."))
-        .into_iter()
-        .next()?;
-    Some(Refusal {
-        found: format!("'{name}' is a quantizer of AngelSlim's own training"),
-        why: "its rule (Sherry, TWN, LSQ, SEQ or DLT) is another than Tequila's".into(),
-        remedy: "supported: ultraquantv2, ultraquantv3",
+        found: format!("'{name}' is the shift of DLT"),
+        why: "its weights are code times scale plus gamma, which is no ternary matrix".into(),
+        remedy: "train with a method that has none",
     })
 }
 
 /// BitNet with a norm in front of every linear.
-fn single_norms(tensors: &Tensors, config: &ConfigFile) -> Option<Refusal> {
+fn single_norms(tensors: &Tensors) -> Option<Refusal> {
     let name = names(tensors, |name| name.contains("_proj.rms_norm."))
         .into_iter()
-        .next();
-    let switch = || config.bitnet()?.get("use_rms_norm")?.as_bool().filter(|&on| on);
-    let found = match (name, switch()) {
-        (Some(name), _) => format!("'{name}' is a norm of a single linear, as BitNet has them with use_rms_norm"),
-        (None, Some(_)) => "'quantization_config.use_rms_norm' says that each linear has a norm of its own".into(),
-        (None, None) => return None,
-    };
+        .next()?;
     Some(Refusal {
-        found,
+        found: format!("'{name}' is a norm of a single linear, as BitNet has them with use_rms_norm"),
         why: "no architecture of llama.cpp has a place for it".into(),
-        remedy: "take a checkpoint that was trained without use_rms_norm",
-    })
-}
-
-/// Latent weights, but of BitNet.
-fn bitnet(config: &ConfigFile) -> Option<Refusal> {
-    config.bitnet()?;
-    Some(Refusal {
-        found: "the weights are latent ones of BitNet ('quantization_config' of config.json)".into(),
-        why: "BitNet rounds half a scale to 0, takes its mean in F32 over the whole matrix, and has no dead zone: \
-              Tequila's formula would give other codes and biases"
-            .into(),
-        remedy: "remove 'quantization_config' only where training used ultraquantv2 or ultraquantv3",
+        remedy: "take a model that was trained without use_rms_norm",
     })
 }
 

@@ -158,6 +158,21 @@ pub enum PackError {
         /// Column, from 0.
         column: usize,
     },
+    /// A scale that leaves the dtype that training computes in.
+    #[error(
+        "{}: tensor '{tensor}' has an infinite scale in row {row}: the sum of its weights leaves {dtype}, in training, too; \
+         take a checkpoint that was trained in bfloat16", path.display()
+    )]
+    InfiniteScale {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row, from 0.
+        row: usize,
+        /// The dtype.
+        dtype: String,
+    },
     /// A scale beyond the range of f16.
     #[error(
         "tensor '{tensor}' has a scale of {scale} in row {row}, f16 ends at 65504; store it with --tensor-type {tensor}=f32"

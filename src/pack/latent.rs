@@ -168,6 +168,14 @@ impl<F: Formula> TernaryRows for Latent<'_, F> {
         };
         let dead_zone = self.level.run(work);
         let dead_zone = dead_zone.map_err(|found| self.not_finite(found.after(index * self.columns())))?;
+        if row.scales.iter().fold(false, |any, scale| any | scale.is_infinite()) {
+            return Err(PackError::InfiniteScale {
+                path: self.weight.path.into(),
+                tensor: format!("{}.weight", self.name),
+                row: index,
+                dtype: self.weight.dtype.to_string(),
+            });
+        }
         if !dead_zone.bias.is_finite() {
             self.check_beside(index, &input.latent.beside)?;
         }
@@ -311,7 +319,7 @@ fn take_runs<F: Formula>(
 }
 
 /// The runs of equal scale in row `row` of a matrix with `columns` columns: (group, columns of the row it covers).
-fn runs(row: usize, columns: usize, group_size: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+pub fn runs(row: usize, columns: usize, group_size: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
     let first = row * columns;
     let groups = first / group_size..=(first + columns - 1) / group_size;
     groups.map(move |group| {

@@ -22,6 +22,7 @@ mod rounded;
 mod row;
 mod rule;
 mod run;
+mod scaled;
 mod schemes;
 mod source;
 mod ternary;

@@ -183,7 +183,7 @@ impl TernaryRows for Rounded<'_> {
         let zeros = row.codes.iter().filter(|&&code| code == 0).count();
         Ok(DeadZone {
             weights: zeros,
-            bias: 0.0,
+            ..DeadZone::default()
         })
     }
 }

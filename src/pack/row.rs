@@ -51,6 +51,8 @@ pub struct Facts {
     pub biases: Vec<f64>,
     /// Weights in the dead zone.
     pub dead: u64,
+    /// Those of them that were chosen among equal ones.
+    pub ties: u64,
 }
 
 impl Facts {
@@ -64,6 +66,7 @@ impl Facts {
         }
         self.biases.extend(next.biases);
         self.dead += next.dead;
+        self.ties += next.ties;
         self
     }
 }
@@ -161,6 +164,7 @@ impl<'a> Ternary<'a> {
                 scale: error.scale,
             })?;
             facts.dead += dead_zone.weights as u64;
+            facts.ties += dead_zone.ties as u64;
             if self.is_biased {
                 facts.biases.push(self.bias(index, dead_zone.bias)?);
             }

@@ -75,6 +75,8 @@ pub struct Summary {
     pub ternary_bytes: u64,
     /// How many of the ternary weights are in the dead zone.
     pub dead_weights: u64,
+    /// How many of these were chosen among weights of equal magnitude.
+    pub ties: u64,
     /// The largest bias, as a magnitude.
     pub largest_bias: f64,
     /// The biases that are left out, where the file has no place for some.
@@ -119,6 +121,7 @@ impl Summary {
         self.ternary_weights += (rows * columns) as u64;
         self.ternary_bytes += (rows * job.row_bytes()) as u64;
         self.dead_weights += facts.dead;
+        self.ties += facts.ties;
         self.largest_bias = facts
             .biases
             .iter()

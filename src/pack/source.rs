@@ -41,6 +41,8 @@ pub struct DeadZone {
     pub weights: usize,
     /// What they add to the output all the same: the row's offline bias. 0 where training has none.
     pub bias: f64,
+    /// How many of them were chosen among weights of equal magnitude.
+    pub ties: usize,
 }
 
 /// Rows as they were read, and room to work on one of them. A source uses of it what it needs.
@@ -52,6 +54,8 @@ pub struct Input {
     pub beside: Window<u8>,
     /// The scales of groups that cross rows, by the index of the group.
     pub scales: Window<f32>,
+    /// What a weight of such a group must reach to be active.
+    pub deltas: Window<f32>,
     /// One row, or one group that crosses rows.
     pub latent: LatentRow,
 }

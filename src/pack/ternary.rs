@@ -11,3 +11,17 @@ pub struct TernaryRow {
     /// The scale of each run, not negative. (runs,)
     pub scales: Vec<f32>,
 }
+
+impl TernaryRow {
+    /// Where a scale is 0 so is every weight, whatever its code: let that be 0, too.
+    #[inline(always)]
+    pub fn clear_codes_without_scale(&mut self) {
+        let mut start = 0;
+        for (&end, &scale) in self.ends.iter().zip(&self.scales) {
+            if scale == 0.0 {
+                self.codes[start..end].fill(0);
+            }
+            start = end;
+        }
+    }
+}

@@ -293,6 +293,12 @@ impl Run<'_> {
             &mut report.notes,
         )?);
         report.levels.push(LevelReport::new(Level::Codes, checks, not_checked));
+        let ties: u64 = found.facts.iter().map(|facts| facts.tally.ties).sum();
+        if ties > 0 {
+            report.notes.push(format!(
+                "{ties} zeros were chosen among weights of equal magnitude: of those the last becomes 0, as on CUDA"
+            ));
+        }
         report.linears = found.facts;
         report.scales = Some(found.scales);
         report.biases = Some(found.biases);

@@ -9,6 +9,7 @@ mod diff;
 #[cfg(feature = "llama")]
 mod dots;
 mod engine;
+mod families;
 mod hostile;
 mod limits;
 mod pack;

@@ -31,7 +31,10 @@ const FLAGS: [(&str, &[&str]); 11] = [
     ),
     ("--embedding", &["f32", "f16", "bf16", "q8_0", "q6_k", "q4_k"]),
     ("--split-max-size", &["9000", "300000", "1M"]),
-    ("--quant-method", &["ultraquantv2", "ultraquantv3"]),
+    (
+        "--trained-as",
+        &["ultraquantv2", "ultraquantv3", "absmean", "sherry", "twn", "bitnet"],
+    ),
     ("--granularity", &["per_group", "per_channel", "per_tensor"]),
     ("--group-size", &["32", "64", "128", "100"]),
     ("--lambda", &["0", "1e-3", "0.37", "-2"]),

@@ -468,7 +468,7 @@ fn inspect_tells_what_the_weights_are() {
     for part in [
         "all 7 linears hold only -s, 0 and +s",
         "scales of 0.67 of the true ones",
-        "leave --quant-method out: they are packed as they are",
+        "leave --trained-as out: they are packed as they are",
     ] {
         assert!(error.contains(part), "{error}");
     }

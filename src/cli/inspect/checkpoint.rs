@@ -10,7 +10,9 @@ use serde_json::json;
 use super::super::text::shown;
 use super::super::{lossy, pack, print, print_json, render};
 use super::InspectArgs;
-use crate::model::{Checkpoint, Config, ConfigFile, ModelError, Scheme, Source, Tensors, TrainingOverrides, recognise};
+use crate::model::{
+    Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Trained, TrainingOverrides, recognise,
+};
 use crate::pack::{Embedding, Options, Plan, Rule, Target};
 use crate::simd::Level;
 
@@ -65,7 +67,7 @@ struct Found {
     config: Option<Result<Config, String>>,
     /// What they are, in a word.
     weights: Option<Result<&'static str, String>>,
-    training: Option<Result<Scheme, String>>,
+    training: Option<Result<Trained, String>>,
     plan: Option<Result<PackPreview, String>>,
 }
 
@@ -164,7 +166,10 @@ impl Found {
             None => {}
             Some(Err(_)) if matches!(self.weights, Some(Err(_))) => {}
             Some(Err(problem)) => facts.push(("training", problem.clone())),
-            Some(Ok(scheme)) => facts.push(("training", scheme.training().text())),
+            Some(Ok(trained)) => {
+                facts.push(("training", trained.scheme.training().text()));
+                facts.push(("known by", trained.evidence.into()));
+            }
         }
         match &self.plan {
             None => {}
@@ -221,7 +226,11 @@ impl Found {
             Err(problem) => Err(problem.clone()),
         });
         let training = self.training.as_ref().map(|training| match training {
-            Ok(scheme) => Ok(scheme.training().json()),
+            Ok(trained) => {
+                let mut json = trained.scheme.training().json();
+                json["known_by"] = trained.evidence.into();
+                Ok(json)
+            }
             Err(problem) => Err(problem.clone()),
         });
         let pack = self.plan.as_ref().map(|plan| match plan {

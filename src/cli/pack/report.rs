@@ -67,6 +67,7 @@ impl Report<'_> {
                 "training",
                 self.scheme().map_or(String::new(), |scheme| scheme.training().text()),
             ),
+            ("known by", self.evidence().unwrap_or_default().into()),
             (
                 "linears",
                 format!(
@@ -81,7 +82,8 @@ impl Report<'_> {
         ];
         facts.extend(match self.packed.origin {
             Origin::Checkpoint(checkpoint) => vec![
-                (checkpoint.scheme.zeros(), render::percent(summary.dead_share())),
+                (zeros(&checkpoint.scheme), render::percent(summary.dead_share())),
+                ("ties", ties(summary.ties)),
                 ("largest bias", self.largest_bias()),
                 ("biases lost", self.dropped()),
                 ("embedding", self.packed.items[0].info.ty.to_string()),
@@ -101,6 +103,14 @@ impl Report<'_> {
     fn scheme(&self) -> Option<&Scheme> {
         match self.packed.origin {
             Origin::Checkpoint(checkpoint) => Some(&checkpoint.scheme),
+            Origin::Gguf(_) => None,
+        }
+    }
+
+    /// What says how a checkpoint was trained.
+    fn evidence(&self) -> Option<&'static str> {
+        match self.packed.origin {
+            Origin::Checkpoint(checkpoint) => Some(checkpoint.evidence),
             Origin::Gguf(_) => None,
         }
     }
@@ -214,9 +224,9 @@ impl Report<'_> {
         json!({
             "output": lossy(&self.args.output), "files": self.paths.iter().map(|path| lossy(path)).collect::<Vec<_>>(), "written": !self.args.dry_run, "bytes": summary.bytes,
             "seconds": self.time.as_secs_f64(), "input_bytes": packed.origin.bytes(),
-            "training": self.scheme().map(|scheme| scheme.training().json()),
+            "training": self.scheme().map(|scheme| scheme.training().json()), "known_by": self.evidence(),
             "linears": linears, "ternary_weights": summary.ternary_weights,
-            "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(),
+            "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(), "ties": summary.ties,
             "largest_bias": summary.largest_bias,
             "dropped_biases": summary.dropped.map(|dropped| json!({
                 "linears": dropped.linears, "largest": dropped.largest, "output_nmse": dropped.loss.nmse(),
@@ -226,5 +236,24 @@ impl Report<'_> {
             "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
             "modelfile": self.next.modelfile.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,
         })
+    }
+}
+
+/// What the weights with code 0 are called: where they go on working as a bias, a dead zone.
+fn zeros(scheme: &Scheme) -> &'static str {
+    match scheme.training().has_biases() {
+        true => "dead zone",
+        false => "zeros",
+    }
+}
+
+/// Zeros that training chooses among equal weights as the machine happens to; empty where there are none.
+fn ties(ties: u64) -> String {
+    match ties {
+        0 => String::new(),
+        _ => format!(
+            "{} zeros were chosen among equal weights: the last, as on CUDA",
+            render::count(ties)
+        ),
     }
 }

@@ -64,11 +64,6 @@ impl ConfigFile {
         (section.get("quant_method") == Some(&"bitnet".into())).then_some(section)
     }
 
-    /// `w_bits`, where it is a whole number.
-    pub(in crate::model) fn bits(&self) -> Option<u64> {
-        self.value("w_bits")?.as_u64()
-    }
-
     /// Every key, at any depth, whose name is `wanted` and that is set to something; its path.
     pub(in crate::model) fn settings(&self, wanted: fn(&str) -> bool) -> Vec<String> {
         let mut found = vec![];

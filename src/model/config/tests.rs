@@ -1,7 +1,7 @@
 //! Tests of what config.json is read as.
 
 use super::*;
-use crate::model::{Granularity, Lambda, Scheme, Tequila, TrainingOverrides};
+use crate::model::{BitNet, Clipped, Granularity, Lambda, Scheme, Sherry, Tequila, TrainingOverrides, Twn};
 
 fn file(json: Value) -> ConfigFile {
     let bytes = json.to_string().into_bytes();
@@ -40,41 +40,92 @@ fn both_forms_of_rope_settings_are_read() {
 }
 
 #[test]
-fn what_is_no_tequila_checkpoint_is_named_as_such() {
+fn what_nothing_says_of_is_refused_naming_the_methods() {
     let mut json = llama();
-    for key in ["quant_method", "granularity", "group_size", "eps"] {
+    for key in ["quant_method", "granularity", "group_size", "eps", "w_bits"] {
         json.as_object_mut().unwrap().remove(key);
     }
     let plain = file(json);
     let error = plain.training(&TrainingOverrides::default()).unwrap_err().to_string();
-    assert!(error.contains("not a Tequila checkpoint"), "{error}");
-    let given = TrainingOverrides {
-        method: Some("ultraquantv2".into()),
-        granularity: Some("per_group".into()),
-        group_size: Some(64),
-        lambda: Some(0.5),
-    };
-    let training = plain.training(&given).unwrap();
-    assert_eq!(
-        training,
-        Scheme::Tequila(Tequila {
-            granularity: Granularity::Group(64),
-            lambda: Lambda::Fixed(0.5)
-        })
+    assert!(
+        error.contains("nothing says that it was trained to be ternary"),
+        "{error}"
     );
+    assert!(
+        error.contains("--trained-as NAME: ultraquantv2, ultraquantv3, absmean, sherry, "),
+        "{error}"
+    );
+    let mut given = TrainingOverrides {
+        method: Some("ultraquantv2".into()),
+        ..TrainingOverrides::default()
+    };
+    let error = plain.training(&given).unwrap_err().to_string();
+    assert!(error.contains("missing: granularity, group_size, eps; "), "{error}");
+    given.granularity = Some("per_group".into());
+    (given.group_size, given.lambda) = (Some(64), Some(0.5));
+    let trained = plain.training(&given).unwrap();
+    let scheme = Scheme::Tequila(Tequila {
+        granularity: Granularity::Group(64),
+        lambda: Lambda::Fixed(0.5),
+    });
+    assert_eq!((trained.scheme, trained.evidence), (scheme, "--trained-as"));
+    given.method = Some("bitnet".into());
+    assert_eq!(plain.training(&given).unwrap().scheme, Scheme::BitNet(BitNet));
 }
 
 #[test]
-fn what_cannot_be_folded_is_refused_with_its_reason() {
-    for (method, reason) in [
-        ("ultraquant", "sign of each activation"),
-        ("ultraquantv4", "constant"),
-        ("x", "unknown"),
-    ] {
-        let error = with("quant_method", method.into())
-            .training(&TrainingOverrides::default())
-            .unwrap_err();
-        assert!(error.to_string().contains(reason), "{error}");
+fn the_method_is_known_by_what_its_code_writes() {
+    let online = serde_json::json!({
+        "quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"
+    });
+    let absmean = Lambda::None;
+    let granularity = Granularity::Group(128);
+    let cases = [
+        (
+            serde_json::json!({"quant_method": "sherry"}),
+            Scheme::Sherry(Sherry { granularity }),
+            "'quant_method'",
+        ),
+        (
+            serde_json::json!({"quant_method": "twn"}),
+            Scheme::Twn(Twn { granularity }),
+            "'quant_method'",
+        ),
+        (
+            serde_json::json!({"quant_method": "lsq"}),
+            Scheme::Clipped(Clipped::Lsq),
+            "'quant_method'",
+        ),
+        (
+            serde_json::json!({"quant_method": "absmean"}),
+            Scheme::Tequila(Tequila {
+                granularity,
+                lambda: absmean,
+            }),
+            "'quant_method'",
+        ),
+        (
+            serde_json::json!({"quant_method": null}),
+            Scheme::Clipped(Clipped::Seq),
+            "'w_bits' and no 'quant_method'",
+        ),
+        (
+            serde_json::json!({"quant_method": null, "quantization_config": online}),
+            Scheme::BitNet(BitNet),
+            "'quantization_config'",
+        ),
+        (
+            serde_json::json!({"quant_method": null, "architectures": ["BitnetForCausalLM"], "weight_bits": 1}),
+            Scheme::BitNet(BitNet),
+            "architecture BitnetForCausalLM",
+        ),
+    ];
+    for (keys, scheme, evidence) in cases {
+        let mut json = llama();
+        json.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let trained = file(json).training(&TrainingOverrides::default()).unwrap();
+        assert_eq!(trained.scheme, scheme);
+        assert!(trained.evidence.starts_with(evidence), "{}", trained.evidence);
     }
 }
 

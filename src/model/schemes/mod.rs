@@ -4,20 +4,28 @@
 //!
 //! What a scheme computes is in `pack::schemes`, and once more, plainly, in `verify::schemes`.
 
+mod bitnet;
+mod clipped;
 mod floats;
 #[cfg(test)]
 mod made_up;
 mod packed;
+mod sherry;
 mod tequila;
+mod twn;
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
 
+pub use bitnet::BitNet;
+pub use clipped::{CLIP, Clipped};
 pub use floats::Floats;
 #[cfg(test)]
 pub use made_up::MadeUp;
 pub use packed::{Direction, Packed, WEIGHT_SCALE};
+pub use sherry::{QUAD, Sherry};
 pub use tequila::{LAMBADA, Lambda, Tequila};
+pub use twn::Twn;
 
 use super::ModelError;
 use super::config::ConfigFile;
@@ -28,50 +36,58 @@ pub enum Scheme {
     Tequila(Tequila),
     Floats(Floats),
     Packed(Packed),
+    Sherry(Sherry),
+    Twn(Twn),
+    Clipped(Clipped),
+    BitNet(BitNet),
     #[cfg(test)]
     MadeUp(MadeUp),
 }
 
+/// A scheme, and what says that a checkpoint was trained so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trained {
+    pub scheme: Scheme,
+    /// For example `'quant_method' of config.json`.
+    pub evidence: &'static str,
+}
+
 type Read = fn(&Settings) -> Result<Scheme, ModelError>;
 
-/// Each `quant_method` of config.json that can be packed, and what reads its settings.
+/// Each method that can be packed, as `quant_method` of config.json and `--trained-as` name it, and what reads its
+/// settings.
 const METHODS: &[(&str, Read)] = &[
     (tequila::FIXED, tequila::read),
     (tequila::LEARNED, tequila::read),
+    (tequila::ABSMEAN, tequila::read),
+    (sherry::METHOD, sherry::read),
+    (twn::METHOD, twn::read),
+    (clipped::LSQ, clipped::read),
+    (clipped::SEQ, clipped::read),
+    (bitnet::METHOD, bitnet::read),
     #[cfg(test)]
     (made_up::METHOD, made_up::read),
 ];
 
-/// Each `quant_method` that is known and cannot be packed, and why.
+/// Each method that is known and cannot be packed, and why.
 const REFUSED: &[(&str, &str)] = &[
     (
         "ultraquant",
         "it multiplies the dead zone by the sign of each activation, which no constant bias can stand for; train with \
          ultraquantv2 or ultraquantv3",
     ),
+    ("ultraquantv4", "its forward pass is not a matrix and a constant"),
     (
-        "ultraquantv4",
-        "its forward pass is not a matrix and a constant; supported: ultraquantv2, ultraquantv3",
+        "dlt",
+        "its weights are code times scale plus gamma, which is no ternary matrix",
     ),
-    (
-        "sherry",
-        "Sherry keeps the three largest of every four weights and has no biases, which is another formula; supported: \
-         ultraquantv2, ultraquantv3",
-    ),
-    (
-        "absmean",
-        "it is ultraquantv2 without biases; set that with --quant-method ultraquantv2 --lambda 0",
-    ),
-    (
-        "twn",
-        "its threshold and scale are another formula; supported: ultraquantv2, ultraquantv3",
-    ),
-    ("lsq", LEARNED_SCALES),
-    ("seq", LEARNED_SCALES),
-    ("dlt", LEARNED_SCALES),
 ];
 
-const LEARNED_SCALES: &str = "its scales are learned, which is another formula; supported: ultraquantv2, ultraquantv3";
+/// The methods that can be packed.
+pub fn methods() -> String {
+    let names: Vec<_> = METHODS.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
+}
 
 /// What any part of the program asks of a scheme, besides what it computes.
 pub trait Training {
@@ -145,22 +161,34 @@ impl Scheme {
             Scheme::Tequila(scheme) => scheme,
             Scheme::Floats(scheme) => scheme,
             Scheme::Packed(scheme) => scheme,
+            Scheme::Sherry(scheme) => scheme,
+            Scheme::Twn(scheme) => scheme,
+            Scheme::Clipped(scheme) => scheme,
+            Scheme::BitNet(scheme) => scheme,
             #[cfg(test)]
             Scheme::MadeUp(scheme) => scheme,
         }
     }
 }
 
+/// Tensors that belong to a scheme: what their names hold, what their absence can mean, and what their presence where
+/// the scheme of the checkpoint has no place for them.
+const HINTS: [(&str, &str, &str); 2] = [
+    (LAMBADA, tequila::MISSING_LAMBADA, tequila::SURPLUS_LAMBADA),
+    (CLIP, clipped::MISSING_CLIP, clipped::SURPLUS_CLIP),
+];
+
 /// What the absence of the tensor `name` can mean, where it belongs to a scheme.
 pub(super) fn missing_hint(name: &str) -> Option<&'static str> {
-    let belongs = name.ends_with(&format!(".{LAMBADA}"));
-    belongs.then_some(tequila::MISSING_LAMBADA)
+    let mut hints = HINTS.iter();
+    let found = hints.find(|(part, ..)| name.ends_with(&format!(".{part}")));
+    found.map(|(_, missing, _)| *missing)
 }
 
 /// What a tensor means that the scheme of the checkpoint has no place for, where it belongs to another.
 pub(super) fn surplus_hint(name: &str) -> Option<&'static str> {
-    let belongs = name.contains(&format!(".{LAMBADA}"));
-    belongs.then_some(tequila::SURPLUS_LAMBADA)
+    let found = HINTS.iter().find(|(part, ..)| name.contains(&format!(".{part}")));
+    found.map(|(.., surplus)| *surplus)
 }
 
 /// A key of config.json that cannot be as it is.
@@ -173,7 +201,7 @@ pub struct Contradiction {
 /// What the command line says of the training; it goes before what config.json says.
 #[derive(Clone, Debug, Default)]
 pub struct TrainingOverrides {
-    /// `quant_method`
+    /// The name of a method that can be packed.
     pub method: Option<String>,
     /// `granularity`
     pub granularity: Option<String>,
@@ -187,15 +215,66 @@ pub struct TrainingOverrides {
 pub(super) struct Settings<'a> {
     file: &'a ConfigFile,
     given: &'a TrainingOverrides,
+    method: String,
 }
 
 impl Settings<'_> {
-    fn method(&self) -> Result<Option<String>, ModelError> {
-        self.text("quant_method", self.given.method.as_ref())
+    /// Over how many weights a scale is taken; of the keys that say so, those that are lacking go into `missing`.
+    fn granularity(&self, missing: &mut Vec<&'static str>) -> Result<Option<Granularity>, ModelError> {
+        let size = self.group_size()?;
+        let name = match &self.given.granularity {
+            Some(name) => Some(name.as_str()),
+            None => self.file.text("granularity")?,
+        };
+        let shown = |size: Option<usize>| size.map_or("missing".into(), |size| size.to_string());
+        match (name, size) {
+            (Some("per_channel"), _) => Ok(Some(Granularity::Channel)),
+            (Some("per_tensor"), _) => Ok(Some(Granularity::Tensor)),
+            (Some("per_group"), Some(size)) if size > 0 => Ok(Some(Granularity::Group(size))),
+            (Some("per_group"), Some(_)) => Err(self.wrong("group_size", shown(size), "a positive number of weights")),
+            (Some("per_group"), None) => {
+                missing.push("group_size");
+                Ok(None)
+            }
+            (Some(found), _) => {
+                let found = format!("{found:?}");
+                Err(self.wrong("granularity", found, "per_group, per_channel or per_tensor"))
+            }
+            (None, size) => {
+                missing.push("granularity");
+                missing.extend(size.is_none().then_some("group_size"));
+                Ok(None)
+            }
+        }
     }
 
-    fn granularity(&self) -> Result<Option<String>, ModelError> {
-        self.text("granularity", self.given.granularity.as_ref())
+    /// The granularity of a method of AngelSlim that has no other settings.
+    fn required_granularity(&self, method: &str) -> Result<Granularity, ModelError> {
+        let mut missing = vec![];
+        let granularity = self.granularity(&mut missing)?;
+        let granularity = granularity.ok_or_else(|| self.missing(missing))?;
+        self.check_bits(method)?;
+        Ok(granularity)
+    }
+
+    /// `w_bits`, where it is there, is that of ternary training: another one makes another method of the same name.
+    fn check_bits(&self, method: &str) -> Result<(), ModelError> {
+        let Some(bits) = self.file.value("w_bits") else {
+            return Ok(());
+        };
+        let why = match bits.as_f64() {
+            Some(0.0) => return Ok(()),
+            Some(1.0) => "its weights are binary, -s and +s",
+            Some(2.0) if method == clipped::SEQ => "its weights have four levels, -3u, -u, u and 3u",
+            _ => "its weights are not ternary",
+        };
+        Err(ModelError::Method {
+            path: self.file.path.clone(),
+            found: method.into(),
+            why: format!(
+                "with 'w_bits' {bits} {why}; take the checkpoint that was trained with 0, which stands for 1.58 bits"
+            ),
+        })
     }
 
     fn group_size(&self) -> Result<Option<usize>, ModelError> {
@@ -212,10 +291,12 @@ impl Settings<'_> {
         }
     }
 
-    fn text(&self, key: &str, given: Option<&String>) -> Result<Option<String>, ModelError> {
-        match given {
-            Some(text) => Ok(Some(text.clone())),
-            None => Ok(self.file.text(key)?.map(String::from)),
+    /// The error of settings that the method needs.
+    fn missing(&self, missing: Vec<&'static str>) -> ModelError {
+        ModelError::MissingSettings {
+            path: self.file.path.clone(),
+            method: self.method.clone(),
+            missing,
         }
     }
 
@@ -240,24 +321,53 @@ impl ConfigFile {
     /// How the weights become ternary: config.json, with what the command line says over it.
     ///
     /// # Errors
-    /// No sign of Tequila, a method that cannot be packed, a value that cannot be.
-    pub fn training(&self, overrides: &TrainingOverrides) -> Result<Scheme, ModelError> {
+    /// Nothing says how, a method that cannot be packed, a value that cannot be.
+    pub fn training(&self, overrides: &TrainingOverrides) -> Result<Trained, ModelError> {
+        let (method, evidence) = self.method(overrides)?;
         let settings = Settings {
             file: self,
             given: overrides,
+            method,
         };
-        // Where nothing says how, Tequila's reader says what it looked for.
-        let method = settings.method()?.unwrap_or(tequila::FIXED.into());
-        let known = METHODS.iter().find(|(name, _)| *name == method);
-        let Some((_, read)) = known else {
-            let refused = REFUSED.iter().find(|(name, _)| *name == method);
-            return Err(ModelError::Method {
-                path: self.path.clone(),
-                found: method,
-                why: refused.map_or("unknown; supported: ultraquantv2, ultraquantv3", |(_, why)| why),
-            });
-        };
-        read(&settings)
+        let method = settings.method.as_str();
+        if let Some((_, read)) = METHODS.iter().find(|(name, _)| *name == method) {
+            let scheme = read(&settings)?;
+            return Ok(Trained { scheme, evidence });
+        }
+        let refused = REFUSED.iter().find(|(name, _)| *name == method);
+        let why = refused.map_or("unknown", |(_, why)| why);
+        Err(ModelError::Method {
+            path: self.path.clone(),
+            found: method.into(),
+            why: format!("{why}; supported: {}", methods()),
+        })
+    }
+
+    /// The name of the method, and what says so.
+    fn method(&self, given: &TrainingOverrides) -> Result<(String, &'static str), ModelError> {
+        if let Some(method) = &given.method {
+            return Ok((method.clone(), "--trained-as"));
+        }
+        match (self.text("quant_method")?, bitnet::evidence(self)) {
+            (Some(method), None) => return Ok((method.into(), "'quant_method' of config.json")),
+            (None, Some(evidence)) => return Ok((bitnet::METHOD.into(), evidence)),
+            (Some(_), Some(evidence)) => {
+                let expected =
+                    format!("none beside {evidence}, which says BitNet: say which is right with --trained-as");
+                return Err(self.key_error("quant_method", self.value("quant_method"), expected));
+            }
+            (None, None) => {}
+        }
+        if self.value("w_bits").is_some() {
+            return Ok((
+                clipped::SEQ.into(),
+                "'w_bits' and no 'quant_method' in config.json, as ParetoQ writes it",
+            ));
+        }
+        Err(ModelError::NotTrained {
+            path: self.path.clone(),
+            methods: methods(),
+        })
     }
 }
 
@@ -280,6 +390,31 @@ impl Granularity {
             Granularity::Channel => columns,
             Granularity::Tensor => rows * columns,
         }
+    }
+
+    /// # Errors
+    /// Groups that leave a remainder of the matrix `name`, which training could not reshape. `shape`: (rows, columns).
+    fn check(self, name: &str, (rows, columns): (usize, usize)) -> Result<(), Contradiction> {
+        match self {
+            Granularity::Group(size) if !(rows * columns).is_multiple_of(size) => Err(Contradiction {
+                key: "group_size",
+                found: size.to_string(),
+                expected: format!("a divisor of the {rows} x {columns} weights of {name}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a packed file notes of `method`.
+    fn keys(self, method: &str) -> Vec<(&'static str, Value)> {
+        let mut keys = vec![
+            ("quant_method", Value::String(method.into())),
+            ("granularity", Value::String(self.name().into())),
+        ];
+        if let Granularity::Group(size) = self {
+            keys.push(("group_size", Value::U64(size as u64)));
+        }
+        keys
     }
 
     /// As config.json calls it.

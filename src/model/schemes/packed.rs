@@ -35,7 +35,7 @@ impl ConfigFile {
     /// What `quantization_config` says of packed codes.
     ///
     /// # Errors
-    /// A class of linears, or a mode, that is unknown or has no packed codes.
+    /// A class of linears, or a mode, that is unknown or has no packed codes; norms that no graph has.
     pub(in crate::model) fn packed(&self) -> Result<Packed, ModelError> {
         let value = |key: &str| {
             self.bitnet()
@@ -47,6 +47,9 @@ impl ConfigFile {
             Err(self.key_error(&key, value, expected.into()))
         };
         let text = |key: &str| value(key).map(|value| value.as_str().unwrap_or_default());
+        if value("use_rms_norm").is_some_and(|norm| *norm != false) {
+            return wrong("use_rms_norm", "false: no graph of llama.cpp has a norm before every linear");
+        }
         let direction = match text("linear_class") {
             None | Some("bitlinear") => Direction::Divides,
             Some("autobitlinear") => Direction::Multiplies,

@@ -1,4 +1,4 @@
-//! Tequila: the methods ultraquantv2 and ultraquantv3 of AngelSlim.
+//! Tequila: the methods ultraquantv2 and ultraquantv3 of AngelSlim, and absmean, which is the same without biases.
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
@@ -11,13 +11,15 @@ use crate::model::ModelError;
 pub(super) const FIXED: &str = "ultraquantv2";
 /// The method whose lambda is learned.
 pub(super) const LEARNED: &str = "ultraquantv3";
+/// The method whose zeros are zeros.
+pub(super) const ABSMEAN: &str = "absmean";
 
 /// The last name of the tensor of learned lambdas: one a weight, or one a row.
 pub const LAMBADA: &str = "Lambada";
 
 pub(super) const MISSING_LAMBADA: &str =
-    "ultraquantv3 has a learned lambda for every weight, ultraquantv2 one number: --quant-method ultraquantv2";
-pub(super) const SURPLUS_LAMBADA: &str = "a learned lambda belongs to ultraquantv3: --quant-method ultraquantv3";
+    "ultraquantv3 has a learned lambda for every weight, ultraquantv2 one number: --trained-as ultraquantv2";
+pub(super) const SURPLUS_LAMBADA: &str = "a learned lambda belongs to ultraquantv3: --trained-as ultraquantv3";
 
 /// How the latent weights become ternary.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +37,8 @@ pub enum Lambda {
     Fixed(f64),
     /// The tensor [`LAMBADA`] beside each weight.
     Learned,
+    /// The dead zone adds nothing.
+    None,
 }
 
 impl Lambda {
@@ -43,6 +47,7 @@ impl Lambda {
         match self {
             Lambda::Fixed(lambda) => Some(dtype.round(lambda)),
             Lambda::Learned => None,
+            Lambda::None => Some(0.0),
         }
     }
 }
@@ -50,60 +55,25 @@ impl Lambda {
 /// # Errors
 /// Keys that are missing, or a value that cannot be.
 pub(super) fn read(settings: &Settings) -> Result<Scheme, ModelError> {
-    let (method, granularity) = (settings.method()?, settings.granularity()?);
-    let (group_size, lambda) = (settings.group_size()?, settings.lambda()?);
-    let learned = method.as_deref() == Some(LEARNED);
-    let grouped = !matches!(granularity.as_deref(), Some("per_channel" | "per_tensor"));
-    let mut missing = vec![];
-    missing.extend(method.is_none().then_some("quant_method"));
-    missing.extend(granularity.is_none().then_some("granularity"));
-    missing.extend((grouped && group_size.is_none()).then_some("group_size"));
-    missing.extend((!learned && lambda.is_none()).then_some("eps"));
+    let (mut missing, lambda) = (vec![], settings.lambda()?);
+    let granularity = settings.granularity(&mut missing)?;
+    let method = settings.method.as_str();
+    missing.extend((method == FIXED && lambda.is_none()).then_some("eps"));
     let (Some(granularity), true) = (granularity, missing.is_empty()) else {
-        return Err(ModelError::NotTequila {
-            path: settings.file.path.clone(),
-            missing,
-        });
+        return Err(settings.missing(missing));
     };
-    check_bits(settings)?;
-    Ok(Scheme::Tequila(Tequila {
-        granularity: read_granularity(settings, &granularity, group_size)?,
-        lambda: match lambda {
-            _ if learned => Lambda::Learned,
-            Some(lambda) if lambda.is_finite() && lambda >= 0.0 => Lambda::Fixed(lambda),
-            lambda => {
-                let expected = "a finite number that is not negative (the lambda of the dead zone)";
-                return Err(settings.wrong("eps", shown(lambda), expected));
-            }
-        },
-    }))
-}
-
-fn check_bits(settings: &Settings) -> Result<(), ModelError> {
-    match settings.file.value("w_bits") {
-        Some(bits) if bits.as_f64() != Some(0.0) => {
-            let expected = "0, which is what ternary training sets".into();
-            Err(settings.file.key_error("w_bits", Some(bits), expected))
+    settings.check_bits(method)?;
+    let lambda = match (method, lambda) {
+        (LEARNED, _) => Lambda::Learned,
+        (ABSMEAN, _) => Lambda::None,
+        (_, Some(lambda)) if lambda.is_finite() && lambda >= 0.0 => Lambda::Fixed(lambda),
+        (_, lambda) => {
+            let found = lambda.map_or("missing".into(), |lambda| lambda.to_string());
+            let expected = "a finite number that is not negative (the lambda of the dead zone)";
+            return Err(settings.wrong("eps", found, expected));
         }
-        _ => Ok(()),
-    }
-}
-
-fn read_granularity(settings: &Settings, name: &str, group_size: Option<usize>) -> Result<Granularity, ModelError> {
-    match (name, group_size) {
-        ("per_channel", _) => Ok(Granularity::Channel),
-        ("per_tensor", _) => Ok(Granularity::Tensor),
-        ("per_group", Some(size)) if size > 0 => Ok(Granularity::Group(size)),
-        ("per_group", size) => Err(settings.wrong("group_size", shown(size), "a positive number of weights")),
-        (found, _) => {
-            let found = format!("{found:?}");
-            Err(settings.wrong("granularity", found, "per_group, per_channel or per_tensor"))
-        }
-    }
-}
-
-fn shown(value: Option<impl ToString>) -> String {
-    value.map_or("missing".into(), |value| value.to_string())
+    };
+    Ok(Scheme::Tequila(Tequila { granularity, lambda }))
 }
 
 impl Tequila {
@@ -111,6 +81,7 @@ impl Tequila {
         match self.lambda {
             Lambda::Fixed(_) => FIXED,
             Lambda::Learned => LEARNED,
+            Lambda::None => ABSMEAN,
         }
     }
 }
@@ -118,16 +89,17 @@ impl Tequila {
 impl Training for Tequila {
     fn text(&self) -> String {
         let lambda = match self.lambda {
-            Lambda::Fixed(lambda) => format!("lambda {lambda}"),
-            Lambda::Learned => "learned lambda".into(),
+            Lambda::Fixed(lambda) => format!(", lambda {lambda}"),
+            Lambda::Learned => ", learned lambda".into(),
+            Lambda::None => String::new(),
         };
-        format!("{}, {}, {lambda}", self.method(), self.granularity)
+        format!("{}, {}{lambda}", self.method(), self.granularity)
     }
 
     fn json(&self) -> serde_json::Value {
         let lambda = match self.lambda {
             Lambda::Fixed(lambda) => Some(lambda),
-            Lambda::Learned => None,
+            Lambda::Learned | Lambda::None => None,
         };
         json!({
             "quant_method": self.method(), "granularity": self.granularity.to_string(), "lambda": lambda,
@@ -135,39 +107,26 @@ impl Training for Tequila {
     }
 
     fn keys(&self, dtype: Dtype) -> Vec<(&'static str, Value)> {
-        let mut keys = vec![
-            ("quant_method", Value::String(self.method().into())),
-            ("granularity", Value::String(self.granularity.name().into())),
-        ];
-        if let Granularity::Group(size) = self.granularity {
-            keys.push(("group_size", Value::U64(size as u64)));
-        }
-        keys.extend(self.lambda.fixed(dtype).map(|lambda| ("lambda", Value::F32(lambda))));
+        let mut keys = self.granularity.keys(self.method());
+        let lambda = self.lambda.fixed(dtype).filter(|_| self.has_biases());
+        keys.extend(lambda.map(|lambda| ("lambda", Value::F32(lambda))));
         keys
     }
 
     fn tensors(&self, rows: usize, columns: usize) -> Vec<(&'static str, Vec<Vec<usize>>)> {
         match self.lambda {
-            Lambda::Fixed(_) => vec![],
+            Lambda::Fixed(_) | Lambda::None => vec![],
             Lambda::Learned => vec![(LAMBADA, vec![vec![rows, columns], vec![rows, 1]])],
         }
     }
 
     fn has_biases(&self) -> bool {
-        true
+        self.lambda != Lambda::None
     }
 
-    /// Training reshapes a matrix into groups, which leaves no remainder, and rounds lambda to the dtype.
-    fn check(&self, name: &str, (rows, columns): (usize, usize), dtype: Dtype) -> Result<(), Contradiction> {
-        if let Granularity::Group(size) = self.granularity
-            && !(rows * columns).is_multiple_of(size)
-        {
-            return Err(Contradiction {
-                key: "group_size",
-                found: size.to_string(),
-                expected: format!("a divisor of the {rows} x {columns} weights of {name}"),
-            });
-        }
+    /// Training rounds lambda to the dtype.
+    fn check(&self, name: &str, shape: (usize, usize), dtype: Dtype) -> Result<(), Contradiction> {
+        self.granularity.check(name, shape)?;
         match (self.lambda, self.lambda.fixed(dtype)) {
             (Lambda::Fixed(lambda), Some(rounded)) if !rounded.is_finite() => Err(Contradiction {
                 key: "eps",

@@ -43,7 +43,7 @@ impl Formula for Rule {
         let split = lanes.split_row(&latent.w, &row.ends, &latent.deltas, &mut row.codes);
         DeadZone {
             weights: latent.w.len() - split.active,
-            bias: 0.0,
+            ..DeadZone::default()
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The training schemes, one file each: how a linear of a checkpoint becomes ternary rows. `verify::schemes` restates
 //! each of them plainly, and shares nothing with these.
 
+mod bitnet;
+mod clipped;
 mod floats;
 #[cfg(test)]
 mod made_up;
 mod packed;
+mod sherry;
 mod tequila;
+mod twn;
 
 use super::PackError;
 use super::numbers::numbers;
@@ -27,6 +31,10 @@ pub fn rows<'a>(
         Scheme::Tequila(scheme) => tequila::rows(scheme, checkpoint, linear, level),
         Scheme::Packed(scheme) => packed::rows(scheme, checkpoint, linear),
         Scheme::Floats(scheme) => Ok(floats::rows(scheme, checkpoint, linear, level)),
+        Scheme::Sherry(scheme) => sherry::rows(scheme, checkpoint, linear, level),
+        Scheme::Twn(scheme) => twn::rows(scheme, checkpoint, linear),
+        Scheme::Clipped(scheme) => clipped::rows(*scheme, checkpoint, linear),
+        Scheme::BitNet(_) => bitnet::rows(checkpoint, linear),
         #[cfg(test)]
         Scheme::MadeUp(scheme) => made_up::rows(scheme, checkpoint, linear, level),
     }

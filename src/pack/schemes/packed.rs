@@ -104,7 +104,7 @@ impl TernaryRows for Rows<'_> {
         }
         Ok(DeadZone {
             weights: row.codes.iter().filter(|&&code| code == 0).count(),
-            bias: 0.0,
+            ..DeadZone::default()
         })
     }
 }

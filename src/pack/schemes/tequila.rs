@@ -7,6 +7,8 @@
 //! bias  = sum of lambda * w over the dead zone of the row
 //! ```
 //!
+//! absmean is the same with zeros that are zeros: its lambda is 0.
+//!
 //! Scale, delta and the comparison are in the checkpoint's dtype (each rounded once); products and the sum of the bias
 //! are in f64, in the order that `simd` has. docs/tequila.md has the derivation.
 
@@ -30,7 +32,7 @@ pub fn rows<'a>(
     let weight = checkpoint.weight(linear);
     let beside = match scheme.lambda {
         Lambda::Learned => checkpoint.beside(linear, LAMBADA).map(|lambada| (LAMBADA, lambada)),
-        Lambda::Fixed(_) => None,
+        Lambda::Fixed(_) | Lambda::None => None,
     };
     let formula = Rule {
         dtype: weight.dtype,
@@ -76,6 +78,7 @@ impl Formula for Rule {
                     learned_bias(w, beside, &row.codes)
                 }
             },
+            ties: 0,
         }
     }
 }

@@ -60,6 +60,7 @@ pub(super) fn compare(file: &File, checkpoint: &Checkpoint, linear: Linear) -> R
         Some(_) => {}
     }
     let tally = &mut compared.facts.tally;
+    tally.ties = latent.ties();
     compared.places.biases = biases::compare(file, linear, &order, &compared.biases, tally);
     Ok(compared)
 }

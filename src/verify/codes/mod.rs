@@ -84,7 +84,7 @@ struct All {
 const FORMULA: &str = "the formula of training, exactly";
 const NEAREST: &str = "the trained scale to nearest in f16";
 const LEAST_SQUARES: &str = "the least-squares fit, to half a step of f16";
-const BIAS: &str = "sum of lambda * w over the dead zone, in F32 bit for bit";
+const BIAS: &str = "lambda * w over the dead zone, where training has one, and the layer's own, in F32 bit for bit";
 
 impl All {
     fn add(&mut self, linear: Compared) {

@@ -70,6 +70,8 @@ pub struct Tally {
     pub loss: Nmse,
     /// Weights in the dead zone.
     pub dead: u64,
+    /// Those of them that were chosen among weights of equal magnitude.
+    pub ties: u64,
     /// Number of rows: biases.
     pub rows: u64,
     /// Biases that differ.
@@ -89,6 +91,7 @@ impl AddAssign for Tally {
         self.worst_scale = self.worst_scale.max(other.worst_scale);
         self.loss += other.loss;
         self.dead += other.dead;
+        self.ties += other.ties;
         self.rows += other.rows;
         self.biases_wrong += other.biases_wrong;
         self.largest_bias = self.largest_bias.max(other.largest_bias);

@@ -1,13 +1,19 @@
 //! The training schemes once more, plainly, one file each: the second witness of what `pack::schemes` computes. It
 //! shares nothing with that; PyTorch's golden values witness both.
 
+mod bitnet;
+mod clipped;
 mod floats;
 #[cfg(test)]
 mod made_up;
 mod packed;
+mod sherry;
 mod tequila;
 #[cfg(test)]
 mod tests;
+mod twn;
+
+use formats::safetensors::Tensor;
 
 use crate::blueprint::Linear;
 use crate::model::{Checkpoint, Scheme};
@@ -34,6 +40,11 @@ pub(super) trait Ternarize: Sync {
     fn bias_factor(&self) -> f64 {
         1.0
     }
+
+    /// How many zeros were chosen among weights of equal magnitude, where a scheme has such a choice.
+    fn ties(&self) -> u64 {
+        0
+    }
 }
 
 /// Room to work on a row.
@@ -50,8 +61,33 @@ pub(super) fn of(checkpoint: &Checkpoint, linear: Linear) -> Box<dyn Ternarize +
         Scheme::Tequila(scheme) => Box::new(tequila::Linear::new(scheme, checkpoint, linear)),
         Scheme::Packed(scheme) => Box::new(packed::Linear::new(scheme, checkpoint, linear)),
         Scheme::Floats(_) => Box::new(floats::Linear::new(checkpoint, linear)),
+        Scheme::Sherry(scheme) => Box::new(sherry::Linear::new(scheme, checkpoint, linear)),
+        Scheme::Twn(scheme) => Box::new(twn::Linear::new(scheme, checkpoint, linear)),
+        Scheme::Clipped(scheme) => Box::new(clipped::Linear::new(*scheme, checkpoint, linear)),
+        Scheme::BitNet(_) => Box::new(bitnet::Linear::new(checkpoint, linear)),
         #[cfg(test)]
         Scheme::MadeUp(scheme) => Box::new(made_up::Linear::new(scheme, checkpoint, linear)),
+    }
+}
+
+/// The latent weights of `linear`.
+fn weight(checkpoint: &Checkpoint, linear: Linear) -> Tensor<'_> {
+    let name = format!("{}.weight", linear.checkpoint_name());
+    checkpoint
+        .tensors
+        .get(&name)
+        .expect("Checkpoint::open found every weight")
+}
+
+/// Read the numbers of `tensor` from `first` on.
+///
+/// # Errors
+/// The index of one that is NaN or infinite.
+fn read(tensor: &Tensor, first: usize, numbers: &mut [f32]) -> Result<(), usize> {
+    tensor.read_f32(first, numbers);
+    match numbers.iter().position(|number| !number.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(first + index),
     }
 }
 

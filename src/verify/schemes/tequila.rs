@@ -36,6 +36,7 @@ impl<'a> Linear<'a> {
         let (lambda, lambada) = match scheme.lambda {
             Lambda::Fixed(lambda) => (weight.dtype.round(lambda), None),
             Lambda::Learned => (0.0, Some(tensor(LAMBADA))),
+            Lambda::None => (0.0, None),
         };
         Self {
             weight,

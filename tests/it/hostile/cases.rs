@@ -443,7 +443,7 @@ fn config(cases: &mut List) {
         ("model.layers.0.mlp.up_proj.base_layer.weight", &["base_layer", "merge the adapter (LoRA, peft)"]),
         ("model.layers.0.mlp.up_proj.qweight", &["qweight", "already quantized"]),
         ("model.layers.0.mlp.up_proj.bias", &["up_proj.bias", "\"mlp_bias\": true"]),
-        ("model.layers.0.mlp.up_proj.Lambada", &["up_proj.Lambada", "--quant-method ultraquantv3"]),
+        ("model.layers.0.mlp.up_proj.Lambada", &["up_proj.Lambada", "--trained-as ultraquantv3"]),
     ] {
         cases.pack(20, "ModelError::SurplusTensors", says, move |c| {
             c.add(name, &[1]);
@@ -462,24 +462,53 @@ fn config(cases: &mut List) {
     cases.pack(21, "PackError::NoBlock", &["7 of the linears cannot be stored as TQ2_0 (a row must be a multiple of 256)", "--tensor-type"], |c| {
         c.arguments("--type tq2_0");
     });
-    key(cases, 22, "ModelError::NotTequila", &["not a Tequila checkpoint", "missing: eps", "--lambda"], "eps", Json::Null);
+    key(cases, 22, "ModelError::MissingSettings", &["'ultraquantv2' needs settings that are missing: eps", "give --granularity", "--lambda"], "eps", Json::Null);
+    cases.pack(23, "ModelError::NotTrained", &["nothing says that it was trained to be ternary", "say so with --trained-as NAME: ultraquantv2"], |c| {
+        for key in ["quant_method", "w_bits"] {
+            c.config.as_object_mut().unwrap().remove(key);
+        }
+    });
     key(cases, 22, KEY, &["key 'eps' is 1e39, expected a number that fits BF16"], "eps", json!(1e39));
     for value in [json!(-0.001), json!("0.001")] {
         key(cases, 22, KEY, &["key 'eps' is", "number"], "eps", value);
     }
     for (method, says) in [
-        ("ultraquant", &["quant_method 'ultraquant' cannot be packed", "sign of each activation", "train with ultraquantv2"][..]),
-        ("ultraquantv4", &["quant_method 'ultraquantv4'", "supported: ultraquantv2"]),
-        ("sherry", &["quant_method 'sherry' cannot be packed", "three largest of every four", "supported: ultraquantv2"]),
-        ("absmean", &["quant_method 'absmean' cannot be packed", "set that with --quant-method ultraquantv2 --lambda 0"]),
-        ("twn", &["quant_method 'twn' cannot be packed", "supported: ultraquantv2"]),
-        ("seq", &["quant_method 'seq' cannot be packed", "its scales are learned", "supported: ultraquantv2"]),
-        ("gptq", &["quant_method 'gptq'", "unknown; supported: ultraquantv2"]),
+        ("ultraquant", &["method 'ultraquant' cannot be packed", "sign of each activation", "train with ultraquantv2"][..]),
+        ("ultraquantv4", &["method 'ultraquantv4'", "supported: ultraquantv2"]),
+        ("dlt", &["method 'dlt' cannot be packed", "code times scale plus gamma", "supported: ultraquantv2"]),
+        ("gptq", &["method 'gptq'", "unknown; supported: ultraquantv2"]),
     ] {
         key(cases, 23, "ModelError::Method", says, "quant_method", method.into());
     }
-    key(cases, 23, KEY, &["key 'w_bits' is 2, expected 0"], "w_bits", json!(2));
-    key(cases, 24, "ModelError::MissingTensor", &["down_proj.Lambada' is missing", "--quant-method ultraquantv2"], "quant_method", json!("ultraquantv3"));
+    for (method, bits, says) in [
+        ("ultraquantv2", json!(2), &["with 'w_bits' 2 its weights are not ternary", "take the checkpoint"][..]),
+        ("sherry", json!(1), &["with 'w_bits' 1 its weights are binary", "take the checkpoint"]),
+        ("seq", json!(2), &["with 'w_bits' 2 its weights have four levels, -3u, -u, u and 3u", "take the checkpoint"]),
+        ("lsq", json!("0"), &["with 'w_bits' \"0\" its weights are not ternary", "take the checkpoint"]),
+    ] {
+        cases.pack(23, "ModelError::Method", says, move |c| {
+            c.config["quant_method"] = method.into();
+            c.config["w_bits"] = bits.clone();
+        });
+    }
+    cases.pack(23, "ModelError::Method", &["method 'seq' cannot be packed: with 'w_bits' 2", "take the checkpoint"], |c| {
+        c.config.as_object_mut().unwrap().remove("quant_method");
+        c.config["w_bits"] = 2.into();
+    });
+    sherry(cases);
+    bitnet(cases);
+    for method in ["lsq", "seq"] {
+        key(cases, 24, "ModelError::MissingTensor", &[".weight_clip_val' is missing", "learn one number a row", "--trained-as NAME"], "quant_method", method.into());
+    }
+    cases.pack(24, "ModelError::SurplusTensors", &["up_proj.weight_clip_val'", "belongs to lsq or seq (ParetoQ)", "--trained-as seq"], |c| {
+        c.add("model.layers.0.mlp.up_proj.weight_clip_val", &[32, 1]);
+    });
+    cases.pack(24, "ModelError::Shape", &["down_proj.weight_clip_val' has shape [1, 32], config.json makes it [32, 1]"], |c| clipped(c, |rows| vec![1, rows]));
+    cases.pack(12, "PackError::NotFinite", &["v_proj.weight_clip_val' is NaN at row 3, column 0"], |c| {
+        clipped(c, |rows| vec![rows, 1]);
+        c.tensor("model.layers.0.self_attn.v_proj.weight_clip_val").set(3, f32::NAN);
+    });
+    key(cases, 24, "ModelError::MissingTensor", &["down_proj.Lambada' is missing", "--trained-as ultraquantv2"], "quant_method", json!("ultraquantv3"));
     cases.pack(24, "ModelError::Shape", &["down_proj.Lambada' has shape [1, 32], config.json makes it [32, 32]"], |c| learned(c, |_, columns| vec![1, columns]));
     key(cases, 25, "ModelError::MissingTensor", &["tensor 'lm_head.weight' is missing", "\"tie_word_embeddings\": true"], "tie_word_embeddings", json!(false));
     for (name, says) in [
@@ -526,6 +555,61 @@ fn config(cases: &mut List) {
     ] {
         key(cases, 27, KEY, says, "rope_parameters", parameters);
     }
+}
+
+/// Make it a checkpoint of LSQ; `shape` gives the shape of the clipping ranges.
+fn clipped(checkpoint: &mut Checkpoint, shape: impl Fn(usize) -> Vec<usize>) {
+    checkpoint.config["quant_method"] = "lsq".into();
+    let linears = checkpoint.tensors.iter().filter(|tensor| tensor.name.contains("_proj"));
+    let ranges: Vec<_> = linears.map(|tensor| (tensor.name.replace("weight", "weight_clip_val"), shape(tensor.shape[0]))).collect();
+    for (name, shape) in ranges {
+        checkpoint.add(&name, &shape);
+    }
+}
+
+fn sherry(cases: &mut List) {
+    let with = |cases: &mut List, variant, says, change: fn(&mut Checkpoint)| {
+        cases.pack(23, variant, says, move |c| {
+            c.config["quant_method"] = "sherry".into();
+            change(c);
+        });
+    };
+    with(cases, KEY, &["key 'N' is 2, expected 3: Sherry is packed where 3 of 4"], |c| c.config["N"] = 2.into());
+    with(cases, KEY, &["key 'M' is 8, expected 4"], |c| c.config["M"] = 8.into());
+    with(cases, KEY, &["key 'group_size' is 2, expected a multiple of 4"], |c| c.config["group_size"] = 2.into());
+    with(cases, "ModelError::MissingSettings", &["'sherry' needs settings that are missing: granularity", "give --granularity"], |c| {
+        c.config.as_object_mut().unwrap().remove("granularity");
+    });
+    with(cases, "PackError::InfiniteScale", &["down_proj.weight' has an infinite scale in row 0", "leaves F16", "take a checkpoint that was trained in bfloat16"], |c| {
+        c.config["granularity"] = "per_tensor".into();
+        let tensor = c.tensor("model.layers.0.mlp.down_proj.weight");
+        tensor.dtype = "F16".into();
+        for (index, number) in tensor.bytes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            *number = half::f16::from_f32(100.0 * (1 + index * 37 % 101) as f32).to_le_bytes();
+        }
+    });
+}
+
+fn bitnet(cases: &mut List) {
+    let with = |cases: &mut List, says, section: Json| {
+        cases.pack(23, KEY, says, move |c| {
+            c.config.as_object_mut().unwrap().remove("quant_method");
+            c.config["quantization_config"] = section.clone();
+        });
+    };
+    let online = json!({"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"});
+    let changed = |key: &str, value: Json| {
+        let mut section = online.clone();
+        section[key] = value;
+        section
+    };
+    let both = online.clone();
+    cases.pack(23, KEY, &["key 'quant_method' is \"ultraquantv2\", expected none beside 'quantization_config'", "say which is right with --trained-as"], move |c| c.config["quantization_config"] = both.clone());
+    with(cases, &["key 'quantization_config.use_rms_norm' is true, expected false: no graph"], changed("use_rms_norm", true.into()));
+    with(cases, &["key 'quantization_config.linear_class' is \"bitlinear\", expected \"autobitlinear\", as of latent weights", "say so with --trained-as bitnet"], changed("linear_class", "bitlinear".into()));
+    with(cases, &["key 'quantization_config.linear_class' is \"quadlinear\", expected \"autobitlinear\""], changed("linear_class", "quadlinear".into()));
+    with(cases, &["key 'quantization_config.quantization_mode' is missing, expected \"online\""], changed("quantization_mode", Json::Null));
+    with(cases, &["key 'quantization_config.modules_to_not_convert' is [\"lm_head\",\"q_proj\"], expected null or"], changed("modules_to_not_convert", json!(["lm_head", "q_proj"])));
 }
 
 /// Names that a wrapper changed, and that are not all there without it, either.
@@ -578,15 +662,15 @@ fn not_latent(cases: &mut List) {
         }
     }
     let ternary = |i, w: f32| if i % 3 == 0 { 0.0 } else { 0.25f32.copysign(w) };
-    const AS_THEY_ARE: &str = "leave --quant-method out: they are packed as they are";
+    const AS_THEY_ARE: &str = "leave --trained-as out: they are packed as they are";
     cases.pack(23, NOT_LATENT, &["all 7 linears hold only -s, 0 and +s, with one s for at least 32 weights", "they are ternary already", "scales of 0.", AS_THEY_ARE], move |c| {
         fill(c, |_| true, ternary);
-        c.arguments("--quant-method ultraquantv2");
+        c.arguments("--trained-as ultraquantv2");
     });
     cases.pack(23, NOT_LATENT, &["all 7 linears hold only -s, 0 and +s", "their biases would be added to a dead zone that is in them already", AS_THEY_ARE], move |c| {
         fill(c, |_| true, ternary);
         c.add("model.layers.0.mlp.up_proj.bias", &[32]);
-        c.arguments("--quant-method ultraquantv2");
+        c.arguments("--trained-as ultraquantv2");
     });
     cases.pack(23, NOT_LATENT, &["2 linears hold only -s, 0 and +s", "5 hold other weights: ", "(was a LoRA adapter merged", LATENT], move |c| fill(c, |name| name.contains("k_proj") || name.contains("v_proj"), ternary));
     cases.pack(12, "PackError::NotFinite", &["tensor 'model.layers.0.self_attn.q_proj.weight' is inf at row 0, column 1"], move |c| {
@@ -610,27 +694,17 @@ fn not_latent(cases: &mut List) {
     for (name, says) in [
         ("model.layers.0.mlp.up_proj.hadamard_signs", &["'model.layers.0.mlp.up_proj.hadamard_signs' says that the weights are of a rotated basis", "take a checkpoint that was not rotated"][..]),
         ("rotation.weight", &["'rotation.weight' says that the weights are of a rotated basis"]),
-        ("model.layers.0.mlp.up_proj.weight_clip_val", &["up_proj.weight_clip_val' is a learned clipping range, of ParetoQ, SEQ or LSQ", "supported: ultraquantv2"]),
-        ("model.layers.0.mlp.up_proj.weight_quantizer.scale", &["a quantizer of AngelSlim's own training", "supported: ultraquantv2"]),
-        ("model.layers.0.mlp.up_proj.rms_norm.weight", &["a norm of a single linear, as BitNet has them with use_rms_norm", "take a checkpoint that was trained without"]),
+        ("model.layers.0.mlp.up_proj.weight_quantizer.scale", &["a quantizer of AngelSlim's own training", "take what the end of that training saves"]),
+        ("model.layers.0.mlp.up_proj.rms_norm.weight", &["a norm of a single linear, as BitNet has them with use_rms_norm", "take a model that was trained without"]),
+        ("model.layers.0.mlp.up_proj.gamma", &["up_proj.gamma' is the shift of DLT", "code times scale plus gamma"]),
     ] {
         cases.pack(23, NOT_LATENT, says, move |c| {
             c.add(name, &[1]);
         });
     }
-    cases.pack(23, NOT_LATENT, &["a learned clipping range, of the 2 bits of SEQ or ParetoQ", "they have four levels"], |c| {
-        c.config["w_bits"] = 2.into();
-        c.add("model.layers.0.mlp.up_proj.weight_clip_val", &[32, 1]);
-    });
-    cases.pack(23, NOT_LATENT, &["a learned clipping range, of DLT", "code times scale plus gamma"], |c| {
-        c.add("model.layers.0.mlp.up_proj.weight_clip_val", &[32, 1]);
-        c.add("model.layers.0.mlp.up_proj.gamma", &[32, 1]);
-    });
     for (key, value, says) in [
         ("rotation_config", json!({"kind": "quarot"}), &["'rotation_config' says that the weights are of a rotated basis"][..]),
         ("quantization_config", json!({"online": {"use_hadamard": true}}), &["'quantization_config.online.use_hadamard' says"]),
-        ("quantization_config", json!({"quant_method": "bitnet", "use_rms_norm": true}), &["'quantization_config.use_rms_norm' says that each linear has a norm of its own", "take a checkpoint"]),
-        ("quantization_config", json!({"quant_method": "bitnet", "quantization_mode": "online"}), &["the weights are latent ones of BitNet", "rounds half a scale to 0", "remove 'quantization_config' only where"]),
     ] {
         cases.pack(23, NOT_LATENT, says, move |c| c.config[key] = value.clone());
     }
@@ -649,10 +723,11 @@ fn not_latent(cases: &mut List) {
         packed(c);
         c.add(SCALE, &[1]);
         c.config["quantization_config"] = json!({"quant_method": "bitnet"});
-        c.arguments("--quant-method ultraquantv2");
+        c.arguments("--trained-as ultraquantv2");
     });
     for (section, says) in [
-        (json!({"quant_method": "bitnet", "linear_class": "otherlinear"}), &["key 'quantization_config.linear_class' is \"otherlinear\", expected \"bitlinear\" or \"autobitlinear\""][..]),
+        (json!({"quant_method": "bitnet", "use_rms_norm": true}), &["key 'quantization_config.use_rms_norm' is true, expected false: no graph of llama.cpp has a norm before every linear"][..]),
+        (json!({"quant_method": "bitnet", "linear_class": "otherlinear"}), &["key 'quantization_config.linear_class' is \"otherlinear\", expected \"bitlinear\" or \"autobitlinear\""]),
         (json!({"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}), &["key 'quantization_config.quantization_mode' is \"online\", expected \"offline\", as the weights are packed"]),
         (json!({"quant_method": "bitnet", "quantization_mode": 7}), &["key 'quantization_config.quantization_mode' is 7, expected \"offline\""]),
     ] {
