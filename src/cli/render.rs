@@ -7,6 +7,7 @@ use console::{Alignment, Term, measure_text_width, pad_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::text::shown;
+use crate::model::Scheme;
 
 /// Bytes with a decimal unit: `1.7 MB` (1 MB = 1e6 B).
 pub fn bytes(n: u64) -> String {
@@ -52,6 +53,14 @@ pub fn rate(value: f64) -> String {
 /// A share as a percentage: `31.5 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
+}
+
+/// What the weights with code 0 are called: where they go on working as a bias, a dead zone.
+pub fn zeros(scheme: &Scheme) -> &'static str {
+    match scheme.training().has_biases() {
+        true => "dead zone",
+        false => "zeros",
+    }
 }
 
 /// Seconds: `0.18 s`, `75 s`.

@@ -53,7 +53,9 @@ impl<R: Rounding> TernaryRows for Scaled<'_, R> {
             let name = format!("{}.weight", self.name);
             not_finite(self.weight, &name, found.after(index * columns))
         })?;
-        let TernaryRow { codes, ends, scales } = &mut *row;
+        let TernaryRow {
+            codes, ends, scales, ..
+        } = &mut *row;
         (codes.clear(), ends.clear(), scales.clear());
         ends.push(columns);
         scales.push(self.rounding.scale(index));

@@ -13,6 +13,9 @@ mod families;
 mod hostile;
 mod limits;
 mod pack;
+#[cfg(feature = "llama")]
+mod pack_experts;
+mod pack_four_levels;
 mod pack_gguf;
 mod pack_speed;
 mod people;
@@ -23,5 +26,6 @@ mod stored;
 mod texts;
 mod tokenizer;
 mod verify;
+mod verify_gguf;
 #[cfg(feature = "llama")]
 mod witness;

@@ -76,10 +76,11 @@ struct PackPreview {
     linears: String,
     bytes: u64,
     nmse: f64,
-    /// What the dead share is of.
+    /// What zeros are called.
     zeros: &'static str,
     dead_share: f64,
-    largest_bias: f64,
+    /// Where the file has biases.
+    largest_bias: Option<f64>,
     notes: Vec<String>,
 }
 
@@ -114,9 +115,13 @@ impl PackPreview {
             linears: linears.join(", "),
             bytes: summary.bytes,
             nmse: summary.loss.nmse(),
-            zeros: checkpoint.scheme.zeros(),
+            zeros: render::zeros(&checkpoint.scheme),
             dead_share: summary.dead_share(),
-            largest_bias: summary.largest_bias,
+            largest_bias: checkpoint
+                .config
+                .linears()
+                .any(|linear| checkpoint.has_bias(linear))
+                .then_some(summary.largest_bias),
             notes: checkpoint.notes(),
         })
     }
@@ -249,19 +254,18 @@ impl Found {
 
 impl PackPreview {
     fn facts(&self) -> Vec<(&'static str, String)> {
-        vec![
-            (self.zeros, render::percent(self.dead_share)),
-            ("largest bias", render::small(self.largest_bias)),
-            (
-                "pack makes",
-                format!(
-                    "{}, {}, weight NMSE {}",
-                    self.linears,
-                    render::bytes(self.bytes),
-                    render::small(self.nmse)
-                ),
+        let mut facts = vec![(self.zeros, render::percent(self.dead_share))];
+        facts.extend(self.largest_bias.map(|bias| ("largest bias", render::small(bias))));
+        facts.push((
+            "pack makes",
+            format!(
+                "{}, {}, weight NMSE {}",
+                self.linears,
+                render::bytes(self.bytes),
+                render::small(self.nmse)
             ),
-        ]
+        ));
+        facts
     }
 }
 

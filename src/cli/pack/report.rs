@@ -82,7 +82,7 @@ impl Report<'_> {
         ];
         facts.extend(match self.packed.origin {
             Origin::Checkpoint(checkpoint) => vec![
-                (zeros(&checkpoint.scheme), render::percent(summary.dead_share())),
+                (render::zeros(&checkpoint.scheme), render::percent(summary.dead_share())),
                 ("ties", ties(summary.ties)),
                 ("largest bias", self.largest_bias()),
                 ("biases lost", self.dropped()),
@@ -236,14 +236,6 @@ impl Report<'_> {
             "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
             "modelfile": self.next.modelfile.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,
         })
-    }
-}
-
-/// What the weights with code 0 are called: where they go on working as a bias, a dead zone.
-fn zeros(scheme: &Scheme) -> &'static str {
-    match scheme.training().has_biases() {
-        true => "dead zone",
-        false => "zeros",
     }
 }
 

@@ -84,7 +84,7 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 /// The methods that can be packed.
-pub fn methods() -> String {
+fn methods() -> String {
     let names: Vec<_> = METHODS.iter().map(|(name, _)| *name).collect();
     names.join(", ")
 }
@@ -147,14 +147,6 @@ pub trait Training {
 }
 
 impl Scheme {
-    /// What its zeros are called.
-    pub fn zeros(&self) -> &'static str {
-        match self.training().has_biases() {
-            true => "dead zone",
-            false => "zeros",
-        }
-    }
-
     /// What it says of itself.
     pub fn training(&self) -> &dyn Training {
         match self {
@@ -226,12 +218,11 @@ impl Settings<'_> {
             Some(name) => Some(name.as_str()),
             None => self.file.text("granularity")?,
         };
-        let shown = |size: Option<usize>| size.map_or("missing".into(), |size| size.to_string());
         match (name, size) {
             (Some("per_channel"), _) => Ok(Some(Granularity::Channel)),
             (Some("per_tensor"), _) => Ok(Some(Granularity::Tensor)),
             (Some("per_group"), Some(size)) if size > 0 => Ok(Some(Granularity::Group(size))),
-            (Some("per_group"), Some(_)) => Err(self.wrong("group_size", shown(size), "a positive number of weights")),
+            (Some("per_group"), Some(_)) => Err(self.wrong("group_size", "0".into(), "a positive number of weights")),
             (Some("per_group"), None) => {
                 missing.push("group_size");
                 Ok(None)

@@ -151,7 +151,9 @@ impl TernaryRows for Matrix<'_> {
             self.weight.dtype,
             w,
         );
-        let TernaryRow { codes, ends, scales } = row;
+        let TernaryRow {
+            codes, ends, scales, ..
+        } = row;
         (codes.clear(), ends.clear(), scales.clear());
         for (group, run) in runs(index, columns, self.group_size) {
             let Group { scale, delta } = match &self.long {
