@@ -8,8 +8,8 @@
 The limits are `cat INPUT > /dev/null` and `cat OUTPUT > COPY`, and their sum; `cp` of the input is shown beside them.
 Commands take turns, so that other load on the machine falls on all alike; each is given by the median of its runs, and
 by the least. The input is read once before, so that it is in the file cache where memory allows (--cold: dropped from
-the cache before each run, as root). Memory is read from /proc every 2 ms: anonymous (what the program holds), and of
-files (what is mapped of them). A Markdown table is printed.
+the cache before each run, as root). INPUT is a checkpoint, or a GGUF file of one file. Memory is read from /proc every
+2 ms: anonymous (what the program holds), and of files (what is mapped of them). A Markdown table is printed.
 """
 
 import argparse
@@ -56,9 +56,9 @@ def shell(command):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=pathlib.Path)
+    parser.add_argument("input", type=pathlib.Path, help="a folder with a checkpoint, or a GGUF file")
     parser.add_argument("--tqconv", default="target/release/tqconv")
-    parser.add_argument("--output", type=pathlib.Path, help="folder for the outputs [the checkpoint's own]")
+    parser.add_argument("--output", type=pathlib.Path, help="folder for the outputs [the input's own]")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--threads", default="1,2", help="for example 1,2,4")
@@ -66,14 +66,15 @@ def main():
     parser.add_argument("--converter", help="llama.cpp's convert_hf_to_gguf.py, run once with this Python")
     args = parser.parse_args()
 
-    weights = sorted(args.checkpoint.glob("*.safetensors"))
-    folder = args.output or args.checkpoint
+    is_gguf = args.input.is_file()
+    weights = [args.input] if is_gguf else sorted(args.input.glob("*.safetensors"))
+    folder = args.output or (args.input.parent if is_gguf else args.input)
     packed, copy, copied = (folder / name for name in ("bench.gguf", "bench.copy", "bench.cp"))
     inputs = shlex.join(map(str, weights))
 
     def pack(threads):
         options = ["--force", "--quiet", "--threads", threads, *args.pack.split()]
-        return [args.tqconv, "pack", str(args.checkpoint), str(packed), *options]
+        return [args.tqconv, "pack", str(args.input), str(packed), *options]
 
     commands = {
         "read: cat INPUT > /dev/null": shell(f"cat {inputs} > /dev/null"),
@@ -94,7 +95,7 @@ def main():
                 pathlib.Path("/proc/sys/vm/drop_caches").write_text("3")
             results[name].append(run(command))
     if args.converter:
-        command = [sys.executable, args.converter, str(args.checkpoint), "--outtype", "tq2_0", "--outfile", str(copied)]
+        command = [sys.executable, args.converter, str(args.input), "--outtype", "tq2_0", "--outfile", str(copied)]
         results["convert_hf_to_gguf.py --outtype tq2_0"] = [run(command)]
     sizes = sum(path.stat().st_size for path in weights), packed.stat().st_size
     for path in (packed, copy, copied):

@@ -36,6 +36,21 @@ pub struct CheckpointArgs {
 }
 
 impl CheckpointArgs {
+    /// A GGUF file has nothing that these arguments could say.
+    ///
+    /// # Errors
+    /// One of them was given.
+    pub fn none_for_gguf(&self, path: &Path) -> anyhow::Result<()> {
+        match self.words().first() {
+            None => Ok(()),
+            Some(option) => anyhow::bail!(
+                "{}: is a GGUF file, which says by itself what {} says of a checkpoint; leave it out",
+                path.display(),
+                option.display()
+            ),
+        }
+    }
+
     /// Open the checkpoint at `path`.
     pub fn open(&self, path: &Path) -> anyhow::Result<Checkpoint> {
         let source = Source::find(path, self.config.as_deref(), self.tokenizer.as_deref())?;

@@ -230,8 +230,10 @@ fn both_passes_agree(file: &File) {
 /// What level 2 says of a file.
 fn proof(path: &Path, checkpoint: Checkpoint) -> impl Fn() -> verify::Report {
     let against = Against {
-        checkpoint,
-        tokenizer_pre: None,
+        origin: verify::Origin::Checkpoint {
+            checkpoint: Box::new(checkpoint),
+            tokenizer_pre: None,
+        },
         name: "made up".into(),
     };
     let options = verify::Options {

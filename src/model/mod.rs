@@ -25,4 +25,4 @@ pub use schemes::{
 };
 pub use source::Source;
 pub use tensors::{Blocks, Stored, Tensors};
-pub use weights::{Weights, look};
+pub use weights::{Weights, is_three_times, look};

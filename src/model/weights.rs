@@ -119,6 +119,9 @@ struct Levels {
 
 impl Levels {
     fn of(magnitudes: &[u32]) -> Self {
+        if let Some(levels) = magnitudes.first_chunk().and_then(Self::of_one) {
+            return levels;
+        }
         let mut levels = Self::default();
         for &magnitude in magnitudes {
             match magnitude {
@@ -130,6 +133,20 @@ impl Levels {
             }
         }
         levels
+    }
+
+    /// The same where there is one magnitude beside 0, as in almost all runs of a ternary matrix: without a branch.
+    fn of_one(magnitudes: &[u32; SHORTEST]) -> Option<Self> {
+        let most = magnitudes.iter().fold(0, |most, &magnitude| most.max(magnitude as i32)) as u32;
+        let count = |wanted| magnitudes.iter().map(|&found| u32::from(found == wanted)).sum::<u32>() as usize;
+        let (zeros, others) = (count(0), count(most));
+        (most > 0 && zeros + others == SHORTEST).then_some(Self {
+            small: most,
+            large: most,
+            more: false,
+            zeros,
+            others,
+        })
     }
 
     fn add(&mut self, magnitude: u32) {
@@ -164,12 +181,17 @@ impl Levels {
         self.large <= 1
     }
 
-    /// At most two magnitudes, the one three times the other; each may have been rounded by itself.
+    /// At most two magnitudes, the one three times the other.
     fn is_one_and_three(&self, dtype: Dtype) -> bool {
-        const ROUNDED: f32 = 0.02;
         let (small, large) = (number(self.small, dtype), number(self.large, dtype));
-        self.is_one() || (!self.more && (large / small - 3.0).abs() < ROUNDED)
+        self.is_one() || (!self.more && is_three_times(large, small))
     }
+}
+
+/// Whether two magnitudes are the outer and the inner one of four levels, each of which may have been rounded by itself.
+pub fn is_three_times(large: f32, small: f32) -> bool {
+    const ROUNDED: f32 = 0.02;
+    (large / small - 3.0).abs() < ROUNDED
 }
 
 /// What is known of the runs of one length.

@@ -93,7 +93,7 @@ pub enum PackError {
         name: String,
     },
     /// A GGUF file in which no matrix is ternary.
-    #[error("{}: none of its {matrices} matrices is ternary{problem}; {remedy}", path.display())]
+    #[error("{}: none of its {matrices} matrices is ternary or of four levels{problem}; {remedy}", path.display())]
     NoTernary {
         /// The file.
         path: PathBuf,
@@ -104,20 +104,22 @@ pub enum PackError {
         /// What to do.
         remedy: &'static str,
     },
-    /// A matrix of four levels.
+    /// A matrix of four levels, as a type that holds three.
     #[error(
-        "{}: tensor '{tensor}' has four levels, -3u, -u, u and 3u, which no ternary type holds; use the file as it is",
-        path.display()
+        "{}: tensor '{tensor}' has four levels, -3u, -u, u and 3u, which {} does not hold; leave --type out, or give it one \
+         that does: --tensor-type {tensor}=q2_k or q4_0", path.display(), names(types)
     )]
     FourLevel {
         /// The file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
+        /// The types asked for.
+        types: Vec<BlockType>,
     },
-    /// A matrix that is ternary in the rows that were looked at first, and is not at one place.
+    /// A matrix that is ternary or of four levels in the rows that were looked at first, and is not at one place.
     #[error(
-        "{}: tensor '{tensor}' is ternary, but not at row {row}, column {column}: it was changed after it was made so; \
+        "{}: tensor '{tensor}' is {what}, but not at row {row}, column {column}: it was changed after it was made so; \
          take the file before that change", path.display()
     )]
     NotTernary {
@@ -125,6 +127,8 @@ pub enum PackError {
         path: PathBuf,
         /// The tensor.
         tensor: String,
+        /// What it is.
+        what: &'static str,
         /// Row, from 0: experts count one below the other.
         row: usize,
         /// Column, from 0.

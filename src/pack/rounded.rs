@@ -1,28 +1,29 @@
-//! Weights that are ternary already as a source of ternary rows: codes and scales of ternary blocks, or floats that are
-//! -s, 0 and +s over runs of weights. Codes and scales are taken as they are.
+//! Weights that are ternary or of four levels already as a source of rows: codes and scales of blocks, or floats that are
+//! -s, 0 and +s, or -3s, -s, +s and +3s, over runs of weights. Codes and scales are taken as they are.
 
 use std::io;
 use std::ops::Range;
 
-use formats::block::BlockType;
+use formats::block::{BlockError, BlockType};
+use half::f16;
 
 use super::PackError;
-use super::numbers::widen;
+use super::numbers::{check_finite, widen};
 use super::source::{DeadZone, Input, TernaryRows};
-use super::ternary::TernaryRow;
-use crate::model::{Blocks, Weights, look};
+use super::ternary::{Levels, TernaryRow};
+use crate::model::{Blocks, Weights, is_three_times, look};
 use crate::simd::{Lanes, Level, Work};
 
 /// What the data of a matrix is, from a sample of its rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Data {
-    /// Ternary, with a scale for at most so many weights.
-    Ternary {
+    /// Ternary, or of four levels.
+    Rounded {
+        /// Which of the two.
+        levels: Levels,
         /// Weights of the aligned runs that share a scale.
         run: usize,
     },
-    /// -3u, -u, u and 3u.
-    FourLevel,
     /// Close to ternary.
     NearlyTernary,
     /// Anything else.
@@ -38,8 +39,14 @@ pub fn look_at(blocks: Blocks) -> io::Result<Data> {
         return look_at_blocks(blocks);
     };
     Ok(match look(numbers)? {
-        Weights::Ternary { run, .. } | Weights::Binary { run } => Data::Ternary { run },
-        Weights::FourLevel { .. } => Data::FourLevel,
+        Weights::Ternary { run, .. } | Weights::Binary { run } => {
+            let levels = Levels::Three;
+            Data::Rounded { levels, run }
+        }
+        Weights::FourLevel { run } => {
+            let levels = Levels::Four;
+            Data::Rounded { levels, run }
+        }
         Weights::NearlyTernary { .. } => Data::NearlyTernary,
         Weights::Latent | Weights::Unknown => Data::Other,
     })
@@ -62,17 +69,16 @@ fn look_at_blocks(blocks: Blocks) -> io::Result<Data> {
             return Ok(Data::Other);
         }
     }
-    Ok(match ternary {
-        true => Data::Ternary { run },
-        false => Data::FourLevel,
-    })
+    let levels = if ternary { Levels::Three } else { Levels::Four };
+    Ok(Data::Rounded { levels, run })
 }
 
-/// A matrix that is ternary already.
+/// A matrix that is ternary or of four levels already.
 pub struct Rounded<'a> {
     /// What the file calls it.
     pub name: String,
     pub blocks: Blocks<'a>,
+    pub levels: Levels,
     /// Weights of the aligned runs that share a scale.
     pub run: usize,
     pub level: Level,
@@ -83,6 +89,10 @@ impl Rounded<'_> {
         PackError::NotTernary {
             path: self.blocks.path.into(),
             tensor: self.name.clone(),
+            what: match self.levels {
+                Levels::Three => "ternary",
+                Levels::Four => "of four levels",
+            },
             row,
             column,
         }
@@ -98,17 +108,19 @@ impl Rounded<'_> {
         }
     }
 
-    /// Codes and scales of blocks, where codes and scales are not.
+    /// Codes and scales of blocks.
+    #[inline(always)]
     fn unpack(&self, index: usize, bytes: &[u8], row: &mut TernaryRow) -> Result<(), PackError> {
         let (columns, run) = (self.blocks.columns(), self.run);
         row.codes.resize(columns, 0);
         row.scales.resize(columns / run, 0.0);
         row.ends.clear();
         row.ends.extend((run..=columns).step_by(run));
-        let unpacked = self
-            .blocks
-            .ty
-            .unpack_ternary_row(bytes, &mut row.codes, &mut row.scales);
+        let (ty, codes, scales) = (self.blocks.ty, &mut row.codes, &mut row.scales);
+        let unpacked = match self.levels {
+            Levels::Three => ty.unpack_ternary_row(bytes, codes, scales),
+            Levels::Four => ty.unpack_four_level_row(bytes, codes, scales),
+        };
         unpacked.map_err(|error| self.not_ternary(index, weight_of(&error)))?;
         for (run_index, (scale, codes)) in row.scales.iter_mut().zip(row.codes.chunks_mut(run)).enumerate() {
             if !scale.is_finite() {
@@ -124,15 +136,14 @@ impl Rounded<'_> {
 
     /// Codes and scales of floats. Runs are counted from the start of the row or, where that does not fit, from that of
     /// the matrix; in rows that the sample did not have they may be shorter.
+    #[inline(always)]
     fn split(&self, index: usize, w: &[f32], row: &mut TernaryRow) -> Result<(), PackError> {
-        if let Some(column) = w.iter().position(|w| !w.is_finite()) {
-            return Err(self.not_finite(index, column, w[column]));
-        }
+        check_finite(w).map_err(|found| self.not_finite(index, found.index, w[found.index]))?;
         row.codes.resize(w.len(), 0);
         let mut broken = 0;
         for run in [self.run, 128, 64, 32, 16].into_iter().filter(|run| *run <= self.run) {
             for first in [run, run - index * w.len() % run] {
-                match self.level.run(SplitRow { w, first, run, row }) {
+                match split_row(w, self.levels, first, run, row) {
                     Ok(()) => return Ok(()),
                     Err(column) => broken = column,
                 }
@@ -142,10 +153,49 @@ impl Rounded<'_> {
     }
 }
 
+/// Make a row of a matrix codes and scales; gives how many codes are 0.
+struct ReadRow<'t> {
+    matrix: &'t Rounded<'t>,
+    /// Which row.
+    index: usize,
+    /// The row as it is in the file.
+    bytes: &'t [u8],
+    /// Room for its numbers.
+    w: &'t mut Vec<f32>,
+    row: &'t mut TernaryRow,
+}
+
+impl Work for ReadRow<'_> {
+    type Output = Result<usize, PackError>;
+
+    #[inline(always)]
+    fn run(self, lanes: impl Lanes) -> Self::Output {
+        let Self {
+            matrix,
+            index,
+            bytes,
+            w,
+            row,
+        } = self;
+        row.levels = matrix.levels;
+        match matrix.blocks.dtype() {
+            None => matrix.unpack(index, bytes, row)?,
+            Some(dtype) => {
+                w.resize(matrix.blocks.columns(), 0.0);
+                widen(bytes, dtype, w);
+                matrix.split(index, w, row)?;
+            }
+        }
+        join_runs(row);
+        Ok(row.codes.len() - lanes.active_count(&row.codes))
+    }
+}
+
 /// The weight that an error of a block is about, in its row.
-fn weight_of(error: &formats::block::BlockError) -> usize {
+fn weight_of(error: &BlockError) -> usize {
     match error {
-        formats::block::BlockError::NotTernary { source, .. } => source.weight,
+        BlockError::NotTernary { source, .. } => source.weight,
+        BlockError::NotFourLevel { weight, .. } => *weight,
         _ => 0,
     }
 }
@@ -169,26 +219,20 @@ impl TernaryRows for Rounded<'_> {
 
     fn row(&self, index: usize, input: &mut Input, row: &mut TernaryRow) -> Result<DeadZone, PackError> {
         let row_bytes = self.row_bytes();
-        let bytes = input.weights.get(index * row_bytes..(index + 1) * row_bytes);
-        match self.blocks.dtype() {
-            None => self.unpack(index, bytes, row)?,
-            Some(dtype) => {
-                let w = &mut input.latent.w;
-                w.resize(self.blocks.columns(), 0.0);
-                widen(bytes, dtype, w);
-                self.split(index, w, row)?;
-            }
-        }
-        join_runs(row);
-        let zeros = row.codes.iter().filter(|&&code| code == 0).count();
-        Ok(DeadZone {
-            weights: zeros,
-            bias: 0.0,
-        })
+        let work = ReadRow {
+            matrix: self,
+            index,
+            bytes: input.weights.get(index * row_bytes..(index + 1) * row_bytes),
+            w: &mut input.latent.w,
+            row,
+        };
+        let (weights, bias) = (self.level.run(work)?, 0.0);
+        Ok(DeadZone { weights, bias })
     }
 }
 
 /// Take neighbouring runs of one scale together; a run of zeros has any scale.
+#[inline(always)]
 fn join_runs(row: &mut TernaryRow) {
     let (mut kept, mut start, mut zeros) = (0, 0, true);
     for run in 0..row.ends.len() {
@@ -212,38 +256,76 @@ fn join_runs(row: &mut TernaryRow) {
 
 /// Codes and scales of a row, in a first run of `first` weights and others of `run`; the first column that breaks a
 /// run is the error.
-struct SplitRow<'t> {
-    w: &'t [f32],
-    first: usize,
-    run: usize,
-    row: &'t mut TernaryRow,
+#[inline(always)]
+fn split_row(w: &[f32], levels: Levels, first: usize, run: usize, row: &mut TernaryRow) -> Result<(), usize> {
+    row.ends.clear();
+    row.scales.clear();
+    row.error = 0.0;
+    let (mut start, mut end) = (0, first.min(w.len()));
+    while start < w.len() {
+        let (w_of_run, codes) = (&w[start..end], &mut row.codes[start..end]);
+        let split = match levels {
+            Levels::Three => split_three(w_of_run, codes),
+            Levels::Four => split_four(w_of_run, codes, row.scales.last().copied()),
+        };
+        let (scale, error) = split.map_err(|column| start + column)?;
+        row.ends.push(end);
+        row.scales.push(scale);
+        row.error += error;
+        (start, end) = (end, (end + run).min(w.len()));
+    }
+    Ok(())
 }
 
-impl Work for SplitRow<'_> {
-    type Output = Result<(), usize>;
+/// Codes of a ternary run, its scale, and what that is off by: nothing.
+#[inline(always)]
+fn split_three(w: &[f32], codes: &mut [i8]) -> Result<(f32, f64), usize> {
+    let scale = w.iter().fold(0.0f32, |scale, w| scale.max(w.abs()));
+    // No early exit, so that the loop is vectorised.
+    let fits = |w: f32| w == 0.0 || w.abs() == scale;
+    if !w.iter().fold(true, |all, &w| all & fits(w)) {
+        return Err(w.iter().position(|&w| !fits(w)).unwrap_or(0));
+    }
+    for (code, &w) in codes.iter_mut().zip(w) {
+        *code = i8::from(w > 0.0) - i8::from(w < 0.0);
+    }
+    Ok((scale, 0.0))
+}
 
-    #[inline(always)]
-    fn run(self, _: impl Lanes) -> Self::Output {
-        let TernaryRow { codes, ends, scales } = self.row;
-        ends.clear();
-        scales.clear();
-        let (mut start, mut end) = (0, self.first.min(self.w.len()));
-        while start < self.w.len() {
-            let w = &self.w[start..end];
-            let scale = w.iter().fold(0.0f32, |scale, w| scale.max(w.abs()));
-            // No early exit, so that the loop is vectorised.
-            let fits = |w: f32| w == 0.0 || w.abs() == scale;
-            if !w.iter().fold(true, |all, &w| all & fits(w)) {
-                return Err(start + w.iter().position(|&w| !fits(w)).unwrap_or(0));
-            }
-            for (code, &w) in codes[start..end].iter_mut().zip(w) {
-                *code = i8::from(w > 0.0) - i8::from(w < 0.0);
-            }
-            ends.push(end);
-            scales.push(scale);
-            (start, end) = (end, (end + self.run).min(self.w.len()));
-        }
-        Ok(())
+/// Codes of a run of four levels, its scale, and the sum of the squares of what these are off by. `before`: the scale of
+/// the run before, which tells the inner from the outer level where the run has but one.
+#[inline(always)]
+fn split_four(w: &[f32], codes: &mut [i8], before: Option<f32>) -> Result<(f32, f64), usize> {
+    let large = w.iter().fold(0.0f32, |large, w| large.max(w.abs()));
+    let mut small = w.iter().fold(large, |small, w| small.min(w.abs()));
+    if small == large {
+        small = before.filter(|&unit| is_three_times(large, unit)).unwrap_or(large);
+    }
+    let fits = |w: f32| w.abs() == small || (w.abs() == large && is_three_times(large, small));
+    if let Some(column) = w.iter().position(|&w| !fits(w)) {
+        return Err(column);
+    }
+    let mut outer = 0;
+    for (code, &w) in codes.iter_mut().zip(w) {
+        let magnitude = if w.abs() == small { 1 } else { 3 };
+        outer += usize::from(magnitude == 3);
+        *code = if w < 0.0 { -magnitude } else { magnitude };
+    }
+    if small == large || 3.0 * small == large {
+        return Ok((small, 0.0));
+    }
+    let (inner, outer) = ((w.len() - outer) as f64, outer as f64);
+    let (small, large) = (f64::from(small), f64::from(large));
+    let unit = round((inner * small + 3.0 * outer * large) / (inner + 9.0 * outer));
+    let (small_off, large_off) = (small - f64::from(unit), large - 3.0 * f64::from(unit));
+    Ok((unit, inner * small_off.powi(2) + outer * large_off.powi(2)))
+}
+
+/// To f16, as scales are stored, where f16 has it to full precision.
+fn round(scale: f64) -> f32 {
+    match f16::from_f64(scale) {
+        rounded if rounded.is_normal() => rounded.to_f32(),
+        _ => scale as f32,
     }
 }
 
@@ -257,6 +339,7 @@ mod tests {
             codes: vec![0, 0, 1, 0, 0, -1, 0, 0, 1, 1, 0, 0],
             ends: vec![2, 4, 6, 8, 10, 12],
             scales: vec![9.0, 2.0, 2.0, 7.0, 3.0, 5.0],
+            ..TernaryRow::default()
         };
         join_runs(&mut row);
         assert_eq!((row.ends, row.scales), (vec![8, 12], vec![2.0, 3.0]));
@@ -264,8 +347,34 @@ mod tests {
             codes: vec![0; 4],
             ends: vec![2, 4],
             scales: vec![1.0, 2.0],
+            ..TernaryRow::default()
         };
         join_runs(&mut zeros);
         assert_eq!((zeros.ends, zeros.scales), (vec![4], vec![2.0]));
+    }
+
+    #[test]
+    fn four_levels_are_told_apart_by_the_run_before_and_lose_what_rounding_moved() {
+        let mut codes = [0; 4];
+        assert_eq!(split_four(&[0.5, -1.5, 1.5, -0.5], &mut codes, None), Ok((0.5, 0.0)));
+        assert_eq!(codes, [1, -3, 3, -1]);
+        assert_eq!(
+            split_four(&[-1.5, 1.5, 1.5, 1.5], &mut codes, Some(0.5)),
+            Ok((0.5, 0.0))
+        );
+        assert_eq!(codes, [-3, 3, 3, 3]);
+        assert_eq!(
+            split_four(&[-1.5, 1.5, 1.5, 1.5], &mut codes, Some(0.7)),
+            Ok((1.5, 0.0))
+        );
+        assert_eq!(codes, [-1, 1, 1, 1]);
+        assert_eq!(split_four(&[0.5, 1.5, 0.0, 0.5], &mut codes, None), Err(0));
+        assert_eq!(split_four(&[0.5, 1.5, 0.7, 0.5], &mut codes, None), Err(2));
+        // 1.5078125 is the next bf16: the unit is (2 * 0.5 + 3 * 2 * 1.5078125) / 20 = 0.50234375, in f16 this:
+        const UNIT: f64 = 1029.0 / 2048.0;
+        let (unit, error) = split_four(&[0.5, 1.5078125, 1.5078125, -0.5], &mut codes, None).unwrap();
+        assert_eq!(f64::from(unit), UNIT);
+        let expected = 2.0 * (0.5 - UNIT).powi(2) + 2.0 * (1.5078125 - 3.0 * UNIT).powi(2);
+        assert!((error / expected - 1.0).abs() < 1e-12, "{error} is not {expected}");
     }
 }

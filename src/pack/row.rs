@@ -7,7 +7,7 @@ use super::encode::{BlockScratch, Loss, ScaleRange, encode};
 use super::numbers::numbers;
 use super::schemes;
 use super::source::{Input, TernaryRows};
-use super::ternary::TernaryRow;
+use super::ternary::{Levels, TernaryRow};
 use crate::blueprint::Linear;
 use crate::model::Checkpoint;
 use crate::simd::{Lanes, Level, Work};
@@ -140,6 +140,7 @@ impl<'a> Ternary<'a> {
             ..Facts::default()
         };
         for (at, index) in rows.enumerate() {
+            (row.levels, row.error) = (Levels::Three, 0.0); // a thread's last row can have been of another matrix
             let dead_zone = self.rows.row(index, input, row)?;
             let mut out = write.then(|| &mut out[at * row_bytes..][..row_bytes]);
             if stored_as == Some(*last)

@@ -112,7 +112,9 @@ impl<'a> Latent<'a> {
     }
 }
 
-fn reference(scale: f32) -> f32 {
+/// What a file with f16 scales can hold of a trained one: the nearest f16, or the trained one where f16 has only a poorer
+/// subnormal number.
+pub(super) fn reference(scale: f32) -> f32 {
     let rounded = f16::from_f32(scale);
     if rounded.is_normal() { rounded.to_f32() } else { scale }
 }

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | 1 layout | `layout`, `ollama` | does the file keep to the rules of what is to load it? |
 //! | 2 codes | `codes`, `tables`, `keys`, `texts`, `latent`, `schemes`, `stated` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
+//! | | `converted` | or what the GGUF file gives that was packed? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
 //! | 4 logits | `logits`, `references`, `distance`, `windows`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
@@ -12,6 +13,7 @@
 //! docs/verify.md tells where each limit comes from.
 
 mod codes;
+mod converted;
 mod diff;
 mod distance;
 mod dots;
@@ -52,7 +54,7 @@ use crate::witness::{Program, WitnessError};
 pub type Progress<'a> = dyn Fn(&str, Option<f64>) + 'a;
 
 /// Why nothing could be compared with a checkpoint.
-const NO_CHECKPOINT: &str = "no checkpoint to compare the file with: name it with --against";
+const NO_CHECKPOINT: &str = "nothing to compare the file with: name what it was packed from with --against";
 
 /// What to verify, and how.
 #[derive(Clone, Debug)]
@@ -101,13 +103,66 @@ impl Default for TextOptions {
     }
 }
 
-/// A checkpoint to compare the file with.
+/// What to compare the file with: what it was packed from.
 pub struct Against {
-    pub checkpoint: Checkpoint,
-    /// llama.cpp's name of its pre-tokenizer, where it had to be given.
-    pub tokenizer_pre: Option<String>,
+    pub origin: Origin,
     /// What to call it in the report.
     pub name: String,
+}
+
+/// What a file was packed from.
+pub enum Origin {
+    Checkpoint {
+        checkpoint: Box<Checkpoint>,
+        /// llama.cpp's name of its pre-tokenizer, where it had to be given.
+        tokenizer_pre: Option<String>,
+    },
+    Gguf(Model),
+}
+
+impl Against {
+    fn checkpoint(&self) -> Option<&Checkpoint> {
+        match &self.origin {
+            Origin::Checkpoint { checkpoint, .. } => Some(checkpoint),
+            Origin::Gguf(_) => None,
+        }
+    }
+}
+
+/// The same, where a GGUF file has been read.
+#[derive(Clone, Copy)]
+enum Reference<'a> {
+    Checkpoint {
+        checkpoint: &'a Checkpoint,
+        tokenizer_pre: Option<&'a str>,
+    },
+    Gguf {
+        file: &'a File<'a>,
+        path: &'a Path,
+    },
+}
+
+impl<'a> Reference<'a> {
+    /// `file`: what `against` holds, where that is a GGUF file.
+    fn new(against: &'a Against, file: Option<&'a File<'a>>) -> Option<Self> {
+        match (&against.origin, file) {
+            (
+                Origin::Checkpoint {
+                    checkpoint,
+                    tokenizer_pre,
+                },
+                _,
+            ) => Some(Self::Checkpoint {
+                checkpoint,
+                tokenizer_pre: tokenizer_pre.as_deref(),
+            }),
+            (Origin::Gguf(model), Some(file)) => Some(Self::Gguf {
+                file,
+                path: &model.parts()[0].path,
+            }),
+            (Origin::Gguf(_), None) => None,
+        }
+    }
 }
 
 /// What kept the verification from being done. That the file is wrong is never here.
@@ -176,6 +231,10 @@ pub fn verify(
     progress: &Progress,
 ) -> Result<Report, VerifyError> {
     let model = Model::open(path)?;
+    let source = match against.map(|against| &against.origin) {
+        Some(Origin::Gguf(model)) => Some(model.parse()?),
+        _ => None,
+    };
     let mut report = Report {
         file: path.display().to_string(),
         against: against.map(|against| against.name.clone()),
@@ -187,7 +246,7 @@ pub fn verify(
         biases: None,
         text: None,
         speed: None,
-        notes: against.map_or(vec![], |against| against.checkpoint.notes()),
+        notes: against.and_then(Against::checkpoint).map_or(vec![], Checkpoint::notes),
     };
     match model.parse() {
         Ok(file) => {
@@ -195,7 +254,7 @@ pub fn verify(
                 path,
                 model: &model,
                 file: &file,
-                against,
+                reference: against.and_then(|against| Reference::new(against, source.as_ref())),
                 options,
                 progress,
             };
@@ -224,7 +283,7 @@ struct Run<'a> {
     path: &'a Path,
     model: &'a Model,
     file: &'a File<'a>,
-    against: Option<&'a Against>,
+    reference: Option<Reference<'a>>,
     options: &'a Options,
     progress: &'a Progress<'a>,
 }
@@ -249,7 +308,7 @@ impl Run<'_> {
             }
         }
         if wanted(Level::Logits) {
-            let (level, text) = logits::check(self.path, self.file, self.against, self.options, self.progress)?;
+            let (level, text) = logits::check(self.path, self.file, self.reference, self.options, self.progress)?;
             report.levels.push(level);
             report.text = text;
         }
@@ -263,17 +322,25 @@ impl Run<'_> {
 
     /// Run level 2, and keep what it measured.
     fn codes(&self, report: &mut Report) -> Result<(), VerifyError> {
-        let Some(Against {
-            checkpoint,
-            tokenizer_pre,
-            ..
-        }) = self.against
-        else {
-            report
-                .levels
-                .push(LevelReport::not_checked(Level::Codes, NO_CHECKPOINT));
-            return Ok(());
-        };
+        match self.reference {
+            None => {
+                let level = LevelReport::not_checked(Level::Codes, NO_CHECKPOINT);
+                report.levels.push(level);
+            }
+            Some(Reference::Gguf { file, .. }) => {
+                let found = converted::check(self.file, file, self.options, self.progress);
+                report.levels.push(LevelReport::new(Level::Codes, found.checks, vec![]));
+                report.linears = found.facts;
+            }
+            Some(Reference::Checkpoint {
+                checkpoint,
+                tokenizer_pre,
+            }) => self.codes_of(checkpoint, tokenizer_pre, report)?,
+        }
+        Ok(())
+    }
+
+    fn codes_of(&self, checkpoint: &Checkpoint, pre: Option<&str>, report: &mut Report) -> Result<(), VerifyError> {
         let found = codes::check(self.file, checkpoint, self.options.max_nmse, self.progress)?;
         let mut checks = found.checks;
         let mut not_checked = vec![];
@@ -283,7 +350,6 @@ impl Run<'_> {
         let by_hand = &self.options.metadata;
         checks.push(keys::config(self.file, &config, by_hand));
         checks.extend(keys::by_hand(self.file, by_hand));
-        let pre = tokenizer_pre.as_deref();
         checks.extend(keys::tokenizer(
             self.file,
             checkpoint,

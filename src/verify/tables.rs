@@ -2,7 +2,7 @@
 
 use formats::block::BlockType;
 use formats::gguf::{File, TensorInfo};
-use formats::safetensors::{Dtype, Tensor};
+use formats::safetensors::Tensor;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -145,45 +145,50 @@ pub(super) fn table_limit(ty: BlockType) -> Option<f64> {
     }
 }
 
-/// Embedding or head: equal where its type can hold the checkpoint's numbers or their rounding, else within a limit. Of a
-/// type that holds ternary weights alone each code is equal, and each scale where it stands for one; what those lose that
-/// stand for several is within `max_nmse`, by the second of `ids`.
+/// Embedding or head against the checkpoint's. Of a type that holds ternary weights alone each code is equal, and each
+/// scale where it stands for one; what those lose that stand for several is within `max_nmse`, by the second of `ids`.
 fn table(file: &File, ids: (CheckId, CheckId), name: &str, source: Tensor, max_nmse: f64) -> Vec<Check> {
-    let (id, scales) = ids;
-    const ROUNDED: &str = "the checkpoint's, rounded to the type at most once";
     const CODES: &str = "the checkpoint's codes; its scale to nearest in f16 where a block has one";
-    let (rows, columns) = (source.shape[0], source.shape[1]);
-    let of = source.len() as u64;
-    let shaped = |info: &TensorInfo| info.columns() == columns as u64 && info.rows() == rows as u64;
-    let Some((info, bytes)) = file.tensor(name).filter(|(info, _)| shaped(info)) else {
-        let missing = vec![format!("tensor '{name}' is missing or of another shape")];
-        return vec![Check::none_differ(id, of, of, "numbers", ROUNDED).with_details(missing)];
+    const SCALES: &str = "--max-nmse, from the numbers to nearest in f16";
+    let shape = (source.shape[0], source.shape[1]);
+    let read = |row: usize, out: &mut [f32]| source.read_f32(row * shape.1, out);
+    let ternary = |info: &TensorInfo| holds_ternary_alone(info.ty) && has_shape(info, shape);
+    let Some((info, bytes)) = file.tensor(name).filter(|(info, _)| ternary(info)) else {
+        return vec![converted(file, ids.0, name, shape, &read)];
     };
-    let found = compare(info.ty, bytes, source);
-    if let Some(at_most) = table_limit(info.ty) {
-        const ORIGIN: &str = "one step of the type, uniformly off (docs/verify.md)";
-        let check = Check::new(id, found.loss.value(), Unit::Ratio, Limit { at_most }, ORIGIN);
-        return vec![check.named(format!("{} NMSE ({})", id.name(), info.ty))];
-    }
+    let found = compare(info.ty, bytes, shape, &read);
     let place = found.first.map(|place| place.describe(name)).into_iter().collect();
-    if !holds_ternary_alone(info.ty) {
-        return vec![Check::none_differ(id, found.wrong, of, "numbers", ROUNDED).with_details(place)];
-    }
-    let codes = Check::none_differ(id, found.wrong, of, "numbers", CODES);
+    let codes = Check::none_differ(ids.0, found.wrong, source.len() as u64, "numbers", CODES).with_details(place);
     let (nmse, limit) = (found.loss.value(), Limit { at_most: max_nmse });
-    let loss = Check::new(
-        scales,
-        nmse,
-        Unit::Ratio,
-        limit,
-        "--max-nmse, from the numbers to nearest in f16",
-    );
-    vec![codes.with_details(place), loss]
+    vec![codes, Check::new(ids.1, nmse, Unit::Ratio, limit, SCALES)]
+}
+
+fn has_shape(info: &TensorInfo, (rows, columns): (usize, usize)) -> bool {
+    info.columns() == columns as u64 && info.rows() == rows as u64
 }
 
 /// Whether a block type holds codes and scales and nothing in between.
 pub(super) fn holds_ternary_alone(ty: BlockType) -> bool {
     ty.scale_run().is_some() && table_limit(ty).is_none()
+}
+
+/// A table that may have been converted: equal where its type can hold the source's numbers or their rounding, else within
+/// a limit. `shape`: (rows, columns). `read`: a row of the source.
+pub(super) fn converted(file: &File, id: CheckId, name: &str, shape: (usize, usize), read: &ReadRow) -> Check {
+    const ROUNDED: &str = "the source's, rounded to the type at most once";
+    let of = (shape.0 * shape.1) as u64;
+    let Some((info, bytes)) = file.tensor(name).filter(|(info, _)| has_shape(info, shape)) else {
+        let missing = vec![format!("tensor '{name}' is missing or of another shape")];
+        return Check::none_differ(id, of, of, "numbers", ROUNDED).with_details(missing);
+    };
+    let found = compare(info.ty, bytes, shape, read);
+    if let Some(at_most) = table_limit(info.ty) {
+        const ORIGIN: &str = "one step of the type, uniformly off (docs/verify.md)";
+        let check = Check::new(id, found.loss.value(), Unit::Ratio, Limit { at_most }, ORIGIN);
+        return check.named(format!("{} NMSE ({})", id.name(), info.ty));
+    }
+    let place = found.first.map(|place| place.describe(name));
+    Check::none_differ(id, found.wrong, of, "numbers", ROUNDED).with_details(place.into_iter().collect())
 }
 
 /// How a table differs.
@@ -210,11 +215,13 @@ impl Place {
     }
 }
 
-fn compare(ty: BlockType, bytes: &[u8], source: Tensor) -> TableFound {
-    let columns = source.shape[1];
+/// Writes a row of the source.
+pub(super) type ReadRow<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
+
+fn compare(ty: BlockType, bytes: &[u8], (rows, columns): (usize, usize), read: &ReadRow) -> TableFound {
     let Some(row_bytes) = ty.row_bytes(columns).filter(|&bytes| bytes > 0) else {
         return TableFound {
-            wrong: source.len() as u64,
+            wrong: (rows * columns) as u64,
             ..TableFound::default()
         };
     };
@@ -224,12 +231,12 @@ fn compare(ty: BlockType, bytes: &[u8], source: Tensor) -> TableFound {
         .map_init(
             || (vec![0.0; columns], vec![0.0; columns]),
             |(expected, found), (row, bytes)| {
-                source.read_f32(row * columns, expected);
+                read(row, expected);
                 // A type that cannot be read leaves NaN, which differs from everything.
                 if ty.dequantize_row(bytes, found).is_err() {
                     found.fill(f32::NAN);
                 }
-                compare_row(ty, source.dtype, row, expected, found)
+                compare_row(ty, row, expected, found)
             },
         )
         .collect();
@@ -241,14 +248,10 @@ fn compare(ty: BlockType, bytes: &[u8], source: Tensor) -> TableFound {
     })
 }
 
-fn compare_row(ty: BlockType, dtype: Dtype, row: usize, expected: &[f32], found: &[f32]) -> TableFound {
-    let kept = matches!(
-        (ty, dtype),
-        (BlockType::F32, _) | (BlockType::BF16, Dtype::BF16) | (BlockType::F16, Dtype::F16)
-    );
+/// `expected`: a row of the source. (columns,)
+fn compare_row(ty: BlockType, row: usize, expected: &[f32], found: &[f32]) -> TableFound {
     let ternary = holds_ternary_alone(ty);
     let round = |w: f32| match ty {
-        _ if kept => w,
         _ if ternary && !f16::from_f32(w).is_normal() => w,
         _ if ternary => f16::from_f32(w).to_f32(),
         BlockType::F16 => f16::from_f32(w).to_f32(),

@@ -12,6 +12,9 @@ mod engine;
 mod hostile;
 mod limits;
 mod pack;
+#[cfg(feature = "llama")]
+mod pack_experts;
+mod pack_four_levels;
 mod pack_gguf;
 mod pack_speed;
 mod people;
@@ -22,5 +25,6 @@ mod stored;
 mod texts;
 mod tokenizer;
 mod verify;
+mod verify_gguf;
 #[cfg(feature = "llama")]
 mod witness;

@@ -11,16 +11,20 @@ const COLUMNS: usize = 512;
 const ROWS: usize = 6;
 const MATRICES: [&str; 2] = ["blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"];
 
-/// Codes of a matrix: -1, 0 or 1, all kinds of neighbours.
-fn codes(rows: usize) -> Vec<i8> {
-    let mut state = 88172645463325252u64;
-    let code = |_| {
+/// Numbers without a pattern, the same for the same seed.
+pub fn random(seed: u64, count: usize) -> impl Iterator<Item = u64> {
+    let mut state = 88172645463325252 ^ seed << 32;
+    (0..count).map(move |_| {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        (state % 3) as i8 - 1
-    };
-    (0..rows * COLUMNS).map(code).collect()
+        state
+    })
+}
+
+/// Codes of a matrix: -1, 0 or 1, all kinds of neighbours.
+pub fn codes(seed: u64, count: usize) -> Vec<i8> {
+    random(seed, count).map(|number| (number % 3) as i8 - 1).collect()
 }
 
 /// The scale of 256 weights: numbers that f16 and bf16 have.
@@ -29,7 +33,7 @@ fn scale(group: usize) -> f32 {
 }
 
 /// The bytes of a matrix as its type's published layout has them, written here and not by the codecs.
-fn stored(ty: BlockType, codes: &[i8]) -> Vec<u8> {
+pub fn stored(ty: BlockType, codes: &[i8]) -> Vec<u8> {
     let number = |(index, &code): (usize, &i8)| f32::from(code) * scale(index / 256);
     let numbers = codes.iter().enumerate().map(number);
     match ty {
@@ -84,7 +88,7 @@ fn block(ty: BlockType, codes: &[i8], scale: f32) -> Vec<u8> {
     .concat()
 }
 
-fn tensor(name: &str, ty: BlockType, shape: &[u64], bytes: Vec<u8>) -> (TensorInfo, Vec<u8>) {
+pub fn tensor(name: &str, ty: BlockType, shape: &[u64], bytes: Vec<u8>) -> (TensorInfo, Vec<u8>) {
     let (name, shape) = (name.into(), shape.to_vec());
     (TensorInfo { name, ty, shape }, bytes)
 }
@@ -94,7 +98,7 @@ fn source(ty: BlockType) -> Gguf {
     let columns = COLUMNS as u64;
     let matrix = |name, shape: &[u64]| {
         let rows = shape[1..].iter().product::<u64>() as usize;
-        tensor(name, ty, shape, stored(ty, &codes(rows)))
+        tensor(name, ty, shape, stored(ty, &codes(0, rows * COLUMNS)))
     };
     let mut file = Gguf {
         keys: vec![],
@@ -148,7 +152,7 @@ fn every_source_type_becomes_every_target_type_with_its_codes_and_scales() {
             for (info, data) in &source.tensors {
                 let (found, packed) = file.tensor(&info.name).unwrap();
                 let (ty, expected) = match MATRICES.contains(&&*info.name) {
-                    true => (to, stored(to, &codes(info.rows() as usize))),
+                    true => (to, stored(to, &codes(0, info.weights() as usize))),
                     false => (info.ty, data.clone()),
                 };
                 assert_eq!((found.ty, &found.shape), (ty, &info.shape), "{from} {to}");
@@ -167,7 +171,7 @@ fn every_source_type_becomes_every_target_type_with_its_codes_and_scales() {
 }
 
 /// Pack what `bench` has as in.gguf, then what came of it: both files.
-fn packed_twice(bench: &Bench, input: &std::path::Path, options: &str) -> [Vec<u8>; 2] {
+pub fn packed_twice(bench: &Bench, input: &std::path::Path, options: &str) -> [Vec<u8>; 2] {
     let again = bench.path("again.gguf");
     let (first, _) = bench.pack(input, options);
     std::fs::write(&again, &first).unwrap();
@@ -175,7 +179,7 @@ fn packed_twice(bench: &Bench, input: &std::path::Path, options: &str) -> [Vec<u
     [first, second]
 }
 
-fn assert_same_tensors([first, second]: &[Vec<u8>; 2], what: &str) {
+pub fn assert_same_tensors([first, second]: &[Vec<u8>; 2], what: &str) {
     let (first, second) = (File::parse(first).unwrap(), File::parse(second).unwrap());
     assert_eq!(first.tensors(), second.tensors(), "{what}");
     for info in first.tensors() {
@@ -240,7 +244,7 @@ fn what_was_packed_with_a_loss_does_not_lose_once_more() {
     let mut file = source(BlockType::F16);
     for name in MATRICES {
         let (_, bytes) = file.tensor(name);
-        *bytes = codes(6).iter().enumerate().flat_map(number).collect();
+        *bytes = codes(0, ROWS * COLUMNS).iter().enumerate().flat_map(number).collect();
     }
     std::fs::write(&input, file.bytes()).unwrap();
     let options = "--for cpu --max-nmse 6.5e-4";
@@ -285,7 +289,7 @@ fn runs_may_be_shorter_where_nobody_looked() {
     let bench = Bench::new();
     let input = bench.path("in.gguf");
     let rows = 128 * 66; // of which every second 128 are looked at
-    let mut numbers: Vec<f32> = codes(rows).into_iter().map(f32::from).collect();
+    let mut numbers: Vec<f32> = codes(0, rows * COLUMNS).into_iter().map(f32::from).collect();
     numbers[COLUMNS * 200..][32..64].iter_mut().for_each(|w| *w *= 0.5);
     let mut file = source(BlockType::F16);
     let bytes: Vec<u8> = numbers.iter().flat_map(|&w| f16::from_f32(w).to_le_bytes()).collect();
@@ -326,7 +330,7 @@ fn legacy_blocks_become_types_that_llama_cpp_reads() {
     let (info, packed) = file.tensor("blk.0.ffn_up_exps.weight").unwrap();
     assert_eq!(
         (info.ty, packed),
-        (BlockType::Q2_0, &stored(BlockType::Q2_0, &codes(6))[..])
+        (BlockType::Q2_0, &stored(BlockType::Q2_0, &codes(0, ROWS * COLUMNS))[..])
     );
 }
 
@@ -340,7 +344,7 @@ fn tables_are_converted_or_packed_when_that_is_asked_for() {
         "token_embd.weight",
         BlockType::F16,
         &[COLUMNS as u64, 4],
-        stored(BlockType::F16, &codes(4)),
+        stored(BlockType::F16, &codes(0, 4 * COLUMNS)),
     );
     std::fs::write(&input, file.bytes()).unwrap();
     assert_eq!(ty(&bench.pack(&input, "").0), BlockType::F16);
@@ -350,7 +354,7 @@ fn tables_are_converted_or_packed_when_that_is_asked_for() {
         BlockType::Q4_0
     );
     // What no engine would read does not stay.
-    let table = stored(BlockType::PQ2_0, &codes(4));
+    let table = stored(BlockType::PQ2_0, &codes(0, 4 * COLUMNS));
     file.tensors[0] = tensor("token_embd.weight", BlockType::PQ2_0, &[COLUMNS as u64, 4], table);
     std::fs::write(&input, file.bytes()).unwrap();
     assert_eq!(ty(&bench.pack(&input, "").0), BlockType::Q2_K);

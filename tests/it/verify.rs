@@ -10,16 +10,17 @@ use crate::data;
 use crate::pack::Bench;
 
 /// A packed checkpoint to plant faults in.
-struct Packed {
-    bench: Bench,
-    checkpoint: PathBuf,
-    bytes: Vec<u8>,
+pub struct Packed {
+    pub bench: Bench,
+    /// What it was packed from.
+    pub checkpoint: PathBuf,
+    pub bytes: Vec<u8>,
 }
 
 /// What `verify` said.
-struct Verdict {
+pub struct Verdict {
     code: i32,
-    report: Json,
+    pub report: Json,
 }
 
 impl Packed {
@@ -38,7 +39,7 @@ impl Packed {
     }
 
     /// `verify --against` the checkpoint.
-    fn verify(&self, options: &str) -> Verdict {
+    pub fn verify(&self, options: &str) -> Verdict {
         let against = self.checkpoint.to_str().unwrap().to_owned();
         self.verify_with(&format!("--against {against} {options}"))
     }
@@ -66,13 +67,13 @@ impl Packed {
     }
 
     /// The bytes of a tensor in the file.
-    fn tensor(&mut self, name: &str) -> &mut [u8] {
+    pub fn tensor(&mut self, name: &str) -> &mut [u8] {
         let range = self.range(name);
         &mut self.bytes[range]
     }
 
     /// Write the file anew with other keys and tensors.
-    fn rebuild(&mut self, change: impl FnOnce(&mut Vec<(String, Value)>, &mut Vec<(TensorInfo, Vec<u8>)>)) {
+    pub fn rebuild(&mut self, change: impl FnOnce(&mut Vec<(String, Value)>, &mut Vec<(TensorInfo, Vec<u8>)>)) {
         let file = File::parse(&self.bytes).unwrap();
         let mut keys = file.metadata().to_vec();
         let tensor = |info: &TensorInfo| (info.clone(), file.tensor(&info.name).unwrap().1.to_vec());
@@ -93,7 +94,7 @@ impl Packed {
         file.get(key).unwrap().clone()
     }
 
-    fn set_key(&mut self, key: &str, value: Value) {
+    pub fn set_key(&mut self, key: &str, value: Value) {
         self.rebuild(|keys, _| {
             let entry = keys.iter_mut().find(|(name, _)| name == key).unwrap();
             assert_ne!(entry.1, value, "the fault changes nothing");
@@ -124,7 +125,7 @@ impl Verdict {
 
     /// Every check passed, some of them against the checkpoint.
     #[track_caller]
-    fn assert_agrees(&self) {
+    pub fn assert_agrees(&self) {
         self.assert_passed("agrees");
     }
 
@@ -143,7 +144,7 @@ impl Verdict {
 
     /// The check `name` of `level` failed and says `detail`; of the other checks only `also` failed.
     #[track_caller]
-    fn assert_caught(&self, level: u64, name: &str, detail: &str, also: &[&str]) {
+    pub fn assert_caught(&self, level: u64, name: &str, detail: &str, also: &[&str]) {
         let failed = self.failed();
         let caught = failed.iter().find(|(l, n, _)| *l == level && n == name);
         let (_, _, details) = caught.unwrap_or_else(|| panic!("not caught: {failed:?}"));
@@ -163,7 +164,7 @@ impl Verdict {
         checks.find(|check| check["name"] == name).unwrap()
     }
 
-    fn found(&self, level: u64, name: &str) -> f64 {
+    pub fn found(&self, level: u64, name: &str) -> f64 {
         self.check(level, name)["found"].as_f64().unwrap()
     }
 

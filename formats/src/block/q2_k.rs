@@ -28,6 +28,8 @@ pub const SUB_BLOCK: usize = 16;
 pub const SUB_BLOCKS: usize = WEIGHTS / SUB_BLOCK;
 /// The largest multiplier.
 pub const MAX_MULTIPLIER: u8 = 15;
+/// The largest multiplier of four levels: m is three times it.
+pub const MAX_FOUR_LEVEL_MULTIPLIER: u8 = MAX_MULTIPLIER / 3;
 
 /// The block that means `d * multipliers[i / 16] * codes[i]`.
 ///
@@ -51,11 +53,32 @@ pub fn pack_into(codes: &[i8; WEIGHTS], d: f16, multipliers: &[u8; SUB_BLOCKS], 
         multipliers.iter().all(|&m| m <= MAX_MULTIPLIER),
         "a multiplier is above 15"
     );
-    let [scales @ .., d0, d1, m0, m1] = block;
-    let (scales, stored) = scales.split_at_mut(SUB_BLOCKS);
-    scales.copy_from_slice(&multipliers.map(|m| m | m << 4));
-    let stored = stored.try_into().expect("the rest of the block");
-    planes::pack_into(&codes.map(|code| (code + 1) as u8), stored);
+    let scales = multipliers.map(|m| m | m << 4);
+    join(&codes.map(|code| (code + 1) as u8), d, &scales, block);
+}
+
+/// The block of four levels that means `d * multipliers[i / 16] * codes[i]`: sc = 2 * multiplier, m = 3 * multiplier.
+///
+/// # Panics
+/// Where a code is not -3, -1, 1 or 3, or a multiplier is above 5.
+#[inline(always)]
+pub fn pack_four_levels_into(codes: &[i8; WEIGHTS], d: f16, multipliers: &[u8; SUB_BLOCKS], block: &mut [u8; BYTES]) {
+    ternary::assert_four_levels(codes);
+    assert!(
+        multipliers.iter().all(|&m| m <= MAX_FOUR_LEVEL_MULTIPLIER),
+        "a multiplier is above 5"
+    );
+    let scales = multipliers.map(|m| (2 * m) | ((3 * m) << 4));
+    join(&codes.map(|code| ((code + 3) / 2) as u8), d, &scales, block);
+}
+
+/// `d` for both factors.
+#[inline(always)]
+fn join(stored: &[u8; WEIGHTS], d: f16, scales: &[u8; SUB_BLOCKS], block: &mut [u8; BYTES]) {
+    let [head @ .., d0, d1, m0, m1] = block;
+    let (out, rest) = head.split_at_mut(SUB_BLOCKS);
+    out.copy_from_slice(scales);
+    planes::pack_into(stored, rest.try_into().expect("the rest of the block"));
     [*d0, *d1] = d.to_le_bytes();
     [*m0, *m1] = d.to_le_bytes();
 }

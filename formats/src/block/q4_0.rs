@@ -21,10 +21,10 @@ const ZERO: i8 = 8;
 /// The block that means `scale * codes[i]`.
 ///
 /// # Panics
-/// Where a code is not -1, 0 or +1.
+/// Where a code is not between -8 and 7.
 #[inline(always)]
 pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
-    ternary::assert_codes(codes);
+    ternary::assert_four_bits(codes);
     let mut bytes = [0; BYTES];
     let [d0, d1, stored @ ..] = &mut bytes;
     [*d0, *d1] = scale.to_le_bytes();

@@ -17,13 +17,15 @@ pub const WEIGHTS: usize = 32;
 pub const BYTES: usize = 34;
 
 /// The block that means `scale * codes[i]`.
-///
-/// # Panics
-/// Where a code is not -1, 0 or +1.
 #[inline(always)]
 pub fn pack(codes: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
-    ternary::assert_codes(codes);
-    join(codes, scale)
+    let mut bytes = [0; BYTES];
+    let [d0, d1, out @ ..] = &mut bytes;
+    [*d0, *d1] = scale.to_le_bytes();
+    for (byte, code) in out.iter_mut().zip(codes) {
+        *byte = *code as u8;
+    }
+    bytes
 }
 
 /// The nearest block to `x`: scale = max |x| / 127, stored code = round(x / scale), half away
@@ -43,18 +45,7 @@ pub fn quantize(x: &[f32; WEIGHTS]) -> [u8; BYTES] {
         // A whole number already; unlike `as`, which saturates, this is vector code.
         *code = fit::nearest((x * inverse).round()) as i8;
     }
-    join(&stored, f16::from_f32(scale))
-}
-
-#[inline(always)]
-fn join(stored: &[i8; WEIGHTS], scale: f16) -> [u8; BYTES] {
-    let mut bytes = [0; BYTES];
-    let [d0, d1, out @ ..] = &mut bytes;
-    [*d0, *d1] = scale.to_le_bytes();
-    for (byte, code) in out.iter_mut().zip(stored) {
-        *byte = *code as u8;
-    }
-    bytes
+    pack(&stored, f16::from_f32(scale))
 }
 
 /// A block as its meaning.

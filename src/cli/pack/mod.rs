@@ -16,7 +16,7 @@ use super::{Context, print, print_json, render, stop_signal, texts};
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
 use crate::output::{self, Inputs};
-use crate::pack::{Options, Origin, Output, PackError, Packed, Plan, Rule, paths};
+use crate::pack::{Options, Output, PackError, Packed, Plan, Rule, paths};
 use crate::simd::Level;
 
 pub use args::PackArgs;
@@ -55,13 +55,7 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
 
 fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    if let Some(option) = args.checkpoint.words().first() {
-        anyhow::bail!(
-            "{}: is a GGUF file, which says by itself what {} says of a checkpoint; leave it out",
-            args.input.display(),
-            option.display()
-        );
-    }
+    args.checkpoint.none_for_gguf(&args.input)?;
     let gguf = Gguf::open(&args.input)?;
     let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path)))?;
     let options = options(args, None, None);
@@ -140,7 +134,6 @@ fn tell(
             first: &paths[0],
             has_template: next::has_template(&packed.metadata),
             modelfile,
-            of_gguf: matches!(packed.origin, Origin::Gguf(_)),
         },
         paths: &paths,
         notes,

@@ -17,8 +17,6 @@ pub(super) struct Next<'a> {
     pub has_template: bool,
     /// For Ollama, if it was written.
     pub modelfile: Option<&'a Path>,
-    /// Whether a GGUF file was packed.
-    pub of_gguf: bool,
 }
 
 impl Next<'_> {
@@ -43,22 +41,13 @@ impl Next<'_> {
         for (line, label) in lines.iter().zip(["run it:", "or:", "or:", "or:"]) {
             text += &format!("{label:<8} {line}\n");
         }
-        let label = if self.of_gguf { "compare:" } else { "prove it:" };
-        text + &format!("{label}  {}\n", self.verify())
+        text + &format!("prove it:  {}\n", self.verify())
     }
 
     /// The verification of what was written against what was asked for: all that `pack` was told and that the checkpoint
-    /// does not say. What was a GGUF file is compared, number by number.
+    /// does not say.
     pub fn verify(&self) -> String {
         let args = self.args;
-        if self.of_gguf {
-            let mut words: Vec<OsString> = vec!["tqconv".into(), "diff".into()];
-            words.extend([path_word(&args.input), path_word(self.first)]);
-            if args.limit() > 0.0 {
-                words.extend(["--max-nmse".into(), format!("{:e}", args.limit()).into()]);
-            }
-            return shell::command(words);
-        }
         let mut words: Vec<OsString> = vec!["tqconv".into(), "verify".into()];
         words.extend([path_word(self.first), "--against".into(), path_word(&args.input)]);
         if self.modelfile.is_some() {

@@ -4,7 +4,7 @@ mod charts;
 mod page;
 mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -13,12 +13,14 @@ use clap::Args;
 use super::checkpoint::CheckpointArgs;
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
 use super::{Context, print, print_json, render};
+use crate::mapped::Model;
+use crate::model::is_gguf;
 use crate::output::{self, Inputs};
-use crate::verify::{self, Against, Level, Options, Report, Status, TextOptions, Verdict};
+use crate::verify::{self, Against, Level, Options, Origin, Report, Status, TextOptions, Verdict};
 use crate::witness::Program;
 use text::Text;
 
-/// Verify a GGUF file against its checkpoint, and what it computes against what it should
+/// Verify a GGUF file against what it was packed from, and what it computes against what it should
 ///
 /// Level 1 looks at the layout as three readers see it, level 2 at every code, scale, bias, table and key, level 3 at
 /// the products of our kernels and of ggml's, level 4 at the logits of an exact forward pass, of our engine and of
@@ -28,11 +30,13 @@ use text::Text;
 Examples:
   tqconv verify model.gguf --against my-checkpoint/                        levels 1 to 4
   tqconv verify model.gguf --against my-checkpoint/ --report proof.html    with a page to look at
+  tqconv verify model.gguf --against original.gguf                         one that was packed from a GGUF file
   tqconv verify model.gguf --levels 1                                      the layout alone")]
 pub struct VerifyArgs {
     /// The GGUF file
     file: PathBuf,
-    /// The checkpoint that it was packed from: a folder, a model.safetensors, or a model.safetensors.index.json
+    /// What it was packed from: a checkpoint (a folder, a model.safetensors, or a model.safetensors.index.json), or a
+    /// GGUF file
     #[arg(long, value_name = "IN")]
     against: Option<PathBuf>,
     /// Which levels, as in 1,2,4 or 1-3 [default: 1-4]
@@ -99,8 +103,7 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     let against = match &args.against {
         None => None,
         Some(path) => Some(Against {
-            checkpoint: args.checkpoint.open(path)?,
-            tokenizer_pre: args.checkpoint.tokenizer_pre.clone(),
+            origin: origin(path, &args.checkpoint)?,
             name: path.display().to_string(),
         }),
     };
@@ -131,11 +134,28 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     })
 }
 
+/// What the file was packed from.
+fn origin(path: &Path, args: &CheckpointArgs) -> anyhow::Result<Origin> {
+    // What cannot be opened is said by whoever opens it as what it should be.
+    if !is_gguf(path).unwrap_or(false) {
+        return Ok(Origin::Checkpoint {
+            checkpoint: Box::new(args.open(path)?),
+            tokenizer_pre: args.tokenizer_pre.clone(),
+        });
+    }
+    args.none_for_gguf(path)?;
+    Ok(Origin::Gguf(Model::open(path)?))
+}
+
 /// Every file that is read, which the page must not replace.
 fn inputs(args: &VerifyArgs, against: Option<&Against>) -> Inputs {
-    let checkpoint = against.map_or(vec![], |against| against.checkpoint.files());
+    let against = match against.map(|against| &against.origin) {
+        None => vec![],
+        Some(Origin::Checkpoint { checkpoint, .. }) => checkpoint.files(),
+        Some(Origin::Gguf(model)) => model.parts().iter().map(|part| part.path.clone()).collect(),
+    };
     let named = [Some(&args.file), args.text.as_ref()].into_iter().flatten();
-    Inputs::new(named.chain(&checkpoint))
+    Inputs::new(named.chain(&against))
 }
 
 fn measured(report: &Report) -> bool {

@@ -21,7 +21,7 @@ use super::hyper::{Dims, Hyper, Pairing, QkNorm};
 use super::{Engine, EngineError, EngineName, check_tokens};
 
 /// The forward pass over such weights.
-pub struct Oracle<'a, W> {
+pub struct Oracle<'a, W: ?Sized> {
     /// The weights.
     pub weights: &'a W,
     /// In what products are computed.
@@ -37,7 +37,7 @@ pub struct Sequence<'a> {
     pub rounded: bool,
 }
 
-impl<W: Weights> Oracle<'_, W> {
+impl<W: Weights + ?Sized> Oracle<'_, W> {
     /// What the last norm makes of every token: (tokens, hidden), sequence behind sequence. `progress` is told the number
     /// of each layer when it is done.
     ///
@@ -83,7 +83,7 @@ impl<W: Weights> Oracle<'_, W> {
     }
 }
 
-impl<W: Weights> Engine for Oracle<'_, W> {
+impl<W: Weights + ?Sized> Engine for Oracle<'_, W> {
     fn name(&self) -> EngineName {
         EngineName::new("oracle", "f64")
     }
@@ -100,7 +100,7 @@ impl<W: Weights> Engine for Oracle<'_, W> {
 }
 
 /// One run of some sequences.
-struct Pass<'a, W> {
+struct Pass<'a, W: ?Sized> {
     oracle: &'a Oracle<'a, W>,
     hyper: &'a Hyper,
     /// Radians a position for each dimension pair.
@@ -108,7 +108,7 @@ struct Pass<'a, W> {
     sequences: &'a [Sequence<'a>],
 }
 
-impl<W: Weights> Pass<'_, W> {
+impl<W: Weights + ?Sized> Pass<'_, W> {
     /// `x_t = embedding_scale * embedding[token_t]`: (tokens, hidden).
     fn embed(&self) -> Result<Vec<f64>, EngineError> {
         let embedding = self.oracle.weights.embedding()?;

@@ -7,7 +7,7 @@ mod tests;
 use formats::block::{BlockType, q2_0, q4_0, q8_0, tq1_0, tq2_0};
 use half::{bf16, f16};
 
-use super::ternary::TernaryRow;
+use super::ternary::{Levels, TernaryRow};
 use crate::simd::Lanes;
 
 /// What storing ternary weights loses, against the trained scales rounded to f16.
@@ -72,7 +72,7 @@ pub struct BlockScratch {
 /// A scale beyond the range of f16.
 ///
 /// # Panics
-/// Where `columns` is not a whole number of blocks, or `ty` is no type that a ternary row is packed into.
+/// Where `columns` is not a whole number of blocks, or `ty` is no type that such a row is packed into.
 #[inline(always)]
 pub fn encode(
     lanes: impl Lanes,
@@ -82,7 +82,7 @@ pub fn encode(
     scratch: &mut BlockScratch,
     out: Option<&mut [u8]>,
 ) -> Result<Loss, ScaleRange> {
-    match ty {
+    let mut loss = match ty {
         BlockType::TQ2_0 => encode_blocks(lanes, row, importance, scratch, out, tq2_0::pack),
         BlockType::TQ1_0 => encode_blocks(lanes, row, importance, scratch, out, tq1_0::pack),
         BlockType::Q2_0 => encode_blocks(lanes, row, importance, scratch, out, q2_0::pack),
@@ -99,7 +99,9 @@ pub fn encode(
         }),
         BlockType::F32 => encode_floats(row, out, Ok, |w| (w.to_le_bytes(), w)),
         _ => panic!("{ty} holds no ternary weights"),
-    }
+    }?;
+    loss.error += row.error;
+    Ok(loss)
 }
 
 /// Types with one scale a block.
@@ -195,9 +197,9 @@ struct Segment {
     columns: usize,
     /// The scale to be stored.
     scale: f32,
-    /// How many weights are active.
-    active: f64,
-    /// How much the active weights count together.
+    /// The sum of the squared codes: of ternary ones, how many are active.
+    energy: f64,
+    /// The same, each counting by its importance.
     importance: f64,
 }
 
@@ -217,24 +219,49 @@ fn segments(
     while start < columns.end {
         let end = row.ends[*run].min((start / cut + 1) * cut);
         let codes = &row.codes[start..end];
-        let (importance, active) = match importance {
-            Some(h) => lanes.active_sum(codes, &h[start..end]),
-            None => {
-                let active = lanes.active_count(codes);
-                (active as f64, active)
-            }
+        let importance = importance.map(|importance| &importance[start..end]);
+        let (importance, energy) = match row.levels {
+            Levels::Three => energy(lanes, codes, importance),
+            Levels::Four => energy_of_four(codes, importance),
         };
         out.push(Segment {
             start: start - columns.start,
             columns: end - start,
             scale: reference(row.scales[*run])?,
-            active: active as f64,
+            energy,
             importance,
         });
         *run += usize::from(end == row.ends[*run]);
         start = end;
     }
     Ok(())
+}
+
+/// How much the active of ternary weights count together, and how many they are.
+#[inline(always)]
+fn energy(lanes: impl Lanes, codes: &[i8], importance: Option<&[f32]>) -> (f64, f64) {
+    let (importance, active) = match importance {
+        Some(importance) => lanes.active_sum(codes, importance),
+        None => {
+            let active = lanes.active_count(codes);
+            (active as f64, active)
+        }
+    };
+    (importance, active as f64)
+}
+
+/// The same for four levels, whose outer ones count nine times.
+#[inline(always)]
+fn energy_of_four(codes: &[i8], importance: Option<&[f32]>) -> (f64, f64) {
+    let squares = codes.iter().map(|&code| f64::from(i32::from(code).pow(2)));
+    let energy = squares.clone().sum();
+    let importance = importance.map_or(energy, |importance| {
+        squares
+            .zip(importance)
+            .map(|(square, &importance)| square * f64::from(importance))
+            .sum()
+    });
+    (importance, energy)
 }
 
 /// The scale of all segments, where it is the same.
@@ -244,7 +271,7 @@ fn common_scale(segments: &[Segment]) -> Option<f32> {
     segments.iter().all(|segment| segment.scale == first).then_some(first)
 }
 
-/// The t that makes sum of importance * (scale - t)^2 over the active weights smallest.
+/// The t that makes sum of importance * code^2 * (scale - t)^2 smallest.
 #[inline(always)]
 fn best_scale(segments: &[Segment]) -> f32 {
     if let Some(scale) = common_scale(segments) {
@@ -266,8 +293,8 @@ fn loss_of(segments: &[Segment], scale: f32) -> Loss {
     segments.iter().fold(Loss::default(), |loss, segment| {
         let (s, off) = (f64::from(segment.scale), f64::from(segment.scale) - f64::from(scale));
         loss + Loss {
-            error: segment.active * off * off,
-            energy: segment.active * s * s,
+            error: segment.energy * off * off,
+            energy: segment.energy * s * s,
         }
     })
 }

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
-use formats::block::q2_k::{MAX_MULTIPLIER, SUB_BLOCK, SUB_BLOCKS, WEIGHTS, pack_into};
+use formats::block::q2_k::{
+    MAX_FOUR_LEVEL_MULTIPLIER, MAX_MULTIPLIER, SUB_BLOCK, SUB_BLOCKS, WEIGHTS, pack_four_levels_into, pack_into,
+};
 use half::f16;
 
 use super::{Loss, ScaleRange, Segment, best_scale, common_scale, f16_of, loss_of, round_to_f16, segments};
-use crate::pack::ternary::TernaryRow;
+use crate::pack::ternary::{Levels, TernaryRow};
 use crate::simd::{LANES, Lanes};
 
 /// The blocks of a row.
@@ -54,11 +56,15 @@ pub fn encode(
         parts,
         blocks,
     } = found;
+    let most = match row.levels {
+        Levels::Three => MAX_MULTIPLIER,
+        Levels::Four => MAX_FOUR_LEVEL_MULTIPLIER,
+    };
     for block in blocks.iter_mut() {
         let parts = &mut parts[block.parts.clone()];
         block.d = match parts.is_empty() {
             true => f16_of(segments[block.segments.start].scale)?,
-            false => best_multipliers(lanes, parts)?,
+            false => best_multipliers(lanes, parts, most)?,
         };
     }
     let mut loss = Loss::default();
@@ -74,8 +80,11 @@ pub fn encode(
             loss = loss + loss_of(&segments[part.segments.clone()], scale);
         }
         if let Some(out) = &mut out {
-            let codes = &row.codes.as_chunks().0[index];
-            pack_into(codes, block.d, &multipliers, &mut out.as_chunks_mut().0[index]);
+            let (codes, out) = (&row.codes.as_chunks().0[index], &mut out.as_chunks_mut().0[index]);
+            match row.levels {
+                Levels::Three => pack_into(codes, block.d, &multipliers, out),
+                Levels::Four => pack_four_levels_into(codes, block.d, &multipliers, out),
+            }
         }
     }
     Ok(loss)
@@ -130,11 +139,11 @@ fn gather_parts(segments: &[Segment], mut first: usize, aligned: bool, parts: &m
 }
 
 /// Find the d and multipliers that make sum of h (s - d m)^2 over all parts smallest: for each multiplier that the
-/// largest scale can have, the others follow by rounding, and d by least squares, rounded to f16.
+/// largest scale can have, 1..=`most`, the others follow by rounding, and d by least squares, rounded to f16.
 #[inline(always)]
-pub fn best_multipliers(lanes: impl Lanes, parts: &mut [Part]) -> Result<f16, ScaleRange> {
-    // One lane for each multiplier of the largest scale, 1..=15, and one more to fill the vectors.
-    let top = |lane: usize| (lane + 1).min(usize::from(MAX_MULTIPLIER)) as f32;
+pub fn best_multipliers(lanes: impl Lanes, parts: &mut [Part], most: u8) -> Result<f16, ScaleRange> {
+    // One lane for each of up to 15 multipliers of the largest scale, and one more to fill the vectors.
+    let top = |lane: usize| (lane + 1).min(usize::from(most)) as f32;
     let largest = parts.iter().fold(0.0, |largest, part| part.scale.max(largest));
     let (mut hsm, mut hmm) = ([0.0; LANES], [0.0; LANES]);
     for part in parts.iter() {

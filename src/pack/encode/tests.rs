@@ -10,6 +10,7 @@ fn row(codes: &[i8], scales: &[f32]) -> TernaryRow {
         codes: codes.into(),
         ends: (1..=scales.len()).collect(),
         scales: scales.into(),
+        ..TernaryRow::default()
     }
 }
 
@@ -24,6 +25,7 @@ fn merged(row: &TernaryRow) -> TernaryRow {
         codes: row.codes.clone(),
         ends: ends.collect(),
         scales: runs.iter().map(|run| run[0]).collect(),
+        ..row.clone()
     }
 }
 
@@ -104,6 +106,24 @@ fn scales_that_change_anywhere_are_merged_within_their_sub_block() {
 }
 
 #[test]
+fn four_levels_lose_what_their_merged_scales_are_off() {
+    let four = |scales: &[f32]| TernaryRow {
+        codes: (0..512).map(|i| [-3, 1, 3, -1, -1, 3, 3][i % 7]).collect(),
+        levels: Levels::Four,
+        ..parts(512, scales)
+    };
+    for ty in [BlockType::Q2_K, BlockType::Q4_0, BlockType::Q8_0] {
+        assert_eq!(nmse(ty, &four(&[0.5])), 0.0, "{ty}");
+    }
+    // Scales of 16 weights each: Q2_K has multipliers up to 5 for them, Q4_0 one scale for two.
+    let scales: Vec<_> = (0..32).map(|i| [5.0, 4.0, 2.0, 1.0][i % 4]).collect();
+    assert_eq!(nmse(BlockType::Q2_K, &four(&scales)), 0.0);
+    for ty in [BlockType::Q4_0, BlockType::Q8_0] {
+        assert!((1e-3..0.1).contains(&nmse(ty, &four(&scales))), "{ty}");
+    }
+}
+
+#[test]
 fn q2_k_is_never_farther_off_than_its_coarsest_ratio() {
     for step in 0..100 {
         let ratio = 1.0 + step as f32 / 50.0;
@@ -135,7 +155,7 @@ fn searched(parts: &[(f32, f64)]) -> f64 {
             multiplier: 0,
         })
         .collect();
-    let d = f64::from(best_multipliers(Plain, &mut parts).unwrap().to_f32());
+    let d = f64::from(best_multipliers(Plain, &mut parts, 15).unwrap().to_f32());
     let off = |part: &Part| f64::from(part.scale) - d * f64::from(part.multiplier);
     parts.iter().map(|part| part.importance * off(part).powi(2)).sum()
 }

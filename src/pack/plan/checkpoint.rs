@@ -54,7 +54,7 @@ impl<'a> Plan<'a> {
         let config = &checkpoint.config;
         let name = format!("{}.weight", linear.gguf_name());
         let (rows, columns) = linear.shape(&config.dims);
-        let (types, larger) = self.types(&name, columns);
+        let (types, larger) = self.types(self.options.rule.candidates(&name), columns);
         if types.is_empty() {
             no_block.push((name, columns));
             return Ok(());

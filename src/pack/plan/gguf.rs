@@ -1,4 +1,4 @@
-//! The tensors that a GGUF file gives, in its order: matrices whose data is ternary become jobs, all others are copied.
+//! The tensors that a GGUF file gives, in its order: matrices whose data is ternary or of four levels become jobs, all others are copied.
 
 use formats::gguf::TensorInfo;
 use rayon::prelude::*;
@@ -29,10 +29,15 @@ impl<'a> Plan<'a> {
         let (mut no_block, was_lossy) = (vec![], earlier_loss(gguf.metadata()) > 0.0);
         for (&(info, blocks), found) in tensors.iter().zip(&found) {
             match found {
-                Some(Data::Ternary { run }) => self.add_matrix(info, blocks, *run, was_lossy, &mut no_block),
-                Some(Data::FourLevel) => {
-                    let (path, tensor) = (blocks.path.into(), info.name.clone());
-                    return Err(PackError::FourLevel { path, tensor });
+                Some(Data::Rounded { levels, run }) => {
+                    let source = Rounded {
+                        name: info.name.clone(),
+                        blocks,
+                        levels: *levels,
+                        run: *run,
+                        level: self.options.level,
+                    };
+                    self.add_matrix(info, source, was_lossy, &mut no_block)?;
                 }
                 _ => self.add_copy(info, blocks)?,
             }
@@ -57,31 +62,32 @@ impl<'a> Plan<'a> {
     fn add_matrix(
         &mut self,
         info: &TensorInfo,
-        blocks: Blocks<'a>,
-        run: usize,
+        source: Rounded<'a>,
         was_lossy: bool,
         no_block: &mut Vec<(String, usize)>,
-    ) {
-        let (name, level) = (info.name.clone(), self.options.level);
-        let (rows, columns) = (blocks.rows(), blocks.columns());
-        let (types, larger) = self.types(&name, columns);
+    ) -> Result<(), PackError> {
+        let (name, blocks) = (info.name.clone(), source.blocks);
+        let asked = self.options.rule.candidates(&name);
+        let holding: Vec<_> = asked.iter().copied().filter(|ty| source.levels.fit(*ty)).collect();
+        if holding.is_empty() {
+            return Err(PackError::FourLevel {
+                path: blocks.path.into(),
+                tensor: name,
+                types: asked,
+            });
+        }
+        let (types, larger) = self.types(holding, blocks.columns());
         if types.is_empty() {
-            no_block.push((name, columns));
-            return;
+            no_block.push((name, blocks.columns()));
+            return Ok(());
         }
         let own = types.iter().position(|ty| *ty == blocks.ty);
         self.push(name.clone(), info.shape.clone(), Content::Linear(self.jobs.len()));
-        let source = Rounded {
-            name: name.clone(),
-            blocks,
-            run,
-            level,
-        };
         self.jobs.push(Job {
-            ternary: Ternary::alone(name.clone(), columns, source, level),
+            ternary: Ternary::alone(name.clone(), blocks.columns(), source, self.options.level),
             name,
             is_table: false,
-            shape: (rows, columns),
+            shape: (blocks.rows(), blocks.columns()),
             interleaved: None,
             types,
             exact: own.filter(|_| was_lossy).unwrap_or(0),
@@ -90,6 +96,7 @@ impl<'a> Plan<'a> {
             drops_biases: false,
             larger,
         });
+        Ok(())
     }
 
     fn add_copy(&mut self, info: &TensorInfo, blocks: Blocks<'a>) -> Result<(), PackError> {

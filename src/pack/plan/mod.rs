@@ -19,6 +19,7 @@ use super::origin::Origin;
 use super::rounded::{Data, Rounded, look_at};
 use super::row::{Facts, Scratch, Ternary};
 use super::rule::{Embedding, Larger, TERNARY_TABLES, Target};
+use super::ternary::Levels;
 use crate::model::{Blocks, Checkpoint, Gguf};
 use crate::simd::Level;
 
@@ -243,8 +244,8 @@ impl<'a> Plan<'a> {
     /// A table whose numbers are ternary, as a type that holds only such.
     fn ternary_table(&mut self, tensor: &str, blocks: Blocks<'a>, ty: BlockType) -> Result<Content<'a>, PackError> {
         let (name, level) = (tensor.to_owned(), self.options.level);
-        let run = match look_at(blocks).map_err(|source| PackError::read(blocks.path, source))? {
-            Data::Ternary { run } => run,
+        let (levels, run) = match look_at(blocks).map_err(|source| PackError::read(blocks.path, source))? {
+            Data::Rounded { levels, run } if levels == Levels::Three => (levels, run),
             _ => {
                 let (tensor, problem) = (name, "its numbers are not ternary".into());
                 return Err(PackError::Embedding { tensor, ty, problem });
@@ -253,6 +254,7 @@ impl<'a> Plan<'a> {
         let source = Rounded {
             name: name.clone(),
             blocks,
+            levels,
             run,
             level,
         };
@@ -272,10 +274,9 @@ impl<'a> Plan<'a> {
         Ok(Content::Linear(self.jobs.len() - 1))
     }
 
-    /// The types to try for the linear `name`, and why the smallest of the rule is not among them; none where its
-    /// columns fill blocks of none.
-    fn types(&self, name: &str, columns: usize) -> (Vec<BlockType>, Option<Larger>) {
-        let mut types = self.options.rule.candidates(name);
+    /// The types to try of `types`, all of which hold its codes, for a linear of so many columns, and why the smallest is
+    /// not among them; none where its columns fill blocks of none.
+    fn types(&self, mut types: Vec<BlockType>, columns: usize) -> (Vec<BlockType>, Option<Larger>) {
         let ty = types[0];
         types.retain(|ty| ty.row_bytes(columns).is_some());
         let larger = (types.first() != Some(&ty)).then_some(Larger::Width { ty, columns });

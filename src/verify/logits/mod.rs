@@ -8,7 +8,11 @@
 //!   |      what rounding activations costs; as far away: the same pass with activations rounded by the types' rules
 //! engines  ours and llama.cpp
 //! ```
+//!
+//! Where the file was packed from a GGUF file, that one's numbers are the oracle's. Of an architecture that our engine does
+//! not know, llama.cpp runs both files, and the one is compared with the other.
 
+mod both;
 mod found;
 mod passes;
 mod work;
@@ -21,7 +25,7 @@ use super::references::{Latent, Stored, Turned};
 use super::report::{Level, LevelReport, NotChecked, TextFacts};
 use super::windows::Windows;
 use super::witness::{self, Witness};
-use super::{Against, Options, Progress, VerifyError};
+use super::{Options, Progress, Reference, VerifyError};
 use crate::engine::Engine;
 use crate::engine::hyper::Hyper;
 use crate::engine::native::{self, Native};
@@ -39,13 +43,17 @@ const BATCH: usize = 512;
 pub(super) fn check(
     path: &Path,
     file: &File,
-    against: Option<&Against>,
+    against: Option<Reference>,
     options: &Options,
     progress: &Progress,
 ) -> Result<(LevelReport, Option<TextFacts>), VerifyError> {
-    match Inputs::of(file, options) {
-        Ok(inputs) => run(inputs, path, file, against, options, progress),
-        Err(why) => Ok((LevelReport::not_checked(Level::Logits, why), None)),
+    match (Inputs::of(file, options), against) {
+        (Ok(inputs), _) => run(inputs, path, file, against, options, progress),
+        (Err(why), Some(Reference::Gguf { file: source, path: of })) => {
+            let level = both::check((path, file), (of, source), why, options, progress)?;
+            Ok((level, None))
+        }
+        (Err(why), _) => Ok((LevelReport::not_checked(Level::Logits, why), None)),
     }
 }
 
@@ -80,7 +88,7 @@ fn run(
     inputs: Inputs,
     path: &Path,
     file: &File,
-    against: Option<&Against>,
+    against: Option<Reference>,
     options: &Options,
     progress: &Progress,
 ) -> Result<(LevelReport, Option<TextFacts>), VerifyError> {
@@ -88,7 +96,7 @@ fn run(
     let mut not_checked = vec![];
     let latent = match against {
         None => Err(super::NO_CHECKPOINT.into()),
-        Some(against) => latent(against, stored.hyper()),
+        Some(against) => reference(against, stored.hyper()),
     };
     let latent = latent
         .map_err(|why| not_checked.push(NotChecked::new("the oracle", why)))
@@ -104,7 +112,7 @@ fn run(
         None => {}
     }
 
-    let turned = latent.as_ref().map(|latent| Turned {
+    let turned = latent.as_deref().map(|latent| Turned {
         latent,
         stored: &stored,
         max_nmse: options.max_nmse,
@@ -132,9 +140,12 @@ fn run(
     Ok((level, Some(found.facts(names, &text, options))))
 }
 
-/// The checkpoint, where it is of the file's shape.
-fn latent<'a>(against: &'a Against, file: &Hyper) -> Result<Latent<'a>, String> {
-    let latent = Latent::new(&against.checkpoint);
+/// What the file was packed from, where it is of the file's shape.
+fn reference<'a>(against: Reference<'a>, file: &Hyper) -> Result<Box<dyn Weights + 'a>, String> {
+    let reference: Box<dyn Weights> = match against {
+        Reference::Checkpoint { checkpoint, .. } => Box::new(Latent::new(checkpoint)),
+        Reference::Gguf { file, .. } => Box::new(Stored::new(file).map_err(|error| error.to_string())?),
+    };
     let shape = |hyper: &Hyper| {
         [
             ("tokens", hyper.dims.vocab),
@@ -146,11 +157,17 @@ fn latent<'a>(against: &'a Against, file: &Hyper) -> Result<Latent<'a>, String> 
             ("rows in ffn_up", hyper.dims.intermediate),
         ]
     };
-    let pairs = shape(latent.hyper()).into_iter().zip(shape(file));
+    let pairs = shape(reference.hyper()).into_iter().zip(shape(file));
     match pairs.into_iter().find(|(ours, theirs)| ours != theirs) {
-        Some(((what, checkpoint), (_, file))) => Err(format!(
-            "the checkpoint has {checkpoint} {what}, the file {file}: name the checkpoint that it was packed from"
-        )),
-        None => Ok(latent),
+        Some(((what, reference), (_, file))) => {
+            let whose = match against {
+                Reference::Checkpoint { .. } => "checkpoint",
+                Reference::Gguf { .. } => "other file",
+            };
+            Err(format!(
+                "the {whose} has {reference} {what}, the file {file}: name the {whose} that it was packed from"
+            ))
+        }
+        None => Ok(reference),
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::VerifyError;
-use super::super::references::{Latent, Stored, Turned};
+use super::super::references::{Stored, Turned};
 use super::super::windows::Window;
 use super::found::{Found, Part};
 use super::work::Work;
@@ -22,7 +22,7 @@ pub struct Passes<'a> {
 
 /// Those that need the checkpoint.
 struct FromCheckpoint<'a> {
-    oracle: Oracle<'a, Latent<'a>>,
+    oracle: Oracle<'a, dyn Weights + 'a>,
     turned: Oracle<'a, Turned<'a>>,
 }
 
@@ -183,7 +183,7 @@ fn logits_of_all(
     Ok(logits)
 }
 
-fn states<W: Weights>(
+fn states<W: Weights + ?Sized>(
     pass: &Oracle<W>,
     sequences: &[Sequence],
     name: &str,

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use super::super::tables::{holds_ternary_alone, table_limit};
-use super::latent::Latent;
 use super::stored::{Stored, StoredRows};
 use crate::engine::EngineError;
 use crate::engine::hyper::Hyper;
@@ -13,7 +12,8 @@ use crate::metrics::Nmse;
 /// The checkpoint, with what storing each row lost turned round or not, by chance: another file that is as far from the
 /// checkpoint as this one, as long as this one is no further from it than it may be.
 pub struct Turned<'a> {
-    pub latent: &'a Latent<'a>,
+    /// The weights of the checkpoint, or of what else the file was packed from.
+    pub latent: &'a dyn Weights,
     pub stored: &'a Stored<'a>,
     /// The NMSE that storing a linear may have added.
     pub max_nmse: f64,

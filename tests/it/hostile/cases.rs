@@ -782,8 +782,8 @@ fn sentencepiece(cases: &mut List) {
     with(cases, "TokenizerError::NoRow", &["token \"t16\" has id 16, the embedding has 16 rows"], model(&many, BPE));
 }
 
-/// A GGUF file with a matrix of `rows` rows of these blocks, packed.
-fn pack_gguf(cases: &mut List, variant: &'static str, says: &'static [&'static str], ty: BlockType, rows: Vec<Vec<u8>>) {
+/// A GGUF file with a matrix of these rows, packed with these options.
+fn pack_gguf(cases: &mut List, variant: &'static str, says: &'static [&'static str], options: &'static str, ty: BlockType, rows: Vec<Vec<u8>>) {
     cases.command(37, variant, says, move |folder| {
         let mut file = Gguf { keys: vec![], tensors: vec![] };
         file.set("general.architecture", Value::String("llama".into()));
@@ -791,7 +791,8 @@ fn pack_gguf(cases: &mut List, variant: &'static str, says: &'static [&'static s
         file.tensors.push((TensorInfo { name: "blk.0.ffn_up.weight".into(), ty, shape }, rows.concat()));
         let input = folder.join("in.gguf");
         std::fs::write(&input, file.bytes()).unwrap();
-        vec!["pack".into(), text_of(&input), text_of(&folder.join("out.gguf"))]
+        let arguments = ["pack".into(), text_of(&input), text_of(&folder.join("out.gguf"))].into_iter();
+        arguments.chain(options.split_whitespace().map(String::from)).collect()
     });
 }
 
@@ -807,12 +808,12 @@ fn gguf_in(cases: &mut List) {
         vec!["pack".into(), text_of(&input), text_of(&folder.join("out.gguf"))]
     });
     let ordinary = (0..4).map(|row| (0..32).fold(ONE.to_vec(), |mut block, code| { block.push(code * 5 + row); block }));
-    pack_gguf(cases, "PackError::NoTernary", &["in.gguf: none of its 1 matrices is ternary", "use the file as it is"], BlockType::Q8_0, ordinary.collect());
-    pack_gguf(cases, "PackError::FourLevel", &["tensor 'blk.0.ffn_up.weight' has four levels", "use the file as it is"], BlockType::Q4_0, vec![[&ONE[..], &[0x5b; 16]].concat(); 2]);
+    pack_gguf(cases, "PackError::NoTernary", &["in.gguf: none of its 1 matrices is ternary or of four levels", "use the file as it is"], "", BlockType::Q8_0, ordinary.collect());
+    pack_gguf(cases, "PackError::FourLevel", &["tensor 'blk.0.ffn_up.weight' has four levels", "which TQ2_0 does not hold; leave --type out"], "--type tq2_0", BlockType::Q4_0, vec![[&ONE[..], &[0x5b; 16]].concat(); 2]);
     let mut rows = vec![block(1); 128];
     rows[1] = block(5);
-    pack_gguf(cases, "PackError::NotTernary", &["tensor 'blk.0.ffn_up.weight' is ternary, but not at row 1, column 0", "take the file before"], BlockType::Q8_0, rows);
-    pack_gguf(cases, "PackError::Unreadable", &["tensor 'blk.0.ffn_up.weight' is PQ2_0, which llama.cpp does not read", "fetch a file"], BlockType::PQ2_0, vec![block(0xff); 2]);
+    pack_gguf(cases, "PackError::NotTernary", &["tensor 'blk.0.ffn_up.weight' is ternary, but not at row 1, column 0", "take the file before"], "", BlockType::Q8_0, rows);
+    pack_gguf(cases, "PackError::Unreadable", &["tensor 'blk.0.ffn_up.weight' is PQ2_0, which llama.cpp does not read", "fetch a file"], "", BlockType::PQ2_0, vec![block(0xff); 2]);
 }
 
 fn gguf(cases: &mut List) {
