@@ -4,6 +4,7 @@ use crate::blueprint::Linear;
 use crate::model::{Checkpoint, Floats};
 use crate::pack::rounded::Rounded;
 use crate::pack::source::TernaryRows;
+use crate::pack::ternary::Levels;
 use crate::simd::Level;
 
 /// The rows of `linear`, which is ternary.
@@ -17,6 +18,7 @@ pub fn rows<'a>(
     Box::new(Rounded {
         name: name.into(),
         blocks: checkpoint.weight(linear).blocks(),
+        levels: Levels::Three,
         run: scheme.runs[name],
         level,
     })
