@@ -56,7 +56,9 @@ impl<R: Rounding> TernaryRows for Scaled<'_, R> {
         let TernaryRow {
             codes, ends, scales, ..
         } = &mut *row;
-        (codes.clear(), ends.clear(), scales.clear());
+        codes.clear();
+        ends.clear();
+        scales.clear();
         ends.push(columns);
         scales.push(self.rounding.scale(index));
         codes.extend(w.iter().map(|&w| self.rounding.code(index, w)));

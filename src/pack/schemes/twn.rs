@@ -154,7 +154,9 @@ impl TernaryRows for Matrix<'_> {
         let TernaryRow {
             codes, ends, scales, ..
         } = row;
-        (codes.clear(), ends.clear(), scales.clear());
+        codes.clear();
+        ends.clear();
+        scales.clear();
         for (group, run) in runs(index, columns, self.group_size) {
             let Group { scale, delta } = match &self.long {
                 Some(groups) => groups[group],

@@ -83,7 +83,7 @@ impl Ternarize for Linear<'_> {
             let share = self.rounded(w / range);
             let level = match self.scheme {
                 Clipped::Lsq => share,
-                Clipped::Seq => self.rounded(share.min(0.99).max(-0.99) * 1.5),
+                Clipped::Seq => self.rounded(share.clamp(-0.99, 0.99) * 1.5),
             };
             // Half goes to even: 0.5 to 0, while 1.5 is cut to 1 in any case.
             *code = i8::from(level > 0.5) - i8::from(level < -0.5);
