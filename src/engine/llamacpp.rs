@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use formats::gguf::{File, Value};
 
-use super::hyper::Hyper;
+use super::hyper::{Dims, Hyper};
 use super::{Engine, EngineError, EngineName, Generate, check_tokens};
 pub use crate::witness::Settings;
 use crate::witness::{ModelSize, Program, Witness};
@@ -14,7 +14,7 @@ use crate::witness::{ModelSize, Program, Witness};
 /// A loaded model. [`Model::session`] makes an engine of it.
 pub struct Model {
     witness: Mutex<Witness>,
-    hyper: Hyper,
+    vocab: usize,
 }
 
 impl Model {
@@ -24,19 +24,27 @@ impl Model {
     /// # Errors
     /// Those of [`Hyper::read`]; no vocabulary; whatever llama.cpp refuses, with its log, and its crash.
     pub fn load(program: &Program, path: &Path, file: &File) -> Result<Self, EngineError> {
-        let hyper = Hyper::read(file)?;
-        if file.get("tokenizer.ggml.tokens").and_then(Value::as_strings).is_none() {
-            return Err(EngineError::Key {
-                key: "tokenizer.ggml.tokens".into(),
-                found: "absent".into(),
-                expected: "the vocabulary: llama.cpp aborts when it is to tokenize without one".into(),
-            });
-        }
+        let dims = Hyper::read(file)?.dims;
+        vocabulary(file)?;
+        Self::start(program, path, file, &dims)
+    }
+
+    /// The same for a file of any architecture: how much memory and time llama.cpp is given follows from the keys that
+    /// all architectures have.
+    ///
+    /// # Errors
+    /// No vocabulary; whatever llama.cpp refuses, with its log, and its crash.
+    pub fn load_any(program: &Program, path: &Path, file: &File) -> Result<Self, EngineError> {
+        let dims = dims_by_keys(file, vocabulary(file)?);
+        Self::start(program, path, file, &dims)
+    }
+
+    fn start(program: &Program, path: &Path, file: &File, dims: &Dims) -> Result<Self, EngineError> {
         let mut witness = Witness::start(program)?;
-        witness.load(path, size(&hyper, file))?;
+        witness.load(path, size(dims, file))?;
         Ok(Model {
             witness: Mutex::new(witness),
-            hyper,
+            vocab: dims.vocab,
         })
     }
 
@@ -86,7 +94,7 @@ impl Model {
         if tokens.is_empty() {
             return Ok(());
         }
-        check_tokens(tokens, self.hyper.dims.vocab, 0, usize::MAX)
+        check_tokens(tokens, self.vocab, 0, usize::MAX)
     }
 
     /// One order at a time. A panic in between leaves nothing half done: the next answer would not fit and be told.
@@ -95,19 +103,53 @@ impl Model {
     }
 }
 
+/// The number of tokens of the file.
+fn vocabulary(file: &File) -> Result<usize, EngineError> {
+    let tokens = file.get("tokenizer.ggml.tokens").and_then(Value::as_strings);
+    tokens.map(|tokens| tokens.len()).ok_or_else(|| EngineError::Key {
+        key: "tokenizer.ggml.tokens".into(),
+        found: "absent".into(),
+        expected: "the vocabulary: llama.cpp aborts when it is to tokenize without one".into(),
+    })
+}
+
+/// The shape of a model of any architecture. What its keys do not say is taken to be large.
+fn dims_by_keys(file: &File, vocab: usize) -> Dims {
+    const LARGE: usize = 1 << 14;
+    let architecture = file
+        .get("general.architecture")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let number = |key: &str| {
+        let value = file.get(&format!("{architecture}.{key}")).and_then(Value::as_u32);
+        value.map(|number| number as usize).filter(|&number| number > 0)
+    };
+    let hidden = number("embedding_length").unwrap_or(LARGE);
+    let heads = number("attention.head_count").unwrap_or(hidden.div_ceil(64));
+    Dims {
+        vocab,
+        hidden,
+        layers: number("block_count").unwrap_or(128),
+        heads,
+        kv_heads: number("attention.head_count_kv").unwrap_or(heads),
+        head_dim: number("attention.key_length").unwrap_or(hidden.div_ceil(heads)),
+        intermediate: number("feed_forward_length").unwrap_or(LARGE).max(hidden),
+    }
+}
+
 /// What the model makes llama.cpp read, keep and compute.
-fn size(hyper: &Hyper, file: &File) -> ModelSize {
+fn size(dims: &Dims, file: &File) -> ModelSize {
     let tensors = file.tensors().iter();
-    let (q, kv) = (hyper.dims.q_width(), hyper.dims.kv_width());
+    let (q, kv) = (dims.q_width(), dims.kv_width());
     ModelSize {
         file: file.data_start() + tensors.clone().filter_map(|info| info.bytes()).sum::<u64>(),
         header: file.data_start(),
-        weights: tensors.map(|info| info.weights()).sum::<u64>() + (hyper.dims.vocab * hyper.dims.hidden) as u64,
-        attention: (2 * q * hyper.dims.layers) as u64,
-        cache: (2 * kv * hyper.dims.layers) as u64,
-        heads: hyper.dims.heads as u64,
-        activations: (4 * hyper.dims.hidden + 2 * q + 2 * kv + 3 * hyper.dims.intermediate) as u64,
-        vocab: hyper.dims.vocab as u64,
+        weights: tensors.map(|info| info.weights()).sum::<u64>() + (dims.vocab * dims.hidden) as u64,
+        attention: (2 * q * dims.layers) as u64,
+        cache: (2 * kv * dims.layers) as u64,
+        heads: dims.heads as u64,
+        activations: (4 * dims.hidden + 2 * q + 2 * kv + 3 * dims.intermediate) as u64,
+        vocab: dims.vocab as u64,
     }
 }
 
@@ -142,7 +184,7 @@ impl Engine for Session<'_> {
     }
 
     fn vocab(&self) -> usize {
-        self.model.hyper.dims.vocab
+        self.model.vocab
     }
 
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError> {

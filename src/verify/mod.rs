@@ -43,7 +43,7 @@ pub use report::{
     Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,
 };
 
-use crate::blueprint::Linear;
+use crate::blueprint::{Graph, Linear};
 use crate::engine::EngineError;
 use crate::mapped::{Model, OpenError};
 use crate::model::tokenizer::TokenizerError;
@@ -294,7 +294,10 @@ impl Run<'_> {
         report.model = Some(model_facts(self.file, self.model.bytes()));
         if wanted(Level::Layout) {
             (self.progress)("layout", None);
-            report.levels.push(layout::check(self.model, self.file, self.options)?);
+            let is_ours = self.is_of_ours();
+            report
+                .levels
+                .push(layout::check(self.model, self.file, is_ours, self.options)?);
         }
         if wanted(Level::Codes) {
             self.codes(report)?;
@@ -318,6 +321,23 @@ impl Run<'_> {
             report.speed = speed;
         }
         Ok(())
+    }
+
+    /// Whether the architecture is one of ours, or has to be: nothing says that another is meant.
+    fn is_of_ours(&self) -> bool {
+        let architecture = |file: &File| {
+            file.get("general.architecture")
+                .and_then(Value::as_str)
+                .map(String::from)
+        };
+        let known = |name: &str| Graph::find(name).is_some();
+        match self.reference {
+            Some(Reference::Gguf { file, .. }) => {
+                let (ours, theirs) = (architecture(self.file), architecture(file));
+                ours != theirs || ours.is_none_or(|name| known(&name))
+            }
+            _ => true,
+        }
     }
 
     /// Run level 2, and keep what it measured.

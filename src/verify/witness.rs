@@ -57,6 +57,11 @@ impl Witness {
         Model::load(&options.witness, path, file).map(Self)
     }
 
+    /// Of a file of any architecture.
+    pub(super) fn load_any(path: &Path, file: &File, options: &Options) -> Result<Self, EngineError> {
+        Model::load_any(&options.witness, path, file).map(Self)
+    }
+
     pub(super) fn engine(&self, text: &Windows, threads: usize) -> Result<Box<dyn Engine + '_>, EngineError> {
         let settings = Settings {
             context: text.window,

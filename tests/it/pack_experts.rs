@@ -136,5 +136,20 @@ fn experts_are_packed_and_compute_what_the_source_does() {
         println!("{options}: NMSE {nmse:.1e}, {again:?}");
         assert!(nmse < 1e-10, "{options}: {nmse:e}");
         assert_eq!(again, text, "{options}");
+        assert_verified(&bench, &input);
     }
+}
+
+/// Our engine does not know the architecture: llama.cpp runs both files.
+fn assert_verified(bench: &Bench, source: &std::path::Path) {
+    let (file, source) = (bench.path("out.gguf"), source.to_str().unwrap());
+    let arguments = ["verify", file.to_str().unwrap(), "--against", source, "--json"];
+    let ran = bench.run(&arguments);
+    let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(report["verdict"], "agrees", "{:#}", report["levels"]);
+    let checks = report["levels"][3]["checks"].as_array().unwrap();
+    let kld = checks.iter().find(|check| check["id"] == "mean_kld").unwrap();
+    assert_eq!(kld["engine"], "llama.cpp");
+    // Sums in another order may choose another expert.
+    assert!(kld["found"].as_f64().unwrap() < 1e-4, "{kld:#}");
 }

@@ -14,8 +14,8 @@ use super::{Options, VerifyError};
 use crate::engine::hyper::Hyper;
 use crate::mapped::{Model, OpenError, Part};
 
-/// All checks of the level. `file`: what `model` holds.
-pub(super) fn check(model: &Model, file: &File, options: &Options) -> Result<LevelReport, VerifyError> {
+/// All checks of the level. `file`: what `model` holds. `is_ours`: whether its architecture has to be one of ours.
+pub(super) fn check(model: &Model, file: &File, is_ours: bool, options: &Options) -> Result<LevelReport, VerifyError> {
     let parts: Vec<_> = model
         .parts()
         .iter()
@@ -26,7 +26,13 @@ pub(super) fn check(model: &Model, file: &File, options: &Options) -> Result<Lev
         Ok(check) => checks.push(check),
         Err(why) => not_checked.push(NotChecked::new("gguf-rs-lib", why)),
     }
-    checks.push(shape(file));
+    match is_ours {
+        true => checks.push(shape(file)),
+        false => not_checked.push(NotChecked::new(
+            CheckId::Tensors.name(),
+            "tqconv does not know the architecture: they are those of the file that it was packed from",
+        )),
+    }
     checks.extend(file_type(file));
     checks.push(tokenizer::check(file));
     let finite = finite::check(file);

@@ -68,5 +68,5 @@ fn distance(
 }
 
 fn load((path, file): (&Path, &File), options: &Options) -> Result<Witness, EngineError> {
-    Witness::load(path, file, options)
+    Witness::load_any(path, file, options)
 }
