@@ -48,7 +48,10 @@ impl ConfigFile {
         };
         let text = |key: &str| value(key).map(|value| value.as_str().unwrap_or_default());
         if value("use_rms_norm").is_some_and(|norm| *norm != false) {
-            return wrong("use_rms_norm", "false: no graph of llama.cpp has a norm before every linear");
+            return wrong(
+                "use_rms_norm",
+                "false: no graph of llama.cpp has a norm before every linear",
+            );
         }
         let direction = match text("linear_class") {
             None | Some("bitlinear") => Direction::Divides,
