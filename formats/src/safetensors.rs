@@ -37,6 +37,9 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// Bytes, in which some formats keep several codes.
+    pub const U8: Self = Dtype::Other(safetensors::Dtype::U8);
+
     /// Bytes of one number, for the three float types.
     pub fn bytes(self) -> Option<usize> {
         match self {

@@ -9,11 +9,13 @@ use serde_json::Value;
 
 use super::ModelError;
 use super::config::{Config, ConfigFile};
-use super::schemes::{self, Scheme, Trained, TrainingOverrides};
+use super::error::list;
+use super::families::is_linear;
+use super::schemes::{self, Scheme, Trained, TrainingOverrides, WEIGHT_SCALE};
 use super::source::{Source, parts_in};
 use super::tensors::{Stored, Tensors};
 use super::{families, unwrap};
-use crate::blueprint::{EMBEDDING, HEAD, Linear, Part};
+use crate::blueprint::{EMBEDDING, HEAD, Linear};
 use crate::files::folder_of;
 
 /// A checkpoint in which everything that config.json promises was found.
@@ -41,8 +43,7 @@ impl Checkpoint {
     pub fn open(source: Source, overrides: &TrainingOverrides) -> Result<Self, ModelError> {
         let file = ConfigFile::read(&source.config)?;
         let tensors = Tensors::open(&source.weights)?;
-        families::check_latent(&tensors, &file)?;
-        let Trained { scheme, evidence } = file.training(overrides)?;
+        let Trained { scheme, evidence } = families::training(&tensors, &file, overrides)?;
         let config = file.config()?;
         let mut checkpoint = Self {
             source,
@@ -155,6 +156,32 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// What their file calls the weights of a linear.
+    pub fn weight_name(&self, linear: Linear) -> &str {
+        let name = format!("{}.weight", linear.checkpoint_name());
+        self.tensors.written(&name).expect("check found every weight")
+    }
+
+    /// Whether a linear becomes ternary; else it is stored as it is.
+    pub fn is_ternary(&self, linear: Linear) -> bool {
+        let (name, dtype) = (self.weight_name(linear), self.weight(linear).dtype);
+        self.scheme.training().is_ternary(name, dtype)
+    }
+
+    /// The linears that are stored as they are.
+    fn kept_note(&self) -> Option<String> {
+        let kept = self.config.linears().filter(|linear| !self.is_ternary(*linear));
+        let names: Vec<_> = kept.map(|linear| self.weight_name(linear).to_owned()).collect();
+        let are = if names.len() == 1 { "is" } else { "are" };
+        (!names.is_empty()).then(|| {
+            format!(
+                "{} of the linears {are} not ternary, and stored as in the checkpoint: {}",
+                names.len(),
+                list(&names)
+            )
+        })
+    }
+
     /// The weights of a linear: (rows, columns).
     pub fn weight(&self, linear: Linear) -> Stored<'_> {
         self.beside(linear, "weight").expect("check found every weight")
@@ -166,8 +193,8 @@ impl Checkpoint {
     }
 
     /// Whether a linear adds a bias: that of its dead zone, its layer's own, or the sum of both.
-    pub fn has_bias(&self, part: Part) -> bool {
-        self.scheme.training().has_biases() || self.config.has_own_bias(part)
+    pub fn has_bias(&self, linear: Linear) -> bool {
+        self.scheme.training().has_biases() || self.own_bias(linear).is_some()
     }
 
     /// Another tensor of a linear, by its last name: those of its scheme, as `check` has found no others.
@@ -181,6 +208,11 @@ impl Checkpoint {
         notes.extend(self.notes.iter().chain(&self.config.notes).cloned());
         notes.extend(self.dtype_note());
         notes.extend(self.frequency_note());
+        notes.extend(self.kept_note());
+        if let Scheme::Packed(packed) = &self.scheme {
+            let scales = self.config.linears().filter_map(|linear| self.weight_scale(linear));
+            notes.extend(packed.scale_notes(&scales.collect::<Vec<_>>()));
+        }
         notes.extend(self.scheme.training().notes());
         if let Some(window) = self
             .config
@@ -198,7 +230,7 @@ impl Checkpoint {
 
     /// Scales are rounded to the dtype of the weights: in another one they are other scales.
     fn dtype_note(&self) -> Option<String> {
-        let stated = self.config.dtype?;
+        let stated = self.config.dtype.filter(|_| !self.scheme.training().is_stored())?;
         let mut dtypes = self.config.linears().map(|linear| self.weight(linear).dtype);
         let other = dtypes.find(|dtype| *dtype != stated)?;
         let name = match stated {
@@ -239,12 +271,14 @@ impl Checkpoint {
             let checked = self.scheme.training().check(&name, shape, self.weight(linear).dtype);
             checked.map_err(|wrong| wrong.in_file(&self.source.config))?;
         }
+        self.check_scales()?;
         let tied_head = |name: &str| self.config.tied_head && name == HEAD;
+        let left_out = |name: &str| name.ends_with(FREQUENCIES) || self.scheme.training().leaves_out(name);
         let surplus: Vec<_> = self
             .tensors
             .iter()
             .map(|(name, _)| name)
-            .filter(|name| !expected.contains_key(*name) && !tied_head(name) && !name.ends_with(FREQUENCIES))
+            .filter(|name| !expected.contains_key(*name) && !tied_head(name) && !left_out(name))
             .map(|name| self.tensors.written_name(name).to_owned())
             .collect();
         if surplus.is_empty() {
@@ -257,24 +291,54 @@ impl Checkpoint {
         })
     }
 
+    /// The scales beside packed codes are positive numbers.
+    fn check_scales(&self) -> Result<(), ModelError> {
+        for linear in self.config.linears() {
+            if let Some(scale) = self
+                .weight_scale(linear)
+                .filter(|scale| !scale.is_finite() || *scale <= 0.0)
+            {
+                let tensor = format!("{}.{WEIGHT_SCALE}", linear.checkpoint_name());
+                return Err(ModelError::Scale {
+                    path: self.tensors.file_of(&tensor).into(),
+                    tensor,
+                    found: scale,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The scale beside packed codes.
+    fn weight_scale(&self, linear: Linear) -> Option<f32> {
+        let name = format!("{}.{WEIGHT_SCALE}", linear.checkpoint_name());
+        let (tensor, mut scale) = (self.tensors.get(&name)?, [0.0]);
+        tensor.read_f32(0, &mut scale);
+        Some(scale[0])
+    }
+
     /// Every tensor that must be there, with the shapes it may have.
     fn expected(&self) -> BTreeMap<String, Vec<Vec<usize>>> {
         let mut expected = BTreeMap::new();
         for (slot, name) in self.config.slots() {
             expected.extend(name.map(|name| (name, vec![slot.shape(&self.config.dims)])));
         }
+        let training = self.scheme.training();
         for linear in self.config.linears() {
             let name = linear.checkpoint_name();
             let (rows, columns) = linear.shape(&self.config.dims);
-            if self.config.has_own_bias(linear.part) {
-                expected.insert(format!("{name}.bias"), vec![vec![rows]]);
+            let bias = format!("{name}.bias");
+            let is_beside = training.is_stored() && self.tensors.get(&bias).is_some();
+            if is_beside || self.config.has_own_bias(linear.part) {
+                expected.insert(bias, vec![vec![rows]]);
             }
-            let beside = self.scheme.training().tensors(rows, columns);
-            expected.extend(
-                beside
-                    .into_iter()
-                    .map(|(part, shapes)| (format!("{name}.{part}"), shapes)),
-            );
+            let weight = format!("{name}.weight");
+            let dtype = self.tensors.get(&weight).map_or(Dtype::F32, |weight| weight.dtype);
+            if training.is_ternary(self.tensors.written_name(&weight), dtype) {
+                let beside = training.tensors(rows, columns).into_iter();
+                expected.extend(beside.map(|(part, shapes)| (format!("{name}.{part}"), shapes)));
+                expected.insert(weight, vec![training.weight_shape(rows, columns, dtype)]);
+            }
         }
         expected
     }
@@ -297,7 +361,8 @@ impl Checkpoint {
                 expected,
             });
         }
-        if tensor.dtype.bytes().is_none() {
+        let holds_codes = tensor.dtype == Dtype::U8 && matches!(self.scheme, Scheme::Packed(_)) && is_linear(name);
+        if tensor.dtype.bytes().is_none() && !holds_codes {
             let found = tensor.dtype.to_string();
             let expected = "F32, F16 or BF16; a checkpoint that is already quantized cannot be packed, take the one it was made from";
             return Err(ModelError::Dtype {

@@ -180,6 +180,16 @@ pub enum ModelError {
         /// Which would do.
         expected: &'static str,
     },
+    /// A scale that no weights can have.
+    #[error("{}: tensor '{tensor}' is {found}, expected a positive number; fetch the checkpoint again", path.display())]
+    Scale {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What it holds.
+        found: f32,
+    },
     /// A tensor that stands in two files.
     #[error(
         "{} and {}: tensor '{tensor}' is in both, expected in one; take all shards from one download",

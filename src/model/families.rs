@@ -1,11 +1,15 @@
-//! Checkpoints whose weights are not latent ones: recognised from names, from keys of config.json, and
-//! from the numbers themselves, before anything is made of them.
+//! What the weights of a checkpoint are: recognised from names, from keys of config.json, and from the numbers
+//! themselves, before anything is made of them. The numbers decide before config.json does.
 
+use std::collections::BTreeMap;
+
+use formats::safetensors::Dtype;
 use rayon::prelude::*;
 
 use super::ModelError;
 use super::config::ConfigFile;
 use super::error::list;
+use super::schemes::{Floats, Scheme, Trained, TrainingOverrides};
 use super::tensors::Tensors;
 use super::weights::{Weights, look};
 
@@ -18,28 +22,70 @@ struct Refusal {
 
 const LATENT_ONLY: &str = "take the latent checkpoint that they were made from";
 
-/// Refuse a checkpoint whose linears are not latent weights.
+/// How the linears become ternary: as they are, where the tensors say so, else as config.json and `overrides` say.
 ///
 /// # Errors
-/// [`ModelError::NotLatent`]; weights that cannot be read.
-pub fn check_latent(tensors: &Tensors, config: &ConfigFile) -> Result<(), ModelError> {
-    let named = packed(tensors, config)
-        .or_else(|| rotated(tensors, config))
-        .or_else(|| other_tensors(tensors));
-    let refusal = match named {
-        Some(refusal) => Some(refusal),
-        None => numbers(tensors)?,
-    };
-    match refusal {
-        None => Ok(()),
-        Some(Refusal { found, why, remedy }) => Err(ModelError::NotLatent {
+/// Those of [`recognise`] and [`ConfigFile::training`].
+pub fn training(tensors: &Tensors, config: &ConfigFile, overrides: &TrainingOverrides) -> Result<Trained, ModelError> {
+    match recognise(tensors, config, overrides)? {
+        Some(trained) => Ok(trained),
+        None => config.training(overrides),
+    }
+}
+
+/// The scheme, where the tensors alone say it; `None` for latent weights.
+///
+/// # Errors
+/// [`ModelError::NotLatent`] where they are of a family that cannot be packed, or contradict `overrides`; weights that
+/// cannot be read.
+pub fn recognise(
+    tensors: &Tensors,
+    config: &ConfigFile,
+    overrides: &TrainingOverrides,
+) -> Result<Option<Trained>, ModelError> {
+    let refuse = |refusal: Refusal| refusal.of(tensors);
+    if let Some(refusal) = rotated(tensors, config).or_else(|| single_norms(tensors)) {
+        return Err(refuse(refusal));
+    }
+    if has_codes(tensors, config, overrides).map_err(refuse)? {
+        return Ok(Some(Trained {
+            scheme: Scheme::Packed(config.packed()?),
+            evidence: "U8 tensors with a weight_scale, and 'quantization_config' of config.json",
+        }));
+    }
+    if let Some(floats) = numbers(tensors)?.family(tensors, overrides).map_err(refuse)? {
+        return Ok(Some(Trained {
+            scheme: Scheme::Floats(with_dead_zone(floats, tensors, config)),
+            evidence: "the numbers of the linears, whatever config.json says",
+        }));
+    }
+    of_another_rule(tensors).map_or(Ok(None), |refusal| Err(refuse(refusal)))
+}
+
+impl Refusal {
+    fn of(self, tensors: &Tensors) -> ModelError {
+        let Self { found, why, remedy } = self;
+        ModelError::NotLatent {
             path: tensors.path().into(),
             found,
             why,
             remedy,
-        }),
+        }
     }
 }
+
+/// Whether a dead zone, which config.json names, is in biases beside weights that are ternary already.
+fn with_dead_zone(mut floats: Floats, tensors: &Tensors, config: &ConfigFile) -> Floats {
+    let has_biases = tensors.names().any(|name| name.ends_with("_proj.bias"));
+    let method = config.value("quant_method").and_then(|method| method.as_str());
+    let method = method.filter(|method| method.starts_with("ultraquant"));
+    floats.lost_dead_zone = method.filter(|_| !has_biases).map(String::from);
+    floats
+}
+
+const WITH_ITS_CONFIG: &str = "name the config.json of this checkpoint with --config";
+
+const AS_THEY_ARE: &str = "leave --trained-as out: they are packed as they are";
 
 fn holders(linears: usize) -> String {
     match linears {
@@ -49,7 +95,7 @@ fn holders(linears: usize) -> String {
 }
 
 /// The weights of linears, whatever their names begin with.
-fn is_linear(name: &str) -> bool {
+pub fn is_linear(name: &str) -> bool {
     name.ends_with("_proj.weight")
 }
 
@@ -58,36 +104,45 @@ fn names(tensors: &Tensors, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     names.map(String::from).collect()
 }
 
-/// BitNet's codes, four of them in a byte.
-fn packed(tensors: &Tensors, config: &ConfigFile) -> Option<Refusal> {
-    let is_packed = |name: &str| is_linear(name) && tensors.get(name).is_some_and(|t| t.dtype.to_string() == "U8");
+/// Whether there are BitNet's codes, four of them in a byte; refused where they are not all that such weights need.
+fn has_codes(tensors: &Tensors, config: &ConfigFile, overrides: &TrainingOverrides) -> Result<bool, Refusal> {
+    let is_packed = |name: &str| is_linear(name) && tensors.get(name).is_some_and(|t| t.dtype == Dtype::U8);
     let codes = names(tensors, is_packed);
-    let scale = format!("{}_scale", codes.first()?);
-    let (found, why) = match (tensors.get(&scale), config.bitnet()) {
-        (Some(_), Some(section)) => {
-            let multiplies = section.get("linear_class") == Some(&"autobitlinear".into());
-            let how = if multiplies { "times" } else { "divided by" };
-            (
-                "the codes of packed BitNet, four in a byte, with a weight_scale".into(),
-                format!("they are ternary already: code {how} weight_scale"),
-            )
-        }
-        (Some(_), None) => (
-            "U8 with a weight_scale, as packed BitNet".into(),
-            "whether the scale multiplies or divides stands in 'quantization_config' of config.json, which does not \
-             name BitNet"
-                .into(),
-        ),
-        (None, _) => (
-            format!("U8, without a tensor '{scale}'"),
-            "codes without scales are no weights".into(),
-        ),
+    let scale = |codes: &String| format!("{codes}_scale");
+    let refusal = |names: &[String], found: &str, why: &str, remedy| {
+        let found = format!("{} {found}: {}", holders(names.len()), list(names));
+        let why = why.into();
+        Err(Refusal { found, why, remedy })
     };
-    Some(Refusal {
-        found: format!("{} {found}: {}", holders(codes.len()), list(&codes)),
-        why,
-        remedy: LATENT_ONLY,
-    })
+    let without_scale: Vec<_> = codes
+        .iter()
+        .filter(|codes| tensors.get(&scale(codes)).is_none())
+        .cloned()
+        .collect();
+    if let Some(first) = without_scale.first() {
+        let found = format!("U8, without a tensor '{}'", scale(first));
+        return refusal(
+            &without_scale,
+            &found,
+            "codes without scales are no weights",
+            LATENT_ONLY,
+        );
+    }
+    if !codes.is_empty() && config.bitnet().is_none() {
+        let why = "whether the scale multiplies or divides stands in 'quantization_config' of config.json, which does \
+                   not name BitNet";
+        return refusal(&codes, "U8 with a weight_scale, as packed BitNet", why, WITH_ITS_CONFIG);
+    }
+    if !codes.is_empty() && overrides.method.is_some() {
+        let found = "the codes of packed BitNet, four in a byte, with a weight_scale";
+        return refusal(
+            &codes,
+            found,
+            "they are ternary already, and no latent weights",
+            AS_THEY_ARE,
+        );
+    }
+    Ok(!codes.is_empty())
 }
 
 /// Weights of a rotated basis look as others do, and need activations that are rotated, too.
@@ -107,8 +162,8 @@ fn is_rotation(name: &str) -> bool {
     ["hadamard", "rotation", "signs"].iter().any(|word| name.contains(word))
 }
 
-/// Tensors that other methods save beside the weights.
-fn other_tensors(tensors: &Tensors) -> Option<Refusal> {
+/// What other methods save beside the weights that they train.
+fn of_another_rule(tensors: &Tensors) -> Option<Refusal> {
     let one = |part: &str| names(tensors, |name| name.contains(part)).into_iter().next();
     if let Some(name) = one("_proj.weight_quantizer.") {
         return Some(Refusal {
@@ -117,14 +172,19 @@ fn other_tensors(tensors: &Tensors) -> Option<Refusal> {
             remedy: "take what the end of that training saves, whose weights are ternary",
         });
     }
-    if let Some(name) = one("_proj.gamma") {
-        return Some(Refusal {
-            found: format!("'{name}' is the shift of DLT"),
-            why: "its weights are code times scale plus gamma, which is no ternary matrix".into(),
-            remedy: "train with a method that has none",
-        });
-    }
-    let name = one("_proj.rms_norm.")?;
+    let name = one("_proj.gamma")?;
+    Some(Refusal {
+        found: format!("'{name}' is the shift of DLT"),
+        why: "its weights are code times scale plus gamma, which is no ternary matrix".into(),
+        remedy: "train with a method that has none",
+    })
+}
+
+/// BitNet with a norm in front of every linear.
+fn single_norms(tensors: &Tensors) -> Option<Refusal> {
+    let name = names(tensors, |name| name.contains("_proj.rms_norm."))
+        .into_iter()
+        .next()?;
     Some(Refusal {
         found: format!("'{name}' is a norm of a single linear, as BitNet has them with use_rms_norm"),
         why: "no architecture of llama.cpp has a place for it".into(),
@@ -133,7 +193,7 @@ fn other_tensors(tensors: &Tensors) -> Option<Refusal> {
 }
 
 /// What the numbers of the linears say.
-fn numbers(tensors: &Tensors) -> Result<Option<Refusal>, ModelError> {
+fn numbers(tensors: &Tensors) -> Result<Groups, ModelError> {
     let linears: Vec<_> = names(tensors, is_linear)
         .into_iter()
         .filter(|name| {
@@ -149,18 +209,21 @@ fn numbers(tensors: &Tensors) -> Result<Option<Refusal>, ModelError> {
         }
     });
     let kinds: Vec<_> = kinds.collect::<Result<_, _>>()?;
-    Ok(Groups::of(kinds).refusal(tensors))
+    Ok(Groups::of(kinds))
 }
 
 /// The linears by what they hold.
 #[derive(Default)]
 struct Groups {
     latent: Vec<String>,
+    /// Those with too few weights that are not zero to tell.
+    unknown: Vec<String>,
     ternary: Vec<String>,
-    /// Of the ternary ones: fewest and most weights a scale, least and largest share of weights that are not zero.
-    runs: Vec<usize>,
+    /// Of the ternary ones: the share of weights that are not zero.
     shares: Vec<f64>,
     binary: Vec<String>,
+    /// Of the ternary and the binary ones: the most weights over which every scale holds.
+    runs: BTreeMap<String, usize>,
     four_level: Vec<String>,
     nearly: Vec<String>,
     /// Of the first that is nearly ternary: whether small weights are zero, row and column where it breaks.
@@ -172,14 +235,17 @@ impl Groups {
         let mut groups = Self::default();
         for (name, weights) in kinds {
             let group = match weights {
-                Weights::Unknown => continue,
+                Weights::Unknown => &mut groups.unknown,
                 Weights::Latent => &mut groups.latent,
                 Weights::Ternary { run, share } => {
-                    groups.runs.push(run);
+                    groups.runs.insert(name.clone(), run);
                     groups.shares.push(share);
                     &mut groups.ternary
                 }
-                Weights::Binary { .. } => &mut groups.binary,
+                Weights::Binary { run } => {
+                    groups.runs.insert(name.clone(), run);
+                    &mut groups.binary
+                }
                 Weights::FourLevel { .. } => &mut groups.four_level,
                 Weights::NearlyTernary { zeros, row, column } => {
                     groups.broken.get_or_insert((zeros, row, column));
@@ -191,7 +257,22 @@ impl Groups {
         groups
     }
 
-    fn refusal(&self, tensors: &Tensors) -> Option<Refusal> {
+    /// The linears as ternary ones, where most of them are; `None` where they are latent.
+    fn family(self, tensors: &Tensors, overrides: &TrainingOverrides) -> Result<Option<Floats>, Refusal> {
+        let others = self.latent.len() + self.unknown.len();
+        let rounded_otherwise = !self.four_level.is_empty() || !self.nearly.is_empty();
+        let are_ternary = !self.ternary.is_empty() && self.runs.len() > others && !rounded_otherwise;
+        if !are_ternary || overrides.method.is_some() {
+            return self.refusal(tensors, are_ternary).map_or(Ok(None), Err);
+        }
+        Ok(Some(Floats {
+            runs: self.runs,
+            lost_dead_zone: None,
+        }))
+    }
+
+    /// `are_ternary`: and would be packed as such, but for what the command line says.
+    fn refusal(&self, tensors: &Tensors, are_ternary: bool) -> Option<Refusal> {
         let kinds = [
             (&self.ternary, self.ternary_text()),
             (&self.four_level, "four levels, -3s, -s, +s and +3s".into()),
@@ -237,12 +318,12 @@ impl Groups {
         Some(Refusal {
             found,
             why,
-            remedy: LATENT_ONLY,
+            remedy: if are_ternary { AS_THEY_ARE } else { LATENT_ONLY },
         })
     }
 
     fn ternary_text(&self) -> String {
-        let (least, most) = (self.runs.iter().min(), self.runs.iter().max());
+        let (least, most) = (self.runs.values().min(), self.runs.values().max());
         let (least, most) = (least.unwrap_or(&0), most.unwrap_or(&0));
         let runs = match least == most {
             true => least.to_string(),

@@ -16,12 +16,13 @@ mod weights;
 pub use checkpoint::Checkpoint;
 pub use config::{Config, ConfigFile, Rope, RopeScaling};
 pub use error::ModelError;
-pub use families::check_latent;
+pub use families::recognise;
 pub use gguf::{Gguf, is_gguf};
 #[cfg(test)]
 pub use schemes::MadeUp;
 pub use schemes::{
-    BitNet, CLIP, Clipped, Granularity, LAMBADA, Lambda, QUAD, Scheme, Sherry, Tequila, Trained, TrainingOverrides, Twn,
+    BitNet, CLIP, Clipped, Direction, Floats, Granularity, LAMBADA, Lambda, Packed, QUAD, Scheme, Sherry, Tequila,
+    Trained, TrainingOverrides, Twn, WEIGHT_SCALE,
 };
 pub use source::Source;
 pub use tensors::{Blocks, Stored, Tensors};

@@ -63,9 +63,9 @@ pub struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    /// Bytes of one number.
+    /// Bytes of one number: a float, or a byte of codes.
     pub fn number_bytes(self) -> usize {
-        self.dtype.bytes().expect("the checkpoint holds floats")
+        self.dtype.bytes().unwrap_or(1)
     }
 
     /// How many numbers.
@@ -319,7 +319,13 @@ impl Tensors {
 
     /// What the file calls the tensor called `name` here.
     pub(super) fn written_name<'a>(&'a self, name: &'a str) -> &'a str {
-        self.entries.get(name).map_or(name, |(_, entry)| &entry.name)
+        self.written(name).unwrap_or(name)
+    }
+
+    /// The same, where there is such a tensor.
+    pub(super) fn written(&self, name: &str) -> Option<&str> {
+        let (_, entry) = self.entries.get(name)?;
+        Some(&entry.name)
     }
 
     /// The names of all tensors.

@@ -147,6 +147,21 @@ pub enum PackError {
         /// Its type.
         ty: BlockType,
     },
+    /// A code that ternary weights do not have.
+    #[error(
+        "{}: tensor '{tensor}' has code 3 at row {row}, column {column}, where BitNet has 0, 1 and 2: the file is damaged, \
+         fetch it again", path.display()
+    )]
+    Code {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Row of the matrix, from 0.
+        row: usize,
+        /// Column, from 0.
+        column: usize,
+    },
     /// A scale that leaves the dtype that training computes in.
     #[error(
         "{}: tensor '{tensor}' has an infinite scale in row {row}: the sum of its weights leaves {dtype}, in training, too; \

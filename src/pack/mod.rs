@@ -37,7 +37,7 @@ pub use layout::paths;
 pub use options::Options;
 pub use origin::Origin;
 pub use plan::Plan;
-pub use rule::{Embedding, Larger, PACKABLE, Rule, Target};
+pub use rule::{Embedding, Larger, PACKABLE, Rule, TABLES, TERNARY_TABLES, Target};
 pub use run::{Item, Output, Packed, Summary};
 
 /// Told how many bytes of weights have been worked through since it was last told; says whether to go on.

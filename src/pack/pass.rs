@@ -13,9 +13,10 @@ use rayon::prelude::*;
 
 use super::layout::Layout;
 use super::numbers::{NotFinite, check_finite, widen};
-use super::plan::{Content, Entry, Job, Plan};
+use super::plan::{Content, Entry, Job, Plan, source_row};
 use super::row::{Facts, Scratch};
 use super::{PackError, Progress};
+use crate::model::Blocks;
 use crate::output::Files;
 use crate::simd::{Lanes, Work};
 
@@ -44,11 +45,16 @@ impl Job<'_> {
     /// The rows in runs that are read at once: whole heads, where their rows are not in the checkpoint's order; single
     /// rows where a head is too large.
     pub fn pieces(&self) -> Vec<Range<usize>> {
-        match self.interleaved {
-            Some(head_dim) if head_dim * self.shape.1 <= MAX_HEAD => pieces(self.shape, head_dim),
-            Some(_) => (0..self.shape.0).map(|row| row..row + 1).collect(),
-            None => pieces(self.shape, 1),
-        }
+        pieces_of_heads(self.shape, self.interleaved)
+    }
+}
+
+/// The same for a matrix of any kind. `shape`: (rows, columns).
+fn pieces_of_heads(shape: (usize, usize), interleaved: Option<usize>) -> Vec<Range<usize>> {
+    match interleaved {
+        Some(head_dim) if head_dim * shape.1 <= MAX_HEAD => pieces(shape, head_dim),
+        Some(_) => (0..shape.0).map(|row| row..row + 1).collect(),
+        None => pieces(shape, 1),
     }
 }
 
@@ -81,7 +87,9 @@ impl Pass<'_, '_> {
     fn pieces(&self) -> Vec<Piece> {
         let rows = |content: &Content| match content {
             Content::Table { blocks, .. } if blocks.shape.contains(&0) => vec![],
-            Content::Table { blocks, .. } => pieces((blocks.rows(), blocks.columns()), 1),
+            Content::Table {
+                blocks, interleaved, ..
+            } => pieces_of_heads((blocks.rows(), blocks.columns()), *interleaved),
             Content::Linear(job) => self.plan.jobs[*job].pieces(),
             Content::Numbers(_) | Content::Bias(_) => vec![],
         };
@@ -131,16 +139,20 @@ impl Pass<'_, '_> {
     fn table(&self, entry: usize, rows: Range<usize>, scratch: &mut Scratch) -> Result<(), PackError> {
         let Entry {
             name: tensor,
-            content: Content::Table { name, blocks, ty },
+            content:
+                Content::Table {
+                    name,
+                    blocks,
+                    ty,
+                    interleaved,
+                },
             ..
         } = &self.plan.entries[entry]
         else {
             return Ok(());
         };
         let columns = blocks.columns();
-        scratch.bytes.resize(rows.len() * blocks.row_bytes(), 0);
-        let read = blocks.read(rows.start, &mut scratch.bytes);
-        read.map_err(|source| PackError::read(blocks.path, source))?;
+        read_rows(*blocks, rows.clone(), *interleaved, scratch)?;
         let kept = *ty == blocks.ty;
         let row_bytes = ty.row_bytes(columns).expect("the plan checked the width");
         if !kept {
@@ -149,6 +161,7 @@ impl Pass<'_, '_> {
         scratch.numbers.resize(columns, 0.0);
         let stored_rows = scratch.bytes.chunks_exact(blocks.row_bytes());
         for (at, (row, bytes)) in rows.zip(stored_rows).enumerate() {
+            let row = source_row(*interleaved, row);
             let work = ConvertRow {
                 bytes,
                 ty: blocks.ty,
@@ -176,6 +189,25 @@ impl Pass<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// Read `rows` of the file into `scratch.bytes`, in its order.
+fn read_rows(
+    blocks: Blocks,
+    rows: Range<usize>,
+    interleaved: Option<usize>,
+    scratch: &mut Scratch,
+) -> Result<(), PackError> {
+    let bytes = &mut scratch.bytes;
+    bytes.resize(rows.len() * blocks.row_bytes(), 0);
+    let read = match interleaved {
+        None => blocks.read(rows.start, bytes),
+        Some(_) => {
+            let mut rows = rows.zip(bytes.chunks_exact_mut(blocks.row_bytes()));
+            rows.try_for_each(|(row, bytes)| blocks.read(source_row(interleaved, row), bytes))
+        }
+    };
+    read.map_err(|source| PackError::read(blocks.path, source))
 }
 
 /// Why a row of a table cannot be stored.

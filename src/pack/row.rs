@@ -79,16 +79,13 @@ impl<'a> Ternary<'a> {
     /// A file that cannot be read, or a number that is not finite.
     pub fn new(checkpoint: &'a Checkpoint, linear: Linear, level: Level) -> Result<Self, PackError> {
         let config = &checkpoint.config;
-        let bias = checkpoint.own_bias(linear);
         let norm = config.architecture.graph.preceding_norm(linear);
         let norm = norm.map(|norm| config.architecture.norm_name(norm));
         let (_, columns) = linear.shape(&config.dims);
         Ok(Self {
             rows: schemes::rows(checkpoint, linear, level)?,
-            bias: bias
-                .map(|bias| numbers(bias, &format!("{}.bias", linear.checkpoint_name())))
-                .transpose()?,
-            is_biased: checkpoint.has_bias(linear.part),
+            bias: schemes::own_bias(checkpoint, linear)?,
+            is_biased: checkpoint.has_bias(linear),
             importance: norm.map(|norm| importance(checkpoint, &norm)).transpose()?,
             columns,
             level,

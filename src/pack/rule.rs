@@ -55,6 +55,25 @@ pub const PACKABLE: [BlockType; 9] = [
     BlockType::F32,
 ];
 
+/// The types that embedding and head can be stored in where they are ternary, and only there.
+pub const TERNARY_TABLES: [BlockType; 5] = [
+    BlockType::TQ1_0,
+    BlockType::TQ2_0,
+    BlockType::Q2_0,
+    BlockType::Q2_K,
+    BlockType::Q4_0,
+];
+
+/// The types that embedding and head can be stored in, whatever their numbers are.
+pub const TABLES: [BlockType; 6] = [
+    BlockType::F32,
+    BlockType::F16,
+    BlockType::BF16,
+    BlockType::Q8_0,
+    BlockType::Q6_K,
+    BlockType::Q4_K,
+];
+
 /// How the type of each linear is found.
 #[derive(Clone, Debug)]
 pub struct Rule {

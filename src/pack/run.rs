@@ -113,6 +113,9 @@ impl Summary {
     }
 
     fn add(&mut self, job: &Job, facts: &Facts) {
+        if job.is_table {
+            return;
+        }
         let (ty, loss) = (job.ty(), facts.losses[job.chosen]);
         let (rows, columns) = job.shape;
         self.ternary_weights += (rows * columns) as u64;

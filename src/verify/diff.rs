@@ -227,6 +227,8 @@ enum Rows<'a> {
     Blocks(&'a TensorInfo, &'a [u8]),
     Table(Tensor<'a>),
     Linear(Latent<'a>, Vec<usize>),
+    /// A linear that is stored as it is, and the checkpoint's row of each row.
+    Kept(Tensor<'a>, Vec<usize>),
     Numbers(Vec<f32>),
 }
 
@@ -238,6 +240,7 @@ impl Rows<'_> {
                 info.ty.dequantize_row(&bytes[row * size..][..size], out)?;
             }
             Rows::Table(tensor) => tensor.read_f32(row * out.len(), out),
+            Rows::Kept(tensor, order) => tensor.read_f32(order[row] * out.len(), out),
             Rows::Numbers(numbers) => out.copy_from_slice(&numbers[row * out.len()..][..out.len()]),
             Rows::Linear(linear, order) => {
                 linear.read(order[row], latent)?;
@@ -346,7 +349,7 @@ fn expected(checkpoint: &Checkpoint) -> Vec<Outline> {
         tensors.push(outline(slot.gguf_name(), slot.gguf_shape(dims)));
         if let Slot::Linear(linear) = slot {
             let (rows, _) = linear.shape(dims);
-            if checkpoint.has_bias(linear.part) {
+            if checkpoint.has_bias(linear) {
                 tensors.push(outline(bias_name(linear), vec![rows as u64]));
             }
         }
@@ -361,8 +364,12 @@ fn bias_name(linear: Linear) -> String {
 fn checkpoint_rows<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Rows<'a>, VerifyError> {
     let config = &checkpoint.config;
     if let Some(linear) = config.linears().find(|linear| bias_name(*linear) == name) {
+        let order = row_order(linear, config);
+        if !checkpoint.is_ternary(linear) {
+            return Ok(Rows::Numbers(kept_biases(checkpoint, linear, &order)));
+        }
         let latent = Latent::new(checkpoint, linear)?;
-        return biases(&latent, &row_order(linear, config)).map(Rows::Numbers);
+        return biases(&latent, &order).map(Rows::Numbers);
     }
     let slots = config.slots();
     let (slot, source) = slots
@@ -370,9 +377,14 @@ fn checkpoint_rows<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Rows<'a
         .find(|(slot, _)| slot.gguf_name() == name)
         .expect("the outline is of this checkpoint");
     match slot {
-        Slot::Linear(linear) => {
+        Slot::Linear(linear) if checkpoint.is_ternary(*linear) => {
             let latent = Latent::new(checkpoint, *linear)?;
             Ok(Rows::Linear(latent, row_order(*linear, config)))
+        }
+        Slot::Linear(linear) => {
+            let tensor = checkpoint.tensors.get(source.as_deref().unwrap_or_default());
+            let tensor = tensor.expect("Checkpoint::open found every tensor");
+            Ok(Rows::Kept(tensor, row_order(*linear, config)))
         }
         Slot::RopeFactors => {
             let factors = rope_factors(config).unwrap_or_default();
@@ -384,6 +396,15 @@ fn checkpoint_rows<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<Rows<'a
             Ok(Rows::Table(tensor.expect("Checkpoint::open found every tensor")))
         }
     }
+}
+
+/// Those of a linear that is stored as it is, in the order of the file.
+fn kept_biases(checkpoint: &Checkpoint, linear: Linear, order: &[usize]) -> Vec<f32> {
+    let mut biases = vec![0.0; order.len()];
+    if let Some(tensor) = checkpoint.tensors.get(&format!("{}.bias", linear.checkpoint_name())) {
+        tensor.read_f32(0, &mut biases);
+    }
+    order.iter().map(|&row| biases[row]).collect()
 }
 
 fn biases(latent: &Latent, order: &[usize]) -> Result<Vec<f32>, VerifyError> {

@@ -98,7 +98,7 @@ impl<'a> Latent<'a> {
         if !own[0].is_finite() {
             return Err(not_finite("bias"));
         }
-        out.bias = bias.map_err(not_finite)? + f64::from(own[0]);
+        out.bias = bias.map_err(not_finite)? + self.scheme.bias_factor() * f64::from(own[0]);
         Ok(())
     }
 
@@ -221,7 +221,9 @@ mod tests {
 
     #[test]
     fn the_oracle_on_the_latent_checkpoint_is_pytorch() {
-        for folder in fixtures() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/families");
+        let families = ["ternary-float", "bitnet-packed", "bonsai"].map(|name| root.join(name));
+        for folder in fixtures().into_iter().chain(families) {
             let (checkpoint, golden) = (open(&folder), Golden::read(&folder));
             let tokens = golden.four_bytes("tokens", u32::from_le_bytes);
             let expected = golden.four_bytes("logits", f32::from_le_bytes);

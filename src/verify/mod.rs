@@ -366,7 +366,7 @@ impl Run<'_> {
         let mut not_checked = vec![];
         (self.progress)("codes: tables and keys", None);
         let config = stated::config(checkpoint);
-        checks.extend(tables::check(self.file, checkpoint, &config));
+        checks.extend(tables::check(self.file, checkpoint, &config, self.options.max_nmse));
         let by_hand = &self.options.metadata;
         checks.push(keys::config(self.file, &config, by_hand));
         checks.extend(keys::by_hand(self.file, by_hand));

@@ -22,6 +22,7 @@ mod people;
 mod promise;
 mod readings;
 mod run;
+mod stored;
 mod texts;
 mod tokenizer;
 mod verify;

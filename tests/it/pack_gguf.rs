@@ -373,6 +373,8 @@ fn what_cannot_be_packed_is_refused() {
     let sound = source(BlockType::Q2_0);
     let error = refused(&sound, &["--lambda", "1"]);
     assert!(error.contains("--lambda") && error.contains("leave it out"), "{error}");
+    let error = refused(&sound, &["--drop-biases"]);
+    assert!(error.contains("leave out --drop-biases"), "{error}");
     let error = refused(&sound, &["--for", "ollama", "--type", "tq2_0"]);
     assert!(error.contains("Ollama does not read"), "{error}");
     let mut embedding = source(BlockType::Q2_0);

@@ -449,24 +449,27 @@ fn inspect_tells_what_the_weights_are() {
         serde_json::from_slice(&ran.stdout).unwrap()
     };
     assert_eq!(inspect("latent")["weights"], "latent");
-    let problem = inspect("ternary")["weights"]["problem"].as_str().unwrap().to_owned();
-    assert!(problem.contains("all 7 linears hold only -s, 0 and +s"), "{problem}");
-    assert!(problem.contains("scales of 0.67 of the true ones"), "{problem}");
-    // Nothing is verified against it, either, and no method makes latent weights of them.
+    let found = inspect("ternary");
+    assert_eq!(found["weights"], "ternary");
+    assert_eq!(
+        found["training"],
+        serde_json::json!({"quant_method": "ternary floats", "linears": 7, "weights_a_scale": 32})
+    );
+    // What latent weights became is not what these are, and no method makes latent weights of them.
     let (file, _) = bench.pack(&bench.path("latent"), "");
     std::fs::write(bench.path("file.gguf"), file).unwrap();
     let (file, ternary) = (bench.path("file.gguf"), bench.path("ternary"));
     let (file, ternary) = (file.to_str().unwrap(), ternary.to_str().unwrap());
+    let ran = bench.run(&["verify", file, "--against", ternary, "--levels", "2"]);
+    assert_eq!(ran.status.code(), Some(1));
     let output = bench.path("new.gguf");
-    let method = [
-        "pack",
-        ternary,
-        output.to_str().unwrap(),
-        "--quant-method",
-        "ultraquantv3",
-    ];
-    for arguments in [&["verify", file, "--against", ternary][..], &method] {
-        let error = bench.refused(arguments);
-        assert!(error.contains(&problem), "{error}");
+    let output = output.to_str().unwrap();
+    let error = bench.refused(&["pack", ternary, output, "--quant-method", "ultraquantv3"]);
+    for part in [
+        "all 7 linears hold only -s, 0 and +s",
+        "scales of 0.67 of the true ones",
+        "leave --trained-as out: they are packed as they are",
+    ] {
+        assert!(error.contains(part), "{error}");
     }
 }

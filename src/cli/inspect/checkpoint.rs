@@ -10,9 +10,8 @@ use serde_json::json;
 use super::super::text::shown;
 use super::super::{lossy, pack, print, print_json, render};
 use super::InspectArgs;
-use crate::blueprint::Part;
 use crate::model::{
-    Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Trained, TrainingOverrides, check_latent,
+    Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Trained, TrainingOverrides, recognise,
 };
 use crate::pack::{Embedding, Options, Plan, Rule, Target};
 use crate::simd::Level;
@@ -34,19 +33,28 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         source => source?,
     };
     let file = ConfigFile::read(&source.config)?;
-    let training = file.training(&TrainingOverrides::default());
     let config = file.config();
     let tensors = Tensors::open(&source.weights)?;
-    let weights = check_latent(&tensors, &file);
+    let found = recognise(&tensors, &file, &TrainingOverrides::default());
+    let weights = match &found {
+        Ok(None) => Ok("latent"),
+        Ok(Some(_)) => Ok("ternary"),
+        Err(problem) => Err(problem.to_string()),
+    };
+    let training = match found {
+        Ok(Some(scheme)) => Ok(scheme),
+        // Weights that are of another family say why it is so.
+        _ => file.training(&TrainingOverrides::default()),
+    };
     let plan = match (&weights, &training, &config) {
-        (Ok(()), Ok(_), Ok(_)) => Some(PackPreview::new(source).map_err(|error| format!("{error:#}"))),
+        (Ok(_), Ok(_), Ok(_)) => Some(PackPreview::new(source).map_err(|error| format!("{error:#}"))),
         _ => None,
     };
     let text = |error: ModelError| error.to_string();
     Found {
         tensors,
         config: Some(config.map_err(text)),
-        weights: Some(weights.map_err(text)),
+        weights: Some(weights),
         training: Some(training.map_err(text)),
         plan,
     }
@@ -57,8 +65,8 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 struct Found {
     tensors: Tensors,
     config: Option<Result<Config, String>>,
-    /// Whether they are latent ones.
-    weights: Option<Result<(), String>>,
+    /// What they are, in a word.
+    weights: Option<Result<&'static str, String>>,
     training: Option<Result<Trained, String>>,
     plan: Option<Result<PackPreview, String>>,
 }
@@ -109,9 +117,10 @@ impl PackPreview {
             nmse: summary.loss.nmse(),
             zeros: render::zeros(&checkpoint.scheme),
             dead_share: summary.dead_share(),
-            largest_bias: Part::ALL
-                .iter()
-                .any(|part| checkpoint.has_bias(*part))
+            largest_bias: checkpoint
+                .config
+                .linears()
+                .any(|linear| checkpoint.has_bias(linear))
                 .then_some(summary.largest_bias),
             notes: checkpoint.notes(),
         })
@@ -160,7 +169,6 @@ impl Found {
         }
         match &self.training {
             None => {}
-            // Weights that are of another family say why it is so.
             Some(Err(_)) if matches!(self.weights, Some(Err(_))) => {}
             Some(Err(problem)) => facts.push(("training", problem.clone())),
             Some(Ok(trained)) => {
@@ -219,7 +227,7 @@ impl Found {
             Err(problem) => Err(problem.clone()),
         });
         let weights = self.weights.as_ref().map(|weights| match weights {
-            Ok(()) => Ok("latent".into()),
+            Ok(word) => Ok((*word).into()),
             Err(problem) => Err(problem.clone()),
         });
         let training = self.training.as_ref().map(|training| match training {

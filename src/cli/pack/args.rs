@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use formats::block::BlockType;
 
 use crate::cli::checkpoint::CheckpointArgs;
-use crate::pack::{Embedding, PACKABLE, Target};
+use crate::pack::{Embedding, PACKABLE, TABLES, TERNARY_TABLES, Target};
 
 /// What storing a matrix may add in relative squared error, unless told otherwise: on a trained checkpoint Q2_K's 5.2e-5
 /// cost 0.08 % of perplexity, TQ2_0's 2.6e-3 cost 0.43 %.
@@ -50,7 +50,8 @@ pub struct PackArgs {
     /// Store the linears whose GGUF name contains TEXT as TYPE, for example ffn_down=q4_0; can be repeated
     #[arg(long, value_name = "TEXT=TYPE", value_parser = parse_tensor_type, help_heading = "Types")]
     pub(super) tensor_type: Vec<(String, BlockType)>,
-    /// Store embedding and head as this type: keep (the checkpoint's), f32, f16, bf16, q8_0, q6_k or q4_k
+    /// Store embedding and head as this type: keep (the checkpoint's), f32, f16, bf16, q8_0, q6_k or q4_k; where they are
+    /// ternary themselves, tq2_0, tq1_0, q2_0, q2_k or q4_0
     #[arg(long, value_name = "TYPE", default_value = "keep", value_parser = parse_embedding, help_heading = "Types")]
     pub(super) embedding: Embedding,
 
@@ -139,10 +140,9 @@ fn parse_type(text: &str) -> Result<BlockType, String> {
 }
 
 fn parse_embedding(text: &str) -> Result<Embedding, String> {
-    use BlockType::{BF16, F16, F32, Q4_K, Q6_K, Q8_0};
     match text {
         "keep" => Ok(Embedding::Keep),
-        text => one_of(text, &[F32, F16, BF16, Q8_0, Q6_K, Q4_K]).map(Embedding::As),
+        text => one_of(text, &[&TABLES[..], &TERNARY_TABLES].concat()).map(Embedding::As),
     }
 }
 

@@ -56,6 +56,12 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
 fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     args.checkpoint.none_for_gguf(&args.input)?;
+    if args.drop_biases {
+        anyhow::bail!(
+            "{}: is a GGUF file, whose biases are all kept; leave out --drop-biases",
+            args.input.display()
+        );
+    }
     let gguf = Gguf::open(&args.input)?;
     let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path)))?;
     let options = options(args, None, None);

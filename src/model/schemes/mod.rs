@@ -6,8 +6,10 @@
 
 mod bitnet;
 mod clipped;
+mod floats;
 #[cfg(test)]
 mod made_up;
+mod packed;
 mod sherry;
 mod tequila;
 mod twn;
@@ -17,8 +19,10 @@ use formats::safetensors::Dtype;
 
 pub use bitnet::BitNet;
 pub use clipped::{CLIP, Clipped};
+pub use floats::Floats;
 #[cfg(test)]
 pub use made_up::MadeUp;
+pub use packed::{Direction, Packed, WEIGHT_SCALE};
 pub use sherry::{QUAD, Sherry};
 pub use tequila::{LAMBADA, Lambda, Tequila};
 pub use twn::Twn;
@@ -30,6 +34,8 @@ use super::config::ConfigFile;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scheme {
     Tequila(Tequila),
+    Floats(Floats),
+    Packed(Packed),
     Sherry(Sherry),
     Twn(Twn),
     Clipped(Clipped),
@@ -113,6 +119,27 @@ pub trait Training {
         Ok(())
     }
 
+    /// Whether the linear whose weights the file calls `name` becomes ternary; else it is stored as it is.
+    fn is_ternary(&self, _name: &str, _dtype: Dtype) -> bool {
+        true
+    }
+
+    /// Whether codes and scales are in the checkpoint: the dtype rounds none of them, and beside weights that were baked
+    /// may be the biases of their dead zone, which config.json does not promise.
+    fn is_stored(&self) -> bool {
+        false
+    }
+
+    /// The shape of the weights of a linear of `rows` x `columns` in the checkpoint.
+    fn weight_shape(&self, rows: usize, columns: usize, _dtype: Dtype) -> Vec<usize> {
+        vec![rows, columns]
+    }
+
+    /// Whether a tensor that the model has no place for is left out.
+    fn leaves_out(&self, _name: &str) -> bool {
+        false
+    }
+
     /// What is odd about the settings, for people to read.
     fn notes(&self) -> Vec<String> {
         vec![]
@@ -124,6 +151,8 @@ impl Scheme {
     pub fn training(&self) -> &dyn Training {
         match self {
             Scheme::Tequila(scheme) => scheme,
+            Scheme::Floats(scheme) => scheme,
+            Scheme::Packed(scheme) => scheme,
             Scheme::Sherry(scheme) => scheme,
             Scheme::Twn(scheme) => scheme,
             Scheme::Clipped(scheme) => scheme,

@@ -5,7 +5,7 @@ use super::super::biases::DroppedBiases;
 use super::super::graph::rope_factors;
 use super::super::numbers::numbers;
 use super::super::row::Ternary;
-use super::{Content, Job, Plan, measure};
+use super::{Content, Job, Plan, measure, source_row};
 use crate::blueprint::{Linear, Part, Slot};
 use crate::model::{Checkpoint, Stored};
 
@@ -30,11 +30,14 @@ impl<'a> Plan<'a> {
         let config = &checkpoint.config;
         let source = source.unwrap_or_default();
         let content = match slot {
-            Slot::Linear(linear) => return self.add_linear(checkpoint, linear, no_block),
+            Slot::Linear(linear) if checkpoint.is_ternary(linear) => {
+                return self.add_linear(checkpoint, linear, no_block);
+            }
+            Slot::Linear(linear) => return self.add_kept(checkpoint, linear),
             Slot::Norm(_) => Content::Numbers(numbers(stored(checkpoint, &source), &source)?),
             Slot::Embedding | Slot::Head => {
                 let blocks = stored(checkpoint, &source).blocks();
-                self.table(&slot.gguf_name(), source, blocks, self.embedding_type(blocks.ty))?
+                self.embedding(&slot.gguf_name(), source, blocks)?
             }
             Slot::RopeFactors => Content::Numbers(rope_factors(&config.rope, config.dims.head_dim).unwrap_or_default()),
         };
@@ -57,10 +60,7 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         let graph = config.architecture.graph;
-        let (has_bias, has_place) = (
-            checkpoint.has_bias(linear.part),
-            graph.bias_slots.contains(&linear.part),
-        );
+        let (has_bias, has_place) = (checkpoint.has_bias(linear), graph.bias_slots.contains(&linear.part));
         let job = self.jobs.len();
         self.push(name.clone(), vec![columns as u64, rows as u64], Content::Linear(job));
         if has_bias && has_place {
@@ -69,8 +69,9 @@ impl<'a> Plan<'a> {
         }
         self.jobs.push(Job {
             name,
+            is_table: false,
             shape: (rows, columns),
-            interleaved: graph.interleaves(linear.part).then_some(config.dims.head_dim),
+            interleaved: interleaved(checkpoint, linear),
             ternary: Ternary::new(checkpoint, linear, self.options.level)?,
             types,
             exact: 0,
@@ -103,6 +104,53 @@ impl<'a> Plan<'a> {
             biases,
         })
     }
+
+    /// A linear that is not ternary stays what it is.
+    fn add_kept(&mut self, checkpoint: &'a Checkpoint, linear: Linear) -> Result<(), PackError> {
+        let (rows, columns) = linear.shape(&checkpoint.config.dims);
+        let (blocks, interleaved) = (checkpoint.weight(linear).blocks(), interleaved(checkpoint, linear));
+        let content = Content::Table {
+            name: format!("{}.weight", linear.checkpoint_name()),
+            blocks,
+            ty: blocks.ty,
+            interleaved,
+        };
+        self.push(
+            format!("{}.weight", linear.gguf_name()),
+            vec![columns as u64, rows as u64],
+            content,
+        );
+        let Some(bias) = checkpoint.own_bias(linear) else {
+            return Ok(());
+        };
+        let bias = numbers(bias, &format!("{}.bias", linear.checkpoint_name()))?;
+        let bias: Vec<f32> = (0..rows).map(|row| bias[source_row(interleaved, row)]).collect();
+        let graph = checkpoint.config.architecture.graph;
+        if graph.bias_slots.contains(&linear.part) {
+            let name = format!("{}.bias", linear.gguf_name());
+            self.push(name, vec![rows as u64], Content::Numbers(bias));
+        } else if !self.options.drop_biases {
+            let weights = numbers(
+                checkpoint.weight(linear),
+                &format!("{}.weight", linear.checkpoint_name()),
+            )?;
+            let mut biases = DroppedBiases::default();
+            biases.add(
+                &bias.into_iter().map(f64::from).collect::<Vec<_>>(),
+                weights.into_iter().map(|w| f64::from(w).powi(2)).sum(),
+            );
+            let (graph, linears) = (graph.name, vec![linear.part]);
+            return Err(PackError::LostBiases { graph, linears, biases });
+        }
+        Ok(())
+    }
+}
+
+/// The length of a head, where the file has the rows of a linear in another order.
+fn interleaved(checkpoint: &Checkpoint, linear: Linear) -> Option<usize> {
+    let config = &checkpoint.config;
+    let interleaves = config.architecture.graph.interleaves(linear.part);
+    interleaves.then_some(config.dims.head_dim)
 }
 
 fn stored<'a>(checkpoint: &'a Checkpoint, name: &str) -> Stored<'a> {

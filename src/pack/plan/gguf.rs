@@ -86,6 +86,7 @@ impl<'a> Plan<'a> {
         self.jobs.push(Job {
             ternary: Ternary::alone(name.clone(), blocks.columns(), source, self.options.level),
             name,
+            is_table: false,
             shape: (blocks.rows(), blocks.columns()),
             interleaved: None,
             types,
@@ -99,18 +100,19 @@ impl<'a> Plan<'a> {
     }
 
     fn add_copy(&mut self, info: &TensorInfo, blocks: Blocks<'a>) -> Result<(), PackError> {
-        let ty = match TABLES.contains(&&*info.name) {
-            true => self.embedding_type(blocks.ty),
-            false => blocks.ty,
+        let content = match TABLES.contains(&&*info.name) {
+            true => self.embedding(&info.name, info.name.clone(), blocks)?,
+            false => self.table(&info.name, info.name.clone(), blocks, blocks.ty)?,
         };
-        if ty.is_prism() {
+        if let Content::Table { ty, .. } = content
+            && ty.is_prism()
+        {
             return Err(PackError::Unreadable {
                 path: blocks.path.into(),
                 tensor: info.name.clone(),
                 ty,
             });
         }
-        let content = self.table(&info.name, info.name.clone(), blocks, ty)?;
         self.push(info.name.clone(), info.shape.clone(), content);
         Ok(())
     }

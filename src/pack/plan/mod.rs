@@ -16,8 +16,10 @@ use super::graph::interleaved_row;
 use super::metadata::Keys;
 use super::options::Options;
 use super::origin::Origin;
+use super::rounded::{Data, Rounded, look_at};
 use super::row::{Facts, Scratch, Ternary};
-use super::rule::{Embedding, Larger, Target};
+use super::rule::{Embedding, Larger, TERNARY_TABLES, Target};
+use super::ternary::Levels;
 use crate::model::{Blocks, Checkpoint, Gguf};
 use crate::simd::Level;
 
@@ -39,6 +41,8 @@ pub(super) enum Content<'a> {
         name: String,
         blocks: Blocks<'a>,
         ty: BlockType,
+        /// The length of a head, where the file has its rows in another order.
+        interleaved: Option<usize>,
     },
     /// The weights of a job.
     Linear(usize),
@@ -50,6 +54,8 @@ pub(super) enum Content<'a> {
 pub(super) struct Job<'a> {
     /// As GGUF has it.
     pub name: String,
+    /// Whether it is embedding or head, and no linear.
+    pub is_table: bool,
     /// (rows, columns)
     pub shape: (usize, usize),
     /// The length of a head, where the file has its rows in another order than the checkpoint.
@@ -95,7 +101,7 @@ impl Job<'_> {
 
     /// The row of the checkpoint that stands at `row` of the file.
     pub fn checkpoint_row(&self, row: usize) -> usize {
-        self.interleaved.map_or(row, |head_dim| interleaved_row(row, head_dim))
+        source_row(self.interleaved, row)
     }
 
     pub fn row_bytes(&self) -> usize {
@@ -103,6 +109,11 @@ impl Job<'_> {
             .row_bytes(self.shape.1)
             .expect("only types that fit are tried")
     }
+}
+
+/// The row of the input that stands at `row` of the file, where heads of `interleaved` rows are interleaved.
+pub(super) fn source_row(interleaved: Option<usize>, row: usize) -> usize {
+    interleaved.map_or(row, |head_dim| interleaved_row(row, head_dim))
 }
 
 /// What is to be packed, and how.
@@ -209,15 +220,58 @@ impl<'a> Plan<'a> {
                 problem: format!("{columns} columns are not a multiple of {}", ty.weights()),
             });
         }
-        Ok(Content::Table { name, blocks, ty })
+        Ok(Content::Table {
+            name,
+            blocks,
+            ty,
+            interleaved: None,
+        })
     }
 
-    /// The type of embedding and head.
-    fn embedding_type(&self, stored: BlockType) -> BlockType {
-        match self.options.embedding {
+    /// Embedding or head, called `tensor` in the file and `name` in the input, as the options have it.
+    fn embedding(&mut self, tensor: &str, name: String, blocks: Blocks<'a>) -> Result<Content<'a>, PackError> {
+        let ty = match self.options.embedding {
             Embedding::As(ty) => ty,
-            Embedding::Keep => stored,
+            Embedding::Keep => blocks.ty,
+        };
+        let content = self.table(tensor, name, blocks, ty)?;
+        match TERNARY_TABLES.contains(&ty) && ty != blocks.ty {
+            true => self.ternary_table(tensor, blocks, ty),
+            false => Ok(content),
         }
+    }
+
+    /// A table whose numbers are ternary, as a type that holds only such.
+    fn ternary_table(&mut self, tensor: &str, blocks: Blocks<'a>, ty: BlockType) -> Result<Content<'a>, PackError> {
+        let (name, level) = (tensor.to_owned(), self.options.level);
+        let (levels, run) = match look_at(blocks).map_err(|source| PackError::read(blocks.path, source))? {
+            Data::Rounded { levels, run } if levels == Levels::Three => (levels, run),
+            _ => {
+                let (tensor, problem) = (name, "its numbers are not ternary".into());
+                return Err(PackError::Embedding { tensor, ty, problem });
+            }
+        };
+        let source = Rounded {
+            name: name.clone(),
+            blocks,
+            levels,
+            run,
+            level,
+        };
+        self.jobs.push(Job {
+            ternary: Ternary::alone(name.clone(), blocks.columns(), source, level),
+            name,
+            is_table: true,
+            drops_biases: false,
+            shape: (blocks.rows(), blocks.columns()),
+            interleaved: None,
+            types: vec![ty],
+            exact: 0,
+            chosen: 0,
+            promising: true,
+            larger: None,
+        });
+        Ok(Content::Linear(self.jobs.len() - 1))
     }
 
     /// The types to try of `types`, all of which hold its codes, for a linear of so many columns, and why the smallest is

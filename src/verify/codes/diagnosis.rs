@@ -17,7 +17,7 @@ pub(super) fn diagnose(checkpoint: &Checkpoint, linear: Linear, stored: &Stored)
     let shape = linear.shape(&config.dims);
     for other in config
         .linears()
-        .filter(|other| *other != linear && other.shape(&config.dims) == shape)
+        .filter(|other| *other != linear && other.shape(&config.dims) == shape && checkpoint.is_ternary(*other))
     {
         let latent = Latent::new(checkpoint, other).ok()?;
         if holds(stored, &latent, &row_order(other, config))? {

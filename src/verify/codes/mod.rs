@@ -18,6 +18,7 @@ use formats::gguf::{File, Value};
 
 use super::report::{Check, CheckId, Histogram, Limit, LinearFacts, Tally, Unit};
 use super::{Progress, VerifyError};
+use crate::blueprint::Linear;
 use crate::metrics;
 use crate::model::Checkpoint;
 use histogram::Octaves;
@@ -39,7 +40,8 @@ pub(super) fn check(
     progress: &Progress,
 ) -> Result<Linears, VerifyError> {
     let mut all = All::default();
-    for linear in checkpoint.config.linears() {
+    let ternary = |linear: &Linear| checkpoint.is_ternary(*linear);
+    for linear in checkpoint.config.linears().filter(ternary) {
         progress(&format!("codes: {}", linear.gguf_name()), None);
         all.add(linear::compare(file, checkpoint, linear)?);
     }

@@ -45,6 +45,13 @@ impl<'a> Latent<'a> {
         let tensor = self.checkpoint.tensors.get(&name.unwrap_or_default());
         tensor.expect("Checkpoint::open found every tensor")
     }
+
+    fn table(&self, slot: Slot) -> Box<dyn Rows + '_> {
+        Box::new(Table {
+            weights: self.tensor(slot),
+            bias: None,
+        })
+    }
 }
 
 impl Weights for Latent<'_> {
@@ -53,19 +60,27 @@ impl Weights for Latent<'_> {
     }
 
     fn embedding(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
-        Ok(Box::new(Table(self.tensor(Slot::Embedding))))
+        Ok(self.table(Slot::Embedding))
     }
 
     fn head(&self) -> Result<Box<dyn Rows + '_>, EngineError> {
         if self.checkpoint.config.tied_head {
             self.embedding()
         } else {
-            Ok(Box::new(Table(self.tensor(Slot::Head))))
+            Ok(self.table(Slot::Head))
         }
     }
 
     fn linear(&self, layer: usize, part: Part) -> Result<Box<dyn Rows + '_>, EngineError> {
-        let latent = latent::Latent::new(self.checkpoint, Linear { layer, part });
+        let linear = Linear { layer, part };
+        if !self.checkpoint.is_ternary(linear) {
+            let bias = format!("{}.bias", linear.checkpoint_name());
+            return Ok(Box::new(Table {
+                weights: self.tensor(Slot::Linear(linear)),
+                bias: self.checkpoint.tensors.get(&bias),
+            }));
+        }
+        let latent = latent::Latent::new(self.checkpoint, linear);
         Ok(Box::new(latent.map_err(weights_error)?))
     }
 
@@ -96,17 +111,24 @@ impl Rows for latent::Latent<'_> {
     }
 }
 
-/// A table of the checkpoint: embedding or head.
-struct Table<'a>(Tensor<'a>);
+/// A matrix of the checkpoint that is not made ternary: embedding, head, a linear that is stored as it is.
+struct Table<'a> {
+    weights: Tensor<'a>,
+    bias: Option<Tensor<'a>>,
+}
 
 impl Rows for Table<'_> {
     fn shape(&self) -> (usize, usize) {
-        (self.0.shape[0], self.0.shape[1])
+        (self.weights.shape[0], self.weights.shape[1])
     }
 
     fn read(&self, rows: Range<usize>, weights: &mut [f32], bias: &mut [f64]) -> Result<(), EngineError> {
-        self.0.read_f32(rows.start * self.0.shape[1], weights);
-        bias.fill(0.0);
+        self.weights.read_f32(rows.start * self.weights.shape[1], weights);
+        let mut own = vec![0.0; bias.len()];
+        if let Some(bias) = self.bias {
+            bias.read_f32(rows.start, &mut own);
+        }
+        bias.iter_mut().zip(own).for_each(|(bias, own)| *bias = own.into());
         Ok(())
     }
 }

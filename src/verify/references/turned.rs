@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::tables::table_limit;
+use super::super::tables::{holds_ternary_alone, table_limit};
 use super::stored::{Stored, StoredRows};
 use crate::engine::EngineError;
 use crate::engine::hyper::Hyper;
@@ -54,9 +54,12 @@ impl<'a> Turned<'a> {
     fn table(&self, latent: Box<dyn Rows + 'a>, stored: StoredRows<'a>) -> Result<Box<dyn Rows + 'a>, EngineError> {
         Ok(Box::new(TurnedRows {
             latent,
-            max_nmse: table_limit(stored.ty).unwrap_or(ROUNDED),
+            max_nmse: match holds_ternary_alone(stored.ty) {
+                true => self.max_nmse + SCALE_ROUNDED,
+                false => table_limit(stored.ty).unwrap_or(ROUNDED),
+            },
+            ternary: holds_ternary_alone(stored.ty),
             stored: Box::new(stored),
-            ternary: false,
         }))
     }
 }

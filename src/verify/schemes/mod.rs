@@ -3,10 +3,14 @@
 
 mod bitnet;
 mod clipped;
+mod floats;
 #[cfg(test)]
 mod made_up;
+mod packed;
 mod sherry;
 mod tequila;
+#[cfg(test)]
+mod tests;
 mod twn;
 
 use formats::safetensors::Tensor;
@@ -32,6 +36,11 @@ pub(super) trait Ternarize: Sync {
     /// The last name of a tensor of the row that holds NaN or infinity.
     fn split(&self, row: usize, scales: &[f32], room: &mut Room, codes: &mut [i8]) -> Result<f64, &'static str>;
 
+    /// What the layer's own bias is multiplied by.
+    fn bias_factor(&self) -> f64 {
+        1.0
+    }
+
     /// How many zeros were chosen among weights of equal magnitude, where a scheme has such a choice.
     fn ties(&self) -> u64 {
         0
@@ -50,6 +59,8 @@ pub(super) struct Room {
 pub(super) fn of(checkpoint: &Checkpoint, linear: Linear) -> Box<dyn Ternarize + '_> {
     match &checkpoint.scheme {
         Scheme::Tequila(scheme) => Box::new(tequila::Linear::new(scheme, checkpoint, linear)),
+        Scheme::Packed(scheme) => Box::new(packed::Linear::new(scheme, checkpoint, linear)),
+        Scheme::Floats(_) => Box::new(floats::Linear::new(checkpoint, linear)),
         Scheme::Sherry(scheme) => Box::new(sherry::Linear::new(scheme, checkpoint, linear)),
         Scheme::Twn(scheme) => Box::new(twn::Linear::new(scheme, checkpoint, linear)),
         Scheme::Clipped(scheme) => Box::new(clipped::Linear::new(*scheme, checkpoint, linear)),

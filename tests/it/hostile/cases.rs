@@ -662,12 +662,26 @@ fn not_latent(cases: &mut List) {
         }
     }
     let ternary = |i, w: f32| if i % 3 == 0 { 0.0 } else { 0.25f32.copysign(w) };
-    cases.pack(23, NOT_LATENT, &["all 7 linears hold only -s, 0 and +s, with one s for at least 32 weights", "they are ternary already", "scales of 0.", LATENT], move |c| fill(c, |_| true, ternary));
-    cases.pack(23, NOT_LATENT, &["all 7 linears hold only -s, 0 and +s", "their biases would be added to a dead zone that is in them already"], move |c| {
+    const AS_THEY_ARE: &str = "leave --trained-as out: they are packed as they are";
+    cases.pack(23, NOT_LATENT, &["all 7 linears hold only -s, 0 and +s, with one s for at least 32 weights", "they are ternary already", "scales of 0.", AS_THEY_ARE], move |c| {
+        fill(c, |_| true, ternary);
+        c.arguments("--trained-as ultraquantv2");
+    });
+    cases.pack(23, NOT_LATENT, &["all 7 linears hold only -s, 0 and +s", "their biases would be added to a dead zone that is in them already", AS_THEY_ARE], move |c| {
         fill(c, |_| true, ternary);
         c.add("model.layers.0.mlp.up_proj.bias", &[32]);
+        c.arguments("--trained-as ultraquantv2");
     });
-    cases.pack(23, NOT_LATENT, &["6 linears hold only -s, 0 and +s", "one holds other weights: 'model.layers.0.mlp.up_proj.weight' (was a LoRA adapter merged", LATENT], move |c| fill(c, |name| !name.contains("up_proj"), ternary));
+    cases.pack(23, NOT_LATENT, &["2 linears hold only -s, 0 and +s", "5 hold other weights: ", "(was a LoRA adapter merged", LATENT], move |c| fill(c, |name| name.contains("k_proj") || name.contains("v_proj"), ternary));
+    cases.pack(12, "PackError::NotFinite", &["tensor 'model.layers.0.self_attn.q_proj.weight' is inf at row 0, column 1"], move |c| {
+        fill(c, |_| true, ternary);
+        fill(c, |_| true, |_, w| if w == 0.0 { 0.0 } else { f32::INFINITY.copysign(w) });
+    });
+    cases.pack(12, "PackError::NotFinite", &["tensor 'model.layers.0.self_attn.q_proj.weight' is NaN at row 1, column 0"], move |c| {
+        // A linear that is kept as it is.
+        fill(c, |name| name != QUERY, ternary);
+        c.tensor(QUERY).set(32, f32::NAN);
+    });
     cases.pack(23, NOT_LATENT, &["one linear holds only -s, 0 and +s", "'model.layers.0.self_attn.q_proj.weight', 6 hold other weights"], move |c| fill(c, |name| name == QUERY, ternary));
     cases.pack(23, NOT_LATENT, &["all 7 linears hold four levels", "SEQ or ParetoQ at 2 bits", LATENT], |c| fill(c, |_| true, |i, w| w.signum() * [0.1, 0.3][i / 3 % 2]));
     cases.pack(23, NOT_LATENT, &["all 7 linears hold one magnitude and no zeros", "binary (1 bit)", LATENT], |c| fill(c, |_| true, |_, w| 0.1f32.copysign(w)));
@@ -705,13 +719,41 @@ fn not_latent(cases: &mut List) {
         packed(c);
         c.add(SCALE, &[1]);
     });
-    for (class, says) in [("bitlinear", &["the codes of packed BitNet", "code divided by weight_scale"]), ("autobitlinear", &["the codes of packed BitNet", "code times weight_scale"])] {
-        cases.pack(23, NOT_LATENT, says, move |c| {
+    cases.pack(23, NOT_LATENT, &["one linear holds the codes of packed BitNet", "they are ternary already, and no latent weights", AS_THEY_ARE], |c| {
+        packed(c);
+        c.add(SCALE, &[1]);
+        c.config["quantization_config"] = json!({"quant_method": "bitnet"});
+        c.arguments("--trained-as ultraquantv2");
+    });
+    for (section, says) in [
+        (json!({"quant_method": "bitnet", "use_rms_norm": true}), &["key 'quantization_config.use_rms_norm' is true, expected false: no graph of llama.cpp has a norm before every linear"][..]),
+        (json!({"quant_method": "bitnet", "linear_class": "otherlinear"}), &["key 'quantization_config.linear_class' is \"otherlinear\", expected \"bitlinear\" or \"autobitlinear\""]),
+        (json!({"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}), &["key 'quantization_config.quantization_mode' is \"online\", expected \"offline\", as the weights are packed"]),
+        (json!({"quant_method": "bitnet", "quantization_mode": 7}), &["key 'quantization_config.quantization_mode' is 7, expected \"offline\""]),
+    ] {
+        cases.pack(23, KEY, says, move |c| {
             packed(c);
             c.add(SCALE, &[1]);
-            c.config["quantization_config"] = json!({"quant_method": "bitnet", "linear_class": class});
+            c.config["quantization_config"] = section.clone();
         });
     }
+    /// The sound packed checkpoint, broken by `change`.
+    fn of_bitnet(c: &mut Checkpoint, change: impl Fn(&mut Checkpoint)) {
+        *c = Checkpoint::of("families/bitnet-packed");
+        change(c);
+    }
+    cases.pack(23, "PackError::Code", &["tensor 'model.layers.0.self_attn.q_proj.weight' has code 3 at row 130, column 5, where BitNet has 0, 1 and 2", "fetch it again"], |c| {
+        of_bitnet(c, |c| c.tensor(QUERY).bytes[2 * 256 + 5] |= 3 << 4);
+    });
+    for (scale, says) in [
+        (0.0, &["q_proj.weight_scale' is 0, expected a positive number", "fetch the checkpoint again"][..]),
+        (-2.0, &["q_proj.weight_scale' is -2, expected a positive number"]),
+        (f32::INFINITY, &["q_proj.weight_scale' is inf, expected a positive number"]),
+    ] {
+        cases.pack(23, "ModelError::Scale", says, move |c| of_bitnet(c, |c| c.tensor(SCALE).set(0, scale)));
+    }
+    cases.pack(14, "ModelError::Shape", &["q_proj.weight_scale' has shape [256], config.json makes it [1]"], |c| of_bitnet(c, |c| c.tensor(SCALE).reshape(&[256])));
+    cases.pack(14, "ModelError::Shape", &["q_proj.weight' has shape [32, 512], config.json makes it [64, 256]"], |c| of_bitnet(c, |c| c.tensor(QUERY).shape = vec![32, 512]));
 }
 
 fn tokenizer(cases: &mut List) {

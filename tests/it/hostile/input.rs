@@ -68,8 +68,13 @@ fn read_json(path: &Path) -> Json {
 
 impl Checkpoint {
     pub fn sound() -> Self {
-        let tiny = data::fixture("tiny");
-        let bytes = std::fs::read(tiny.join("model.safetensors")).unwrap();
+        Self::of("tiny")
+    }
+
+    /// A fixture in one file.
+    pub fn of(fixture: &str) -> Self {
+        let folder = data::fixture(fixture);
+        let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
         let tensors = formats::safetensors::parse(&bytes).unwrap();
         let tensor = |entry: &formats::safetensors::Entry| Tensor {
             name: entry.name.clone(),
@@ -78,8 +83,8 @@ impl Checkpoint {
             bytes: bytes[entry.range.clone()].to_vec(),
         };
         Self {
-            config: read_json(&tiny.join("config.json")),
-            tokenizer: read_json(&tiny.join("tokenizer.json")),
+            config: read_json(&folder.join("config.json")),
+            tokenizer: read_json(&folder.join("tokenizer.json")),
             tensors: tensors.iter().map(tensor).collect(),
             metadata: Json::Null,
             files: vec![],
