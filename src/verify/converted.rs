@@ -312,8 +312,10 @@ fn one_scale(w: &[f32], levels: f32) -> Option<f32> {
 fn keys(file: &File, source: &File, options: &Options) -> Check {
     let by_hand = |key: &str| options.metadata.iter().any(|(name, _)| name == key);
     let own = |key: &str| {
-        matches!(key, "general.file_type" | "general.quantization_version")
-            || key.starts_with("tqconv.")
+        matches!(
+            key,
+            "general.alignment" | "general.file_type" | "general.quantization_version"
+        ) || key.starts_with("tqconv.")
             || key.starts_with("split.")
             || by_hand(key)
     };
