@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use formats::FormatError;
 
 use super::ModelError;
-use super::gguf::is_gguf;
 use crate::files::folder_of;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -34,7 +33,6 @@ impl Source {
         let (folder, weights) = if metadata.is_dir() {
             (input, weights_in(input)?)
         } else {
-            check_not_gguf(input)?;
             (folder_of(input), input.to_owned())
         };
         let config = match config {
@@ -91,15 +89,6 @@ pub(super) fn parts_in(folder: &Path) -> Vec<PathBuf> {
         extension.is_some_and(|extension| PARTS.contains(&extension))
     };
     entries.map(|entry| entry.path()).filter(is_part).collect()
-}
-
-/// Said before anything else is missed beside it.
-fn check_not_gguf(path: &Path) -> Result<(), ModelError> {
-    if is_gguf(path).map_err(|source| ModelError::io(path, source))? {
-        let found = "a GGUF file (packed already: use it as it is)";
-        return Err(ModelError::format(path, FormatError::NotSafetensors { found }));
-    }
-    Ok(())
 }
 
 fn config_in(folder: &Path) -> Result<PathBuf, ModelError> {

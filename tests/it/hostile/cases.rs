@@ -1037,10 +1037,6 @@ fn process(cases: &mut List) {
     ] {
         cases.pack(21, "ModelError::Argument", says, |c| c.arguments(arguments)).names_file = false;
     }
-    cases.command(4, "FormatError::NotSafetensors", &["m.gguf: not a safetensors file: it is a GGUF file", "use it as it is"], |folder| {
-        std::fs::write(folder.join("m.gguf"), Gguf::sound().bytes()).unwrap();
-        ["verify", &text_of(&folder.join("m.gguf")), "--against", &text_of(&folder.join("m.gguf"))].map(String::from).to_vec()
-    });
     cases.pack(39, "PackError::NoTensor", &["--tensor-type nosuch=...: no linear has that in its name", "such as blk.0.attn_q.weight"], |c| {
         c.arguments("--tensor-type nosuch=q4_0");
     });
