@@ -7,7 +7,7 @@ use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use tqconv::cli::{Cli, run};
 use tqconv::model::{Checkpoint, Source, TrainingOverrides};
-use tqconv::verify::{Against, Level, Options, TextOptions, Verdict, verify};
+use tqconv::verify::{Against, Level, Options, Origin, TextOptions, Verdict, verify};
 
 const CONFIG: &[u8] = include_bytes!("../../fixtures/tiny/config.json");
 const TOKENIZER: &[u8] = include_bytes!("../../fixtures/tiny/tokenizer.json");
@@ -43,9 +43,12 @@ fuzz_target!(|data: &[u8]| {
     }
     let source = Source::find(folder, None, None).expect("it was packed");
     let checkpoint = Checkpoint::open(source, &TrainingOverrides::default()).expect("it was packed");
-    let against = Against {
-        checkpoint,
+    let origin = Origin::Checkpoint {
+        checkpoint: Box::new(checkpoint),
         tokenizer_pre: None,
+    };
+    let against = Against {
+        origin,
         name: "checkpoint".into(),
     };
     let options = Options {
