@@ -453,7 +453,7 @@ fn inspect_tells_what_the_weights_are() {
     assert_eq!(found["weights"], "ternary");
     assert_eq!(
         found["training"],
-        serde_json::json!({"quant_method": "ternary floats", "linears": 7, "weights_a_scale": 32})
+        serde_json::json!({"quant_method": "ternary floats", "linears": 7, "weights_a_scale": 32, "known_by": "the numbers of the linears, whatever config.json says"})
     );
     // What latent weights became is not what these are, and no method makes latent weights of them.
     let (file, _) = bench.pack(&bench.path("latent"), "");
