@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use formats::FormatError;
-
 use super::ModelError;
 use crate::files::folder_of;
+use crate::mapped::Mapped;
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
@@ -33,6 +32,7 @@ impl Source {
         let (folder, weights) = if metadata.is_dir() {
             (input, weights_in(input)?)
         } else {
+            check_opens(input)?;
             (folder_of(input), input.to_owned())
         };
         let config = match config {
@@ -89,6 +89,14 @@ pub(super) fn parts_in(folder: &Path) -> Vec<PathBuf> {
         extension.is_some_and(|extension| PARTS.contains(&extension))
     };
     entries.map(|entry| entry.path()).filter(is_part).collect()
+}
+
+/// Said before anything else is missed beside it.
+fn check_opens(path: &Path) -> Result<(), ModelError> {
+    match Mapped::open(path) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(ModelError::io(path, source)),
+    }
 }
 
 fn config_in(folder: &Path) -> Result<PathBuf, ModelError> {
