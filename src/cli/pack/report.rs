@@ -184,7 +184,8 @@ impl Report<'_> {
             TargetArg::Any | TargetArg::Cpu => "; --for gpu and --for arm try Q2_0 first, 2.25 bits per weight",
             TargetArg::Gpu | TargetArg::Arm | TargetArg::Ollama => "",
         };
-        format!("{linears} linears: {why}{other}")
+        let things = if linears == 1 { "linear" } else { "linears" };
+        format!("{linears} {things}: {why}{other}")
     }
 
     fn tensors(&self) -> String {
