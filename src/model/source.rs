@@ -37,7 +37,7 @@ impl Source {
         };
         let config = match config {
             Some(config) => config.to_owned(),
-            None => config_in(folder)?,
+            None => config_in(folder, input)?,
         };
         let tokenizer = tokenizer.unwrap_or(folder).to_owned();
         Ok(Self {
@@ -99,13 +99,14 @@ fn check_opens(path: &Path) -> Result<(), ModelError> {
     }
 }
 
-fn config_in(folder: &Path) -> Result<PathBuf, ModelError> {
+/// `input`: what the user named, the folder or a file in it.
+fn config_in(folder: &Path, input: &Path) -> Result<PathBuf, ModelError> {
     let config = folder.join("config.json");
     if config.exists() {
         return Ok(config);
     }
     Err(ModelError::MissingFile {
-        path: folder.into(),
+        path: input.into(),
         missing: "config.json".into(),
         remedy: "it says how the model is shaped and trained: name it with --config FILE".into(),
     })

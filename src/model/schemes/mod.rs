@@ -327,6 +327,10 @@ impl ConfigFile {
         }
         let refused = REFUSED.iter().find(|(name, _)| *name == method);
         let why = refused.map_or("unknown", |(_, why)| why);
+        if overrides.method.is_some() {
+            let expected = format!("one of {} ({method}: {why})", methods());
+            return Err(settings.wrong("quant_method", format!("{method:?}"), &expected));
+        }
         Err(ModelError::Method {
             path: self.path.clone(),
             found: method.into(),

@@ -1034,6 +1034,7 @@ fn process(cases: &mut List) {
         ("--group-size 100", &["--group-size 100: expected a divisor of the ", "leave it out"][..]),
         ("--granularity per_head", &["--granularity ", "per_head", "expected per_group, per_channel or per_tensor"]),
         ("--lambda 1e39", &["--lambda 1e39: expected a number that fits BF16"]),
+        ("--trained-as nosuch", &["--trained-as \"nosuch\": expected one of ultraquantv2, ", "unknown", "leave it out"]),
     ] {
         cases.pack(21, "ModelError::Argument", says, |c| c.arguments(arguments)).names_file = false;
     }
