@@ -150,11 +150,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_names_the_folder_of_a_bare_file_name() {
+    fn a_missing_config_is_told_of_the_name_the_user_wrote() {
         // Tests run in the folder of the crate.
         let error = Source::find(Path::new("Cargo.toml"), None, None).err();
         let error = error.expect("a crate has no config.json").to_string();
-        assert!(error.starts_with(".: no config.json"), "{error}");
+        assert!(error.starts_with("Cargo.toml: no config.json"), "{error}");
     }
 
     #[test]
