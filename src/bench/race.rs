@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use formats::gguf::File;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::memory::read_rate;
@@ -61,9 +62,10 @@ impl Workload {
 }
 
 /// The engines against the clock.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct SpeedFacts {
     /// Measured read bandwidth of the machine with as many threads, GB/s.
+    #[serde(rename = "memory_gb_per_second")]
     pub bandwidth: f64,
     /// Threads of each engine.
     pub threads: usize,
@@ -80,7 +82,7 @@ pub struct SpeedFacts {
 }
 
 /// Our engine packing the weights of a file for its kernels.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct LoadFacts {
     /// Threads that packed.
     pub threads: usize,
@@ -91,28 +93,33 @@ pub struct LoadFacts {
     /// Bytes of the weights in the file: all linears and the head.
     pub stored_bytes: u64,
     /// GB of these a second, the second time.
+    #[serde(rename = "stored_gb_per_second")]
     pub stored_rate: f64,
     /// Bytes of the same weights as packed in memory.
     pub packed_bytes: u64,
 }
 
 /// One engine against the clock.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct EngineSpeed {
     /// What it calls itself.
+    #[serde(rename = "engine")]
     pub name: EngineName,
     /// Tokens a second, many at once.
+    #[serde(rename = "prefill_tokens_per_second")]
     pub prefill: Rate,
     /// Tokens a second, one after another.
+    #[serde(rename = "decode_tokens_per_second")]
     pub decode: Rate,
     /// Bytes of weights that one decoded token reads.
     pub bytes_per_token: u64,
     /// GB of weights a second while decoding.
+    #[serde(rename = "weights_gb_per_second")]
     pub read_rate: f64,
 }
 
 /// Tokens a second over several runs.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Rate {
     /// The median.
     pub median: f64,

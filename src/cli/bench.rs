@@ -8,8 +8,11 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use formats::block::BlockType;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::render;
+use super::json::{Document, print_json};
+use super::{lossy, render};
 use crate::bench::{Case, LoadFacts, Outcome, Rate, Seconds, SpeedFacts, Workload, measure, race};
 use crate::engine::EngineError;
 use crate::engine::threads_text;
@@ -68,7 +71,22 @@ pub struct BenchArgs {
     seconds: Duration,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+/// `tqconv bench --json`: of a model, or of single products.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct BenchReport {
+    /// The model, where one was measured.
+    path: Option<String>,
+    /// The model, once for each number of threads.
+    models: Vec<SpeedFacts>,
+    /// Single products.
+    products: Vec<Outcome>,
+}
+
+impl Document for BenchReport {
+    const SCHEMA: &'static str = "tqconv.bench/1";
 }
 
 /// A number of 1 to `most`.
@@ -127,7 +145,11 @@ fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<Exit
         outcomes.push(facts);
     }
     if args.json {
-        return super::print_json(&serde_json::to_value(&outcomes)?);
+        return print_json(&BenchReport {
+            path: Some(lossy(model)),
+            models: outcomes,
+            products: vec![],
+        });
     }
     let mut text: String = outcomes.iter().map(speed_text).collect();
     if !witness::BUILT_IN {
@@ -213,7 +235,11 @@ fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
         }
     }
     if args.json {
-        return super::print_json(&serde_json::to_value(&outcomes)?);
+        return print_json(&BenchReport {
+            path: None,
+            models: vec![],
+            products: outcomes,
+        });
     }
     let ggml = witness.map_or_else(without_llama, |witness| format!("ggml: {}\n", witness.system()));
     super::print(&(table(&outcomes) + &ggml))

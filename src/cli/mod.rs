@@ -4,6 +4,7 @@ mod bench;
 mod checkpoint;
 mod diff;
 mod inspect;
+mod json;
 #[cfg(test)]
 mod made_up;
 #[cfg(test)]
@@ -15,6 +16,8 @@ mod shell;
 mod text;
 mod texts;
 mod verify;
+
+pub use json::schemas;
 
 use std::error::Error as _;
 use std::io::{self, Write};
@@ -33,7 +36,6 @@ use signal_hook::iterator::Signals;
 
 use crate::output;
 use crate::pack::PackError;
-
 use crate::witness::{self, Program};
 
 /// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
@@ -120,6 +122,21 @@ fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+impl Command {
+    /// Whether results are wanted as JSON.
+    fn json(&self) -> bool {
+        match self {
+            Self::Pack(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::Run(args) => args.json,
+            Self::Inspect(args) => args.json,
+            Self::Diff(args) => args.json,
+            Self::Bench(args) => args.json,
+            Self::Completions { .. } | Self::Witness => false,
+        }
+    }
+}
+
 /// What every command needs to know of how it was called.
 struct Context {
     /// Whether only results and errors are wanted.
@@ -129,6 +146,9 @@ struct Context {
     /// The program whose child is llama.cpp.
     witness: Program,
 }
+
+/// What a process ends with whose command line makes no sense.
+const USAGE: u8 = 2;
 
 /// What a process that was interrupted ends with.
 const INTERRUPTED: u8 = 130;
@@ -181,6 +201,36 @@ fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
         Err(error) if error.source().is_some() => Err(error).context("the threads cannot be started"),
         _ => Ok(()),
     }
+}
+
+/// Parse the command line, run the command, and tell what kept it from being done.
+pub fn main() -> ExitCode {
+    let (json, done) = match Cli::try_parse() {
+        Ok(cli) => (cli.command.json(), run(cli)),
+        // Help and versions, too.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            let _ = error.print();
+            if std::env::args_os().any(|word| word == "--json") {
+                tell_json(error.to_string().lines().next().unwrap_or_default().into(), USAGE);
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    done.unwrap_or_else(|error| {
+        let (message, exit_code) = (message(&error), exit_code(&error));
+        // Nobody may be listening, or the disk behind stderr be full.
+        let _ = writeln!(io::stderr(), "error: {message}");
+        if json {
+            tell_json(message, exit_code);
+        }
+        ExitCode::from(exit_code)
+    })
+}
+
+/// An error on stdout. Where that cannot be written, stderr has it all the same.
+fn tell_json(message: String, exit_code: u8) {
+    let _ = json::print_json(&json::ErrorReport { message, exit_code });
 }
 
 /// Run the command that `cli` holds.
@@ -262,11 +312,6 @@ fn lossy(path: &Path) -> String {
 /// Write `text` to stdout; a closed pipe (EPIPE) is not an error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     write_out(&text::report(text))
-}
-
-/// Write a value to stdout as JSON.
-fn print_json(value: &serde_json::Value) -> anyhow::Result<ExitCode> {
-    write_out(&format!("{}\n", text::shown_json(&format!("{value:#}"))))
 }
 
 fn write_out(text: &str) -> anyhow::Result<ExitCode> {

@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use formats::gguf::File;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use super::text::shown_json;
-use super::{Context, INTERRUPTED, stop_signal};
-use crate::engine::Generate;
+use super::json::{Document, text_of};
+use super::{Context, INTERRUPTED, lossy, stop_signal};
 use crate::engine::hyper::Hyper;
 use crate::engine::llamacpp::{self, Model};
 use crate::engine::native::{Native, Settings};
 use crate::engine::sample::Sampler;
 use crate::engine::text::Text;
+use crate::engine::{EngineName, Generate};
 use crate::mapped;
 use crate::witness::Program;
 
@@ -60,7 +61,7 @@ pub struct RunArgs {
     engine: EngineArg,
     /// Print JSON, at the end
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -161,6 +162,30 @@ struct Job<'a> {
     prompt: &'a [u32],
 }
 
+/// `tqconv run --json`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RunReport {
+    path: String,
+    engine: EngineName,
+    /// The text that was continued.
+    prompt: String,
+    /// The same as tokens.
+    prompt_tokens: Vec<u32>,
+    /// What was generated.
+    text: String,
+    /// The same as tokens.
+    tokens: Vec<u32>,
+    stopped: Stop,
+    load_seconds: f64,
+    prefill_tokens_per_second: Option<f64>,
+    /// Absent where less than two tokens were generated.
+    decode_tokens_per_second: Option<f64>,
+}
+
+impl Document for RunReport {
+    const SCHEMA: &'static str = "tqconv.run/1";
+}
+
 /// What was generated, and how fast.
 #[derive(Default)]
 struct Outcome {
@@ -174,7 +199,8 @@ struct Outcome {
 }
 
 /// Why generation stopped.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 enum Stop {
     /// As many tokens as asked for.
     #[default]
@@ -276,19 +302,19 @@ impl Job<'_> {
 
     fn print_json(&self, engine: &dyn Generate, outcome: &Outcome, load_time: Duration) -> anyhow::Result<()> {
         let (prefill, decode) = self.rates(outcome);
-        let report = json!({
-            "engine": engine.name(),
-            "prompt": self.written,
-            "prompt_tokens": self.prompt,
-            "text": outcome.text,
-            "tokens": outcome.tokens,
-            "stopped": outcome.stopped.name(),
-            "load_seconds": load_time.as_secs_f64(),
-            "prefill_tokens_per_second": prefill,
-            "decode_tokens_per_second": decode,
-        });
-        let report = shown_json(&format!("{report:#}\n"));
-        write_text(&mut io::stdout().lock(), &report)?;
+        let report = RunReport {
+            path: lossy(&self.args.model),
+            engine: engine.name(),
+            prompt: self.written.into(),
+            prompt_tokens: self.prompt.to_vec(),
+            text: outcome.text.clone(),
+            tokens: outcome.tokens.clone(),
+            stopped: outcome.stopped,
+            load_seconds: load_time.as_secs_f64(),
+            prefill_tokens_per_second: prefill,
+            decode_tokens_per_second: decode,
+        };
+        write_text(&mut io::stdout().lock(), &text_of(&report)?)?;
         Ok(())
     }
 
@@ -303,16 +329,6 @@ impl Job<'_> {
 }
 
 impl Stop {
-    fn name(self) -> &'static str {
-        match self {
-            Stop::Length => "length",
-            Stop::End => "end",
-            Stop::Context => "context",
-            Stop::Closed => "closed",
-            Stop::Interrupted => "interrupted",
-        }
-    }
-
     fn remark(self) -> &'static str {
         match self {
             Stop::Length | Stop::Closed => "",

@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use formats::block::BlockError;
 use formats::gguf::{File, TensorInfo, Value};
 
-pub use diff::{Difference, Differences, Side, diff};
+pub use diff::{Differences, KeyDifference, KeyValue, Side, Stored, TensorDifference, diff};
 pub use report::{
     Check, CheckId, DotFacts, EngineFacts, Histogram, Level, LevelReport, Limit, LinearFacts, ModelFacts, NotChecked,
     Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,

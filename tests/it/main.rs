@@ -11,6 +11,7 @@ mod dots;
 mod engine;
 mod families;
 mod hostile;
+mod json;
 mod limits;
 mod pack;
 #[cfg(feature = "llama")]

@@ -79,7 +79,7 @@ pub struct PackArgs {
     pub(super) dry_run: bool,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
-    pub(super) json: bool,
+    pub(in crate::cli) json: bool,
 }
 
 impl PackArgs {

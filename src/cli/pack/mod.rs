@@ -1,6 +1,7 @@
 //! `tqconv pack`: from a checkpoint, or a GGUF file whose weights are ternary, to a GGUF file.
 
 mod args;
+mod json;
 mod next;
 mod report;
 
@@ -12,7 +13,8 @@ use std::time::Instant;
 
 use formats::gguf::Value;
 
-use super::{Context, print, print_json, render, stop_signal, texts};
+use super::json::print_json;
+use super::{Context, print, render, stop_signal, texts};
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
 use crate::output::{self, Inputs};
@@ -22,6 +24,7 @@ use crate::simd::Level;
 pub use args::PackArgs;
 use args::TargetArg;
 pub(super) use args::{MAX_NMSE, parse_nmse, parse_pair};
+pub(super) use json::PackReport;
 use next::Next;
 use report::Report;
 
@@ -146,7 +149,7 @@ fn tell(
         time: start.elapsed(),
     };
     if args.json {
-        print_json(&report.json())
+        print_json(&PackReport::new(&report))
     } else if context.quiet && !args.dry_run {
         Ok(ExitCode::SUCCESS)
     } else {

@@ -1,15 +1,13 @@
-//! What came of a pack: for a person, and as JSON.
+//! What came of a pack, for a person.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::PackArgs;
 use super::args::TargetArg;
 use super::next::Next;
+use crate::cli::render;
 use crate::cli::text::shown;
-use crate::cli::{lossy, render};
 use crate::model::Scheme;
 use crate::pack::{Larger, Origin, Packed};
 
@@ -55,11 +53,6 @@ impl Report<'_> {
     fn facts(&self) -> Vec<(&'static str, String)> {
         const WORTH_A_RATE: u64 = 100_000_000; // bytes; below, starting up takes most of the time
         let summary = &self.packed.summary;
-        let linears: Vec<_> = summary
-            .linears
-            .iter()
-            .map(|(ty, count)| format!("{count} x {ty}"))
-            .collect();
         let input = self.packed.origin.bytes();
         let rate = input as f64 / 1e9 / self.time.as_secs_f64();
         let mut facts = vec![
@@ -72,7 +65,7 @@ impl Report<'_> {
                 "linears",
                 format!(
                     "{}: {} weights, {:.4} bits per weight",
-                    linears.join(", "),
+                    render::counts(&summary.linears),
                     render::count(summary.ternary_weights),
                     summary.bits_per_weight()
                 ),
@@ -100,7 +93,7 @@ impl Report<'_> {
         facts
     }
 
-    fn scheme(&self) -> Option<&Scheme> {
+    pub fn scheme(&self) -> Option<&Scheme> {
         match self.packed.origin {
             Origin::Checkpoint(checkpoint) => Some(&checkpoint.scheme),
             Origin::Gguf(_) => None,
@@ -108,7 +101,7 @@ impl Report<'_> {
     }
 
     /// What says how a checkpoint was trained.
-    fn evidence(&self) -> Option<&'static str> {
+    pub fn evidence(&self) -> Option<&'static str> {
         match self.packed.origin {
             Origin::Checkpoint(checkpoint) => Some(checkpoint.evidence),
             Origin::Gguf(_) => None,
@@ -121,8 +114,7 @@ impl Report<'_> {
         for item in self.packed.items.iter().filter(|item| item.loss.is_none()) {
             *counts.entry(item.info.ty).or_default() += 1;
         }
-        let counts: Vec<_> = counts.iter().map(|(ty, count)| format!("{count} x {ty}")).collect();
-        counts.join(", ")
+        render::counts(&counts)
     }
 
     fn loss(&self) -> String {
@@ -202,41 +194,6 @@ impl Report<'_> {
             ]
         });
         render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect())
-    }
-
-    pub fn json(&self) -> serde_json::Value {
-        let (packed, summary) = (self.packed, &self.packed.summary);
-        let tensors: Vec<_> = packed
-            .items
-            .iter()
-            .map(|item| {
-                json!({
-                    "name": item.info.name, "type": item.info.ty.name(), "shape": item.info.shape,
-                    "file": item.file, "offset_bytes": item.offset, "bytes": item.info.bytes(),
-                    "nmse": item.loss.map(|loss| loss.nmse()),
-                })
-            })
-            .collect();
-        let linears: serde_json::Map<_, _> = summary
-            .linears
-            .iter()
-            .map(|(ty, count)| (ty.name().into(), json!(count)))
-            .collect();
-        json!({
-            "output": lossy(&self.args.output), "files": self.paths.iter().map(|path| lossy(path)).collect::<Vec<_>>(), "written": !self.args.dry_run, "bytes": summary.bytes,
-            "seconds": self.time.as_secs_f64(), "input_bytes": packed.origin.bytes(),
-            "training": self.scheme().map(|scheme| scheme.training().json()), "known_by": self.evidence(),
-            "linears": linears, "ternary_weights": summary.ternary_weights,
-            "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(), "ties": summary.ties,
-            "largest_bias": summary.largest_bias,
-            "dropped_biases": summary.dropped.map(|dropped| json!({
-                "linears": dropped.linears, "largest": dropped.largest, "output_nmse": dropped.loss.nmse(),
-            })),
-            "nmse": summary.loss.nmse(),
-            "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
-            "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
-            "modelfile": self.next.modelfile.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,
-        })
     }
 }
 

@@ -11,8 +11,9 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::checkpoint::CheckpointArgs;
+use super::json::print_json;
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
-use super::{Context, print, print_json, render};
+use super::{Context, print, render};
 use crate::mapped::Model;
 use crate::model::is_gguf;
 use crate::output::{self, Inputs};
@@ -83,7 +84,7 @@ pub struct VerifyArgs {
     report: Option<PathBuf>,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -117,14 +118,14 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     })
     .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
+    if let Some(path) = &args.report {
+        output::write(path, page::page(&report).as_bytes())?;
+    }
     if args.json {
-        print_json(&serde_json::to_value(&report)?)?;
+        print_json(&report)?;
     } else {
         let text = Text { colour: context.colour };
         print(&text.report(&report))?;
-    }
-    if let Some(path) = &args.report {
-        output::write(path, page::page(&report).as_bytes())?;
     }
     Ok(match report.verdict {
         Verdict::Agrees | Verdict::Sound => ExitCode::SUCCESS,

@@ -23,7 +23,7 @@ use self::attention::{Cache, Rotation};
 use self::chunks::for_each_row;
 use self::weights::{Embedding, Layer, Linear, Tensors};
 use super::hyper::{Hyper, QkNorm};
-use super::{Engine, EngineError, EngineName, Generate, check_tokens, threads_text};
+use super::{Engine, EngineError, EngineName, Generate, check_tokens};
 use crate::blueprint::Norm;
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 use crate::simd::Level;
@@ -310,8 +310,12 @@ impl<'file> Native<'file> {
 
 impl Engine for Native<'_> {
     fn name(&self) -> EngineName {
-        let details = format!("{}, {}", self.kernel_name(), threads_text(self.threads()));
-        EngineName::new("native", details)
+        EngineName {
+            short: "native",
+            kernel: Some(self.kernel_name()),
+            threads: Some(self.threads()),
+            ..EngineName::default()
+        }
     }
 
     fn vocab(&self) -> usize {

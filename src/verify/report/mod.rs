@@ -3,6 +3,7 @@
 mod check;
 mod facts;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub(super) use check::SHOWN;
@@ -12,8 +13,10 @@ pub use facts::{DotFacts, EngineFacts, Histogram, LinearFacts, ModelFacts, Tally
 use crate::bench::SpeedFacts;
 
 /// Everything that was found about one file.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Report {
+    /// The file, as it was named.
+    #[serde(rename = "path")]
     pub file: String,
     /// The checkpoint that was named to compare it with.
     pub against: Option<String>,
@@ -38,7 +41,7 @@ pub struct Report {
 }
 
 /// The result in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Every check passed, and the file was compared with the checkpoint.
