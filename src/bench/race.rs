@@ -19,6 +19,9 @@ use crate::witness::Program;
 /// Pause before each engine's turn: llama.cpp's idle threads spin for some 70 ms before they sleep (ggml-cpu.c:3213).
 const REST: Duration = Duration::from_millis(200);
 
+/// Told what is being done, and where it is known, which share (0 to 1) of it is behind.
+pub type Progress<'a> = dyn Fn(&str, Option<f64>) + 'a;
+
 /// What two engines are made to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
@@ -149,24 +152,31 @@ pub fn race(
     file: &File,
     program: &Program,
     workload: Workload,
-    progress: &dyn Fn(&str),
+    progress: &Progress,
 ) -> Result<(SpeedFacts, Option<EngineError>), EngineError> {
     let workload = workload.within(Hyper::read(file)?.context);
     let (context, threads) = (workload.prefill + workload.decode, workload.threads);
-    progress("memory");
+    progress("memory", None);
     let bandwidth = read_bandwidth(threads);
-    progress("engines in turn");
+    progress("loading", None);
     let settings = native::Settings::new(context, threads);
     let first = Native::load(file, settings)?.load_time();
     let mut native = Native::load(file, settings)?;
     let load = load_facts(file, &native, first);
     let packed = load.packed_bytes;
     let together = llama(program, path, file, context, threads, |llama| {
-        time_in_turn(&mut [(&mut native, packed), (llama, load.stored_bytes)], workload)
+        time_in_turn(
+            &mut [(&mut native, packed), (llama, load.stored_bytes)],
+            workload,
+            progress,
+        )
     });
     let (engines, missing) = match together {
         Ok(engines) => (engines, None),
-        Err(why) => (time_in_turn(&mut [(&mut native, packed)], workload)?, Some(why)),
+        Err(why) => (
+            time_in_turn(&mut [(&mut native, packed)], workload, progress)?,
+            Some(why),
+        ),
     };
     let facts = SpeedFacts {
         bandwidth,
@@ -202,13 +212,19 @@ fn stored_bytes(file: &File) -> u64 {
 }
 
 /// Rates of each engine over the runs; with each, the bytes of weights that it reads for a token.
-fn time_in_turn(engines: &mut [(&mut dyn Generate, u64)], workload: Workload) -> Result<Vec<EngineSpeed>, EngineError> {
+fn time_in_turn(
+    engines: &mut [(&mut dyn Generate, u64)],
+    workload: Workload,
+    progress: &Progress,
+) -> Result<Vec<EngineSpeed>, EngineError> {
     let mut rates = vec![(vec![], vec![]); engines.len()];
     let begin = Instant::now();
     for run in 0..=workload.runs {
         if run > 1 && begin.elapsed() > workload.patience {
             break;
         }
+        let of = format!("engines in turn, run {run} of {}", workload.runs);
+        progress(&of, Some(run as f64 / (workload.runs + 1) as f64));
         for ((engine, _), (prefills, decodes)) in engines.iter_mut().zip(&mut rates) {
             std::thread::sleep(REST);
             let (prefill, decode) = time_once(*engine, workload)?;

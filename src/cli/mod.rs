@@ -50,6 +50,9 @@ pub struct Cli {
     /// Say nothing but results and errors
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Say more: every check, the names of kernels
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
     /// When to paint results: auto paints on a terminal, as NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM allow
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
@@ -141,6 +144,8 @@ impl Command {
 struct Context {
     /// Whether only results and errors are wanted.
     quiet: bool,
+    /// Whether more than the usual is wanted.
+    verbose: bool,
     /// Whether results are painted.
     colour: bool,
     /// The program whose child is llama.cpp.
@@ -244,6 +249,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let context = Context {
         quiet: cli.quiet,
+        verbose: cli.verbose,
         colour: cli.color.paints(),
         witness,
     };
@@ -258,7 +264,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args, &context),
         Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args, context),
-        Command::Bench(args) => bench::run(&args, &context.witness),
+        Command::Bench(args) => bench::run(&args, &context),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);

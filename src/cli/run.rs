@@ -113,7 +113,7 @@ fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
     let context = (prompt.len() + args.tokens.saturating_sub(1)).min(hyper.context).max(1);
     let job = Job {
         args,
-        quiet: called.quiet,
+        called,
         written: &written,
         text: &text,
         prompt: &prompt,
@@ -155,7 +155,7 @@ fn run_llamacpp(job: &Job, program: &Program, file: &File, context: usize, threa
 /// What is to be generated.
 struct Job<'a> {
     args: &'a RunArgs,
-    quiet: bool,
+    called: &'a Context,
     /// The text to continue.
     written: &'a str,
     text: &'a Text,
@@ -224,7 +224,7 @@ impl Job<'_> {
         };
         if self.args.json {
             self.print_json(engine, &outcome, load_time)?;
-        } else if !self.quiet {
+        } else if !self.called.quiet {
             self.print_speed(engine, &outcome, load_time);
         }
         Ok(match outcome.stopped {
@@ -296,7 +296,10 @@ impl Job<'_> {
             rate(decode),
             outcome.stopped.remark(),
             load_time.as_secs_f64(),
-            engine.name(),
+            match self.called.verbose {
+                true => engine.name().to_string(),
+                false => engine.name().short.into(),
+            },
         );
     }
 

@@ -199,8 +199,9 @@ fn diff_tensors(a: &Side, b: &Side, progress: &Progress) -> Result<(Vec<TensorDi
     };
     let (by_name_a, by_name_b) = (by_name(&tensors_a), by_name(&tensors_b));
     let (mut differ, mut same) = (vec![], 0);
-    for name in united(&tensors_a, &tensors_b, |tensor| &tensor.name) {
-        progress(name, None);
+    let names = united(&tensors_a, &tensors_b, |tensor| &tensor.name);
+    for (done, name) in names.iter().copied().enumerate() {
+        progress(name, Some(done as f64 / names.len() as f64));
         let (in_a, in_b) = (by_name_a.get(name).cloned(), by_name_b.get(name).cloned());
         let mut difference = TensorDifference {
             name: name.into(),

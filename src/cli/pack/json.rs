@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use formats::block::BlockType;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -32,6 +33,8 @@ pub(in crate::cli) struct PackReport {
     known_by: Option<&'static str>,
     /// How many linears became each type.
     linears: BTreeMap<&'static str, usize>,
+    /// How much of the output is of each type.
+    types: Vec<TypeReport>,
     /// Weights of all linears.
     ternary_weights: u64,
     /// Of these, scales included.
@@ -58,6 +61,15 @@ pub(in crate::cli) struct PackReport {
     notes: Vec<String>,
     /// In the order of the file.
     tensors: Vec<TensorReport>,
+}
+
+/// The tensors of one type.
+#[derive(Serialize, JsonSchema)]
+struct TypeReport {
+    #[serde(rename = "type")]
+    ty: &'static str,
+    tensors: usize,
+    bytes: u64,
 }
 
 /// Biases that were left out.
@@ -97,7 +109,7 @@ impl PackReport {
         let (packed, summary) = (report.packed, &report.packed.summary);
         let worst = summary.worst.as_ref();
         Self {
-            path: lossy(&report.args.output),
+            path: lossy(report.output),
             files: report.paths.iter().map(|path| lossy(path)).collect(),
             written: !report.args.dry_run,
             bytes: summary.bytes,
@@ -106,6 +118,7 @@ impl PackReport {
             training: report.scheme().map(|scheme| scheme.training().facts()),
             known_by: report.evidence(),
             linears: summary.linears.iter().map(|(ty, count)| (ty.name(), *count)).collect(),
+            types: types(&packed.items),
             ternary_weights: summary.ternary_weights,
             bits_per_weight: summary.bits_per_weight(),
             dead_share: summary.dead_share(),
@@ -139,4 +152,19 @@ impl TensorReport {
             nmse: item.loss.map(|loss| loss.nmse()),
         }
     }
+}
+
+fn types(items: &[Item]) -> Vec<TypeReport> {
+    let mut types = BTreeMap::new();
+    for item in items {
+        let (tensors, bytes) = types.entry(item.info.ty).or_insert((0, 0));
+        *tensors += 1;
+        *bytes += item.info.bytes().unwrap_or(0);
+    }
+    let report = |(ty, (tensors, bytes)): (BlockType, (usize, u64))| TypeReport {
+        ty: ty.name(),
+        tensors,
+        bytes,
+    };
+    types.into_iter().map(report).collect()
 }

@@ -1,7 +1,9 @@
 //! What came of a pack, for a person.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use formats::block::BlockType;
 
 use super::PackArgs;
 use super::args::TargetArg;
@@ -15,6 +17,8 @@ use crate::pack::{Larger, Origin, Packed};
 pub(super) struct Report<'a> {
     pub args: &'a PackArgs,
     pub packed: &'a Packed<'a>,
+    /// As it was named, or called after the model.
+    pub output: &'a Path,
     pub next: Next<'a>,
     pub paths: &'a [PathBuf],
     pub notes: Vec<String>,
@@ -79,7 +83,8 @@ impl Report<'_> {
                 ("ties", ties(summary.ties)),
                 ("largest bias", self.largest_bias()),
                 ("biases lost", self.dropped()),
-                ("embedding", self.packed.items[0].info.ty.to_string()),
+                ("embedding", self.table("token_embd.weight")),
+                ("head", self.table("output.weight")),
             ],
             Origin::Gguf(_) => vec![
                 ("zeros", render::percent(summary.dead_share())),
@@ -115,6 +120,29 @@ impl Report<'_> {
             *counts.entry(item.info.ty).or_default() += 1;
         }
         render::counts(&counts)
+    }
+
+    /// Type and size of embedding or head, and what would make it smaller; empty where there is none.
+    fn table(&self, name: &str) -> String {
+        let Some(item) = self.packed.items.iter().find(|item| item.info.name == name) else {
+            return String::new();
+        };
+        let (info, bytes) = (&item.info, item.info.bytes().unwrap_or_default());
+        let share = bytes as f64 / self.packed.summary.bytes as f64;
+        let smaller = usize::try_from(info.columns())
+            .ok()
+            .and_then(|columns| BlockType::Q8_0.row_bytes(columns));
+        let saved = smaller.and_then(|row| bytes.checked_sub(row as u64 * info.rows()));
+        let saved = match saved.filter(|saved| *saved > 0) {
+            Some(saved) => format!("; --embedding q8_0 saves {}", render::bytes(saved)),
+            None => String::new(),
+        };
+        format!(
+            "{}, {} ({} of the file){saved}",
+            info.ty,
+            render::bytes(bytes),
+            render::percent(share)
+        )
     }
 
     fn loss(&self) -> String {

@@ -124,8 +124,14 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     if args.json {
         print_json(&report)?;
     } else {
-        let text = Text { colour: context.colour };
-        print(&text.report(&report))?;
+        let text = Text {
+            colour: context.colour,
+            verbose: context.verbose,
+        };
+        print(&match context.quiet {
+            true => text.verdict(&report),
+            false => text.report(&report),
+        })?;
     }
     Ok(match report.verdict {
         Verdict::Agrees | Verdict::Sound => ExitCode::SUCCESS,

@@ -10,6 +10,7 @@ pub(super) use check::SHOWN;
 pub use check::{Check, CheckId, Level, LevelReport, Limit, NotChecked, Status, Unit};
 pub use facts::{DotFacts, EngineFacts, Histogram, LinearFacts, ModelFacts, Tally, TextFacts, TypeFacts};
 
+use super::mismatch::Mismatch;
 use crate::bench::SpeedFacts;
 
 /// Everything that was found about one file.
@@ -22,6 +23,8 @@ pub struct Report {
     pub against: Option<String>,
     /// Whether all checks passed.
     pub verdict: Verdict,
+    /// How the model differs in shape from that which it is compared with: then it is another one.
+    pub mismatches: Vec<Mismatch>,
     /// The levels that were asked for, in order.
     pub levels: Vec<LevelReport>,
     /// What the file holds.
