@@ -24,7 +24,7 @@ pub use self::pass::Pass;
 pub use self::weights::{Ends, Layer, Linear, Source, Tensor, Tensors};
 use super::hyper::Hyper;
 use super::{Engine, EngineError, EngineName, Generate, check_tokens, threads_text};
-use crate::kernels;
+use crate::kernels::{self, ActivationScales};
 
 /// Most tokens that go through the layers together.
 const BATCH: usize = 512;
@@ -48,6 +48,13 @@ impl Settings {
             threads,
             kernels: kernels::Options::default(),
         }
+    }
+
+    /// The same, with activations rounded in this way.
+    #[must_use]
+    pub fn with_activations(mut self, activations: ActivationScales) -> Self {
+        self.kernels.activations = activations;
+        self
     }
 }
 
