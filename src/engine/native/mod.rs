@@ -25,7 +25,7 @@ use self::weights::{Embedding, Layer, Linear, Tensors};
 use super::hyper::{Hyper, QkNorm};
 use super::{Engine, EngineError, EngineName, Generate, check_tokens, threads_text};
 use crate::blueprint::Norm;
-use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
+use crate::kernels::{self, ActivationScales, Activations, Grouping, Matrix, Threads};
 use crate::simd::Level;
 
 /// Most tokens that go through the layers together.
@@ -50,6 +50,13 @@ impl Settings {
             threads,
             kernels: kernels::Options::default(),
         }
+    }
+
+    /// The same, with activations rounded in this way.
+    #[must_use]
+    pub fn with_activations(mut self, activations: ActivationScales) -> Self {
+        self.kernels.activations = activations;
+        self
     }
 }
 
