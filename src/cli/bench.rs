@@ -11,12 +11,13 @@ use formats::block::BlockType;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::activations::ActivationsArgs;
 use super::json::{Document, print_json};
 use super::{lossy, render};
 use crate::bench::{Case, LoadFacts, Outcome, Rate, Seconds, SpeedFacts, Workload, measure, race};
 use crate::engine::EngineError;
 use crate::engine::threads_text;
-use crate::kernels::{Isa, Options, Precision};
+use crate::kernels::{Isa, Options};
 use crate::mapped::Model;
 use crate::witness::{self, Witness, WitnessError};
 
@@ -60,9 +61,8 @@ pub struct BenchArgs {
     /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, avx512lookup, neon-dotprod or neon-i8mm
     #[arg(long, conflicts_with = "model")]
     isa: Option<Isa>,
-    /// Quantize the activations of Q2_0 and Q4_0 in groups of 64 to 256, not of 32 as llama.cpp does
-    #[arg(long, conflicts_with = "model")]
-    fast: bool,
+    #[command(flatten)]
+    rounding: ActivationsArgs,
     /// Keep one matrix in the cache; without this many are read from memory in turn
     #[arg(long, conflicts_with = "model")]
     hot: bool,
@@ -138,6 +138,7 @@ fn bench_model(args: &BenchArgs, context: &super::Context, model: &Path) -> Resu
             decode: args.decode,
             runs: args.runs,
             patience: Duration::from_secs(600),
+            activations: args.rounding.activations,
             ..Workload::new(threads)
         };
         let (facts, missing) = race(model, &file, &context.witness, workload, &progress).with_context(place)?;
@@ -218,8 +219,10 @@ fn load_text(load: &LoadFacts) -> String {
 }
 
 fn bench_products(args: &BenchArgs, context: &super::Context) -> Result<ExitCode> {
-    let isa = args.isa.unwrap_or(Isa::best());
-    let precision = if args.fast { Precision::Fast } else { Precision::Exact };
+    let options = Options {
+        isa: args.isa.unwrap_or(Isa::best()),
+        activations: args.rounding.activations,
+    };
     let mut witness = match Witness::start(&context.witness) {
         Ok(witness) => Some(witness),
         Err(WitnessError::NotBuiltIn) => None,
@@ -239,7 +242,7 @@ fn bench_products(args: &BenchArgs, context: &super::Context) -> Result<ExitCode
                         tokens,
                         threads,
                         hot: args.hot,
-                        options: Options { isa, precision },
+                        options,
                         time: args.seconds,
                     };
                     let doing = format!("{ty}, {rows} x {columns}, {tokens} tokens");

@@ -13,6 +13,7 @@ use formats::gguf::File;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::activations::ActivationsArgs;
 use super::json::{Document, text_of};
 use super::{Context, INTERRUPTED, lossy, stop_signal};
 use crate::engine::hyper::Hyper;
@@ -59,6 +60,8 @@ pub struct RunArgs {
     /// What computes
     #[arg(long, value_enum, default_value_t = EngineArg::Native)]
     engine: EngineArg,
+    #[command(flatten)]
+    rounding: ActivationsArgs,
     /// Print JSON, at the end
     #[arg(long)]
     pub(super) json: bool,
@@ -96,6 +99,9 @@ pub fn run(args: &RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
+    if matches!(args.engine, EngineArg::LlamaCpp) {
+        args.rounding.of_llama_cpp()?;
+    }
     let model = mapped::Model::open(&args.model)?;
     let file = model.parse()?;
     let hyper = Hyper::read(&file)?;
@@ -121,7 +127,8 @@ fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
     let threads = rayon::current_num_threads();
     match args.engine {
         EngineArg::Native => {
-            let mut engine = Native::load(&file, Settings::new(context, threads))?;
+            let settings = Settings::new(context, threads).with_activations(args.rounding.activations);
+            let mut engine = Native::load(&file, settings)?;
             let load_time = engine.load_time();
             job.run(&mut engine, load_time)
         }
