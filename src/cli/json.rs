@@ -51,20 +51,8 @@ impl Document for ErrorReport {
     const SCHEMA: &'static str = "tqconv.error/1";
 }
 
-/// The JSON schema of each document, and its name.
-pub fn schemas() -> Vec<(&'static str, Value)> {
-    vec![
-        schema::<super::pack::PackReport>(),
-        schema::<crate::verify::Report>(),
-        schema::<super::inspect::InspectReport>(),
-        schema::<super::diff::DiffReport<'_>>(),
-        schema::<super::run::RunReport>(),
-        schema::<super::bench::BenchReport>(),
-        schema::<ErrorReport>(),
-    ]
-}
-
-fn schema<D: Document>() -> (&'static str, Value) {
+/// The JSON schema of a document, and its name.
+pub(super) fn schema<D: Document>() -> (&'static str, Value) {
     let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
     let mut schema = generator.into_root_schema_for::<D>().to_value();
     schema["title"] = D::SCHEMA.into();
@@ -78,8 +66,4 @@ fn schema<D: Document>() -> (&'static str, Value) {
         }
     }
     (D::SCHEMA, schema)
-}
-
-impl Document for crate::verify::Report {
-    const SCHEMA: &'static str = "tqconv.verify/1";
 }

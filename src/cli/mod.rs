@@ -18,8 +18,6 @@ mod text;
 mod texts;
 mod verify;
 
-pub use json::schemas;
-
 use std::error::Error as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -99,7 +97,7 @@ Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request
 enum Command {
     Pack(Box<pack::PackArgs>),
     Verify(Box<verify::VerifyArgs>),
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Inspect(inspect::InspectArgs),
     Diff(Box<diff::DiffArgs>),
     Bench(bench::BenchArgs),
@@ -110,6 +108,9 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Be the process that applies a chat template
+    #[command(name = run::TEMPLATE, hide = true)]
+    Template,
     /// Be the process that runs llama.cpp
     #[command(name = witness::SUBCOMMAND, hide = true)]
     Witness,
@@ -136,7 +137,7 @@ impl Command {
             Self::Inspect(args) => args.json,
             Self::Diff(args) => args.json,
             Self::Bench(args) => args.json,
-            Self::Completions { .. } | Self::Witness => false,
+            Self::Completions { .. } | Self::Template | Self::Witness => false,
         }
     }
 }
@@ -239,6 +240,19 @@ fn tell_json(message: String, exit_code: u8) {
     let _ = json::print_json(&json::ErrorReport { message, exit_code });
 }
 
+/// The JSON schema of each document that `--json` prints, and its name: `tqconv.pack/1`.
+pub fn schemas() -> Vec<(&'static str, serde_json::Value)> {
+    vec![
+        json::schema::<pack::PackReport>(),
+        json::schema::<crate::verify::Report>(),
+        json::schema::<inspect::InspectReport>(),
+        json::schema::<diff::DiffReport<'_>>(),
+        json::schema::<run::RunReport>(),
+        json::schema::<bench::BenchReport>(),
+        json::schema::<json::ErrorReport>(),
+    ]
+}
+
 /// Run the command that `cli` holds.
 ///
 /// # Errors
@@ -256,7 +270,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     // With a handler a write beyond the limit of file sizes is an error (EFBIG).
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-    if !matches!(cli.command, Command::Completions { .. }) {
+    if !matches!(cli.command, Command::Completions { .. } | Command::Template) {
         start_threads(cli.threads)?;
     }
     match cli.command {
@@ -271,6 +285,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
+        Command::Template => Ok(run::serve_template()),
         Command::Witness => Ok(witness::serve()),
     }
 }

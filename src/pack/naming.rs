@@ -3,8 +3,6 @@
 
 use formats::block::BlockType;
 
-use super::plan::{Content, Plan};
-
 /// The number of weights as in model names: `3.7M`, `1.2B`, `70B`.
 pub(super) fn size_label(weights: u64) -> String {
     let (value, unit) = match weights {
@@ -19,29 +17,8 @@ pub(super) fn size_label(weights: u64) -> String {
     }
 }
 
-impl Plan<'_> {
-    /// Numbers of all tensors together.
-    pub(super) fn numbers(&self) -> u64 {
-        self.entries
-            .iter()
-            .map(|entry| entry.shape.iter().product::<u64>())
-            .sum()
-    }
-
-    /// The name of a file of the model called `name`, for what is known of its types before all weights are read.
-    pub fn file_name(&self, name: &str) -> String {
-        let mut counts = std::collections::BTreeMap::<_, usize>::new();
-        for entry in &self.entries {
-            if let Content::Linear(job) = entry.content {
-                *counts.entry(self.jobs[job].ty()).or_default() += 1;
-            }
-        }
-        let ty = counts.iter().max_by_key(|(_, count)| **count);
-        file_name(name, self.numbers(), ty.map_or(BlockType::F32, |(ty, _)| *ty))
-    }
-}
-
-fn file_name(name: &str, weights: u64, ty: BlockType) -> String {
+/// The file of the model called `name`, of so many weights, most linears of which are of type `ty`.
+pub(super) fn file_name(name: &str, weights: u64, ty: BlockType) -> String {
     let legal = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     let name: String = name.chars().map(|c| if legal(c) { c } else { '-' }).collect();
     let name = match name.trim_matches(['-', '.']) {

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::checkpoint::CheckpointArgs;
-use super::json::print_json;
+use super::json::{Document, print_json};
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
 use super::{Context, print, render};
 use crate::engine::text::TextOptions;
@@ -140,6 +140,10 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
         Verdict::NothingChecked if measured(&report) => ExitCode::SUCCESS,
         Verdict::NothingChecked => ExitCode::from(2),
     })
+}
+
+impl Document for Report {
+    const SCHEMA: &'static str = "tqconv.verify/1";
 }
 
 /// What the file was packed from.
