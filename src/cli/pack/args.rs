@@ -69,6 +69,9 @@ pub struct PackArgs {
     /// Note the sha256 of each input file in the output: takes about a second per 2 GB of the largest file
     #[arg(long, help_heading = "Output")]
     pub(super) hash: bool,
+    /// Write a manifest, too: the sha256 of each file that was written or read, the request, what was lost
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    pub(super) manifest: Option<PathBuf>,
     /// Write several files of at most this size, for example 2G or 500M, named as llama.cpp's gguf-split names them
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Output")]
     pub(super) split_max_size: Option<u64>,
