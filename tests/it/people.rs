@@ -401,7 +401,7 @@ fn another_model_is_said_first() {
     let said = String::from_utf8(ran.stdout).unwrap();
     assert_eq!(ran.status.code(), Some(1), "{said}");
     let first = said.lines().next().unwrap();
-    assert!(first.contains("is another model: layers 4, expected 2"), "{said}");
+    assert!(first.contains("is another model: layers 4, expected 1"), "{said}");
     assert!(
         said.lines().last().unwrap().starts_with("m.gguf disagrees with "),
         "{said}"

@@ -213,15 +213,15 @@ impl Found {
             training: trained.scheme.training().facts(),
             known_by: trained.evidence,
         };
-        InspectReport::Checkpoint(CheckpointReport {
+        InspectReport::Checkpoint(Box::new(CheckpointReport {
             path: lossy(path),
             bytes: self.tensors.bytes(),
-            config: told(&self.config, |config| ConfigReport::from(config)),
+            config: told(&self.config, |config| config.into()),
             weights: told(&self.weights, |word| *word),
             training: told(&self.training, training),
             pack: told(&self.plan, PackPreview::json),
             tensors: tensors.collect(),
-        })
+        }))
     }
 }
 
