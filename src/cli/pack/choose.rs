@@ -1,0 +1,185 @@
+//! `--max-kld`: types that are chosen by their KLD, and what is told of it.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use formats::gguf::Value;
+use serde_json::json;
+
+use super::{Context, PackArgs, go_on, of_input};
+use crate::choose::{self, Backend, ChooseError, Chosen, MOST_TOKENS, Request};
+use crate::cli::{lossy, render, shell};
+use crate::engine::text::TextOptions;
+use crate::files;
+use crate::kernels::Isa;
+use crate::pack::Plan;
+
+/// Choose the types of the plan, where --max-kld asks for it. `keys`: those of the tokenizer, for a checkpoint.
+pub(super) fn types(
+    args: &PackArgs,
+    context: &Context,
+    plan: &mut Plan,
+    keys: &[(String, Value)],
+    stop: &AtomicBool,
+) -> anyhow::Result<Option<Chosen>> {
+    let Some(max_kld) = args.max_kld else {
+        return Ok(None);
+    };
+    let request = Request {
+        max_kld,
+        text: text(args)?,
+        target: args.target.into(),
+        isa: Isa::best(),
+    };
+    let bar = render::spinner(!context.quiet);
+    let progress = |doing: &str, share| {
+        render::show(&bar, &format!("measuring {doing}"), Some(share));
+        go_on(stop)
+    };
+    let chosen = choose::choose(plan, keys, &request, &progress).map_err(|error| match error {
+        ChooseError::Pack(error) => of_input(error, args),
+        error => anyhow::Error::new(error).context(args.input.display().to_string()),
+    })?;
+    bar.finish_and_clear();
+    Ok(Some(chosen))
+}
+
+/// The text that is measured on.
+fn text(args: &PackArgs) -> Result<TextOptions, ChooseError> {
+    let mut options = TextOptions {
+        tokens: MOST_TOKENS,
+        ..TextOptions::default()
+    };
+    if let Some(path) = &args.text {
+        options.source = path.display().to_string();
+        options.text = read(path)?;
+    }
+    Ok(options)
+}
+
+fn read(path: &Path) -> Result<String, ChooseError> {
+    /// Bytes: a thousand times what is measured.
+    const LIMIT: u64 = 16 << 20;
+    let fail = |source| ChooseError::Read {
+        path: path.into(),
+        source,
+    };
+    let bytes = files::read(path, LIMIT).map_err(fail)?;
+    let bytes = bytes.ok_or_else(|| fail(io::Error::other("has more than 16 MiB")))?;
+    String::from_utf8(bytes).map_err(|error| ChooseError::NotUtf8 {
+        path: path.into(),
+        at: error.utf8_error().valid_up_to(),
+    })
+}
+
+fn text_name(args: &PackArgs) -> String {
+    args.text
+        .as_ref()
+        .map_or("the built-in text".into(), |path| lossy(path))
+}
+
+/// Lines of the summary.
+pub(super) fn facts(args: &PackArgs, chosen: &Chosen) -> Vec<(&'static str, String)> {
+    let backends = chosen.kld.iter();
+    let kld: Vec<_> = backends
+        .map(|(backend, kld)| format!("{} on {}", render::small(*kld), rounding(*backend)))
+        .collect();
+    vec![
+        (
+            "mean KLD",
+            format!(
+                "{} nats a token, {:e} allowed, on {} tokens of {}",
+                kld.join(", "),
+                args.max_kld.unwrap_or_default(),
+                render::count(chosen.tokens as u64),
+                text_name(args)
+            ),
+        ),
+        (
+            "chosen by",
+            format!(
+                "KLD of each linear alone on {} tokens (sum {}), then of {} whole files",
+                chosen.tokens_of_parts,
+                render::small(chosen.sum),
+                chosen.measured
+            ),
+        ),
+    ]
+}
+
+fn rounding(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Cpu => "CPUs",
+        Backend::Cuda => "CUDA",
+    }
+}
+
+/// What was tried for each linear, and what was taken.
+pub(super) fn table(chosen: &Chosen) -> String {
+    let rows = chosen.linears.iter().map(|linear| {
+        let tried = linear.tried.iter().map(|tried| {
+            let kld = tried.kld.map_or("not measured".into(), render::small);
+            format!("{} {} ({kld})", tried.ty, render::bytes(tried.bytes))
+        });
+        vec![
+            linear.name.clone(),
+            linear.ty.to_string(),
+            tried.collect::<Vec<_>>().join(", "),
+            why(linear),
+        ]
+    });
+    render::table(&["linear", "type", "tried (KLD alone)", "why"], rows.collect())
+}
+
+/// Why a linear has its type.
+fn why(linear: &choose::Linear) -> String {
+    match linear.tried.iter().position(|tried| tried.ty == linear.ty) {
+        _ if linear.tried.len() == 1 => "no other fits".into(),
+        Some(0) => "smallest".into(),
+        _ => "saves more KLD for a byte than others".into(),
+    }
+}
+
+pub(super) fn json(args: &PackArgs, chosen: &Chosen) -> serde_json::Value {
+    let linears = chosen.linears.iter().map(|linear| {
+        let tried = linear
+            .tried
+            .iter()
+            .map(|tried| json!({"type": tried.ty.name(), "bytes": tried.bytes, "kld": tried.kld}));
+        json!({
+            "name": linear.name, "type": linear.ty.name(), "why": why(linear), "tried": tried.collect::<Vec<_>>(),
+        })
+    });
+    let kld = chosen
+        .kld
+        .iter()
+        .map(|(backend, kld)| (backend.name().to_lowercase(), json!(kld)));
+    json!({
+        "allowed": args.max_kld, "kld": kld.collect::<serde_json::Map<_, _>>(), "text": text_name(args),
+        "tokens": chosen.tokens, "tokens_of_parts": chosen.tokens_of_parts, "sum_of_parts": chosen.sum,
+        "whole_files_measured": chosen.measured, "linears": linears.collect::<Vec<_>>(),
+    })
+}
+
+/// What `verify` is to be told: the text, and what its engines, which round as on CPUs, may be away from the checkpoint.
+pub(super) fn words(args: &PackArgs, chosen: &Chosen) -> Vec<OsString> {
+    /// What llama.cpp may differ from our engine, and the checkpoint's own pass from that of the reference.
+    const MARGIN: f64 = 1.25;
+    let mut words = vec![];
+    words.extend(args.text.iter().map(|path| shell::option("--text", path)).flatten());
+    words.extend(shell::option("--tokens", MOST_TOKENS.to_string()));
+    let on_cpu = chosen.kld.iter().find(|(backend, _)| *backend == Backend::Cpu);
+    if let Some((_, kld)) = on_cpu {
+        words.extend(shell::option("--max-kld", format!("{:e}", rounded_up(MARGIN * kld))));
+    }
+    words
+}
+
+/// The next larger number of two digits.
+pub(super) fn rounded_up(number: f64) -> f64 {
+    let power = 10f64.powi(number.log10().floor() as i32 - 1);
+    let digits = (number / power).ceil();
+    format!("{digits}e{}", power.log10().round()).parse().unwrap_or(number)
+}
