@@ -32,10 +32,18 @@ impl Backend {
         }
     }
 
+    /// As a key of JSON.
+    pub fn key(self) -> &'static str {
+        match self {
+            Backend::Cpu => "cpu",
+            Backend::Cuda => "cuda",
+        }
+    }
+
     /// What reports call it.
     pub fn name(self) -> &'static str {
         match self {
-            Backend::Cpu => "CPU",
+            Backend::Cpu => "CPUs",
             Backend::Cuda => "CUDA",
         }
     }

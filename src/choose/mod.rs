@@ -16,6 +16,7 @@ mod error;
 mod ladder;
 mod model;
 mod parts;
+mod passes;
 mod whole;
 mod work;
 

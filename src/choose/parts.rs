@@ -4,23 +4,24 @@
 //! through the layer in F32; beside them start those of this layer's linears, from the reference's. So every layer is made
 //! once, and only one at a time is in memory.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use formats::block::BlockType;
 use rayon::prelude::*;
 
 use super::model::{Model, Types};
+use super::passes::Passes;
 use super::work::Work;
 use super::{ChooseError, Progress, Tried};
 use crate::blueprint::{Linear, Part};
-use crate::engine::native::{Layer, Pass};
+use crate::engine::native::Layer;
 use crate::engine::text::Windows;
 use crate::kernels::{ActivationScales, memory};
 use crate::metrics::Predictions;
 use crate::pack::Choice;
 
-/// Multiplications that may be spent, as long as [`LEAST_TOKENS`] are measured: about a minute and a half on two cores.
-const MULTIPLICATIONS: u64 = 4_500_000_000_000;
+/// Multiplications that may be spent, as long as [`LEAST_TOKENS`] are measured: about a minute on two cores.
+const MULTIPLICATIONS: u64 = 3_000_000_000_000;
 const LEAST_TOKENS: u64 = 64;
 const MOST_TOKENS: u64 = 512;
 /// Tokens whose logits are held at a time.
@@ -82,7 +83,7 @@ pub fn measure(
         windows: &windows,
         changes: &changes,
         work: &work,
-        passes: Passes::new(model, &windows),
+        passes: Passes::new(model, text.window, 1),
     };
     if !changes.is_empty() {
         let states = sweep.layers()?;
@@ -262,30 +263,5 @@ impl Sweep<'_, '_, '_> {
             }
         }
         Ok(sums)
-    }
-}
-
-/// Passes of one thread each, made when they are needed.
-struct Passes<'m> {
-    spare: Mutex<Vec<Pass>>,
-    new: Box<dyn Fn() -> Pass + Sync + 'm>,
-}
-
-impl<'m> Passes<'m> {
-    fn new(model: &'m Model, windows: &[&[u32]]) -> Self {
-        let longest = windows.iter().map(|window| window.len()).max().unwrap_or(1);
-        Self {
-            spare: Mutex::default(),
-            new: Box::new(move || Pass::new(model.hyper.clone(), 1, longest, model.isa, 1)),
-        }
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&mut Pass) -> T) -> T {
-        let spare = || self.spare.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let pass = spare().pop();
-        let mut pass = pass.unwrap_or_else(&self.new);
-        let done = work(&mut pass);
-        spare().push(pass);
-        done
     }
 }

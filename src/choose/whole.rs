@@ -1,13 +1,14 @@
 //! A whole file on all of the text.
 
 use formats::block::BlockType;
+use rayon::prelude::*;
 
 use super::backend::Backend;
 use super::model::{Model, Types};
+use super::passes::Passes;
 use super::work::Work;
 use super::{ChooseError, Progress};
-use crate::engine::native::Pass;
-use crate::engine::text::Windows;
+use crate::engine::text::{Window, Windows};
 use crate::kernels::ActivationScales;
 use crate::metrics::{self, Predictions};
 
@@ -20,7 +21,7 @@ pub struct Whole<'m, 'p, 'a> {
     text: &'m Windows,
     backends: &'m [Backend],
     progress: &'m Progress<'m>,
-    pass: Pass,
+    passes: Passes<'m>,
     /// The states of the reference behind the last layer, of each window: (tokens, hidden).
     reference: Vec<Vec<f32>>,
     /// Files that were measured.
@@ -36,9 +37,10 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
         backends: &'m [Backend],
         progress: &'m Progress<'m>,
     ) -> Result<Self, ChooseError> {
-        let threads = rayon::current_num_threads();
+        // Windows at the same time, and what threads are left over for each.
+        let threads = rayon::current_num_threads() / text.windows.len();
         let mut whole = Self {
-            pass: Pass::new(model.hyper.clone(), 1, text.window, model.isa, threads),
+            passes: Passes::new(model, text.window, threads.max(1)),
             reference: vec![],
             count: 0,
             model,
@@ -76,39 +78,45 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
         linears.all(|(choice, &ty)| a.grouping(ty, choice.shape.1) == b.grouping(ty, choice.shape.1))
     }
 
-    fn kld_on(&mut self, types: &[BlockType], backend: Backend) -> Result<f64, ChooseError> {
+    fn kld_on(&self, types: &[BlockType], backend: Backend) -> Result<f64, ChooseError> {
         let (tokens, count) = (self.text.predictions(), self.count);
         let doing = format!("whole file {count} as on {}, on {tokens} tokens", backend.name());
         let states = self.states(Types::Each(types), backend.scales(), doing)?;
+        let kld: Vec<_> = self
+            .reference
+            .par_iter()
+            .zip(&states)
+            .map(|(x, y)| self.klds(x, y))
+            .collect();
+        Ok(metrics::mean(&kld.concat()))
+    }
+
+    /// The KLD of each token of a window, whose states behind the last layer are `reference` and `tested`.
+    fn klds(&self, reference: &[f32], tested: &[f32]) -> Vec<f64> {
         let (ends, dims) = (&self.model.ends, &self.model.hyper.dims);
-        let mut kld = vec![];
-        for (reference, states) in self.reference.iter().zip(&states) {
-            let parts = reference
-                .chunks(LOGITS * dims.hidden)
-                .zip(states.chunks(LOGITS * dims.hidden));
-            for (reference, states) in parts {
-                let expected = self.pass.logits(ends, reference);
-                let found = self.pass.logits(ends, states);
+        let part = LOGITS * dims.hidden;
+        let kld = reference
+            .chunks(part)
+            .zip(tested.chunks(part))
+            .flat_map(|(reference, tested)| {
+                let logits = |x: &[f32]| self.passes.with(|pass| pass.logits(ends, x));
+                let (expected, found) = (logits(reference), logits(tested));
                 let expected = Predictions::new(&expected, dims.vocab);
-                kld.extend(expected.kld(&Predictions::new(&found, dims.vocab)));
-            }
-        }
-        Ok(metrics::mean(&kld))
+                expected.kld(&Predictions::new(&found, dims.vocab))
+            });
+        kld.collect()
     }
 
     /// The states behind the last layer, of each window.
-    fn states(&mut self, types: Types, scales: ActivationScales, doing: String) -> Result<Vec<Vec<f32>>, ChooseError> {
+    fn states(&self, types: Types, scales: ActivationScales, doing: String) -> Result<Vec<Vec<f32>>, ChooseError> {
         let layers = self.model.hyper.dims.layers;
         let work = Work::new(self.progress, doing, layers as u64);
-        let windows = self.text.windows.iter();
-        let mut states: Vec<_> = windows
-            .map(|window| self.pass.embed(&self.model.ends, &window.tokens))
-            .collect();
+        let embed = |window: &Window| self.passes.with(|pass| pass.embed(&self.model.ends, &window.tokens));
+        let mut states: Vec<_> = self.text.windows.iter().map(embed).collect();
         for index in 0..layers {
             let layer = self.model.layer(index, types, scales)?;
-            for x in &mut states {
-                self.pass.layer(&layer, x);
-            }
+            let run = |x: &mut Vec<f32>| self.passes.with(|pass| pass.layer(&layer, x));
+            states.par_iter_mut().for_each(run);
             work.advance(1)?;
         }
         Ok(states)

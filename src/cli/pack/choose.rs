@@ -82,38 +82,31 @@ fn text_name(args: &PackArgs) -> String {
 
 /// Lines of the summary.
 pub(super) fn facts(args: &PackArgs, chosen: &Chosen) -> Vec<(&'static str, String)> {
-    let backends = chosen.kld.iter();
-    let kld: Vec<_> = backends
-        .map(|(backend, kld)| format!("{} on {}", render::small(*kld), rounding(*backend)))
-        .collect();
+    let on = chosen
+        .kld
+        .iter()
+        .map(|(backend, kld)| format!("{} on {}", render::small(*kld), backend.name()));
+    let (kld, allowed) = (on.collect::<Vec<_>>().join(", "), args.max_kld.unwrap_or_default());
+    let tokens = render::count(chosen.tokens as u64);
+    let files = if chosen.measured == 1 { "file" } else { "files" };
     vec![
         (
             "mean KLD",
             format!(
-                "{} nats a token, {:e} allowed, on {} tokens of {}",
-                kld.join(", "),
-                args.max_kld.unwrap_or_default(),
-                render::count(chosen.tokens as u64),
+                "{kld}; {allowed:e} nats a token allowed, on {tokens} tokens of {}",
                 text_name(args)
             ),
         ),
         (
             "chosen by",
             format!(
-                "KLD of each linear alone on {} tokens (sum {}), then of {} whole files",
+                "the KLD of each linear alone, on {} tokens (together {}), and of {} whole {files}",
                 chosen.tokens_of_parts,
                 render::small(chosen.sum),
                 chosen.measured
             ),
         ),
     ]
-}
-
-fn rounding(backend: Backend) -> &'static str {
-    match backend {
-        Backend::Cpu => "CPUs",
-        Backend::Cuda => "CUDA",
-    }
 }
 
 /// What was tried for each linear, and what was taken.
@@ -135,10 +128,16 @@ pub(super) fn table(chosen: &Chosen) -> String {
 
 /// Why a linear has its type.
 fn why(linear: &choose::Linear) -> String {
-    match linear.tried.iter().position(|tried| tried.ty == linear.ty) {
-        _ if linear.tried.len() == 1 => "no other fits".into(),
-        Some(0) => "smallest".into(),
-        _ => "saves more KLD for a byte than others".into(),
+    let kld = |tried: &choose::Tried| tried.kld.unwrap_or(0.0);
+    let smallest = &linear.tried[0];
+    match linear.tried.iter().find(|tried| tried.ty == linear.ty) {
+        _ if linear.tried.len() == 1 => "no choice".into(),
+        Some(taken) if taken.ty != smallest.ty => format!(
+            "saves {} for {} more",
+            render::small(kld(smallest) - kld(taken)),
+            render::bytes(taken.bytes - smallest.bytes)
+        ),
+        _ => "smallest".into(),
     }
 }
 
@@ -155,7 +154,7 @@ pub(super) fn json(args: &PackArgs, chosen: &Chosen) -> serde_json::Value {
     let kld = chosen
         .kld
         .iter()
-        .map(|(backend, kld)| (backend.name().to_lowercase(), json!(kld)));
+        .map(|(backend, kld)| (backend.key().to_owned(), json!(kld)));
     json!({
         "allowed": args.max_kld, "kld": kld.collect::<serde_json::Map<_, _>>(), "text": text_name(args),
         "tokens": chosen.tokens, "tokens_of_parts": chosen.tokens_of_parts, "sum_of_parts": chosen.sum,

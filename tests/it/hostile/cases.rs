@@ -902,7 +902,7 @@ fn max_kld(cases: &mut List) {
             pack(&input, folder, b"abc", "--max-kld 1")
         });
     };
-    gguf(cases, "ChooseError::Engine", &["--max-kld measures with our own engine", "key 'general.architecture' is \"other\", expected", "convert the model again"], |file| {
+    gguf(cases, "ChooseError::Engine", &["--max-kld measures with our own engine", "key 'general.architecture' is \"other\" (string), expected", "convert the model again"], |file| {
         file.set("general.architecture", Value::String("other".into()));
     });
     gguf(cases, "ChooseError::Text", &["--max-kld measures on a text", "key 'tokenizer.ggml.tokens' is missing", "convert the model again"], |file| {
