@@ -33,14 +33,16 @@ pub struct Found {
 }
 
 impl Found {
-    /// Its KLD on the worst backend.
+    /// Its KLD on the worst backend; NaN where it is NaN on any.
     pub fn worst(&self) -> f64 {
-        worst(&self.kld)
+        let worse = |a: f64, b: f64| if a.is_nan() || a > b { a } else { b };
+        self.kld.iter().copied().fold(0.0, worse)
     }
-}
 
-fn worst(kld: &[f64]) -> f64 {
-    kld.iter().copied().fold(0.0, f64::max)
+    /// Whether its KLD is no more than `budget`: NaN is none that is.
+    pub fn is_within(&self, budget: f64) -> bool {
+        self.worst() <= budget
+    }
 }
 
 fn cost(tried: &Tried) -> f64 {
@@ -118,22 +120,19 @@ impl<'t> Ladder<'t> {
                 _ => guess.unwrap_or(best).clamp(least, most),
             };
             let kld = measure(rung)?;
-            let of_whole = worst(&kld);
+            let file = Found { rung, kld, measured };
             if self.sums[rung] > 0.0 {
-                ratio = of_whole / self.sums[rung];
+                ratio = file.worst() / self.sums[rung];
             }
-            if of_whole <= budget || rung == best {
-                let done = of_whole >= (1.0 - SLACK) * budget || rung == least;
-                found = Some(Found { rung, kld, measured });
-                if done {
-                    break;
-                }
+            let uses_all = file.worst() >= (1.0 - SLACK) * budget;
+            if file.is_within(budget) || rung == best {
+                found = Some(file);
             } else {
                 least = rung + 1;
             }
             if let Some(found) = &mut found {
                 found.measured = measured;
-                if least >= found.rung {
+                if least >= found.rung || (found.rung == rung && uses_all) {
                     break;
                 }
             }

@@ -72,13 +72,6 @@ pub struct Chosen {
     pub measured: usize,
 }
 
-impl Chosen {
-    /// The mean KLD on the worst of the backends.
-    pub fn worst(&self) -> f64 {
-        self.kld.iter().map(|(_, kld)| *kld).fold(0.0, f64::max)
-    }
-}
-
 /// A linear, and the types that were tried for it.
 #[derive(Debug)]
 pub struct Linear {
@@ -128,13 +121,13 @@ pub fn choose(
     let found = ladder.lowest(request.max_kld, |rung| whole.kld(&ladder.types(rung)))?;
     drop(whole);
     let types = ladder.types(found.rung);
-    let (name, max_kld, best) = (request.text.source.clone(), request.max_kld, found.worst());
-    if best > max_kld {
+    let (max_kld, best) = (request.max_kld, found.worst());
+    if !found.is_within(max_kld) {
         return Err(ChooseError::Budget {
             max_kld,
             best,
             tokens,
-            text: name,
+            text: request.text.source.clone(),
         });
     }
     let sum = ladder.sum(found.rung);

@@ -13,6 +13,7 @@ use super::numbers::number_bytes;
 use super::pass::Pass;
 use super::plan::{Content, Plan, measure};
 use super::row::Scratch;
+use super::rule::Larger;
 
 /// A linear, and what it may become.
 #[derive(Clone, Debug)]
@@ -51,7 +52,8 @@ impl Plan<'_> {
         let linears = self.jobs.iter_mut().filter(|job| !job.is_table);
         for (job, &ty) in linears.zip(types) {
             job.types = vec![ty];
-            (job.exact, job.chosen, job.promising, job.larger) = (0, 0, true, None);
+            (job.exact, job.chosen, job.promising, job.is_chosen) = (0, 0, true, true);
+            job.larger = job.larger.filter(|why| matches!(why, Larger::Width { .. }));
         }
     }
 

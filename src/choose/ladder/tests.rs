@@ -81,6 +81,12 @@ fn where_nothing_is_within_the_budget_the_best_is_told() {
     assert_eq!((found.rung, found.worst(), found.measured), (0, 5.0, 1));
 }
 
+#[test]
+fn what_is_no_number_is_not_within_a_budget() {
+    let found = lowest(1.0, |_| f64::NAN);
+    assert!(found.worst().is_nan() && !found.is_within(1.0));
+}
+
 /// A long ladder: a bounded number of measurements, and what they find is within the budget.
 #[test]
 fn a_bounded_number_of_files_is_measured() {

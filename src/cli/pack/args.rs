@@ -93,11 +93,7 @@ pub struct PackArgs {
 impl PackArgs {
     /// The relative squared error that storing a matrix may add.
     pub(super) fn limit(&self) -> f64 {
-        match self.max_kld {
-            Some(_) => f64::INFINITY,
-            None if self.exact => 0.0,
-            None => self.max_nmse,
-        }
+        if self.exact { 0.0 } else { self.max_nmse }
     }
 }
 

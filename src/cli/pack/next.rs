@@ -52,10 +52,9 @@ impl Next<'_> {
     /// What storing a linear was allowed to lose, or did lose where nothing was asked for.
     fn max_nmse(&self) -> f64 {
         let worst = self.packed.summary.worst.as_ref().map_or(0.0, |(_, worst)| *worst);
-        match self.args.max_kld {
-            Some(_) if worst > super::MAX_NMSE => choose::rounded_up(worst),
-            Some(_) => super::MAX_NMSE,
-            None => self.args.limit(),
+        match self.chosen {
+            Some(_) if worst > self.args.limit() => choose::rounded_up(worst),
+            _ => self.args.limit(),
         }
     }
 
