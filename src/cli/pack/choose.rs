@@ -167,7 +167,7 @@ pub(super) fn words(args: &PackArgs, chosen: &Chosen) -> Vec<OsString> {
     /// What llama.cpp may differ from our engine, and the checkpoint's own pass from that of the reference.
     const MARGIN: f64 = 1.25;
     let mut words = vec![];
-    words.extend(args.text.iter().map(|path| shell::option("--text", path)).flatten());
+    words.extend(args.text.iter().flat_map(|path| shell::option("--text", path)));
     words.extend(shell::option("--tokens", MOST_TOKENS.to_string()));
     let on_cpu = chosen.kld.iter().find(|(backend, _)| *backend == Backend::Cpu);
     // What is lost beside the linears is in the checkpoint, and was not in the reference.
