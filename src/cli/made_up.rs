@@ -14,6 +14,7 @@ use crate::engine::hyper::Hyper;
 use crate::engine::native::{Native, Settings};
 use crate::engine::oracle::{Oracle, Precision, Rows, Weights};
 use crate::engine::{Engine, EngineError};
+use crate::kernels::ActivationScales;
 use crate::metrics;
 use crate::model::tokenizer::{self, TokenizerFiles};
 use crate::model::{Checkpoint, Source, TrainingOverrides};
@@ -242,6 +243,7 @@ fn proof(path: &Path, checkpoint: Checkpoint) -> impl Fn() -> verify::Report {
         max_nmse: 0.0,
         metadata: vec![],
         max_kld: None,
+        activations: ActivationScales::LlamaCpp,
         text: verify::TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,
