@@ -13,6 +13,7 @@ use crate::blueprint::{Linear, Norm, Part};
 use crate::engine::hyper::Hyper;
 use crate::engine::native::{Native, Settings};
 use crate::engine::oracle::{Oracle, Precision, Rows, Weights};
+use crate::engine::text::TextOptions;
 use crate::engine::{Engine, EngineError};
 use crate::kernels::ActivationScales;
 use crate::metrics;
@@ -244,7 +245,7 @@ fn proof(path: &Path, checkpoint: Checkpoint) -> impl Fn() -> verify::Report {
         metadata: vec![],
         max_kld: None,
         activations: ActivationScales::LlamaCpp,
-        text: verify::TextOptions::default(),
+        text: TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,
         witness: Program::this(),
