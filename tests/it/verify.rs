@@ -284,8 +284,8 @@ fn each_link_has_its_cost() {
     let (weights, ..) = link(&verdict, "weights", "file", None);
     assert_eq!(weights, verdict.found(4, "file against oracle: mean KLD"));
     let (per_32, ..) = link(&verdict, "activations", "rounded", Some("per-32"));
-    let (native, ..) = link(&verdict, "engine", "native", Some("per-32"));
-    assert!(native < per_32, "{native} {per_32}");
+    link(&verdict, "engine", "native", Some("per-32"));
+    let native = verdict.found(4, "native against file: mean KLD");
     let tested = verdict.report["text"]["tested"].as_array().unwrap();
     let name = tested[1]["name"].as_str().unwrap();
     assert!(name.contains("activations per 32"), "{name}");
@@ -293,7 +293,10 @@ fn each_link_has_its_cost() {
     let verdict = packed.verify("--levels 4");
     let (per_256, ..) = link(&verdict, "activations", "rounded", Some("llama.cpp"));
     println!("weights {weights:.2e}, per 32 {per_32:.2e}, per 256 {per_256:.2e}, native {native:.2e}");
-    assert!(per_32 < 0.5 * per_256, "{per_32} {per_256}");
+    assert!(
+        per_32 < 0.5 * per_256 && native < 0.5 * per_256,
+        "{per_32} {native} {per_256}"
+    );
 }
 
 /// llama.cpp rounds as it always does, and is compared with that.
@@ -303,9 +306,10 @@ fn finer_activations_are_ours_and_llama_cpp_keeps_its_own() {
     let verdict = Packed::new("kjv", "").verify("--levels 4 --activations per-32");
     verdict.assert_agrees();
     let [ours, theirs] = ["per-32", "llama.cpp"].map(|way| link(&verdict, "activations", "rounded", Some(way)).0);
-    let (engine, ..) = link(&verdict, "engine", "llama.cpp", Some("llama.cpp"));
-    println!("ours {ours:.2e}, theirs {theirs:.2e}, llama.cpp from that {engine:.2e}");
-    assert!(ours < 0.5 * theirs && engine < theirs);
+    link(&verdict, "engine", "llama.cpp", Some("llama.cpp"));
+    let engine = verdict.found(4, "llama.cpp against file: mean KLD");
+    println!("ours {ours:.2e}, theirs {theirs:.2e}, llama.cpp {engine:.2e}");
+    assert!(ours < 0.5 * theirs && engine > 0.7 * theirs && engine < 1.5 * theirs);
 }
 
 #[test]
