@@ -14,7 +14,7 @@ rounded to bf16, as they are saved: what is trained is what is packed. Gradients
 not there, and reach the dead zone through the bias, too. Embedding and head stay as they are.
 
 The loss is that of the next token and, in the share --distill, the KLD from the predictions of MODEL itself, which says
-more about each token than the token does. AdamW, warm-up, then half a cosine. --resume needs OUT/training.pt.
+more about each token than the token does. AdamW, warm-up, then half a cosine. --resume needs OUT/training.safetensors.
 The last part of TEXT (--held-out) is not trained on; perplexity is of that, in windows as `tqconv verify` cuts them: of
 MODEL, of MODEL made ternary without training, of OUT, and with --tqconv of the packed file.
 
@@ -32,13 +32,15 @@ import time
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from reference import PARTS, load_checkpoint, norm, rope_frequencies, rotate, split
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-STATE = "training.pt"
+STATE = "training.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Ternary(torch.autograd.Function):
@@ -200,10 +202,27 @@ def save(out, student, config, settings, model):
 
 
 def save_state(out, step, student, trained, optimizer, generator):
-    state = {"step": step, "weights": {name: student.weights[name].detach() for name in trained},
-             "optimizer": optimizer.state_dict(), "generator": generator.get_state()}
-    torch.save(state, out / (STATE + ".partial"))
+    tensors = {"generator": generator.get_state()}
+    for name in trained:
+        weight = student.weights[name]
+        state = optimizer.state[weight]
+        tensors |= {f"{name} weight": weight.detach().cpu()}
+        tensors |= {f"{name} {key}": state[key].cpu() for key in MOMENTS}
+    save_file(tensors, out / (STATE + ".partial"), metadata={"step": str(step)})
     (out / (STATE + ".partial")).replace(out / STATE)
+
+
+def load_state(out, student, trained, optimizer, generator):
+    """The step after which it was saved."""
+    with safe_open(out / STATE, framework="pt") as file, torch.no_grad():
+        step = int(file.metadata()["step"])
+        generator.set_state(file.get_tensor("generator"))
+        for name in trained:
+            weight = student.weights[name]
+            weight.copy_(file.get_tensor(f"{name} weight"))
+            moments = {key: file.get_tensor(f"{name} {key}").to(DEVICE) for key in MOMENTS}
+            optimizer.state[weight] = {"step": torch.tensor(float(step))} | moments
+    return step
 
 
 def train(student, teacher, trained, tokens, out, arguments, keep):
@@ -216,13 +235,7 @@ def train(student, teacher, trained, tokens, out, arguments, keep):
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.95))
     generator, first = torch.Generator().manual_seed(arguments.seed), 0
     if arguments.resume:
-        state = torch.load(out / STATE, map_location=DEVICE, weights_only=True)
-        first = state["step"]
-        with torch.no_grad():
-            for name in trained:
-                student.weights[name].copy_(state["weights"][name])
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"].cpu())
+        first = load_state(out, student, trained, optimizer, generator)
         print(f"resumed after step {first}")
     begin, last = time.time(), min(arguments.stop_at or arguments.steps, arguments.steps)
     for step in range(first, last):

@@ -79,17 +79,18 @@ fn words(ty: BlockType, backend: Backend) -> String {
     }
 }
 
-/// One line: `Q2_K: 256 to a scale on a CPU, 32 on CUDA`.
+/// One line: `Q2_K 256, Q4_0 32 to a scale on CPUs; Q2_K 32, Q4_0 32 on CUDA`.
 pub(super) fn line(types: &[BlockType]) -> String {
-    let parts = types.iter().copied().filter(rounds).map(|ty| {
-        let [cpu, cuda, _] = Backend::ALL.map(|backend| backend.rounded(ty).and_then(|rounded| rounded.few));
-        let cpu = cpu.map_or(String::new(), |cpu| format!("{cpu} to a scale on CPUs"));
-        match cuda {
-            Some(cuda) => format!("{ty}: {cpu}, {cuda} on CUDA"),
-            None => format!("{ty}: {cpu}"),
-        }
-    });
-    parts.collect::<Vec<_>>().join("; ")
+    let on = |backend: Backend| {
+        let rounded = types.iter().filter_map(|&ty| Some((ty, backend.rounded(ty)?.few?)));
+        let parts: Vec<_> = rounded.map(|(ty, few)| format!("{ty} {few}")).collect();
+        parts.join(", ")
+    };
+    match (on(Backend::Cpu), on(Backend::Cuda)) {
+        (cpu, _) if cpu.is_empty() => cpu,
+        (cpu, cuda) if cuda.is_empty() => format!("{cpu} to a scale on CPUs"),
+        (cpu, cuda) => format!("{cpu} to a scale on CPUs; {cuda} on CUDA"),
+    }
 }
 
 /// The same for `--json`: of each backend how many activations share a scale, with few tokens and with many. null in the
