@@ -12,6 +12,7 @@ mod engine;
 mod families;
 mod hostile;
 mod limits;
+mod max_kld;
 mod pack;
 #[cfg(feature = "llama")]
 mod pack_experts;

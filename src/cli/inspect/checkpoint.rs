@@ -93,6 +93,7 @@ impl PackPreview {
             rule: Rule {
                 target: Target::Any,
                 max_nmse: pack::MAX_NMSE,
+                measured: false,
                 ty: None,
                 tensor_types: vec![],
             },

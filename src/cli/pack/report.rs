@@ -6,9 +6,10 @@ use std::time::Duration;
 use formats::block::BlockType;
 use serde_json::json;
 
-use super::PackArgs;
 use super::args::TargetArg;
 use super::next::Next;
+use super::{PackArgs, choose};
+use crate::choose::Chosen;
 use crate::cli::text::shown;
 use crate::cli::{activations, lossy, render};
 use crate::model::Scheme;
@@ -18,6 +19,8 @@ use crate::pack::{Larger, Origin, Packed};
 pub(super) struct Report<'a> {
     pub args: &'a PackArgs,
     pub packed: &'a Packed<'a>,
+    /// Where the types were chosen by their KLD.
+    pub chosen: Option<&'a Chosen>,
     pub next: Next<'a>,
     pub paths: &'a [PathBuf],
     pub notes: Vec<String>,
@@ -82,6 +85,11 @@ impl Report<'_> {
             ("activations", activations::line(&self.types())),
             ("not smaller", self.larger()),
         ];
+        facts.extend(
+            self.chosen
+                .into_iter()
+                .flat_map(|chosen| choose::facts(self.args, chosen)),
+        );
         facts.extend(match self.packed.origin {
             Origin::Checkpoint(checkpoint) => vec![
                 (render::zeros(&checkpoint.scheme), render::percent(summary.dead_share())),
@@ -208,7 +216,11 @@ impl Report<'_> {
                 nmse.unwrap_or_default(),
             ]
         });
-        render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect())
+        let tensors = render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect());
+        tensors
+            + &self
+                .chosen
+                .map_or(String::new(), |chosen| format!("\n{}", choose::table(chosen)))
     }
 
     pub fn json(&self) -> serde_json::Value {
@@ -239,6 +251,7 @@ impl Report<'_> {
             "dropped_biases": summary.dropped.map(|dropped| json!({
                 "linears": dropped.linears, "largest": dropped.largest, "output_nmse": dropped.loss.nmse(),
             })),
+            "max_kld": self.chosen.map(|chosen| choose::json(self.args, chosen)),
             "nmse": summary.loss.nmse(),
             "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
             "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
