@@ -9,7 +9,7 @@ use formats::block::BlockType;
 
 use super::super::json::print_json;
 use super::super::text::shown;
-use super::super::{lossy, pack, print, render};
+use super::super::{activations, lossy, pack, print, render};
 use super::InspectArgs;
 use super::json::{
     CheckpointReport, ConfigReport, Found as Told, InspectReport, PreviewReport, TensorReport, TrainedReport,
@@ -253,6 +253,7 @@ impl PackPreview {
     fn json(&self) -> PreviewReport {
         PreviewReport {
             linears: self.linears.iter().map(|(ty, count)| (ty.name(), *count)).collect(),
+            activations: activations::reports(self.linears.keys().copied()),
             bytes: self.bytes,
             nmse: self.nmse,
             dead_share: self.dead_share,
@@ -273,6 +274,11 @@ impl PackPreview {
                 render::small(self.nmse)
             ),
         ));
+        facts.push((
+            "activations",
+            activations::line(&self.linears.keys().copied().collect::<Vec<_>>()),
+        ));
+        facts.retain(|(_, text)| !text.is_empty());
         facts
     }
 }

@@ -8,6 +8,7 @@ use formats::gguf::{File, TensorInfo, Value};
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::super::activations;
 use super::super::text::shown;
 use super::super::{lossy, render};
 use super::json::{GgufReport, InspectReport, TensorReport, TypeReport};
@@ -97,7 +98,9 @@ impl Gguf<'_> {
             .filter(|(_, value)| all || !matches!(value, Value::Array(_)));
         let shown: Vec<_> = keys.map(|(key, value)| (key.as_str(), brief(value))).collect();
         text += &render::facts(&shown);
-        let rows = self.shares().into_iter().map(|(ty, share)| {
+        let shares = self.shares();
+        let types: Vec<_> = shares.keys().copied().collect();
+        let rows = shares.into_iter().map(|(ty, share)| {
             let dead = if share.ternary > 0 {
                 render::percent(share.dead as f64 / share.ternary as f64)
             } else {
@@ -118,6 +121,7 @@ impl Gguf<'_> {
             &["type", ">tensors", ">weights", ">size", ">dead zone", "runs on"],
             rows.collect(),
         );
+        text += &activations::table(&types);
         if all {
             let rows = file.tensors().iter().map(|info| {
                 let shape: Vec<_> = info.shape.iter().rev().map(u64::to_string).collect();
@@ -154,6 +158,7 @@ impl Gguf<'_> {
                 bytes: share.bytes,
                 dead_share: (share.ternary > 0).then(|| share.dead as f64 / share.ternary as f64),
                 runs_on: engines(ty),
+                activations: activations::report(ty),
             };
             (ty.name(), report)
         });

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::cli::activations::ActivationsReport;
 use crate::cli::json::Document;
 use crate::model::TrainingFacts;
 
@@ -86,6 +87,8 @@ pub(in crate::cli) struct TrainedReport {
 pub(in crate::cli) struct PreviewReport {
     /// How many linears would become each type.
     pub linears: BTreeMap<&'static str, usize>,
+    /// How activations are rounded for each of these types.
+    pub activations: BTreeMap<&'static str, Option<ActivationsReport>>,
     pub bytes: u64,
     /// The NMSE that storing would add, over all linears.
     pub nmse: f64,
@@ -122,6 +125,8 @@ pub(in crate::cli) struct TypeReport {
     pub dead_share: Option<f64>,
     /// In words.
     pub runs_on: &'static str,
+    /// Where activations are rounded for it.
+    pub activations: Option<ActivationsReport>,
 }
 
 /// A tensor of either.

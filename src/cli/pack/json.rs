@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::choose::ChosenReport;
 use super::report::Report;
+use crate::cli::activations::{self, ActivationsReport};
 use crate::cli::json::Document;
 use crate::cli::lossy;
 use crate::model::TrainingFacts;
@@ -36,6 +37,8 @@ pub(in crate::cli) struct PackReport {
     linears: BTreeMap<&'static str, usize>,
     /// How much of the output is of each type.
     types: Vec<TypeReport>,
+    /// How activations are rounded for each type of the linears.
+    activations: BTreeMap<&'static str, Option<ActivationsReport>>,
     /// Weights of all linears.
     ternary_weights: u64,
     /// Of these, scales included.
@@ -122,6 +125,7 @@ impl PackReport {
             known_by: report.evidence(),
             linears: summary.linears.iter().map(|(ty, count)| (ty.name(), *count)).collect(),
             types: types(&packed.items),
+            activations: activations::reports(report.types()),
             ternary_weights: summary.ternary_weights,
             bits_per_weight: summary.bits_per_weight(),
             dead_share: summary.dead_share(),

@@ -9,8 +9,8 @@ use super::args::TargetArg;
 use super::next::Next;
 use super::{PackArgs, choose};
 use crate::choose::Chosen;
-use crate::cli::render;
 use crate::cli::text::shown;
+use crate::cli::{activations, render};
 use crate::model::Scheme;
 use crate::pack::{Larger, Origin, Packed};
 
@@ -78,6 +78,7 @@ impl Report<'_> {
                 ),
             ),
             ("weight NMSE", self.loss()),
+            ("activations", activations::line(&self.types())),
             ("not smaller", self.larger()),
         ];
         facts.extend(
@@ -151,6 +152,11 @@ impl Report<'_> {
             render::bytes(bytes),
             render::percent(share)
         )
+    }
+
+    /// The types of the linears.
+    pub fn types(&self) -> Vec<BlockType> {
+        self.packed.summary.linears.keys().copied().collect()
     }
 
     fn loss(&self) -> String {

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use super::activations::ActivationsArgs;
 use super::checkpoint::CheckpointArgs;
 use super::evidence::{FileDigest, Machine, command_line, files_of_checkpoint, now};
 use super::json::{Document, print_json};
@@ -81,6 +82,8 @@ pub struct VerifyArgs {
     /// Tokens that see each other: the text is cut into windows of so many
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = window, help_heading = "Text")]
     window: usize,
+    #[command(flatten)]
+    rounding: ActivationsArgs,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
     /// A key that `pack` was told to set, and its value; can be repeated
@@ -251,6 +254,7 @@ fn options(args: &VerifyArgs, witness: Program) -> anyhow::Result<Options> {
         max_nmse: args.max_nmse,
         metadata: args.metadata.clone(),
         max_kld: args.max_kld,
+        activations: args.rounding.activations,
         text,
         threads: rayon::current_num_threads(),
         witness,

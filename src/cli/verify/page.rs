@@ -5,11 +5,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::super::render;
 use super::super::text::shown;
 use super::charts::charts;
-use super::text::{found, limit};
+use super::text::{found, limit, link_end};
 use crate::cli::evidence::{FileDigest, Machine};
 use crate::engine::threads_text;
 use crate::metrics;
-use crate::verify::{Check, CheckId, LevelReport, Report, Status, Verdict};
+use crate::verify::{Check, CheckId, LevelReport, Report, Status, TextFacts, Verdict};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -53,6 +53,7 @@ pub fn page(report: &Report, evidence: &Evidence) -> String {
                     (faults(report))
                     section class="tiles" { (tiles(report)) }
                     section class="charts" { (charts(report)) }
+                    @if let Some(text) = &report.text { (links(text)) }
                     section { @for report in &report.levels { (level(report)) } }
                     section class="charts" { (facts(report, evidence)) (gloss()) }
                     footer { (shown(&footer(report))) }
@@ -241,6 +242,45 @@ fn facts(report: &Report, evidence: &Evidence) -> Markup {
                     (threads_text(evidence.machine.threads)) }
                 @for engine in report.text.iter().flat_map(|text| &text.tested) {
                     dt { "engine" } dd { (shown(&engine.name.to_string())) }
+                }
+            }
+        }
+    }
+}
+
+/// Where the predictions part from the reference's.
+fn links(text: &TextFacts) -> Markup {
+    let perplexity = |perplexity: f64| format!("{perplexity:.4}");
+    html! {
+        section {
+            div class="card" {
+                h2 { "What each link costs" }
+                div class="rows" {
+                    table {
+                        tr {
+                            th scope="col" { "link" }
+                            th scope="col" { "to" }
+                            th scope="col" class="number" { "perplexity" }
+                            th scope="col" class="number" { "mean KLD, nats/token" }
+                            th scope="col" class="number" { "top-1" }
+                        }
+                        tr {
+                            td {}
+                            td { (text.reference.name.short) }
+                            td class="number" { (perplexity(text.reference.perplexity)) }
+                            td {}
+                            td {}
+                        }
+                        @for link in &text.links {
+                            tr {
+                                td { (link.link.name()) }
+                                td { (link_end(link)) }
+                                td class="number" { (perplexity(link.perplexity)) }
+                                td class="number" { (render::small(link.mean_kld)) }
+                                td class="number" { (render::percent(link.top1)) }
+                            }
+                        }
+                    }
                 }
             }
         }

@@ -6,7 +6,7 @@ use super::super::bench::speed_text;
 use super::super::render;
 use super::super::text::shown;
 use crate::metrics::mean;
-use crate::verify::{Check, LevelReport, Report, Status, Unit, Verdict};
+use crate::verify::{Check, LevelReport, LinkCause, LinkFacts, Report, Status, TextFacts, Unit, Verdict};
 
 /// The report for a terminal.
 pub struct Text {
@@ -141,32 +141,7 @@ impl Text {
     fn figures(&self, report: &Report) -> String {
         let mut text = String::new();
         if let Some(facts) = &report.text {
-            text += &format!(
-                "over {} predictions of {}, windows of {} tokens:\n",
-                render::count(facts.tokens as u64),
-                shown(&facts.source),
-                facts.window
-            );
-            let engines = std::iter::once(&facts.reference).chain(&facts.tested);
-            let rows = engines.map(|engine| {
-                let from = |value: Option<String>| value.unwrap_or_default();
-                let name = match self.verbose {
-                    true => engine.name.to_string(),
-                    false => engine.name.short.into(),
-                };
-                vec![
-                    format!("  {name}"),
-                    format!("{:.4}", engine.perplexity),
-                    from((!engine.kld.is_empty()).then(|| quantity(mean(&engine.kld), Unit::NatsPerToken))),
-                    from(engine.top1.map(render::percent)),
-                ]
-            });
-            let kld = format!(">mean KLD from {}", facts.reference.name.short);
-            text += &render::table(&["", ">perplexity", &kld, ">top-1"], rows.collect());
-            text += &format!(
-                "  rounded activations cost this model {}\n",
-                quantity(facts.rounding, Unit::NatsPerToken)
-            );
+            text += &links(facts, self.verbose);
         }
         if let Some(speed) = &report.speed {
             text += &speed_text(speed, self.verbose);
@@ -216,6 +191,58 @@ fn quantity(value: f64, unit: Unit) -> String {
         _ => render::small(value),
     };
     format!("{number} {}", unit.name()).trim_end().to_owned()
+}
+
+/// Where the predictions of each engine part from the checkpoint's, link by link.
+/// `verbose`: with the full names of the engines.
+fn links(facts: &TextFacts, verbose: bool) -> String {
+    let mut text = format!(
+        "over {} predictions of {}, windows of {} tokens; KLD in nats/token\n",
+        render::count(facts.tokens as u64),
+        shown(&facts.source),
+        facts.window
+    );
+    let reference = facts.reference.name.short;
+    let total = |name: &str| facts.tested.iter().find(|engine| engine.name.short == name);
+    let first = [String::new(), reference.into(), perplexity(facts.reference.perplexity)];
+    let rows = facts.links.iter().map(|link| {
+        let total = total(link.to).map(|engine| render::small(mean(&engine.kld)));
+        vec![
+            format!("  {}", link.link.name()),
+            link_end(link),
+            perplexity(link.perplexity),
+            render::small(link.mean_kld),
+            render::percent(link.top1),
+            total.unwrap_or_default(),
+        ]
+    });
+    let first = first
+        .into_iter()
+        .chain([String::new(), String::new(), String::new()])
+        .collect();
+    let from = format!(">KLD from {reference}");
+    let head = ["  link", "to", ">perplexity", ">mean KLD", ">top-1", &from];
+    text += &render::table(&head, std::iter::once(first).chain(rows).collect());
+    for engine in facts
+        .tested
+        .iter()
+        .filter(|engine| verbose && engine.name.short != "file")
+    {
+        text += &format!("  {}\n", engine.name);
+    }
+    text
+}
+
+fn perplexity(perplexity: f64) -> String {
+    format!("{perplexity:.4}")
+}
+
+/// What a link leads to: `file`, `rounded per-32`, `native`.
+pub fn link_end(link: &LinkFacts) -> String {
+    match (link.link, link.activations) {
+        (LinkCause::Activations, Some(way)) => format!("{} {way}", link.to),
+        _ => link.to.into(),
+    }
 }
 
 #[cfg(test)]
