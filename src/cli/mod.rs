@@ -1,6 +1,7 @@
 //! The command line: arguments, progress, tables, JSON, exit codes. Only this room prints.
 
 mod bench;
+mod card;
 mod checkpoint;
 mod diff;
 mod inspect;

@@ -68,6 +68,10 @@ pub struct PackArgs {
     /// Note the sha256 of each input file in the output: takes about a second per 2 GB of the largest file
     #[arg(long, help_heading = "Output")]
     pub(super) hash: bool,
+    /// Write README.md beside the output, too: a card for the Hugging Face Hub, with license, language and base model as
+    /// the checkpoint's own card has them
+    #[arg(long, help_heading = "Output")]
+    pub(super) card: bool,
     /// Write several files of at most this size, for example 2G or 500M, named as llama.cpp's gguf-split names them
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Output")]
     pub(super) split_max_size: Option<u64>,

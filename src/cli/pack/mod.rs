@@ -5,14 +5,15 @@ mod next;
 mod report;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use formats::gguf::Value;
 
-use super::{Context, print, print_json, render, stop_signal, texts};
+use super::{Context, card, print, print_json, render, stop_signal, texts};
+use crate::model::card::Card;
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
 use crate::output::{self, Inputs};
@@ -23,6 +24,7 @@ pub use args::PackArgs;
 use args::TargetArg;
 pub(super) use args::{MAX_NMSE, parse_nmse, parse_pair};
 use next::Next;
+pub(super) use next::ollama_name;
 use report::Report;
 
 /// Pack, and tell what came of it.
@@ -38,7 +40,14 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
     let start = Instant::now();
     let checkpoint = args.checkpoint.open(&args.input)?;
     let target = Target::check(args, Inputs::new(checkpoint.files()))?;
-    let options = options(args, checkpoint.source.name(), checkpoint.source.organization());
+    let (source, card_note) = match checkpoint.source.card() {
+        Ok(card) => (card, None),
+        Err(why) => (Card::default(), Some(why)),
+    };
+    let mut options = options(args);
+    options.name = checkpoint.source.name();
+    options.organization = checkpoint.source.organization();
+    options.card = source;
     let files = TokenizerFiles::of(&checkpoint.source)?;
     let (tokenizer, plan) = rayon::join(
         || args.checkpoint.read_tokenizer(&files, &checkpoint),
@@ -47,6 +56,7 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
     let (mut tokenizer, plan) = (tokenizer?, plan.map_err(|error| of_input(error, args))?);
     let mut notes = std::mem::take(&mut tokenizer.notes);
     notes.extend(checkpoint.notes());
+    notes.extend(card_note);
     let keys = tokenizer.into_metadata();
     let (packed, found) = write(args, context, plan, &keys, &target, || texts::notes(&keys, &files))?;
     notes.extend(found);
@@ -64,7 +74,7 @@ fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let gguf = Gguf::open(&args.input)?;
     let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path)))?;
-    let options = options(args, None, None);
+    let options = options(args);
     let plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
     let (packed, ()) = write(args, context, plan, &[], &target, || ())?;
     tell(args, context, &packed, &target, vec![], start)
@@ -73,6 +83,7 @@ fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
 /// Where to write, and what not over.
 struct Target {
     modelfile: Option<PathBuf>,
+    card: Option<PathBuf>,
     inputs: Inputs,
 }
 
@@ -80,10 +91,20 @@ impl Target {
     /// Refuse what cannot be written, before any work.
     fn check(args: &PackArgs, inputs: Inputs) -> anyhow::Result<Self> {
         let modelfile = modelfile(args)?;
+        let card = args.card.then(|| card::beside(&args.output));
         if !args.dry_run {
-            check_outputs(args, modelfile.as_deref(), &inputs)?;
+            if args.split_max_size.is_none() {
+                output::check(&args.output, args.force, &inputs)?;
+            }
+            for small in modelfile.iter().chain(&card) {
+                output::check(small, args.force, &inputs)?;
+            }
         }
-        Ok(Self { modelfile, inputs })
+        Ok(Self {
+            modelfile,
+            card,
+            inputs,
+        })
     }
 }
 
@@ -117,7 +138,7 @@ fn write<'a, T: Send>(
     Ok((packed, beside))
 }
 
-/// Write the Modelfile, and tell what came of it all.
+/// Write Modelfile and card, and tell what came of it all.
 fn tell(
     args: &PackArgs,
     context: &Context,
@@ -142,9 +163,13 @@ fn tell(
             modelfile,
         },
         paths: &paths,
+        card: target.card.as_deref(),
         notes,
         time: start.elapsed(),
     };
+    if let Some(path) = target.card.as_deref().filter(|_| !args.dry_run) {
+        output::write(path, report.card().text().as_bytes())?;
+    }
     if args.json {
         print_json(&report.json())
     } else if context.quiet && !args.dry_run {
@@ -189,17 +214,8 @@ fn modelfile(args: &PackArgs) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(modelfile))
 }
 
-fn check_outputs(args: &PackArgs, modelfile: Option<&Path>, inputs: &Inputs) -> anyhow::Result<()> {
-    if args.split_max_size.is_none() {
-        output::check(&args.output, args.force, inputs)?;
-    }
-    if let Some(modelfile) = modelfile {
-        output::check(modelfile, args.force, inputs)?;
-    }
-    Ok(())
-}
-
-fn options(args: &PackArgs, name: Option<String>, organization: Option<String>) -> Options {
+/// All but what is told of a checkpoint.
+fn options(args: &PackArgs) -> Options {
     let rule = Rule {
         target: args.target.into(),
         max_nmse: args.limit(),
@@ -210,8 +226,9 @@ fn options(args: &PackArgs, name: Option<String>, organization: Option<String>) 
         rule,
         embedding: args.embedding,
         drop_biases: args.drop_biases,
-        name,
-        organization,
+        name: None,
+        organization: None,
+        card: Card::default(),
         metadata: args.metadata.clone(),
         hash: args.hash,
         split_max_size: args.split_max_size,

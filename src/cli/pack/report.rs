@@ -1,6 +1,6 @@
 //! What came of a pack: for a person, and as JSON.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,7 +9,7 @@ use super::PackArgs;
 use super::args::TargetArg;
 use super::next::Next;
 use crate::cli::text::shown;
-use crate::cli::{lossy, render};
+use crate::cli::{card, lossy, render};
 use crate::model::Scheme;
 use crate::pack::{Larger, Origin, Packed};
 
@@ -19,6 +19,8 @@ pub(super) struct Report<'a> {
     pub packed: &'a Packed<'a>,
     pub next: Next<'a>,
     pub paths: &'a [PathBuf],
+    /// Where the card goes, if one is asked for.
+    pub card: Option<&'a Path>,
     pub notes: Vec<String>,
     pub time: Duration,
 }
@@ -55,11 +57,6 @@ impl Report<'_> {
     fn facts(&self) -> Vec<(&'static str, String)> {
         const WORTH_A_RATE: u64 = 100_000_000; // bytes; below, starting up takes most of the time
         let summary = &self.packed.summary;
-        let linears: Vec<_> = summary
-            .linears
-            .iter()
-            .map(|(ty, count)| format!("{count} x {ty}"))
-            .collect();
         let input = self.packed.origin.bytes();
         let rate = input as f64 / 1e9 / self.time.as_secs_f64();
         let mut facts = vec![
@@ -72,7 +69,7 @@ impl Report<'_> {
                 "linears",
                 format!(
                     "{}: {} weights, {:.4} bits per weight",
-                    linears.join(", "),
+                    self.linears(),
                     render::count(summary.ternary_weights),
                     summary.bits_per_weight()
                 ),
@@ -204,6 +201,35 @@ impl Report<'_> {
         render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect())
     }
 
+    /// How many linears are of which type: `28 x Q2_K`.
+    fn linears(&self) -> String {
+        let counts = self.packed.summary.linears.iter();
+        let texts: Vec<_> = counts.map(|(ty, count)| format!("{count} x {ty}")).collect();
+        texts.join(", ")
+    }
+
+    /// The card beside the file.
+    pub fn card(&self) -> card::New<'_> {
+        let summary = &self.packed.summary;
+        let (repository, origin) = match self.packed.origin {
+            Origin::Checkpoint(checkpoint) => (checkpoint.source.repository(), checkpoint.scheme.training().text()),
+            Origin::Gguf(_) => (None, format!("from {}", lossy(&self.args.input))),
+        };
+        card::New {
+            keys: &self.packed.metadata,
+            repository,
+            origin,
+            file: &self.paths[0],
+            files: self.paths.len(),
+            linears: self.linears(),
+            bytes: summary.bytes,
+            bits_per_weight: summary.bits_per_weight(),
+            nmse: summary.loss.nmse(),
+            ollama: self.packed.items.iter().all(|item| item.info.ty.ollama_reads()),
+            verify: self.next.verify(),
+        }
+    }
+
     pub fn json(&self) -> serde_json::Value {
         let (packed, summary) = (self.packed, &self.packed.summary);
         let tensors: Vec<_> = packed
@@ -235,7 +261,7 @@ impl Report<'_> {
             "nmse": summary.loss.nmse(),
             "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
             "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
-            "modelfile": self.next.modelfile.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,
+            "modelfile": self.next.modelfile.map(lossy), "card": self.card.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,
         })
     }
 }

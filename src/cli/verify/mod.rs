@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::checkpoint::CheckpointArgs;
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
-use super::{Context, print, print_json, render};
+use super::{Context, card, print, print_json, render};
 use crate::mapped::Model;
 use crate::model::is_gguf;
 use crate::output::{self, Inputs};
@@ -81,6 +81,9 @@ pub struct VerifyArgs {
     /// Write a page to look at, too
     #[arg(long, value_name = "FILE.html", help_heading = "Output")]
     report: Option<PathBuf>,
+    /// Put the figures into the README.md that `pack --card` has written
+    #[arg(long, value_name = "FILE.md", help_heading = "Output")]
+    card: Option<PathBuf>,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -107,8 +110,13 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
             name: path.display().to_string(),
         }),
     };
+    let inputs = inputs(args, against.as_ref());
+    if let Some(path) = &args.card {
+        output::check(path, true, &inputs)?;
+        card::check(path)?;
+    }
     if let Some(report) = &args.report {
-        output::check(report, true, &inputs(args, against.as_ref()))?;
+        output::check(report, true, &inputs.and(args.card.as_deref()))?;
     }
     let options = options(args, context.witness)?;
     let bar = render::spinner(!context.quiet);
@@ -125,6 +133,9 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     }
     if let Some(path) = &args.report {
         output::write(path, page::page(&report).as_bytes())?;
+    }
+    if let Some(path) = &args.card {
+        output::write(path, card::verified(path, &report)?.as_bytes())?;
     }
     Ok(match report.verdict {
         Verdict::Agrees | Verdict::Sound => ExitCode::SUCCESS,
