@@ -11,7 +11,7 @@ use crate::engine::hyper::Hyper;
 use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::native::{self, Native};
 use crate::engine::{EngineError, EngineName, Generate};
-use crate::kernels::Threads;
+use crate::kernels::{ActivationScales, Threads};
 use crate::metrics;
 use crate::witness::Program;
 
@@ -29,6 +29,8 @@ pub struct Workload {
     pub decode: usize,
     /// Runs that are timed, after one to warm up; of an odd number the median is one of them.
     pub runs: usize,
+    /// How our engine rounds activations.
+    pub activations: ActivationScales,
     /// After so long no further run is begun.
     pub patience: Duration,
 }
@@ -42,6 +44,7 @@ impl Workload {
             prefill: 128,
             decode: 32,
             runs: 5,
+            activations: ActivationScales::LlamaCpp,
             patience,
         }
     }
@@ -149,7 +152,7 @@ pub fn race(
     progress("memory");
     let bandwidth = read_bandwidth(threads);
     progress("engines in turn");
-    let settings = native::Settings::new(context, threads);
+    let settings = native::Settings::new(context, threads).with_activations(workload.activations);
     let first = Native::load(file, settings)?.load_time();
     let mut native = Native::load(file, settings)?;
     let load = load_facts(file, &native, first);

@@ -9,11 +9,12 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use formats::block::BlockType;
 
+use super::activations::ActivationsArgs;
 use super::render;
 use crate::bench::{Case, LoadFacts, Outcome, Rate, Seconds, SpeedFacts, Workload, measure, race};
 use crate::engine::EngineError;
 use crate::engine::threads_text;
-use crate::kernels::{Isa, Options, Precision};
+use crate::kernels::{Isa, Options};
 use crate::mapped::Model;
 use crate::witness::{self, Program, Witness, WitnessError};
 
@@ -57,9 +58,8 @@ pub struct BenchArgs {
     /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, avx512lookup, neon-dotprod or neon-i8mm
     #[arg(long, conflicts_with = "model")]
     isa: Option<Isa>,
-    /// Quantize the activations of Q2_0 and Q4_0 in groups of 64 to 256, not of 32 as llama.cpp does
-    #[arg(long, conflicts_with = "model")]
-    fast: bool,
+    #[command(flatten)]
+    rounding: ActivationsArgs,
     /// Keep one matrix in the cache; without this many are read from memory in turn
     #[arg(long, conflicts_with = "model")]
     hot: bool,
@@ -118,6 +118,7 @@ fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<Exit
             decode: args.decode,
             runs: args.runs,
             patience: Duration::from_secs(600),
+            activations: args.rounding.activations,
             ..Workload::new(threads)
         };
         let (facts, missing) = race(model, &file, program, workload, &|_| {}).with_context(place)?;
@@ -185,8 +186,10 @@ fn load_text(load: &LoadFacts) -> String {
 }
 
 fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
-    let isa = args.isa.unwrap_or(Isa::best());
-    let precision = if args.fast { Precision::Fast } else { Precision::Exact };
+    let options = Options {
+        isa: args.isa.unwrap_or(Isa::best()),
+        activations: args.rounding.activations,
+    };
     let mut witness = match Witness::start(program) {
         Ok(witness) => Some(witness),
         Err(WitnessError::NotBuiltIn) => None,
@@ -204,7 +207,7 @@ fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
                         tokens,
                         threads,
                         hot: args.hot,
-                        options: Options { isa, precision },
+                        options,
                         time: args.seconds,
                     };
                     outcomes.push(measure(&case, witness.as_mut()).map_err(|error| anyhow!(error))?);

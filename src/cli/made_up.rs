@@ -13,6 +13,7 @@ use crate::blueprint::{Linear, Norm, Part};
 use crate::engine::hyper::Hyper;
 use crate::engine::native::{Native, Settings};
 use crate::engine::oracle::{Oracle, Precision, Rows, Weights};
+use crate::engine::text::TextOptions;
 use crate::engine::{Engine, EngineError};
 use crate::metrics;
 use crate::model::tokenizer::{self, TokenizerFiles};
@@ -243,7 +244,7 @@ fn proof(path: &Path, checkpoint: Checkpoint) -> impl Fn() -> verify::Report {
         max_nmse: 0.0,
         metadata: vec![],
         max_kld: None,
-        text: verify::TextOptions::default(),
+        text: TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,
         witness: Program::this(),

@@ -1,5 +1,6 @@
 //! The command line: arguments, progress, tables, JSON, exit codes. Only this room prints.
 
+mod activations;
 mod bench;
 mod card;
 mod checkpoint;

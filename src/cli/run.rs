@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use formats::gguf::File;
 use serde_json::json;
 
+use super::activations::ActivationsArgs;
 use super::text::shown_json;
 use super::{Context, INTERRUPTED, stop_signal};
 use crate::engine::Generate;
@@ -58,6 +59,8 @@ pub struct RunArgs {
     /// What computes
     #[arg(long, value_enum, default_value_t = EngineArg::Native)]
     engine: EngineArg,
+    #[command(flatten)]
+    rounding: ActivationsArgs,
     /// Print JSON, at the end
     #[arg(long)]
     json: bool,
@@ -95,6 +98,9 @@ pub fn run(args: &RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
 }
 
 fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
+    if matches!(args.engine, EngineArg::LlamaCpp) {
+        args.rounding.of_llama_cpp()?;
+    }
     let model = mapped::Model::open(&args.model)?;
     let file = model.parse()?;
     let hyper = Hyper::read(&file)?;
@@ -120,7 +126,8 @@ fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
     let threads = rayon::current_num_threads();
     match args.engine {
         EngineArg::Native => {
-            let mut engine = Native::load(&file, Settings::new(context, threads))?;
+            let settings = Settings::new(context, threads).with_activations(args.rounding.activations);
+            let mut engine = Native::load(&file, settings)?;
             let load_time = engine.load_time();
             job.run(&mut engine, load_time)
         }

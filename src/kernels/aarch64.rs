@@ -91,6 +91,7 @@ impl<const I8MM: bool> Vector for Neon<I8MM> {
         load(floats: &[f32; MR], part: usize) -> float32x4_t = load(&floats.as_chunks().0[part]);
         store(floats: &mut [f32; MR], part: usize, x: float32x4_t) = store(&mut floats.as_chunks_mut().0[part], x);
         halves(f16s: &[u8; 2 * MR], part: usize) -> float32x4_t = widen::<F16>(f16s, part);
+        bytes(bytes: &[u8; MR], part: usize) -> int32x4_t = quarter(bytes, part);
         widen<TYPE>(weights: &[u8], part: usize) -> float32x4_t = widen::<TYPE>(weights, part);
         to_floats(x: int32x4_t) -> float32x4_t = vcvtq_f32_s32(x);
         sub(a: int32x4_t, b: int32x4_t) -> int32x4_t = vsubq_s32(a, b);
@@ -157,7 +158,7 @@ fn offsets<const H: usize, const C: usize>(
     offsets
 }
 
-/// The multipliers of a quarter of the rows.
+/// The numbers of a quarter of the rows, of 16 signed bytes.
 #[inline]
 #[target_feature(enable = "neon")]
 fn quarter(bytes: &[u8; MR], quarter: usize) -> int32x4_t {

@@ -12,8 +12,8 @@
 //!         partial = fma(dot, scale of the inner run, partial)                                              f32
 //!     result = fma(partial, scale of the outer run, result)                                                f32
 //! ```
-//! Where scales are an f16 times multipliers (K types), those are applied to the integers. A span is the 256 columns of
-//! an f16, and of an activation scale:
+//! Where scales are an f16 times multipliers (K types) and activations share a scale over the same 256 columns, a span,
+//! multipliers are applied to the integers:
 //!
 //! ```text
 //! for each span:
@@ -21,6 +21,15 @@
 //!     offset = sum over its runs of multiplier, or of the minimum's, * sum of activations                   exact, i32
 //!     partial = (total - 2^shift * offset) * scale     or     fma(-minimum, offset, total * scale)         f32
 //!     result = fma(partial, scale of the activations, result)                                              f32
+//! ```
+//! Where activations have a scale for fewer columns, the first form holds: an f16 times a multiplier is exact in f32. Where
+//! there are minimums, codes then count from 1, as ternary ones do, and what that leaves is added after a K-panel:
+//!
+//! ```text
+//! for each weight group:
+//!     offset = 0
+//!     for each inner run in it:  offset = fma(sum of activations, scale of the activations, offset)         f32
+//!     result = fma(scale - minimum, offset, result)                                                        f32
 //! ```
 //! The order of the f32 operations is part of the contract, so every kernel gives the same bits, for one token or many.
 

@@ -26,6 +26,8 @@ pub(super) trait Vector: Copy {
     fn store(self, floats: &mut [f32; MR], part: usize, x: Self::Floats);
     /// Part `part` of 16 f16.
     fn halves(self, f16s: &[u8; 2 * MR], part: usize) -> Self::Floats;
+    /// Part `part` of 16 signed bytes.
+    fn bytes(self, bytes: &[u8; MR], part: usize) -> Self::Ints;
     /// Part `part` of the 16 weights of a column. `TYPE`: see [`bytes_of`].
     fn widen<const TYPE: usize>(self, weights: &[u8], part: usize) -> Self::Floats;
     /// Rounded to the nearest f32.
@@ -81,6 +83,8 @@ pub(super) use steps;
 #[derive(Clone, Copy)]
 pub(super) struct Operands<'a> {
     pub group: RowGroup<'a>,
+    /// Whether multipliers are applied to integers.
+    pub in_spans: bool,
     /// As [`super::packed::Format::shift`].
     pub shift: Option<u32>,
     pub runs: Runs,
@@ -112,6 +116,7 @@ impl<'a> Operands<'a> {
     pub fn new(weights: &KPanel<'a>, group: usize, panel: &Panel<'a>) -> Operands<'a> {
         Operands {
             group: weights.row_group(group),
+            in_spans: weights.in_spans(panel),
             shift: weights.format.shift,
             runs: weights.runs(panel),
             panel: *panel,
@@ -139,7 +144,7 @@ pub(super) fn product<V: Vector, const BITS: usize, const H: usize, const C: usi
     at: At,
     out: &mut [[f32; MR]],
 ) {
-    if !of.group.multipliers.is_empty() {
+    if of.in_spans {
         return multiplied::<V, BITS, H, C>(v, of, at, out);
     }
     let Operands {
@@ -147,16 +152,17 @@ pub(super) fn product<V: Vector, const BITS: usize, const H: usize, const C: usi
         shift,
         runs,
         panel,
+        ..
     } = *of;
     let unit = match BITS {
         8 if V::SIGNED_BYTES => 0,
-        _ => shift.map_or(0, |shift| 1 << shift),
+        _ => 1 << shift.unwrap_or(0), // as `Format::offset_shift`
     };
     let out = &mut out[at.token..][..C];
     // The scales of a run: the weights' or the activations'.
     let scales = |of_tokens: bool, run: usize| match of_tokens {
         true => Scales::Tokens(&panel.scales[run * panel.width + at.token..][..C]),
-        false => Scales::Rows(&group.scales[run]),
+        false => Scales::Rows(group.factors(run)),
     };
     let mut results = [[v.splat(0.0); C]; H];
     for (h, results) in results.iter_mut().enumerate() {
@@ -195,8 +201,8 @@ pub(super) fn product<V: Vector, const BITS: usize, const H: usize, const C: usi
 
 /// The scales of a run.
 enum Scales<'a> {
-    /// 16 f16.
-    Rows(&'a [u8; 2 * MR]),
+    /// 16 f16, and their multipliers.
+    Rows((&'a [u8; 2 * MR], Option<&'a [u8; MR]>)),
     /// One for each token.
     Tokens(&'a [f32]),
 }
@@ -212,8 +218,11 @@ fn add_scaled<V: Vector, const H: usize, const C: usize>(
 ) {
     for h in 0..H {
         match scales {
-            Scales::Rows(f16s) => {
-                let scale = v.halves(f16s, part + h);
+            Scales::Rows((f16s, multipliers)) => {
+                let mut scale = v.halves(f16s, part + h);
+                if let Some(multipliers) = multipliers {
+                    scale = v.mul(scale, v.to_floats(v.bytes(multipliers, part + h)));
+                }
                 for c in 0..C {
                     sums[h][c] = v.fma(x[h][c], scale, sums[h][c]);
                 }
@@ -227,7 +236,7 @@ fn add_scaled<V: Vector, const H: usize, const C: usize>(
     }
 }
 
-/// As [`product`], where scales have multipliers.
+/// As [`product`], where multipliers are applied to integers.
 #[inline(always)]
 fn multiplied<V: Vector, const BITS: usize, const H: usize, const C: usize>(
     v: V,
@@ -240,6 +249,7 @@ fn multiplied<V: Vector, const BITS: usize, const H: usize, const C: usize>(
         shift,
         runs,
         panel,
+        ..
     } = *of;
     let width = panel.width;
     let out = &mut out[at.token..][..C];

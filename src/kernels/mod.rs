@@ -26,6 +26,8 @@
 //! | `tiles` | the order of a product, and its threads |
 //! | `activations` | 8-bit activations |
 //! | `floats` | F32, F16 and BF16 |
+//! | `choice` | which activations a type is multiplied with |
+//! | `minimums` | what minimums add, where activations have finer scales than the weights' f16 |
 //! | `exact` | the product in f64, to measure against |
 //! | `threads`, `memory`, `isa` | the pool, huge pages, what the CPU can do |
 //!
@@ -34,6 +36,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod activations;
+mod choice;
 mod contract;
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 mod driver;
@@ -42,6 +45,7 @@ mod floats;
 mod isa;
 mod kernel;
 pub(crate) mod memory;
+mod minimums;
 mod packed;
 mod repack;
 mod scalar;
@@ -54,6 +58,7 @@ mod tiles;
 mod x86;
 
 pub use activations::Activations;
+pub use choice::ActivationScales;
 pub use contract::Grouping;
 pub use isa::Isa;
 pub use threads::Threads;
@@ -62,6 +67,7 @@ use contract::{MR, Panel, Tile};
 use floats::{FloatType, Floats};
 use formats::block::BlockType;
 use kernel::{Backend, Gemm, Kernel};
+use minimums::add_minimums;
 use packed::{KPanel, Packed};
 use sources::PackError;
 use std::ops::Range;
@@ -79,8 +85,8 @@ const ONE_PANEL: Tile = Tile {
 pub struct Options {
     /// The instructions to use.
     pub isa: Isa,
-    /// What Q2_0 and Q4_0 matrices do with activations.
-    pub precision: Precision,
+    /// How activations are rounded.
+    pub activations: ActivationScales,
 }
 
 impl Default for Options {
@@ -88,18 +94,9 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             isa: Isa::best(),
-            precision: Precision::Exact,
+            activations: ActivationScales::LlamaCpp,
         }
     }
-}
-
-/// How activations of Q2_0 and Q4_0 matrices are quantized. The other types have one way only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// As llama.cpp does: a scale per 32 activations.
-    Exact,
-    /// A scale per 64 to 256 activations, as llama.cpp does for the types with blocks of 256: less work for the same codes.
-    Fast,
 }
 
 /// The types of which a matrix can be made, found by making an empty one.
@@ -228,7 +225,7 @@ impl Matrix {
             ty,
             isa,
             backend,
-            grouping: grouping(ty, columns, options.precision),
+            grouping: options.activations.grouping(ty, columns),
             weights,
             gemm: None,
         };
@@ -329,6 +326,7 @@ impl Matrix {
 
     fn multiply_packed(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
         let (rows, run, gemv) = (weights.format.rows, self.run_columns(weights), self.backend.gemv);
+        let minimums = weights.format.shift.is_none() && !weights.format.in_spans(self.grouping.group());
         if let Some(gemm) = self.gemm(x.tokens(), threads.count()) {
             return for_tiles(rows, x, y, threads, gemm.tile(), |groups, panels, out| {
                 for k_panel in weights.k_panels() {
@@ -344,6 +342,9 @@ impl Matrix {
             for k_panel in weights.k_panels() {
                 let panel = x.panel(panels.start, k_panel.columns(), run);
                 gemv.multiply(&k_panel, groups.clone(), &panel, out);
+                if minimums {
+                    add_minimums(&k_panel, groups.clone(), &panel, out);
+                }
             }
         });
     }
@@ -374,18 +375,5 @@ fn multiply_panels(
     gemm.multiply(k_panel, groups.clone(), wide, out);
     if let [panel] = narrow {
         gemv.multiply(k_panel, groups, panel, rest);
-    }
-}
-
-/// The activations that llama.cpp's CPU backend uses with a type (ggml-cpu.c:216-394), or larger groups of them.
-fn grouping(ty: BlockType, columns: usize, precision: Precision) -> Grouping {
-    match ty {
-        BlockType::F32 | BlockType::F16 | BlockType::BF16 => Grouping::Float,
-        BlockType::Q2_0 | BlockType::Q4_0 if precision == Precision::Fast => {
-            let group = [256, 128, 64].into_iter().find(|&group| columns.is_multiple_of(group));
-            group.map_or(Grouping::Q8_0, Grouping::K)
-        }
-        BlockType::Q2_0 | BlockType::Q4_0 | BlockType::Q8_0 => Grouping::Q8_0,
-        _ => Grouping::K(256),
     }
 }

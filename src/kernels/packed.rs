@@ -126,6 +126,16 @@ impl Format {
         if self.multiplied { MAX_GROUP / self.group } else { 1 }
     }
 
+    /// Whether multipliers are applied to integers where so many activations share a scale.
+    pub fn in_spans(&self, activation_group: usize) -> bool {
+        self.multiplied && activation_group == MAX_GROUP
+    }
+
+    /// What a code is taken less of in an integer dot, as a shift: 2^shift means 0, or 1 where there are minimums.
+    pub fn offset_shift(&self) -> u32 {
+        self.shift.unwrap_or(0)
+    }
+
     /// The parts of a row group of so many columns.
     pub fn parts(&self, columns: usize) -> Parts {
         let groups = columns / self.group;
@@ -182,6 +192,11 @@ impl<'a> KPanel<'a> {
         self.first..self.first + self.columns
     }
 
+    /// Whether multipliers are applied to the integers of such a panel, see [`super::contract`].
+    pub fn in_spans(&self, panel: &Panel<'_>) -> bool {
+        self.format.in_spans(panel.group)
+    }
+
     /// How its runs follow from the groups of weights and activations.
     pub fn runs(&self, panel: &Panel<'_>) -> Runs {
         Runs::new(self.columns, self.format.group, panel.group)
@@ -227,18 +242,29 @@ impl RowGroup<'_> {
         }
     }
 
+    /// 16 f16, and the multipliers that make scales of them, where there are any: those of group `group`.
+    #[inline(always)]
+    pub fn factors(&self, group: usize) -> (&[u8; 2 * MR], Option<&[u8; MR]>) {
+        match self.multipliers.get(group) {
+            None => (&self.scales[group], None),
+            multipliers => (&self.scales[group >> self.shared.trailing_zeros()], multipliers),
+        }
+    }
+
     /// The scale of group `group` of `row`.
+    #[inline(always)]
     pub fn scale(&self, row: usize, group: usize) -> f32 {
         factor(self.scales, self.multipliers, self.shared, row, group)
     }
 
-    /// The minimum of group `group` of `row`, where the matrix has minimums.
-    #[cfg(test)]
-    pub fn minimum(&self, row: usize, group: usize) -> Option<f32> {
-        (!self.minimums.is_empty()).then(|| factor(self.minimums, self.minimum_multipliers, self.shared, row, group))
+    /// The minimum of group `group` of `row`, in a matrix that has minimums.
+    #[inline(always)]
+    pub fn minimum(&self, row: usize, group: usize) -> f32 {
+        factor(self.minimums, self.minimum_multipliers, self.shared, row, group)
     }
 }
 
+#[inline(always)]
 fn factor(scales: &[[u8; 2 * MR]], multipliers: &[[u8; MR]], shared: usize, row: usize, group: usize) -> f32 {
     let scale = f16::from_le_bytes(scales[group / shared].as_chunks().0[row]).to_f32();
     if multipliers.is_empty() {

@@ -14,7 +14,7 @@ impl Kernel for Scalar {
     fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; MR]]) {
         for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
             let group = weights.row_group(group);
-            let add = match weights.format.multiplied {
+            let add = match weights.in_spans(panel) {
                 true => add_multiplied_product,
                 false => add_product,
             };
@@ -72,7 +72,7 @@ fn add_product(
         let mut partial = 0.0f32;
         for run in outer * runs.inner..(outer + 1) * runs.inner {
             let sum = panel.sums[run * panel.width + token];
-            let offset = weights.format.shift.map_or(0, |shift| sum << shift);
+            let offset = sum << weights.format.offset_shift();
             let dot = dot(group, row, panel, token, run, runs) - offset;
             let inner_scale = match runs.activation_inside {
                 true => panel.scales[run * panel.width + token],
@@ -89,7 +89,7 @@ fn add_product(
     result
 }
 
-/// The same, where scales have multipliers.
+/// The same, where multipliers are applied to integers.
 fn add_multiplied_product(
     mut result: f32,
     weights: &KPanel<'_>,

@@ -7,7 +7,7 @@
 //! | 2 codes | `codes`, `tables`, `keys`, `texts`, `latent`, `schemes`, `stated` | is every code, scale, bias, norm, table and key what the checkpoint gives? |
 //! | | `converted` | or what the GGUF file gives that was packed? |
 //! | 3 dots | `dots` | do our kernels and ggml's multiply these blocks right? |
-//! | 4 logits | `logits`, `references`, `distance`, `windows`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
+//! | 4 logits | `logits`, `references`, `distance`, `witness` | do our engine and llama.cpp predict what the latent checkpoint predicts? |
 //! | 5 speed | `speed` | how fast are both? |
 //!
 //! docs/verify.md tells where each limit comes from.
@@ -29,7 +29,6 @@ mod speed;
 mod stated;
 mod tables;
 mod texts;
-mod windows;
 mod witness;
 
 use std::path::{Path, PathBuf};
@@ -45,6 +44,7 @@ pub use report::{
 
 use crate::blueprint::{Graph, Linear};
 use crate::engine::EngineError;
+use crate::engine::text::TextOptions;
 use crate::mapped::{Model, OpenError};
 use crate::model::tokenizer::TokenizerError;
 use crate::model::{Checkpoint, ModelError};
@@ -77,30 +77,6 @@ pub struct Options {
     pub threads: usize,
     /// The program whose child is llama.cpp.
     pub witness: Program,
-}
-
-/// What the engines predict.
-#[derive(Clone, Debug)]
-pub struct TextOptions {
-    pub text: String,
-    /// Where it is from, for the report.
-    pub source: String,
-    /// At most so many predictions.
-    pub tokens: usize,
-    /// Tokens that see each other.
-    pub window: usize,
-}
-
-impl Default for TextOptions {
-    /// A few verses of the King James Bible, which is in the public domain.
-    fn default() -> Self {
-        Self {
-            text: include_str!("text.txt").into(),
-            source: "built-in text".into(),
-            tokens: 512,
-            window: 256,
-        }
-    }
 }
 
 /// What to compare the file with: what it was packed from.

@@ -6,10 +6,9 @@ use std::path::Path;
 use formats::gguf::File;
 
 use super::report::{Check, CheckId, NotChecked};
-use super::windows::Windows;
 use super::{Options, VerifyError};
 use crate::engine::llamacpp::{Model, Settings};
-use crate::engine::text::HARD;
+use crate::engine::text::{HARD, Windows};
 use crate::engine::{Engine, EngineError};
 use crate::witness::WitnessError;
 

@@ -4,7 +4,7 @@
 
 use fastrand::Rng;
 use formats::block::BlockType;
-use tqconv::kernels::{Activations, Isa, Matrix, Options, Precision, Threads};
+use tqconv::kernels::{ActivationScales, Activations, Isa, Matrix, Options, Threads};
 use tqconv::witness::{self, Weights, Witness};
 
 /// (type, where its blocks have f16 scales)
@@ -100,7 +100,7 @@ fn products_equal_ggml_s_to_f32_rounding() {
             for isa in Isa::available() {
                 let options = Options {
                     isa,
-                    precision: Precision::Exact,
+                    activations: ActivationScales::LlamaCpp,
                 };
                 let matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
                 let found = difference(&ours(&matrix, &x, &threads), &theirs);
@@ -122,7 +122,7 @@ fn another_quantization_is_told_apart() {
     let mut witness = Witness::start(&crate::witness::program()).unwrap();
     let theirs = theirs(&mut witness, BlockType::Q2_0, (rows, columns), &bytes, &x);
     let options = Options {
-        precision: Precision::Fast,
+        activations: ActivationScales::Fast,
         ..Options::default()
     };
     let matrix = Matrix::new(BlockType::Q2_0, rows, columns, &bytes, &options).unwrap();

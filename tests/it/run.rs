@@ -34,6 +34,25 @@ fn text_continues_the_prompt_and_the_last_line_tells_the_speed() {
     assert_eq!(report["stopped"], "length");
 }
 
+/// Finer activations are our engine's, which names them; llama.cpp has its own.
+#[test]
+fn finer_activations_are_named_and_are_ours_alone() {
+    let bench = Bench::new();
+    bench.pack(&data::fixture("kjv"), "");
+    let file = bench.path("out.gguf");
+    let arguments = ["run", file.to_str().unwrap(), "-p", PROMPT, "-n", "2", "--json"];
+    for (scales, named) in [("llama.cpp", "per 256"), ("per-64", "per 64"), ("per-32", "per 32")] {
+        let ran = bench.run(&[&arguments[..], &["--activations", scales]].concat());
+        let report: Json = serde_json::from_slice(&ran.stdout).unwrap();
+        let engine = report["engine"].to_string();
+        assert!(engine.contains(&format!("activations {named}")), "{engine}");
+    }
+    let refused = bench.run(&[&arguments[..], &["--activations", "per-32", "--engine", "llama.cpp"]].concat());
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(message.contains("--engine native"), "{message}");
+}
+
 /// An interrupted text is whole as far as it goes, and what was measured is told.
 #[cfg(unix)]
 #[test]

@@ -13,10 +13,11 @@ use clap::Args;
 use super::checkpoint::CheckpointArgs;
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
 use super::{Context, card, print, print_json, render};
+use crate::engine::text::TextOptions;
 use crate::mapped::Model;
 use crate::model::is_gguf;
 use crate::output::{self, Inputs};
-use crate::verify::{self, Against, Level, Options, Origin, Report, Status, TextOptions, Verdict};
+use crate::verify::{self, Against, Level, Options, Origin, Report, Status, Verdict};
 use crate::witness::Program;
 use text::Text;
 

@@ -1,6 +1,6 @@
 //! Hyper-parameters out of the metadata, with errors that name the key.
 
-use formats::gguf::{File, Value};
+use formats::gguf::{TensorInfo, Value};
 
 use crate::blueprint::{Dims, Graph, Slot};
 use crate::engine::EngineError;
@@ -11,26 +11,31 @@ const MAX_LAYERS: usize = 512;
 
 /// The metadata. Keys are named without the architecture that they begin with.
 pub struct Keys<'a> {
-    file: &'a File<'a>,
+    metadata: &'a [(String, Value)],
+    tensors: &'a [TensorInfo],
     pub graph: &'static Graph,
 }
 
 impl<'a> Keys<'a> {
     /// # Errors
     /// An architecture that we do not run; one part of a model of several files.
-    pub fn new(file: &'a File<'a>) -> Result<Self, EngineError> {
+    pub fn new(metadata: &'a [(String, Value)], tensors: &'a [TensorInfo]) -> Result<Self, EngineError> {
         const KEY: &str = "general.architecture";
-        let named = file.get(KEY).and_then(Value::as_str);
+        let named = value(metadata, KEY).and_then(Value::as_str);
         let graph = named.and_then(Graph::find).ok_or_else(|| {
             let names: Vec<_> = Graph::supported().map(|name| format!("\"{name}\"")).collect();
-            refuse(file, KEY, &names.join(" or "))
+            refuse(metadata, KEY, &names.join(" or "))
         })?;
-        let count = file.get("split.count");
+        let count = value(metadata, "split.count");
         if let Some(count) = count.filter(|&count| *count != Value::U16(1)) {
             let count = count.brief();
             return Err(EngineError::Split { count });
         }
-        Ok(Keys { file, graph })
+        Ok(Keys {
+            metadata,
+            tensors,
+            graph,
+        })
     }
 
     /// All but the factors of the rotation that are in a tensor.
@@ -105,8 +110,8 @@ impl<'a> Keys<'a> {
 
     fn vocab(&self) -> Result<usize, EngineError> {
         let name = Slot::Embedding.gguf_name();
-        match self.file.tensor(&name) {
-            Some((info, _)) if info.rows() > 0 => Ok(usize::try_from(info.rows()).unwrap_or(usize::MAX)),
+        match self.tensors.iter().find(|info| info.name == name) {
+            Some(info) if info.rows() > 0 => Ok(usize::try_from(info.rows()).unwrap_or(usize::MAX)),
             _ => Err(EngineError::MissingTensor { name }),
         }
     }
@@ -186,11 +191,11 @@ impl<'a> Keys<'a> {
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
-        self.file.get(&self.full(key))
+        value(self.metadata, &self.full(key))
     }
 
     fn refuse(&self, key: &str, expected: &str) -> EngineError {
-        refuse(self.file, &self.full(key), expected)
+        refuse(self.metadata, &self.full(key), expected)
     }
 
     fn positive(&self, key: &str) -> Result<usize, EngineError> {
@@ -221,9 +226,14 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// The value of `key` in full.
+pub fn value<'a>(metadata: &'a [(String, Value)], key: &str) -> Option<&'a Value> {
+    metadata.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+}
+
 /// `key` in full.
-fn refuse(file: &File, key: &str, expected: &str) -> EngineError {
-    let found = match file.get(key) {
+fn refuse(metadata: &[(String, Value)], key: &str, expected: &str) -> EngineError {
+    let found = match value(metadata, key) {
         None => "absent".into(),
         Some(value) => value.brief(),
     };

@@ -9,7 +9,7 @@ mod tests;
 
 use std::collections::HashSet;
 
-use formats::gguf::{File, Value};
+use formats::gguf::{File, TensorInfo, Value};
 
 use self::keys::Keys;
 use super::EngineError;
@@ -21,17 +21,31 @@ impl Hyper {
     /// Read the hyper-parameters of `file` and compare every tensor with them.
     ///
     /// # Errors
+    /// Those of [`Hyper::of`]; a tensor that is not aligned in memory.
+    pub fn read(file: &File) -> Result<Self, EngineError> {
+        let factors = file.tensor(&Slot::RopeFactors.gguf_name()).map(|(_, bytes)| bytes);
+        let hyper = Self::of(file.metadata(), file.tensors(), factors)?;
+        check_places(file)?;
+        Ok(hyper)
+    }
+
+    /// The same of a file with these keys and tensors. `factors`: the bytes of the rotary factors, where it has them.
+    ///
+    /// # Errors
     /// A type that llama.cpp does not have; an architecture that we do not run; a key that is absent, of the wrong type
     /// or out of range; a scaling of positions other than linear; a tensor that is absent, unknown, of the wrong shape,
     /// or a norm or bias that is not F32; a duplicated token.
-    pub fn read(file: &File) -> Result<Self, EngineError> {
-        tensors::check_types(file.tensors())?;
-        let keys = Keys::new(file)?;
+    pub fn of(
+        metadata: &[(String, Value)],
+        tensors: &[TensorInfo],
+        factors: Option<&[u8]>,
+    ) -> Result<Self, EngineError> {
+        tensors::check_types(tensors)?;
+        let keys = Keys::new(metadata, tensors)?;
         let mut hyper = keys.hyper()?;
-        tensors::check(file.tensors(), keys.graph, &hyper.dims)?;
-        check_vocabulary(file, hyper.dims.vocab)?;
-        check_places(file)?;
-        hyper.rope.factors = file.tensor(&Slot::RopeFactors.gguf_name()).map(|(_, bytes)| {
+        tensors::check(tensors, keys.graph, &hyper.dims)?;
+        check_vocabulary(metadata, hyper.dims.vocab)?;
+        hyper.rope.factors = factors.map(|bytes| {
             let numbers = bytes.as_chunks().0.iter();
             numbers.map(|&number| f32::from_le_bytes(number).into()).collect()
         });
@@ -60,9 +74,9 @@ fn check_places(file: &File) -> Result<(), EngineError> {
 }
 
 /// As many tokens as the embedding has rows, each once (llama.cpp aborts on a duplicated token: llama-vocab.cpp:2578).
-fn check_vocabulary(file: &File, vocab: usize) -> Result<(), EngineError> {
+fn check_vocabulary(metadata: &[(String, Value)], vocab: usize) -> Result<(), EngineError> {
     const KEY: &str = "tokenizer.ggml.tokens";
-    let Some(tokens) = file.get(KEY).and_then(Value::as_strings) else {
+    let Some(tokens) = keys::value(metadata, KEY).and_then(Value::as_strings) else {
         return Ok(());
     };
     let refuse = |found: String, expected: String| {

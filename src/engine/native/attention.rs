@@ -119,10 +119,10 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Room for `context` positions. Memory is touched only as it fills.
-    pub fn new(hyper: &Hyper, context: usize) -> Self {
+    /// Room for `context` positions in each of so many layers. Memory is touched only as it fills.
+    pub fn new(hyper: &Hyper, layers: usize, context: usize) -> Self {
         let positions = context.next_multiple_of(LANES);
-        let heads = hyper.dims.layers * hyper.dims.kv_heads;
+        let heads = layers * hyper.dims.kv_heads;
         Cache {
             keys: vec![[0.0; LANES]; heads * positions / LANES * hyper.dims.head_dim],
             values: vec![[0.0; LANES]; heads * positions * hyper.dims.head_dim.div_ceil(LANES)],

@@ -3,6 +3,9 @@
 /// A fault of the `tokenizer.*` keys.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
+    /// A text of which nothing can be predicted.
+    #[error("the text is too short: two tokens at least are needed")]
+    TooShort,
     /// A key is not there.
     #[error("key '{key}' is missing; convert the model again")]
     Missing {

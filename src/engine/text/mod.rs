@@ -6,6 +6,7 @@ mod hard;
 mod merge;
 mod own;
 mod roles;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use error::TextError;
 pub use hard::HARD;
 use merge::Pieces;
 pub use own::Own;
+pub use windows::{TextOptions, Window, Windows};
 
 /// The tokenizer of a GGUF file.
 pub struct Text {

@@ -33,8 +33,8 @@ fn every_kernel_equals_scalar_for_many_rows_and_tokens() {
             3 => x.fill(-127.0),
             _ => {}
         }
-        for precision in [Precision::Exact, Precision::Fast] {
-            let options = options(Isa::Scalar, precision);
+        for activations in choices(ty, columns) {
+            let options = options(Isa::Scalar, activations);
             let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
             let scalar = bits(&product(&matrix, &x, &threads[0]));
             for &backend in &backends {
@@ -43,7 +43,7 @@ fn every_kernel_equals_scalar_for_many_rows_and_tokens() {
                 let found = bits(&product(&matrix, &x, threads));
                 assert!(
                     matrix.gemm(tokens, threads.count()).is_some() && found == scalar,
-                    "case {case} {precision:?}"
+                    "case {case} {activations}"
                 );
             }
         }
@@ -51,7 +51,7 @@ fn every_kernel_equals_scalar_for_many_rows_and_tokens() {
         if let BlockType::TQ2_0 | BlockType::Q2_0 = ty {
             let last = bytes.len() - if ty == BlockType::TQ2_0 { 3 } else { 1 };
             bytes[last] |= 3;
-            let options = options(Isa::Scalar, Precision::Exact);
+            let options = options(Isa::Scalar, ActivationScales::LlamaCpp);
             let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
             matrix.use_backend(backends[0]);
             assert!(matrix.gemm(tokens, 1).is_none());
@@ -153,7 +153,14 @@ fn a_way_for_many_tokens_may_prepare_weights_and_says_when_it_pays() {
     let threads: Vec<Threads> = (1..=2).map(Threads::new).collect();
     for ty in [BlockType::TQ2_0, BlockType::Q2_0, BlockType::Q4_0, BlockType::Q8_0] {
         let bytes = blocks_with_runs(&mut random, ty, rows * columns, 64);
-        let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options(Isa::Scalar, Precision::Exact)).unwrap();
+        let mut matrix = Matrix::new(
+            ty,
+            rows,
+            columns,
+            &bytes,
+            &options(Isa::Scalar, ActivationScales::LlamaCpp),
+        )
+        .unwrap();
         for (tokens, chosen) in [(1, false), (7, false), (8, true), (16, true), (33, true)] {
             let x = random.floats(tokens * columns);
             matrix.use_backend(scalar());

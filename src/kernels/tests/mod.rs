@@ -23,8 +23,16 @@ const TYPES: [BlockType; 11] = [
     BlockType::BF16,
 ];
 
-fn options(isa: Isa, precision: Precision) -> Options {
-    Options { isa, precision }
+fn options(isa: Isa, activations: ActivationScales) -> Options {
+    Options { isa, activations }
+}
+
+/// The choices of scales that differ for a type and so many columns.
+fn choices(ty: BlockType, columns: usize) -> Vec<ActivationScales> {
+    let mut choices = ActivationScales::ALL.to_vec();
+    let mut seen = std::collections::HashSet::new();
+    choices.retain(|choice| seen.insert(choice.grouping(ty, columns)));
+    choices
 }
 
 /// The product with `y` full of garbage before.
@@ -79,8 +87,8 @@ fn every_kernel_equals_scalar_at_every_edge() {
                     None => blocks * ty.weights(),
                 };
                 let bytes = random_blocks(&mut random, ty, rows * columns);
-                for precision in [Precision::Exact, Precision::Fast] {
-                    let options = options(Isa::Scalar, precision);
+                for activations in choices(ty, columns) {
+                    let options = options(Isa::Scalar, activations);
                     let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
                     let all = [1, 2, 3, 4, 5, 8, 9, 13, 16, 17, 33];
                     let some = [1, 16, 17];
@@ -93,7 +101,7 @@ fn every_kernel_equals_scalar_at_every_edge() {
                             let found = bits(&product(&matrix, &x, &threads[tokens % 3]));
                             assert!(
                                 found == scalar,
-                                "{ty} {rows}x{columns} {tokens} tokens {precision:?} {}",
+                                "{ty} {rows}x{columns} {tokens} tokens {activations} {}",
                                 backend.name
                             );
                         }
@@ -115,8 +123,8 @@ fn every_kernel_equals_scalar_whatever_the_group() {
         }
         for run in [16, 32, 64, 128, 256] {
             let bytes = blocks_with_runs(&mut random, ty, rows * columns, run);
-            for precision in [Precision::Exact, Precision::Fast] {
-                let options = options(Isa::Scalar, precision);
+            for activations in choices(ty, columns) {
+                let options = options(Isa::Scalar, activations);
                 let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
                 names.insert(matrix.kernel_name());
                 for tokens in [1, 3, 7, 9, 16] {
@@ -127,7 +135,7 @@ fn every_kernel_equals_scalar_whatever_the_group() {
                         matrix.use_backend(backend);
                         let found = bits(&product(&matrix, &x, &threads));
                         let kernel = backend.name;
-                        assert!(found == scalar, "{ty} {run} {tokens} {precision:?} {kernel}");
+                        assert!(found == scalar, "{ty} {run} {tokens} {activations} {kernel}");
                     }
                 }
             }
@@ -157,9 +165,9 @@ fn packed_weights_are_those_of_the_file() {
                 let column = column % KC;
                 let run = column / packed.format.group;
                 let code = i32::from(group.code(lane, column));
-                let found = match (packed.format.shift, group.minimum(lane, run)) {
-                    (Some(shift), _) => group.scale(lane, run) * (code - (1 << shift)) as f32,
-                    (None, minimum) => group.scale(lane, run) * code as f32 - minimum.unwrap(),
+                let found = match packed.format.shift {
+                    Some(shift) => group.scale(lane, run) * (code - (1 << shift)) as f32,
+                    None => group.scale(lane, run) * code as f32 - group.minimum(lane, run),
                 };
                 assert_eq!(found, *weight, "{ty} row {row} column {column}");
             }
@@ -186,7 +194,7 @@ fn merged_scales_change_nothing_but_the_bytes_read() {
             let x = random.floats(columns);
             let exact = exact::product(ty, rows, columns, &bytes, &x).unwrap();
             for isa in Isa::available() {
-                let matrix = Matrix::new(ty, rows, columns, &bytes, &options(isa, Precision::Exact)).unwrap();
+                let matrix = Matrix::new(ty, rows, columns, &bytes, &options(isa, ActivationScales::LlamaCpp)).unwrap();
                 let name = format!("scale per {}", merged.min(256));
                 assert!(
                     matrix.kernel_name().contains(&name),
@@ -209,8 +217,8 @@ fn products_are_near_the_f64_product() {
         let bytes = random_blocks(&mut random, ty, rows * columns);
         let x = random.floats(tokens * columns);
         let exact = exact::product(ty, rows, columns, &bytes, &x).unwrap();
-        for precision in [Precision::Exact, Precision::Fast] {
-            let matrix = Matrix::new(ty, rows, columns, &bytes, &options(Isa::Scalar, precision)).unwrap();
+        for activations in choices(ty, columns) {
+            let matrix = Matrix::new(ty, rows, columns, &bytes, &options(Isa::Scalar, activations)).unwrap();
             // Activations of 8 bits on normal data: 2.7e-5 with a scale per 32, 4e-5 with one per 256.
             let limit = if matrix.grouping() == Grouping::Float {
                 1e-12
@@ -218,9 +226,67 @@ fn products_are_near_the_f64_product() {
                 8e-5
             };
             let found = nmse(&product(&matrix, &x, &threads), &exact);
-            assert!(found < limit, "{ty} {precision:?}: {found}");
+            assert!(found < limit, "{ty} {activations}: {found}");
         }
     }
+}
+
+/// Activations as they are multiplied, by the rules for one group of them.
+fn rounded(x: &[f32], grouping: Grouping) -> Vec<f32> {
+    let mut codes = vec![0; grouping.group()];
+    let mut rounded = vec![];
+    for x in x.chunks_exact(grouping.group()) {
+        let scale = match grouping {
+            Grouping::Float => return x.to_vec(),
+            Grouping::Q8_0 => scalar::quantize_q8_0(x, &mut codes),
+            Grouping::K(_) => scalar::quantize_k(x, &mut codes),
+        };
+        rounded.extend(codes.iter().map(|&code| f32::from(code) * scale));
+    }
+    rounded
+}
+
+/// Whatever has scales, multipliers and minimums: with activations of any scales the product is that of the weights of
+/// the file and the rounded activations.
+#[test]
+fn products_are_those_of_rounded_activations() {
+    let mut random = Random(9);
+    let threads = Threads::new(1);
+    for ty in TYPES.into_iter().filter(|&ty| FloatType::of(ty).is_none()) {
+        for run in [0, 16, 32, 64, 128, 256] {
+            let (rows, columns, tokens) = (20, KC + 512, 5);
+            let bytes = match run {
+                0 => random_blocks(&mut random, ty, rows * columns),
+                _ => blocks_with_runs(&mut random, ty, rows * columns, run),
+            };
+            let x = random.floats(tokens * columns);
+            for activations in choices(ty, columns) {
+                let matrix = Matrix::new(ty, rows, columns, &bytes, &options(Isa::Scalar, activations)).unwrap();
+                let x_rounded = rounded(&x, matrix.grouping());
+                let exact = exact::product(ty, rows, columns, &bytes, &x_rounded).unwrap();
+                let found = nmse(&product(&matrix, &x, &threads), &exact);
+                assert!(found < 1e-11, "{ty} {run} {activations}: {found}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_choice_of_scales_is_each_type_s() {
+    use ActivationScales::*;
+    for (ty, llama, per_64, per_32, fast) in [
+        (BlockType::Q2_K, 256, 64, 32, 256),
+        (BlockType::TQ2_0, 256, 64, 32, 256),
+        (BlockType::Q6_K, 256, 64, 32, 256),
+        (BlockType::Q2_0, 32, 32, 32, 256),
+        (BlockType::Q8_0, 32, 32, 32, 32),
+        (BlockType::F16, 1, 1, 1, 1),
+    ] {
+        for (choice, group) in [(LlamaCpp, llama), (Per64, per_64), (Per32, per_32), (Fast, fast)] {
+            assert_eq!(choice.grouping(ty, 512).group(), group, "{ty} {choice}");
+        }
+    }
+    assert_eq!(Fast.grouping(BlockType::Q4_0, 96).group(), 32);
 }
 
 /// With scales of 1 the product is the integer dot itself, at the largest values that can meet.
@@ -250,7 +316,7 @@ fn extreme_codes_and_activations_do_not_saturate() {
                     let x = vec![sign * 127.0; tokens * columns];
                     let exact = exact::product(ty, rows, columns, &bytes, &x).unwrap();
                     for isa in Isa::available() {
-                        let options = options(isa, Precision::Exact);
+                        let options = options(isa, ActivationScales::LlamaCpp);
                         let matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
                         let found = product(&matrix, &x, &Threads::new(1));
                         // Q6_K's largest totals are rounded once, to f32.

@@ -104,6 +104,7 @@ impl<const DOT: usize> Vector for Avx2<DOT> {
         load(floats: &[f32; MR], part: usize) -> __m256 = load(&floats.as_chunks().0[part]);
         store(floats: &mut [f32; MR], part: usize, x: __m256) = store(&mut floats.as_chunks_mut().0[part], x);
         halves(f16s: &[u8; 2 * MR], part: usize) -> __m256 = widen::<F16>(f16s, part);
+        bytes(bytes: &[u8; MR], part: usize) -> __m256i = eight_bytes(&bytes.as_chunks().0[part]);
         widen<TYPE>(weights: &[u8], part: usize) -> __m256 = widen::<TYPE>(weights, part);
         to_floats(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
         sub(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
@@ -129,11 +130,7 @@ fn panel_product<const DOT: usize, const BITS: usize>(v: Avx2<DOT>, of: &Operand
         return product::<_, BITS, 2, 1>(v, of, At { part: 0, token: 0 }, out);
     }
     // The high parts of longer codes leave products with multipliers no registers for eight tokens.
-    let at_once = if BITS > 2 && !of.group.multipliers.is_empty() {
-        4
-    } else {
-        8
-    };
+    let at_once = if BITS > 2 && of.in_spans { 4 } else { 8 };
     for part in 0..2 {
         for token in (0..width).step_by(at_once) {
             let at = At { part, token };
@@ -364,6 +361,14 @@ fn planes<const DOT: usize, const BITS: usize>(step: &[u8], half: usize) -> ([__
             (codes, zero)
         }
     }
+}
+
+/// Eight signed bytes as 32-bit numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn eight_bytes(bytes: &[u8; 8]) -> __m256i {
+    // SAFETY: 8 bytes are there.
+    _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) })
 }
 
 #[inline]

@@ -20,7 +20,7 @@
 use super::floats512::floats_of;
 use super::one_token::{dot_2_bits, one_token_of};
 use super::quantize::quantize;
-use super::zmm::{Product, halves, load_bytes, load_floats, store, unpack};
+use super::zmm::{Product, halves, load_bytes, load_floats, scales_of, store, unpack};
 use super::{AHEAD, FAR_AHEAD, fetch, fetch_ahead, is_zen_4};
 use crate::kernels::contract::{FloatPanel, Grouping, MR, Panel, Runs, STEP};
 use crate::kernels::floats::{BF16, F16, F32, FloatType, Floats};
@@ -56,10 +56,8 @@ impl Kernel for Avx512Vnni {
         let runs = weights.runs(panel);
         let (bits, steps) = (weights.format.bits, runs.columns / STEP);
         let product = match panel.width {
-            width if weights.format.multiplied => multiplied_of(bits, width, steps, self.fetch),
-            1 if runs.activation_inside => one_token_of::<true, true>(bits, steps),
-            1 if self.fetch => one_token_of::<false, true>(bits, steps),
-            1 => one_token_of::<false, false>(bits, steps),
+            width if weights.in_spans(panel) => multiplied_of(bits, width, steps, self.fetch),
+            1 => one_token_of(&weights.format, runs, self.fetch),
             12 if runs.activation_inside => in_two_of::<12, 4>(bits),
             16 if runs.activation_inside => in_two_of::<16, 8>(bits),
             4 => tokens_of::<4>(bits, runs.inner),
@@ -131,6 +129,7 @@ fn in_two_of<const W: usize, const B: usize>(bits: usize) -> Product {
     match bits {
         2 => in_two::<2, W, B>,
         4 => in_two::<4, W, B>,
+        6 => in_two::<6, W, B>,
         _ => in_two::<8, W, B>,
     }
 }
@@ -175,7 +174,7 @@ fn tokens<const BITS: usize, const W: usize, const C: usize, const FIRST: usize,
             let mut dots: [__m512i; C] = std::array::from_fn(|c| {
                 let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
                 let offset = match BITS {
-                    2 => sum, // their shift is 0
+                    2 => sum, // their shift is 0, or none
                     _ => _mm512_sll_epi32(sum, places),
                 };
                 _mm512_sub_epi32(zero, offset)
@@ -195,7 +194,7 @@ fn tokens<const BITS: usize, const W: usize, const C: usize, const FIRST: usize,
                     partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
                 }
             } else {
-                let scale = halves(&group.scales[run]);
+                let scale = scales_of(group, run);
                 for c in 0..C {
                     partials[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c]), scale, partials[c]);
                 }
@@ -203,7 +202,7 @@ fn tokens<const BITS: usize, const W: usize, const C: usize, const FIRST: usize,
             run += 1;
         }
         if runs.activation_inside {
-            let scale = halves(&group.scales[outer]);
+            let scale = scales_of(group, outer);
             for c in 0..C {
                 let result = _mm512_fmadd_ps(partials[c], scale, load_floats(&out[c]));
                 store(&mut out[c], result);
@@ -218,7 +217,7 @@ fn tokens<const BITS: usize, const W: usize, const C: usize, const FIRST: usize,
     }
 }
 
-/// The product for a panel of `width` tokens where scales have multipliers. `fetch`: codes are fetched ahead for one
+/// The product for a panel of `width` tokens where multipliers are applied to integers. `fetch`: codes are fetched ahead for one
 /// token also where runs are long.
 fn multiplied_of(bits: usize, width: usize, steps: usize, fetch: bool) -> Product {
     match (bits, steps) {
@@ -240,7 +239,7 @@ fn multiplied_of_width<const BITS: usize, const STEPS: usize>(width: usize) -> P
     }
 }
 
-/// A panel of `W` tokens where scales have multipliers, which are applied to the sums of `STEPS` steps. Those of a short
+/// A panel of `W` tokens where multipliers are applied to the sums of `STEPS` steps. Those of a short
 /// run are applied to every step: then only the totals have to stay in registers, and no product waits for that of
 /// another step. `FETCH`: how many bytes ahead codes are fetched; 0: they are not.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]

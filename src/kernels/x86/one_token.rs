@@ -1,21 +1,36 @@
 //! AVX-512 for one token, which [`super::avx512`] explains. These loops are not those of [`crate::kernels::driver`]: from
 //! the cache they were measured to be 4 to 10 % faster, with all that is known of a run made known to the compiler.
 
-use super::zmm::{Product, halves, in_place, load_floats, store, unpack};
+use super::zmm::{Product, halves, in_place, load_floats, scales_of, store, unpack};
 use super::{FAR_AHEAD, fetch, fetch_ahead};
 use crate::kernels::contract::{MR, Panel, Runs, STEP};
-use crate::kernels::packed::RowGroup;
+use crate::kernels::packed::{Format, RowGroup};
 use std::arch::x86_64::*;
 
-/// The product for one token, codes of `bits` bits and inner runs of `steps` steps. `INSIDE`: the inner scale is the
-/// activation's. `FETCH`: codes are fetched ahead.
-pub(super) fn one_token_of<const INSIDE: bool, const FETCH: bool>(bits: usize, steps: usize) -> Product {
+/// The product for one token. `fetch`: codes of 2 bits in long runs are fetched ahead, too.
+pub(super) fn one_token_of(weights: &Format, runs: Runs, fetch: bool) -> Product {
+    let (bits, steps) = (weights.bits, runs.columns / STEP);
+    match (runs.activation_inside, weights.multiplied) {
+        (true, true) => one_token_in_runs::<true, true, true>(bits, steps),
+        (false, true) => one_token_in_runs::<false, true, true>(bits, steps),
+        (true, false) => one_token_in_runs::<true, false, true>(bits, steps),
+        (false, false) if fetch => one_token_in_runs::<false, false, true>(bits, steps),
+        (false, false) => one_token_in_runs::<false, false, false>(bits, steps),
+    }
+}
+
+/// The same for codes of `bits` bits and inner runs of `steps` steps. `INSIDE`: the inner scale is the activation's.
+/// `MULTIPLIED`: the weights' scales have multipliers. `FETCH`: codes are fetched ahead.
+fn one_token_in_runs<const INSIDE: bool, const MULTIPLIED: bool, const FETCH: bool>(
+    bits: usize,
+    steps: usize,
+) -> Product {
     match (bits, steps) {
-        (2, 1) => one_token_2_bits::<1, INSIDE, FETCH>,
-        (2, 2) => one_token_2_bits::<2, INSIDE, FETCH>,
-        (2, 4) => one_token_2_bits::<4, INSIDE, FETCH>,
-        (2, 8) => one_token_2_bits::<8, INSIDE, FETCH>,
-        (2, _) => one_token_2_bits::<16, INSIDE, FETCH>,
+        (2, 1) => one_token_2_bits::<1, INSIDE, MULTIPLIED, FETCH>,
+        (2, 2) => one_token_2_bits::<2, INSIDE, MULTIPLIED, FETCH>,
+        (2, 4) => one_token_2_bits::<4, INSIDE, MULTIPLIED, FETCH>,
+        (2, 8) => one_token_2_bits::<8, INSIDE, MULTIPLIED, FETCH>,
+        (2, _) => one_token_2_bits::<16, INSIDE, MULTIPLIED, FETCH>,
         (4, _) => one_token::<4, INSIDE>,
         (6, _) => one_token::<6, INSIDE>,
         (_, _) => one_token::<8, INSIDE>,
@@ -24,7 +39,7 @@ pub(super) fn one_token_of<const INSIDE: bool, const FETCH: bool>(bits: usize, s
 
 /// One token, codes of 2 bits, inner runs of `STEPS` steps.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn one_token_2_bits<const STEPS: usize, const INSIDE: bool, const FETCH: bool>(
+fn one_token_2_bits<const STEPS: usize, const INSIDE: bool, const MULTIPLIED: bool, const FETCH: bool>(
     group: &RowGroup<'_>,
     _: Option<u32>,
     runs: Runs,
@@ -33,6 +48,10 @@ fn one_token_2_bits<const STEPS: usize, const INSIDE: bool, const FETCH: bool>(
 ) {
     let codes = group.codes.as_chunks::<64>().0.as_chunks::<STEPS>().0;
     let dwords = panel.dwords.as_chunks::<4>().0.as_chunks::<STEPS>().0;
+    let weight_scale = |run: usize| match MULTIPLIED {
+        true => scales_of(group, run),
+        false => halves(&group.scales[run]),
+    };
     let mut result = load_floats(&out[0]);
     for outer in 0..runs.outer {
         let mut partial = _mm512_setzero_ps();
@@ -44,12 +63,12 @@ fn one_token_2_bits<const STEPS: usize, const INSIDE: bool, const FETCH: bool>(
             let dot = _mm512_sub_epi32(dot_2_bits(&codes[run], &dwords[run]), offset);
             let scale = match INSIDE {
                 true => _mm512_set1_ps(panel.scales[run]),
-                false => halves(&group.scales[run]),
+                false => weight_scale(run),
             };
             partial = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, partial);
         }
         let scale = match INSIDE {
-            true => halves(&group.scales[outer]),
+            true => weight_scale(outer),
             false => _mm512_set1_ps(panel.scales[outer]),
         };
         result = _mm512_fmadd_ps(partial, scale, result);
@@ -68,7 +87,7 @@ fn one_token<const BITS: usize, const INSIDE: bool>(
 ) {
     let mut codes = group.codes.chunks_exact(runs.columns / STEP * 32 * BITS);
     let mut dwords = panel.dwords.chunks_exact(runs.columns / 4);
-    let unit = shift.map_or(0, |shift| 1 << shift);
+    let unit = 1 << shift.unwrap_or(0); // as `Format::offset_shift`
     let mut result = load_floats(&out[0]);
     for outer in 0..runs.outer {
         let mut partial = _mm512_setzero_ps();
@@ -80,12 +99,12 @@ fn one_token<const BITS: usize, const INSIDE: bool>(
             let dot = _mm512_sub_epi32(dot::<BITS>(codes, dwords), offset);
             let scale = match INSIDE {
                 true => _mm512_set1_ps(panel.scales[run]),
-                false => halves(&group.scales[run]),
+                false => scales_of(group, run),
             };
             partial = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, partial);
         }
         let scale = match INSIDE {
-            true => halves(&group.scales[outer]),
+            true => scales_of(group, outer),
             false => _mm512_set1_ps(panel.scales[outer]),
         };
         result = _mm512_fmadd_ps(partial, scale, result);

@@ -78,6 +78,20 @@ pub(super) fn halves(bytes: &[u8; 32]) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
 }
 
+/// The scales of group `group` of the weights: as [`RowGroup::scale`] has them.
+#[inline]
+#[target_feature(enable = "avx512f,f16c")]
+pub(super) fn scales_of(weights: &RowGroup<'_>, group: usize) -> __m512 {
+    let (f16s, multipliers) = weights.factors(group);
+    match multipliers {
+        None => halves(f16s),
+        Some(bytes) => _mm512_mul_ps(
+            halves(f16s),
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_bytes(bytes))),
+        ),
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn load(bytes: &[u8]) -> __m512i {

@@ -6,10 +6,11 @@ use formats::gguf::File;
 
 use super::super::distance::Distance;
 use super::super::report::{Check, CheckId, Level, LevelReport, Limit, NotChecked, Unit};
-use super::super::windows::Windows;
 use super::super::witness::{self, Witness};
 use super::super::{Options, Progress, VerifyError};
+use super::windows;
 use crate::engine::EngineError;
+use crate::engine::text::Windows;
 use crate::metrics::{self, Predictions};
 
 /// The mean KLD, in nats a token, that the files may have from each other. Each rounds activations by the rules of its
@@ -26,7 +27,7 @@ pub fn check(
     progress: &Progress,
 ) -> Result<LevelReport, VerifyError> {
     let (mut checks, mut not_checked) = (vec![], vec![NotChecked::new("our engine", why)]);
-    match Windows::cut(file.1, &options.text) {
+    match windows(file.1, options) {
         Err(why) => not_checked.push(NotChecked::new("the logits of both files", why)),
         Ok(text) => match distance(file, source, &text, options, progress) {
             Ok(found) => checks.push(limit(&found, options)),

@@ -3,7 +3,7 @@
 use super::super::Options;
 use super::super::distance::{Allowed, Distance};
 use super::super::report::{Check, CheckId, EngineFacts, Limit, TextFacts, Unit};
-use super::super::windows::Windows;
+use crate::engine::text::Windows;
 use crate::engine::{EngineError, EngineName};
 use crate::metrics::{self, Predictions};
 

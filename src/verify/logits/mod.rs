@@ -23,13 +23,13 @@ use formats::gguf::File;
 
 use super::references::{Latent, Stored, Turned};
 use super::report::{Level, LevelReport, NotChecked, TextFacts};
-use super::windows::Windows;
 use super::witness::{self, Witness};
 use super::{Options, Progress, Reference, VerifyError};
 use crate::engine::Engine;
 use crate::engine::hyper::Hyper;
 use crate::engine::native::{self, Native};
 use crate::engine::oracle::Weights;
+use crate::engine::text::Windows;
 use found::Found;
 use passes::Passes;
 use work::Work;
@@ -57,6 +57,12 @@ pub(super) fn check(
     }
 }
 
+/// The text for a file; or why its tokenizer cannot be run.
+fn windows(file: &File, options: &Options) -> Result<Windows, String> {
+    let context = Hyper::read(file).map_or(usize::MAX, |hyper| hyper.context);
+    Windows::cut(file.metadata(), context, &options.text).map_err(|error| error.to_string())
+}
+
 /// What can be had of the file alone.
 struct Inputs<'a> {
     text: Windows,
@@ -67,7 +73,7 @@ struct Inputs<'a> {
 impl<'a> Inputs<'a> {
     /// Or why the level cannot be run.
     fn of(file: &'a File, options: &Options) -> Result<Self, String> {
-        let text = Windows::cut(file, &options.text)?;
+        let text = windows(file, options)?;
         let weights: u64 = file.tensors().iter().map(|info| info.weights()).sum();
         if weights > MOST_WEIGHTS && !options.level_4_at_any_size {
             let billions = weights as f64 / 1e9;

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::super::VerifyError;
 use super::super::references::{Stored, Turned};
-use super::super::windows::Window;
 use super::found::{Found, Part};
 use super::work::Work;
 use crate::engine::oracle::{Oracle, Precision, Sequence, Weights};
+use crate::engine::text::Window;
 use crate::engine::{Engine, EngineError};
 use crate::metrics::Predictions;
 

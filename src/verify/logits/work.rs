@@ -3,8 +3,8 @@
 use std::cell::Cell;
 
 use super::super::Progress;
-use super::super::windows::Windows;
 use crate::engine::hyper::Hyper;
+use crate::engine::text::Windows;
 
 /// How much there is to do, in tokens through one layer in f32.
 pub struct Work<'a> {

@@ -55,7 +55,7 @@ pub(in crate::kernels) fn load_lut(weights: &Packed, grouping: Grouping) -> Opti
     if !weights.format.ternary || runs.columns == STEP {
         return None;
     }
-    let (product, tokens) = product_of(runs, weights.format.multiplied);
+    let (product, tokens) = product_of(runs, weights.format.in_spans(grouping.group()));
     let least = if runs.columns < 128 { 48 } else { 24 };
     Some(Box::new(Lut { product, tokens, least }))
 }
@@ -101,9 +101,9 @@ type Product = unsafe fn(&KPanel<'_>, Range<usize>, Runs, &[Panel<'_>], &mut [[f
 
 /// The product for such runs, and how many tokens it takes at a time. 8 tokens share what is loaded of weights; for
 /// short runs 4, whose partial results have room in registers.
-fn product_of(runs: Runs, multiplied: bool) -> (Product, usize) {
+fn product_of(runs: Runs, in_spans: bool) -> (Product, usize) {
     let kind = match runs {
-        _ if multiplied => MULTIPLIED,
+        _ if in_spans => MULTIPLIED,
         Runs { inner: 1, .. } => SINGLE,
         Runs {
             activation_inside: true,

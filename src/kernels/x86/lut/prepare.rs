@@ -1,6 +1,6 @@
 //! What is made for one outer run before it is multiplied: weights that are arranged, tables that are filled.
 
-use super::super::zmm::{halves, load, load_bytes, unpack};
+use super::super::zmm::{halves, load, load_bytes, scales_of, unpack};
 use crate::kernels::contract::{Panel, Runs};
 use crate::kernels::packed::RowGroup;
 use std::arch::x86_64::*;
@@ -29,7 +29,7 @@ pub(super) const SINGLE: usize = 0;
 pub(super) const NESTED: usize = 1;
 /// There are several, and their scale is the activations'.
 pub(super) const ACTIVATION_INSIDE: usize = 2;
-/// Scales have multipliers.
+/// Multipliers are applied to integers.
 pub(super) const MULTIPLIED: usize = 3;
 
 /// Dwords for dots in a run.
@@ -95,7 +95,8 @@ pub(super) fn arrange<const S: usize, const G: usize, const KIND: usize>(
                 put(to_a, _mm512_cvtepu8_epi32(load_bytes(&a.multipliers[run])));
                 put(to_b, _mm512_cvtepu8_epi32(load_bytes(&b.multipliers[run])));
             }
-            put_scales(a, b, outer, to_outer);
+            put(&mut to_outer[0], _mm512_castps_si512(halves(&a.scales[outer])));
+            put(&mut to_outer[1], _mm512_castps_si512(halves(&b.scales[outer])));
         }
     }
 }
@@ -103,8 +104,8 @@ pub(super) fn arrange<const S: usize, const G: usize, const KIND: usize>(
 #[inline]
 #[target_feature(enable = "avx512f,f16c")]
 fn put_scales(a: &RowGroup<'_>, b: &RowGroup<'_>, run: usize, to: &mut [Line]) {
-    put(&mut to[0], _mm512_castps_si512(halves(&a.scales[run])));
-    put(&mut to[1], _mm512_castps_si512(halves(&b.scales[run])));
+    put(&mut to[0], _mm512_castps_si512(scales_of(a, run)));
+    put(&mut to[1], _mm512_castps_si512(scales_of(b, run)));
 }
 
 /// In each byte the number in base 3 whose digits are the last three of its four codes, the lowest first.

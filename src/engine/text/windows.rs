@@ -1,45 +1,70 @@
 //! A text cut into windows of tokens.
 
-use formats::gguf::File;
+use formats::gguf::Value;
 
-use super::TextOptions;
-use crate::engine::hyper::Hyper;
-use crate::engine::text::Text;
+use super::{Text, TextError};
+
+/// What the engines predict.
+#[derive(Clone, Debug)]
+pub struct TextOptions {
+    pub text: String,
+    /// Where it is from, for the report.
+    pub source: String,
+    /// At most so many predictions.
+    pub tokens: usize,
+    /// Tokens that see each other.
+    pub window: usize,
+}
+
+impl Default for TextOptions {
+    /// A few verses of the King James Bible, which is in the public domain.
+    fn default() -> Self {
+        Self {
+            text: include_str!("sample.txt").into(),
+            source: "built-in text".into(),
+            tokens: 512,
+            window: 256,
+        }
+    }
+}
 
 /// A text as windows of tokens, each to be run from an empty context.
-pub(super) struct Windows {
+pub struct Windows {
     pub windows: Vec<Window>,
     /// Tokens of the longest one.
     pub window: usize,
-    /// What the file's tokenizer is to be compared on.
+    /// What the model's tokenizer is to be compared on.
     pub samples: Samples,
 }
 
-/// Our tokenizer of the file, and the text.
-pub(super) struct Samples {
+/// Our tokenizer of the model, and the text.
+pub struct Samples {
     pub tokenizer: Text,
     pub text: String,
 }
 
-pub(super) struct Window {
+pub struct Window {
     pub tokens: Vec<u32>,
     /// The token that follows each.
     pub next: Vec<u32>,
 }
 
 impl Windows {
-    pub fn cut(file: &File, options: &TextOptions) -> Result<Self, String> {
-        let mut text = Text::from_gguf(file).map_err(|error| error.to_string())?;
+    /// Cut the text for a model with these `keys`, which sees up to `context` tokens.
+    ///
+    /// # Errors
+    /// Those of [`Text::from_keys`]; a text without two tokens.
+    pub fn cut(keys: &[(String, Value)], context: usize, options: &TextOptions) -> Result<Self, TextError> {
+        let mut text = Text::from_keys(keys)?;
         let tokens = text.encode(&options.text, false);
         let first = text.encode("", true).first().copied();
         let first = first.filter(|&token| token == text.bos()); // where every text begins with it
-        let context = Hyper::read(file).map_or(usize::MAX, |hyper| hyper.context);
         let window = options.window.min(context);
         let lead = usize::from(first.is_some());
         let step = window.saturating_sub(lead).max(1);
         let count = options.tokens.min(tokens.len().saturating_sub(1));
         if count == 0 {
-            return Err("the text is too short: two tokens at least are needed".into());
+            return Err(TextError::TooShort);
         }
         let windows: Vec<_> = (0..count)
             .step_by(step)
@@ -56,7 +81,7 @@ impl Windows {
             })
             .collect();
         // Compared with llama.cpp, text is split as llama.cpp is known to split it.
-        text.split_as_llama_cpp().map_err(|error| error.to_string())?;
+        text.split_as_llama_cpp()?;
         Ok(Self {
             window: windows[0].tokens.len(),
             windows,
