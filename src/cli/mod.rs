@@ -6,6 +6,7 @@ mod card;
 mod checkpoint;
 mod diff;
 mod inspect;
+mod json;
 #[cfg(test)]
 mod made_up;
 #[cfg(test)]
@@ -35,7 +36,6 @@ use signal_hook::iterator::Signals;
 
 use crate::output;
 use crate::pack::PackError;
-
 use crate::witness::{self, Program};
 
 /// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
@@ -50,6 +50,9 @@ pub struct Cli {
     /// Say nothing but results and errors
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Say more: every check, the names of kernels
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
     /// When to paint results: auto paints on a terminal, as NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM allow
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
@@ -95,7 +98,7 @@ Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request
 enum Command {
     Pack(Box<pack::PackArgs>),
     Verify(Box<verify::VerifyArgs>),
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Inspect(inspect::InspectArgs),
     Diff(Box<diff::DiffArgs>),
     Bench(bench::BenchArgs),
@@ -106,6 +109,9 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Be the process that applies a chat template
+    #[command(name = run::TEMPLATE, hide = true)]
+    Template,
     /// Be the process that runs llama.cpp
     #[command(name = witness::SUBCOMMAND, hide = true)]
     Witness,
@@ -122,15 +128,35 @@ fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+impl Command {
+    /// Whether results are wanted as JSON.
+    fn json(&self) -> bool {
+        match self {
+            Self::Pack(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::Run(args) => args.json,
+            Self::Inspect(args) => args.json,
+            Self::Diff(args) => args.json,
+            Self::Bench(args) => args.json,
+            Self::Completions { .. } | Self::Template | Self::Witness => false,
+        }
+    }
+}
+
 /// What every command needs to know of how it was called.
 struct Context {
     /// Whether only results and errors are wanted.
     quiet: bool,
+    /// Whether more than the usual is wanted.
+    verbose: bool,
     /// Whether results are painted.
     colour: bool,
     /// The program whose child is llama.cpp.
     witness: Program,
 }
+
+/// What a process ends with whose command line makes no sense.
+const USAGE: u8 = 2;
 
 /// What a process that was interrupted ends with.
 const INTERRUPTED: u8 = 130;
@@ -185,6 +211,49 @@ fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
     }
 }
 
+/// Parse the command line, run the command, and tell what kept it from being done.
+pub fn main() -> ExitCode {
+    let (json, done) = match Cli::try_parse() {
+        Ok(cli) => (cli.command.json(), run(cli)),
+        // Help and versions, too.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            let _ = error.print();
+            if std::env::args_os().any(|word| word == "--json") {
+                tell_json(error.to_string().lines().next().unwrap_or_default().into(), USAGE);
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    done.unwrap_or_else(|error| {
+        let (message, exit_code) = (message(&error), exit_code(&error));
+        // Nobody may be listening, or the disk behind stderr be full.
+        let _ = writeln!(io::stderr(), "error: {message}");
+        if json {
+            tell_json(message, exit_code);
+        }
+        ExitCode::from(exit_code)
+    })
+}
+
+/// An error on stdout. Where that cannot be written, stderr has it all the same.
+fn tell_json(message: String, exit_code: u8) {
+    let _ = json::print_json(&json::ErrorReport { message, exit_code });
+}
+
+/// The JSON schema of each document that `--json` prints, and its name: `tqconv.pack/1`.
+pub fn schemas() -> Vec<(&'static str, serde_json::Value)> {
+    vec![
+        json::schema::<pack::PackReport>(),
+        json::schema::<crate::verify::Report>(),
+        json::schema::<inspect::InspectReport>(),
+        json::schema::<diff::DiffReport<'_>>(),
+        json::schema::<run::RunReport>(),
+        json::schema::<bench::BenchReport>(),
+        json::schema::<json::ErrorReport>(),
+    ]
+}
+
 /// Run the command that `cli` holds.
 ///
 /// # Errors
@@ -196,12 +265,13 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let context = Context {
         quiet: cli.quiet,
+        verbose: cli.verbose,
         colour: cli.color.paints(),
         witness,
     };
     // With a handler a write beyond the limit of file sizes is an error (EFBIG).
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-    if !matches!(cli.command, Command::Completions { .. }) {
+    if !matches!(cli.command, Command::Completions { .. } | Command::Template) {
         start_threads(cli.threads)?;
     }
     match cli.command {
@@ -210,12 +280,13 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args, &context),
         Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args, context),
-        Command::Bench(args) => bench::run(&args, &context.witness),
+        Command::Bench(args) => bench::run(&args, &context),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
+        Command::Template => Ok(run::serve_template()),
         Command::Witness => Ok(witness::serve()),
     }
 }
@@ -264,11 +335,6 @@ fn lossy(path: &Path) -> String {
 /// Write `text` to stdout; a closed pipe (EPIPE) is not an error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     write_out(&text::report(text))
-}
-
-/// Write a value to stdout as JSON.
-fn print_json(value: &serde_json::Value) -> anyhow::Result<ExitCode> {
-    write_out(&format!("{}\n", text::shown_json(&format!("{value:#}"))))
 }
 
 fn write_out(text: &str) -> anyhow::Result<ExitCode> {

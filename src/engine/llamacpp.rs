@@ -176,11 +176,13 @@ impl Engine for Session<'_> {
             "F16 cache"
         };
         let witness = self.model.witness();
-        let (ggml, threads) = (witness.ggml_version(), self.settings.threads);
-        EngineName::new(
-            "llama.cpp",
-            format!("ggml {ggml}, {}, {cache}", super::threads_text(threads)),
-        )
+        EngineName {
+            short: "llama.cpp",
+            ggml: Some(witness.ggml_version().to_string()),
+            threads: Some(self.settings.threads),
+            precision: Some(cache),
+            ..EngineName::default()
+        }
     }
 
     fn vocab(&self) -> usize {

@@ -157,8 +157,7 @@ impl<'a> Plan<'a> {
         output: Option<&Output>,
         progress: &Progress,
     ) -> Result<Packed<'a>, PackError> {
-        let weights = self.entries.iter().map(|entry| entry.shape.iter().product::<u64>());
-        let (weights, files) = (weights.sum(), self.hashed_files());
+        let (weights, files) = (self.numbers(), self.hashed_files());
         self.keys = match self.origin {
             Origin::Checkpoint(checkpoint) => metadata::keys(checkpoint, self.options, tokenizer, weights, files)?,
             Origin::Gguf(gguf) => metadata::keys_of_gguf(gguf, self.options, files)?,

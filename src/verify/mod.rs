@@ -21,6 +21,7 @@ mod keys;
 mod latent;
 mod layout;
 mod logits;
+mod mismatch;
 mod ollama;
 mod references;
 mod report;
@@ -36,7 +37,8 @@ use std::path::{Path, PathBuf};
 use formats::block::BlockError;
 use formats::gguf::{File, TensorInfo, Value};
 
-pub use diff::{Difference, Differences, Side, diff};
+pub use diff::{Differences, KeyDifference, KeyValue, Side, Stored, TensorDifference, diff};
+pub use mismatch::Mismatch;
 pub use report::{
     Check, CheckId, DotFacts, EngineFacts, Histogram, Level, LevelReport, Limit, LinearFacts, ModelFacts, NotChecked,
     Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,
@@ -215,6 +217,7 @@ pub fn verify(
         file: path.display().to_string(),
         against: against.map(|against| against.name.clone()),
         verdict: Verdict::NothingChecked,
+        mismatches: vec![],
         levels: vec![],
         model: None,
         linears: vec![],
@@ -268,6 +271,9 @@ impl Run<'_> {
     fn all(&self, report: &mut Report) -> Result<(), VerifyError> {
         let wanted = |level| self.options.levels.contains(&level);
         report.model = Some(model_facts(self.file, self.model.bytes()));
+        report.mismatches = self
+            .reference
+            .map_or(vec![], |reference| mismatch::of(self.file, reference));
         if wanted(Level::Layout) {
             (self.progress)("layout", None);
             let is_ours = self.is_of_ours();

@@ -29,7 +29,7 @@ mod process;
 mod protocol;
 mod size;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use child::serve;
@@ -71,6 +71,11 @@ impl Program {
             path,
             patience: PATIENCE,
         }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// With another time that the child may be silent for; the limits for its work are longer in the same measure.

@@ -12,6 +12,7 @@ mod dots;
 mod engine;
 mod families;
 mod hostile;
+mod json;
 mod limits;
 mod pack;
 #[cfg(feature = "llama")]

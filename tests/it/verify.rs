@@ -172,9 +172,9 @@ impl Verdict {
     fn agreement(&self, engine: &str) -> (f64, f64) {
         assert_eq!(self.report["text"]["oracle"], true);
         let tested = self.report["text"]["tested"].as_array().unwrap();
-        let named = |facts: &&Json| facts["name"].as_str().unwrap().starts_with(engine);
+        let named = |facts: &&Json| facts["engine"]["name"].as_str().unwrap().starts_with(engine);
         let facts = tested.iter().find(named).unwrap();
-        let kld = facts["kld"].as_array().unwrap().iter();
+        let kld = facts["kld_nats"].as_array().unwrap().iter();
         let kld: Vec<f64> = kld.map(|kld| kld.as_f64().unwrap()).collect();
         (
             kld.iter().sum::<f64>() / kld.len() as f64,
@@ -272,7 +272,7 @@ fn perplexities_are_those_of_the_reference() {
         let verdict = packed.verify(&format!("--levels 4 --tokens 10240 --window 256 --text {text}"));
         let near = |engine: &Json, expected: f64| {
             let found = engine["perplexity"].as_f64().unwrap();
-            println!("{options}: {}: perplexity {found:.4}", engine["name"]);
+            println!("{options}: {}: perplexity {found:.4}", engine["engine"]["name"]);
             assert!((found / expected - 1.0).abs() < 1e-3, "{found}, expected {expected}");
         };
         let facts = &verdict.report["text"];
@@ -713,16 +713,19 @@ fn bench_tells_what_loading_costs() {
     ];
     let ran = bench.run(&[&arguments[..], &["--json"]].concat());
     let facts: Json = serde_json::from_slice(&ran.stdout).unwrap();
-    let (load, ours) = (&facts[0]["load"], &facts[0]["engines"][0]);
+    let (load, ours) = (&facts["models"][0]["load"], &facts["models"][0]["engines"][0]);
     let number = |key: &str| load[key].as_f64().unwrap();
     assert_eq!(load["threads"], 1);
-    assert!(ours["name"].as_str().unwrap().ends_with(", 1 thread)"));
+    assert_eq!(
+        (&ours["engine"]["name"], &ours["engine"]["threads"]),
+        (&"native".into(), &1.into())
+    );
     assert_eq!(load["packed_bytes"], ours["bytes_per_token"]);
     let rate = number("stored_bytes") / 1e9 / number("seconds");
-    assert!((number("stored_rate") / rate - 1.0).abs() < 1e-9 && number("first_seconds") > 0.0);
+    assert!((number("stored_gb_per_second") / rate - 1.0).abs() < 1e-9 && number("first_seconds") > 0.0);
 
     let text = String::from_utf8(bench.run(&arguments).stdout).unwrap();
-    let line = text.lines().find(|line| line.contains("our engine loads in")).unwrap();
+    let line = &text[text.find("our engine loads in").unwrap()..];
     for unit in [
         " s with 1 thread ",
         " GB/s, ",

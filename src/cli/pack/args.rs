@@ -28,12 +28,13 @@ Examples:
   tqconv pack my-checkpoint/ model.gguf --exact --for gpu     not one bit of the weights lost, for GPUs
   tqconv pack my-checkpoint/ model.gguf --embedding q8_0      a smaller embedding
   tqconv pack my-checkpoint/ model.gguf --dry-run             what every tensor would become
+  tqconv pack my-checkpoint/                                  named by model, size and type, in this folder
   tqconv pack bonsai.gguf model.gguf --for ollama             a GGUF file in types that Ollama reads")]
 pub struct PackArgs {
     /// A folder with a checkpoint, a model.safetensors, a model.safetensors.index.json, or a GGUF file
     pub(super) input: PathBuf,
-    /// The GGUF file to write
-    pub(super) output: PathBuf,
+    /// The GGUF file to write, or a folder for it: named like Name-1B-Q2_K.gguf, as without OUT in this one
+    pub(super) output: Option<PathBuf>,
 
     /// Where the file is to run
     #[arg(long = "for", value_enum, default_value_t = TargetArg::Any, value_name = "WHERE", help_heading = "Types")]
@@ -83,7 +84,7 @@ pub struct PackArgs {
     pub(super) dry_run: bool,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
-    pub(super) json: bool,
+    pub(in crate::cli) json: bool,
 }
 
 impl PackArgs {

@@ -1,6 +1,7 @@
 //! `tqconv pack`: from a checkpoint, or a GGUF file whose weights are ternary, to a GGUF file.
 
 mod args;
+mod json;
 mod next;
 mod report;
 
@@ -10,9 +11,11 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use formats::block::BlockType;
 use formats::gguf::Value;
 
-use super::{Context, card, print, print_json, render, stop_signal, texts};
+use super::json::print_json;
+use super::{Context, card, print, render, stop_signal, texts};
 use crate::model::card::Card;
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
@@ -23,6 +26,7 @@ use crate::simd::Level;
 pub use args::PackArgs;
 use args::TargetArg;
 pub(super) use args::{MAX_NMSE, parse_nmse, parse_pair};
+pub(super) use json::PackReport;
 use next::Next;
 pub(super) use next::ollama_name;
 use report::Report;
@@ -39,13 +43,14 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
 fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let checkpoint = args.checkpoint.open(&args.input)?;
-    let target = Target::check(args, Inputs::new(checkpoint.files()))?;
+    let (name, inputs) = (checkpoint.source.name(), Inputs::new(checkpoint.files()));
+    let named = Target::named(args, &inputs)?;
     let (source, card_note) = match checkpoint.source.card() {
         Ok(card) => (card, None),
         Err(why) => (Card::default(), Some(why)),
     };
     let mut options = options(args);
-    options.name = checkpoint.source.name();
+    options.name = name.clone();
     options.organization = checkpoint.source.organization();
     options.card = source;
     let files = TokenizerFiles::of(&checkpoint.source)?;
@@ -54,6 +59,10 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
         || Plan::new(&checkpoint, &options),
     );
     let (mut tokenizer, plan) = (tokenizer?, plan.map_err(|error| of_input(error, args))?);
+    let target = match named {
+        Some(target) => target,
+        None => Target::unnamed(args, inputs, &plan.file_name(&name.unwrap_or_default()))?,
+    };
     let mut notes = std::mem::take(&mut tokenizer.notes);
     notes.extend(checkpoint.notes());
     notes.extend(card_note);
@@ -73,34 +82,64 @@ fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
         );
     }
     let gguf = Gguf::open(&args.input)?;
-    let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path)))?;
+    let inputs = Inputs::new(gguf.files().map(|(path, _)| path));
+    let named = Target::named(args, &inputs)?;
     let options = options(args);
     let plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
+    let target = match named {
+        Some(target) => target,
+        None => Target::unnamed(args, inputs, &plan.file_name(&name_of_gguf(&args.input)))?,
+    };
     let (packed, ()) = write(args, context, plan, &[], &target, || ())?;
     tell(args, context, &packed, &target, vec![], start)
 }
 
+/// The name of a model in a GGUF file: its file's, without the type.
+fn name_of_gguf(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match stem.rsplit_once(['-', '.']) {
+        Some((name, ty)) if BlockType::from_name(&ty.to_ascii_lowercase()).is_some() => name.into(),
+        _ => stem.into(),
+    }
+}
+
 /// Where to write, and what not over.
 struct Target {
+    output: PathBuf,
     modelfile: Option<PathBuf>,
     card: Option<PathBuf>,
     inputs: Inputs,
 }
 
 impl Target {
-    /// Refuse what cannot be written, before any work.
-    fn check(args: &PackArgs, inputs: Inputs) -> anyhow::Result<Self> {
-        let modelfile = modelfile(args)?;
-        let card = args.card.then(|| card::beside(&args.output));
+    /// The output that was named, refused before any work where it cannot be written; `None` where a folder was named, or
+    /// nothing.
+    fn named(args: &PackArgs, inputs: &Inputs) -> anyhow::Result<Option<Self>> {
+        match &args.output {
+            Some(path) if !path.is_dir() => Self::check(args, path.clone(), inputs.clone()).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The output `name` in the folder that was named, or in this one.
+    fn unnamed(args: &PackArgs, inputs: Inputs, name: &str) -> anyhow::Result<Self> {
+        let folder = args.output.clone().unwrap_or_default();
+        Self::check(args, folder.join(name), inputs)
+    }
+
+    fn check(args: &PackArgs, output: PathBuf, inputs: Inputs) -> anyhow::Result<Self> {
+        let modelfile = modelfile(args, &output)?;
+        let card = args.card.then(|| card::beside(&output));
         if !args.dry_run {
             if args.split_max_size.is_none() {
-                output::check(&args.output, args.force, &inputs)?;
+                output::check(&output, args.force, &inputs)?;
             }
             for small in modelfile.iter().chain(&card) {
                 output::check(small, args.force, &inputs)?;
             }
         }
         Ok(Self {
+            output,
             modelfile,
             card,
             inputs,
@@ -118,7 +157,7 @@ fn write<'a, T: Send>(
     beside: impl FnOnce() -> T + Send,
 ) -> anyhow::Result<(Packed<'a>, T)> {
     let output = Output {
-        path: &args.output,
+        path: &target.output,
         replace: args.force,
         inputs: &target.inputs,
     };
@@ -148,7 +187,7 @@ fn tell(
     start: Instant,
 ) -> anyhow::Result<ExitCode> {
     let modelfile = target.modelfile.as_deref();
-    let paths = paths(&args.output, packed.files);
+    let paths = paths(&target.output, packed.files);
     if let Some(path) = modelfile.filter(|_| !args.dry_run) {
         let text = next::modelfile_text(&paths[0], &packed.metadata);
         output::write(path, text.as_bytes())?;
@@ -156,8 +195,10 @@ fn tell(
     let report = Report {
         args,
         packed,
+        output: &target.output,
         next: Next {
             args,
+            output: &target.output,
             first: &paths[0],
             has_template: next::has_template(&packed.metadata),
             modelfile,
@@ -171,7 +212,7 @@ fn tell(
         output::write(path, report.card().text().as_bytes())?;
     }
     if args.json {
-        print_json(&report.json())
+        print_json(&PackReport::new(&report))
     } else if context.quiet && !args.dry_run {
         Ok(ExitCode::SUCCESS)
     } else {
@@ -188,7 +229,7 @@ fn of_input(error: PackError, args: &PackArgs) -> anyhow::Error {
 }
 
 /// Where the Modelfile goes, if one is asked for.
-fn modelfile(args: &PackArgs) -> anyhow::Result<Option<PathBuf>> {
+fn modelfile(args: &PackArgs, output: &Path) -> anyhow::Result<Option<PathBuf>> {
     if args.target != TargetArg::Ollama {
         return Ok(None);
     }
@@ -197,18 +238,18 @@ fn modelfile(args: &PackArgs) -> anyhow::Result<Option<PathBuf>> {
             "--for ollama: Ollama reads no model that is split into several files; leave out --split-max-size"
         );
     }
-    if args.output.to_str().is_none() {
+    if output.to_str().is_none() {
         anyhow::bail!(
             "{}: the Modelfile of --for ollama cannot hold a name that is not UTF-8; name another output",
-            args.output.display()
+            output.display()
         );
     }
-    let modelfile = args.output.with_extension("Modelfile");
-    if modelfile == args.output {
+    let modelfile = output.with_extension("Modelfile");
+    if modelfile == output {
         anyhow::bail!(
             "{}: the Modelfile of --for ollama goes there; name the output {}",
             modelfile.display(),
-            args.output.with_extension("gguf").display()
+            output.with_extension("gguf").display()
         );
     }
     Ok(Some(modelfile))

@@ -11,6 +11,8 @@ use crate::cli::shell;
 /// What the commands depend on.
 pub(super) struct Next<'a> {
     pub args: &'a PackArgs,
+    /// As it was named, or called after the model.
+    pub output: &'a Path,
     /// The file that the model is opened by.
     pub first: &'a Path,
     /// Whether the model has a chat template.
@@ -24,7 +26,7 @@ impl Next<'_> {
     pub fn text(&self) -> String {
         let mut lines = vec![];
         if let Some(modelfile) = self.modelfile {
-            let (name, file) = (ollama_name(&self.args.output), path_word(modelfile));
+            let (name, file) = (ollama_name(self.output), path_word(modelfile));
             let create = ["ollama".into(), "create".into(), name.clone().into(), "-f".into(), file];
             lines.push(format!("{} && ollama run {name}", shell::command(create)));
         }

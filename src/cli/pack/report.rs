@@ -1,9 +1,9 @@
-//! What came of a pack: for a person, and as JSON.
+//! What came of a pack, for a person.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::json;
+use formats::block::BlockType;
 
 use super::PackArgs;
 use super::args::TargetArg;
@@ -17,6 +17,8 @@ use crate::pack::{Larger, Origin, Packed};
 pub(super) struct Report<'a> {
     pub args: &'a PackArgs,
     pub packed: &'a Packed<'a>,
+    /// As it was named, or called after the model.
+    pub output: &'a Path,
     pub next: Next<'a>,
     pub paths: &'a [PathBuf],
     /// Where the card goes, if one is asked for.
@@ -69,7 +71,7 @@ impl Report<'_> {
                 "linears",
                 format!(
                     "{}: {} weights, {:.4} bits per weight",
-                    self.linears(),
+                    render::counts(&summary.linears),
                     render::count(summary.ternary_weights),
                     summary.bits_per_weight()
                 ),
@@ -83,7 +85,8 @@ impl Report<'_> {
                 ("ties", ties(summary.ties)),
                 ("largest bias", self.largest_bias()),
                 ("biases lost", self.dropped()),
-                ("embedding", self.packed.items[0].info.ty.to_string()),
+                ("embedding", self.table("token_embd.weight")),
+                ("head", self.table("output.weight")),
             ],
             Origin::Gguf(_) => vec![
                 ("zeros", render::percent(summary.dead_share())),
@@ -97,7 +100,7 @@ impl Report<'_> {
         facts
     }
 
-    fn scheme(&self) -> Option<&Scheme> {
+    pub fn scheme(&self) -> Option<&Scheme> {
         match self.packed.origin {
             Origin::Checkpoint(checkpoint) => Some(&checkpoint.scheme),
             Origin::Gguf(_) => None,
@@ -105,7 +108,7 @@ impl Report<'_> {
     }
 
     /// What says how a checkpoint was trained.
-    fn evidence(&self) -> Option<&'static str> {
+    pub fn evidence(&self) -> Option<&'static str> {
         match self.packed.origin {
             Origin::Checkpoint(checkpoint) => Some(checkpoint.evidence),
             Origin::Gguf(_) => None,
@@ -118,8 +121,30 @@ impl Report<'_> {
         for item in self.packed.items.iter().filter(|item| item.loss.is_none()) {
             *counts.entry(item.info.ty).or_default() += 1;
         }
-        let counts: Vec<_> = counts.iter().map(|(ty, count)| format!("{count} x {ty}")).collect();
-        counts.join(", ")
+        render::counts(&counts)
+    }
+
+    /// Type and size of embedding or head, and what would make it smaller; empty where there is none.
+    fn table(&self, name: &str) -> String {
+        let Some(item) = self.packed.items.iter().find(|item| item.info.name == name) else {
+            return String::new();
+        };
+        let (info, bytes) = (&item.info, item.info.bytes().unwrap_or_default());
+        let share = bytes as f64 / self.packed.summary.bytes as f64;
+        let smaller = usize::try_from(info.columns())
+            .ok()
+            .and_then(|columns| BlockType::Q8_0.row_bytes(columns));
+        let saved = smaller.and_then(|row| bytes.checked_sub(row as u64 * info.rows()));
+        let saved = match saved.filter(|saved| *saved > 0) {
+            Some(saved) => format!("; --embedding q8_0 saves {}", render::bytes(saved)),
+            None => String::new(),
+        };
+        format!(
+            "{}, {} ({} of the file){saved}",
+            info.ty,
+            render::bytes(bytes),
+            render::percent(share)
+        )
     }
 
     fn loss(&self) -> String {
@@ -201,13 +226,6 @@ impl Report<'_> {
         render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect())
     }
 
-    /// How many linears are of which type: `28 x Q2_K`.
-    fn linears(&self) -> String {
-        let counts = self.packed.summary.linears.iter();
-        let texts: Vec<_> = counts.map(|(ty, count)| format!("{count} x {ty}")).collect();
-        texts.join(", ")
-    }
-
     /// The card beside the file.
     pub fn card(&self) -> card::New<'_> {
         let summary = &self.packed.summary;
@@ -221,48 +239,13 @@ impl Report<'_> {
             origin,
             file: &self.paths[0],
             files: self.paths.len(),
-            linears: self.linears(),
+            linears: render::counts(&summary.linears),
             bytes: summary.bytes,
             bits_per_weight: summary.bits_per_weight(),
             nmse: summary.loss.nmse(),
             ollama: self.packed.items.iter().all(|item| item.info.ty.ollama_reads()),
             verify: self.next.verify(),
         }
-    }
-
-    pub fn json(&self) -> serde_json::Value {
-        let (packed, summary) = (self.packed, &self.packed.summary);
-        let tensors: Vec<_> = packed
-            .items
-            .iter()
-            .map(|item| {
-                json!({
-                    "name": item.info.name, "type": item.info.ty.name(), "shape": item.info.shape,
-                    "file": item.file, "offset_bytes": item.offset, "bytes": item.info.bytes(),
-                    "nmse": item.loss.map(|loss| loss.nmse()),
-                })
-            })
-            .collect();
-        let linears: serde_json::Map<_, _> = summary
-            .linears
-            .iter()
-            .map(|(ty, count)| (ty.name().into(), json!(count)))
-            .collect();
-        json!({
-            "output": lossy(&self.args.output), "files": self.paths.iter().map(|path| lossy(path)).collect::<Vec<_>>(), "written": !self.args.dry_run, "bytes": summary.bytes,
-            "seconds": self.time.as_secs_f64(), "input_bytes": packed.origin.bytes(),
-            "training": self.scheme().map(|scheme| scheme.training().json()), "known_by": self.evidence(),
-            "linears": linears, "ternary_weights": summary.ternary_weights,
-            "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(), "ties": summary.ties,
-            "largest_bias": summary.largest_bias,
-            "dropped_biases": summary.dropped.map(|dropped| json!({
-                "linears": dropped.linears, "largest": dropped.largest, "output_nmse": dropped.loss.nmse(),
-            })),
-            "nmse": summary.loss.nmse(),
-            "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
-            "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
-            "modelfile": self.next.modelfile.map(lossy), "card": self.card.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,
-        })
     }
 }
 

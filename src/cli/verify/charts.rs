@@ -399,7 +399,7 @@ mod tests {
     #[test]
     fn many_tokens_become_few_points() {
         let engine = EngineFacts {
-            name: EngineName::new("x", ""),
+            name: EngineName::of_precision("x", ""),
             perplexity: 1.0,
             top1: None,
             nmse: None,

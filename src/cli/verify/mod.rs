@@ -11,8 +11,9 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::checkpoint::CheckpointArgs;
+use super::json::{Document, print_json};
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
-use super::{Context, card, print, print_json, render};
+use super::{Context, card, print, render};
 use crate::engine::text::TextOptions;
 use crate::mapped::Model;
 use crate::model::is_gguf;
@@ -87,7 +88,7 @@ pub struct VerifyArgs {
     card: Option<PathBuf>,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -126,17 +127,23 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     })
     .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
-    if args.json {
-        print_json(&serde_json::to_value(&report)?)?;
-    } else {
-        let text = Text { colour: context.colour };
-        print(&text.report(&report))?;
-    }
     if let Some(path) = &args.report {
         output::write(path, page::page(&report).as_bytes())?;
     }
     if let Some(path) = &args.card {
         output::write(path, card::verified(path, &report)?.as_bytes())?;
+    }
+    if args.json {
+        print_json(&report)?;
+    } else {
+        let text = Text {
+            colour: context.colour,
+            verbose: context.verbose,
+        };
+        print(&match context.quiet {
+            true => text.verdict(&report),
+            false => text.report(&report),
+        })?;
     }
     Ok(match report.verdict {
         Verdict::Agrees | Verdict::Sound => ExitCode::SUCCESS,
@@ -144,6 +151,10 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
         Verdict::NothingChecked if measured(&report) => ExitCode::SUCCESS,
         Verdict::NothingChecked => ExitCode::from(2),
     })
+}
+
+impl Document for Report {
+    const SCHEMA: &'static str = "tqconv.verify/1";
 }
 
 /// What the file was packed from.

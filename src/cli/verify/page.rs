@@ -216,6 +216,7 @@ mod tests {
             file: "<a b=\"c\">&\u{202e}".into(),
             against: None,
             verdict: Verdict::NothingChecked,
+            mismatches: vec![],
             levels: vec![],
             model: None,
             linears: vec![],

@@ -127,10 +127,10 @@ impl Found {
     }
 
     pub fn facts(self, engines: Vec<EngineName>, text: &Windows, options: &Options) -> TextFacts {
-        let file = EngineName::new("file", "exact activations");
+        let file = EngineName::of_precision("file", "exact activations");
         let oracle = self.has_oracle();
         let reference = match oracle {
-            true => EngineFacts::reference(EngineName::new("oracle", "f64"), &self.oracle),
+            true => EngineFacts::reference(EngineName::of_precision("oracle", "f64"), &self.oracle),
             false => EngineFacts::reference(file.clone(), &self.file.surprisals),
         };
         let file = oracle.then_some((file, &self.file));

@@ -3,22 +3,28 @@
 mod check;
 mod facts;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub(super) use check::SHOWN;
 pub use check::{Check, CheckId, Level, LevelReport, Limit, NotChecked, Status, Unit};
 pub use facts::{DotFacts, EngineFacts, Histogram, LinearFacts, ModelFacts, Tally, TextFacts, TypeFacts};
 
+use super::mismatch::Mismatch;
 use crate::bench::SpeedFacts;
 
 /// Everything that was found about one file.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Report {
+    /// The file, as it was named.
+    #[serde(rename = "path")]
     pub file: String,
     /// The checkpoint that was named to compare it with.
     pub against: Option<String>,
     /// Whether all checks passed.
     pub verdict: Verdict,
+    /// How the model differs in shape from that which it is compared with: then it is another one.
+    pub mismatches: Vec<Mismatch>,
     /// The levels that were asked for, in order.
     pub levels: Vec<LevelReport>,
     /// What the file holds.
@@ -38,7 +44,7 @@ pub struct Report {
 }
 
 /// The result in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Every check passed, and the file was compared with the checkpoint.
