@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use formats::gguf::Value;
 
+use super::evidence::Machine;
 use super::{render, text};
 use crate::files;
 use crate::metrics::mean;
@@ -242,8 +243,10 @@ fn figures(report: &Report) -> String {
     }
     if let Some(speed) = &report.speed {
         text += &format!(
-            "\n| speed, {} threads | prefill of {}, tokens/s | decode, tokens/s |\n|---|---|---|\n",
-            speed.threads, speed.prefill_tokens
+            "\n| on {}, {} threads | prefill of {}, tokens/s | decode, tokens/s |\n|---|---|---|\n",
+            escaped(&Machine::this().cpu),
+            speed.threads,
+            speed.prefill_tokens
         );
         for engine in &speed.engines {
             text += &format!(

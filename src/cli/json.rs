@@ -18,7 +18,7 @@ pub(super) trait Document: Serialize + JsonSchema {
 }
 
 /// The document with what all have first: its schema, and the version of the program.
-fn value_of<D: Document>(document: &D) -> serde_json::Result<Value> {
+pub(super) fn value_of<D: Document>(document: &D) -> serde_json::Result<Value> {
     let mut fields = Map::new();
     fields.insert("schema".into(), D::SCHEMA.into());
     fields.insert("tqconv_version".into(), env!("CARGO_PKG_VERSION").into());

@@ -5,6 +5,7 @@ mod bench;
 mod card;
 mod checkpoint;
 mod diff;
+mod evidence;
 mod inspect;
 mod json;
 #[cfg(test)]
@@ -48,16 +49,16 @@ pub struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Say nothing but results and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "General")]
     quiet: bool,
     /// Say more: every check, the names of kernels
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, help_heading = "General", conflicts_with = "quiet")]
     verbose: bool,
     /// When to paint results: auto paints on a terminal, as NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM allow
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    #[arg(long, global = true, help_heading = "General", value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
     /// Threads to work with [default: all processors]
-    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    #[arg(long, global = true, help_heading = "General", value_name = "N", value_parser = threads)]
     threads: Option<usize>,
     /// The program whose child is llama.cpp, where it is not this one
     #[arg(long, global = true, hide = true, value_name = "PROGRAM")]
@@ -103,11 +104,21 @@ enum Command {
     Diff(Box<diff::DiffArgs>),
     Bench(bench::BenchArgs),
     /// Print the completion script of a shell
-    ///
-    /// For example: tqconv completions bash > ~/.local/share/bash-completion/completions/tqconv
+    #[command(after_help = "\
+Examples:
+  tqconv completions bash > ~/.local/share/bash-completion/completions/tqconv
+  tqconv completions fish > ~/.config/fish/completions/tqconv.fish")]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
+    },
+    /// Write a man page of each command into a folder
+    #[command(after_help = "\
+Examples:
+  tqconv man ~/.local/share/man/man1     then: man tqconv-pack")]
+    Man {
+        /// The folder, which must be there
+        folder: PathBuf,
     },
     /// Be the process that applies a chat template
     #[command(name = run::TEMPLATE, hide = true)]
@@ -138,7 +149,7 @@ impl Command {
             Self::Inspect(args) => args.json,
             Self::Diff(args) => args.json,
             Self::Bench(args) => args.json,
-            Self::Completions { .. } | Self::Template | Self::Witness => false,
+            Self::Completions { .. } | Self::Man { .. } | Self::Template | Self::Witness => false,
         }
     }
 }
@@ -245,7 +256,9 @@ fn tell_json(message: String, exit_code: u8) {
 pub fn schemas() -> Vec<(&'static str, serde_json::Value)> {
     vec![
         json::schema::<pack::PackReport>(),
+        json::schema::<pack::Manifest>(),
         json::schema::<crate::verify::Report>(),
+        json::schema::<verify::Verification<'_>>(),
         json::schema::<inspect::InspectReport>(),
         json::schema::<diff::DiffReport<'_>>(),
         json::schema::<run::RunReport>(),
@@ -271,7 +284,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     // With a handler a write beyond the limit of file sizes is an error (EFBIG).
     signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-    if !matches!(cli.command, Command::Completions { .. } | Command::Template) {
+    if !matches!(
+        cli.command,
+        Command::Completions { .. } | Command::Man { .. } | Command::Template
+    ) {
         start_threads(cli.threads)?;
     }
     match cli.command {
@@ -285,6 +301,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
             print(&String::from_utf8_lossy(&script))
+        }
+        Command::Man { folder } => {
+            clap_mangen::generate_to(Cli::command(), &folder).with_context(|| folder.display().to_string())?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Template => Ok(run::serve_template()),
         Command::Witness => Ok(witness::serve()),

@@ -73,6 +73,9 @@ pub struct PackArgs {
     /// the checkpoint's own card has them
     #[arg(long, help_heading = "Output")]
     pub(super) card: bool,
+    /// Write a manifest, too: the sha256 of each file that was written or read, the request, what was lost
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    pub(super) manifest: Option<PathBuf>,
     /// Write several files of at most this size, for example 2G or 500M, named as llama.cpp's gguf-split names them
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Output")]
     pub(super) split_max_size: Option<u64>,

@@ -2,6 +2,7 @@
 
 mod args;
 mod json;
+mod manifest;
 mod next;
 mod report;
 
@@ -11,10 +12,12 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use anyhow::bail;
+
 use formats::block::BlockType;
 use formats::gguf::Value;
 
-use super::json::print_json;
+use super::json::{print_json, text_of};
 use super::{Context, card, print, render, stop_signal, texts};
 use crate::model::card::Card;
 use crate::model::tokenizer::TokenizerFiles;
@@ -27,6 +30,7 @@ pub use args::PackArgs;
 use args::TargetArg;
 pub(super) use args::{MAX_NMSE, parse_nmse, parse_pair};
 pub(super) use json::PackReport;
+pub(super) use manifest::Manifest;
 use next::Next;
 pub(super) use next::ollama_name;
 use report::Report;
@@ -134,8 +138,11 @@ impl Target {
             if args.split_max_size.is_none() {
                 output::check(&output, args.force, &inputs)?;
             }
-            for small in modelfile.iter().chain(&card) {
-                output::check(small, args.force, &inputs)?;
+            for beside in [&modelfile, &card, &args.manifest].into_iter().flatten() {
+                output::check(beside, args.force, &inputs)?;
+                if *beside == output {
+                    bail!("{}: the model goes there; name another file", beside.display());
+                }
             }
         }
         Ok(Self {
@@ -191,6 +198,10 @@ fn tell(
     if let Some(path) = modelfile.filter(|_| !args.dry_run) {
         let text = next::modelfile_text(&paths[0], &packed.metadata);
         output::write(path, text.as_bytes())?;
+    }
+    if let Some(path) = args.manifest.as_deref().filter(|_| !args.dry_run) {
+        let manifest = Manifest::new(args, packed, &paths)?;
+        output::write(path, text_of(&manifest)?.as_bytes())?;
     }
     let report = Report {
         args,

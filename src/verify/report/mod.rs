@@ -73,6 +73,12 @@ impl Report {
         })
     }
 
+    /// A check, where it was made.
+    pub fn check(&self, id: CheckId) -> Option<&Check> {
+        let mut checks = self.levels.iter().flat_map(|level| &level.checks);
+        checks.find(|check| check.id == id)
+    }
+
     /// All linears together.
     pub fn total(&self) -> Tally {
         self.linears.iter().map(|linear| linear.tally).sum()
