@@ -75,6 +75,7 @@ fn options() -> Options {
         rule: Rule {
             target: Target::Any,
             max_nmse: 0.0,
+            measured: false,
             ty: Some(BlockType::F32),
             tensor_types: vec![],
         },

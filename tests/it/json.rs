@@ -69,15 +69,20 @@ fn document(ran: &Output, schema: &str) -> Json {
         let stderr = String::from_utf8_lossy(&ran.stderr);
         panic!("{schema}: {error}: {text}{stderr}")
     });
+    valid(&found, schema);
+    found
+}
+
+/// A document is a valid one of `schema`.
+fn valid(found: &Json, schema: &str) {
     assert_eq!(found["schema"], schema, "{found:#}");
     let schemas = tqconv::cli::schemas();
     let (_, strict) = schemas.iter().find(|(name, _)| *name == schema).unwrap();
     let mut strict = strict.clone();
     strict["unevaluatedProperties"] = false.into();
     let validator = jsonschema::validator_for(&strict).unwrap();
-    let problems: Vec<_> = validator.iter_errors(&found).map(|error| error.to_string()).collect();
+    let problems: Vec<_> = validator.iter_errors(found).map(|error| error.to_string()).collect();
     assert!(problems.is_empty(), "{schema}: {problems:#?}");
-    found
 }
 
 /// Rows and columns of a tensor of a document.
@@ -127,6 +132,21 @@ fn every_document_validates() {
     let levels = ["verify", file, "--against", kjv, "--levels", "1-5", "--tokens", "32"];
     told(&levels, "tqconv.verify/1");
     told(&["verify", file, "--levels", "1"], "tqconv.verify/1");
+    let (manifest, statement) = (bench.path("manifest.json"), bench.path("statement.json"));
+    told(
+        &["pack", kjv, file, "--force", "--manifest", manifest.to_str().unwrap()],
+        "tqconv.pack/1",
+    );
+    valid(
+        &serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap(),
+        "tqconv.manifest/1",
+    );
+    told(
+        &[&levels[..], &["--attest", statement.to_str().unwrap()]].concat(),
+        "tqconv.verify/1",
+    );
+    let statement: Json = serde_json::from_slice(&std::fs::read(statement).unwrap()).unwrap();
+    valid(&statement["predicate"], "tqconv.verification/1");
     let model = [
         "bench",
         file,

@@ -14,6 +14,7 @@ mod families;
 mod hostile;
 mod json;
 mod limits;
+mod max_kld;
 mod pack;
 #[cfg(feature = "llama")]
 mod pack_experts;

@@ -95,6 +95,7 @@ impl PackPreview {
             rule: Rule {
                 target: Target::Any,
                 max_nmse: pack::MAX_NMSE,
+                measured: false,
                 ty: None,
                 tensor_types: vec![],
             },
@@ -214,15 +215,15 @@ impl Found {
             training: trained.scheme.training().facts(),
             known_by: trained.evidence,
         };
-        InspectReport::Checkpoint(CheckpointReport {
+        InspectReport::Checkpoint(Box::new(CheckpointReport {
             path: lossy(path),
             bytes: self.tensors.bytes(),
-            config: told(&self.config, |config| ConfigReport::from(config)),
+            config: told(&self.config, |config| config.into()),
             weights: told(&self.weights, |word| *word),
             training: told(&self.training, training),
             pack: told(&self.plan, PackPreview::json),
             tensors: tensors.collect(),
-        })
+        }))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::model::TrainingFacts;
 #[derive(Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(in crate::cli) enum InspectReport {
-    Checkpoint(CheckpointReport),
+    Checkpoint(Box<CheckpointReport>),
     Gguf(GgufReport),
 }
 

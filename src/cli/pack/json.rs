@@ -6,6 +6,7 @@ use formats::block::BlockType;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::choose::ChosenReport;
 use super::report::Report;
 use crate::cli::json::Document;
 use crate::cli::lossy;
@@ -47,6 +48,8 @@ pub(in crate::cli) struct PackReport {
     largest_bias: f64,
     /// With `--drop-biases`, where biases were left out.
     dropped_biases: Option<DroppedReport>,
+    /// With `--max-kld`: what was measured.
+    max_kld: Option<ChosenReport>,
     /// The NMSE that storing adds, over all linears.
     nmse: f64,
     /// Of the linear that loses the most.
@@ -131,6 +134,7 @@ impl PackReport {
                 largest: dropped.largest,
                 output_nmse: dropped.loss.nmse(),
             }),
+            max_kld: report.chosen.map(|chosen| ChosenReport::new(report.args, chosen)),
             nmse: summary.loss.nmse(),
             worst_nmse: worst.map(|(_, nmse)| *nmse),
             worst_tensor: worst.map(|(name, _)| name.clone()),

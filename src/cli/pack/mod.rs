@@ -1,6 +1,7 @@
 //! `tqconv pack`: from a checkpoint, or a GGUF file whose weights are ternary, to a GGUF file.
 
 mod args;
+mod choose;
 mod json;
 mod manifest;
 mod next;
@@ -9,16 +10,16 @@ mod report;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::bail;
-
 use formats::block::BlockType;
 use formats::gguf::Value;
 
 use super::json::{print_json, text_of};
 use super::{Context, card, print, render, stop_signal, texts};
+use crate::choose::Chosen;
 use crate::model::card::Card;
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
@@ -47,7 +48,10 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
 fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let checkpoint = args.checkpoint.open(&args.input)?;
-    let (name, inputs) = (checkpoint.source.name(), Inputs::new(checkpoint.files()));
+    let (name, inputs) = (
+        checkpoint.source.name(),
+        Inputs::new(checkpoint.files().iter().chain(&args.text)),
+    );
     let named = Target::named(args, &inputs)?;
     let (source, card_note) = match checkpoint.source.card() {
         Ok(card) => (card, None),
@@ -62,18 +66,22 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
         || args.checkpoint.read_tokenizer(&files, &checkpoint),
         || Plan::new(&checkpoint, &options),
     );
-    let (mut tokenizer, plan) = (tokenizer?, plan.map_err(|error| of_input(error, args))?);
+    let (mut tokenizer, mut plan) = (tokenizer?, plan.map_err(|error| of_input(error, args))?);
+    let mut notes = std::mem::take(&mut tokenizer.notes);
+    notes.extend(checkpoint.notes());
+    let keys = tokenizer.into_metadata();
+    let stop = stop_signal()?; // what was written is then removed
+    let chosen = choose::types(args, context, &mut plan, &keys, &stop)?;
     let target = match named {
         Some(target) => target,
         None => Target::unnamed(args, inputs, &plan.file_name(&name.unwrap_or_default()))?,
     };
-    let mut notes = std::mem::take(&mut tokenizer.notes);
-    notes.extend(checkpoint.notes());
     notes.extend(card_note);
-    let keys = tokenizer.into_metadata();
-    let (packed, found) = write(args, context, plan, &keys, &target, || texts::notes(&keys, &files))?;
+    let (packed, found) = write(args, context, plan, &keys, &target, &stop, || {
+        texts::notes(&keys, &files)
+    })?;
     notes.extend(found);
-    tell(args, context, &packed, &target, notes, start)
+    tell(args, context, &packed, chosen.as_ref(), &target, notes, start)
 }
 
 fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
@@ -86,16 +94,19 @@ fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
         );
     }
     let gguf = Gguf::open(&args.input)?;
-    let inputs = Inputs::new(gguf.files().map(|(path, _)| path));
+    let text = args.text.as_deref();
+    let inputs = Inputs::new(gguf.files().map(|(path, _)| path).chain(text));
     let named = Target::named(args, &inputs)?;
     let options = options(args);
-    let plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
+    let mut plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
+    let stop = stop_signal()?; // what was written is then removed
+    let chosen = choose::types(args, context, &mut plan, &[], &stop)?;
     let target = match named {
         Some(target) => target,
         None => Target::unnamed(args, inputs, &plan.file_name(&name_of_gguf(&args.input)))?,
     };
-    let (packed, ()) = write(args, context, plan, &[], &target, || ())?;
-    tell(args, context, &packed, &target, vec![], start)
+    let (packed, ()) = write(args, context, plan, &[], &target, &stop, || ())?;
+    tell(args, context, &packed, chosen.as_ref(), &target, vec![], start)
 }
 
 /// The name of a model in a GGUF file: its file's, without the type.
@@ -161,6 +172,7 @@ fn write<'a, T: Send>(
     plan: Plan<'a>,
     keys: &[(String, Value)],
     target: &Target,
+    stop: &AtomicBool,
     beside: impl FnOnce() -> T + Send,
 ) -> anyhow::Result<(Packed<'a>, T)> {
     let output = Output {
@@ -169,14 +181,10 @@ fn write<'a, T: Send>(
         inputs: &target.inputs,
     };
     let bar = render::progress_bar("packing", plan.input_bytes(), !context.quiet);
-    let stop = stop_signal()?; // the output is then removed
     let written = (!args.dry_run).then_some(&output);
     let progress = |bytes| {
         bar.inc(bytes);
-        match stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        go_on(stop)
     };
     let (packed, beside) = rayon::join(|| plan.run(keys.to_vec(), written, &progress), beside);
     let packed = packed.map_err(|error| of_input(error, args))?;
@@ -184,11 +192,20 @@ fn write<'a, T: Send>(
     Ok((packed, beside))
 }
 
+/// Whether nobody has asked to stop.
+fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
+}
+
 /// Write Modelfile and card, and tell what came of it all.
 fn tell(
     args: &PackArgs,
     context: &Context,
     packed: &Packed,
+    chosen: Option<&Chosen>,
     target: &Target,
     notes: Vec<String>,
     start: Instant,
@@ -207,9 +224,12 @@ fn tell(
         args,
         packed,
         output: &target.output,
+        chosen,
         next: Next {
             args,
             output: &target.output,
+            packed,
+            chosen,
             first: &paths[0],
             has_template: next::has_template(&packed.metadata),
             modelfile,
@@ -271,6 +291,7 @@ fn options(args: &PackArgs) -> Options {
     let rule = Rule {
         target: args.target.into(),
         max_nmse: args.limit(),
+        measured: args.max_kld.is_some(),
         ty: args.ty,
         tensor_types: args.tensor_type.clone(),
     };

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use formats::block::BlockType;
 
-use super::PackArgs;
 use super::args::TargetArg;
 use super::next::Next;
+use super::{PackArgs, choose};
+use crate::choose::Chosen;
 use crate::cli::text::shown;
 use crate::cli::{card, lossy, render};
 use crate::model::Scheme;
@@ -19,6 +20,8 @@ pub(super) struct Report<'a> {
     pub packed: &'a Packed<'a>,
     /// As it was named, or called after the model.
     pub output: &'a Path,
+    /// Where the types were chosen by their KLD.
+    pub chosen: Option<&'a Chosen>,
     pub next: Next<'a>,
     pub paths: &'a [PathBuf],
     /// Where the card goes, if one is asked for.
@@ -79,6 +82,11 @@ impl Report<'_> {
             ("weight NMSE", self.loss()),
             ("not smaller", self.larger()),
         ];
+        facts.extend(
+            self.chosen
+                .into_iter()
+                .flat_map(|chosen| choose::facts(self.args, chosen)),
+        );
         facts.extend(match self.packed.origin {
             Origin::Checkpoint(checkpoint) => vec![
                 (render::zeros(&checkpoint.scheme), render::percent(summary.dead_share())),
@@ -223,7 +231,11 @@ impl Report<'_> {
                 nmse.unwrap_or_default(),
             ]
         });
-        render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect())
+        let tensors = render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect());
+        tensors
+            + &self
+                .chosen
+                .map_or(String::new(), |chosen| format!("\n{}", choose::table(chosen)))
     }
 
     /// The card beside the file.

@@ -37,7 +37,7 @@ impl Text {
             return String::new();
         };
         let head = self.paint(&format!("{} is another model", shown(against)), RED);
-        format!("{head}: {}\n", different.join(", "))
+        format!("{head}: {}\n", different.join("; "))
     }
 
     /// One line: what came of it.
