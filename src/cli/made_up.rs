@@ -84,6 +84,7 @@ fn options() -> Options {
         drop_biases: false,
         name: None,
         organization: None,
+        card: Default::default(),
         metadata: vec![("made-up.context_length".into(), "64".into())],
         hash: false,
         split_max_size: None,

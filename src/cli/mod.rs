@@ -2,6 +2,7 @@
 
 mod activations;
 mod bench;
+mod card;
 mod checkpoint;
 mod diff;
 mod evidence;

@@ -1,5 +1,6 @@
 //! A Hugging Face directory: what its config.json says, its tensors, and its tokenizer as GGUF has it.
 
+pub mod card;
 mod checkpoint;
 mod config;
 mod error;

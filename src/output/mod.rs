@@ -49,6 +49,12 @@ impl Inputs {
         let ids = paths.into_iter().filter_map(|path| FileId::at(path.as_ref()));
         Self(ids.collect())
     }
+
+    /// These, and those that `paths` lead to.
+    pub fn and<P: AsRef<Path>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.0.extend(Self::new(paths).0);
+        self
+    }
 }
 
 /// Check that `output` can be created: called before the work, so that nobody waits for a refusal.

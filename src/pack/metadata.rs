@@ -112,8 +112,8 @@ pub fn keys(
     ];
     let named = named
         .into_iter()
-        .filter_map(|(key, value)| Some((key.into(), text(value.as_ref()?))));
-    keys.splice(2..2, named);
+        .filter_map(|(key, value)| Some((key.to_string(), text(value.as_ref()?))));
+    keys.splice(2..2, named.chain(options.card.keys()));
     keys.extend(model_metadata(&checkpoint.config));
     keys.extend(tokenizer);
     keys.extend(provenance(checkpoint, files));

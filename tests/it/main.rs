@@ -1,6 +1,7 @@
 //! Tests that need more than one room, llama.cpp, or data that is not in the repository: one binary, so that llama.cpp
 //! is linked once.
 
+mod card;
 #[cfg(feature = "llama")]
 mod conformance;
 mod data;

@@ -146,6 +146,7 @@ fn every_instruction_set_chooses_alike() {
         drop_biases: false,
         name: None,
         organization: None,
+        card: Default::default(),
         metadata: vec![],
         hash: false,
         split_max_size: None,

@@ -103,6 +103,7 @@ impl PackPreview {
             drop_biases: false,
             name: None,
             organization: None,
+            card: Default::default(),
             metadata: vec![],
             hash: false,
             split_max_size: None,

@@ -77,6 +77,10 @@ pub struct PackArgs {
     /// Note the sha256 of each input file in the output: takes about a second per 2 GB of the largest file
     #[arg(long, help_heading = "Output")]
     pub(super) hash: bool,
+    /// Write README.md beside the output, too: a card for the Hugging Face Hub, with license, language and base model as
+    /// the checkpoint's own card has them
+    #[arg(long, help_heading = "Output")]
+    pub(super) card: bool,
     /// Write a manifest, too: the sha256 of each file that was written or read, the request, what was lost
     #[arg(long, value_name = "FILE.json", help_heading = "Output")]
     pub(super) manifest: Option<PathBuf>,

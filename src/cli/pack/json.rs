@@ -61,6 +61,8 @@ pub(in crate::cli) struct PackReport {
     worst_tensor: Option<String>,
     /// For Ollama.
     modelfile: Option<String>,
+    /// For the Hugging Face Hub.
+    card: Option<String>,
     /// The command that verifies the output.
     verify: String,
     /// What a person should know beside it.
@@ -141,6 +143,7 @@ impl PackReport {
             worst_nmse: worst.map(|(_, nmse)| *nmse),
             worst_tensor: worst.map(|(name, _)| name.clone()),
             modelfile: report.next.modelfile.map(lossy),
+            card: report.card.map(lossy),
             verify: report.next.verify(),
             notes: report.notes.clone(),
             tensors: packed.items.iter().map(TensorReport::new).collect(),

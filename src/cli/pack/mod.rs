@@ -8,7 +8,7 @@ mod next;
 mod report;
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -18,8 +18,9 @@ use formats::block::BlockType;
 use formats::gguf::Value;
 
 use super::json::{print_json, text_of};
-use super::{Context, print, render, stop_signal, texts};
+use super::{Context, card, print, render, stop_signal, texts};
 use crate::choose::Chosen;
+use crate::model::card::Card;
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
 use crate::output::{self, Inputs};
@@ -32,6 +33,7 @@ pub(super) use args::{MAX_NMSE, parse_nmse, parse_pair};
 pub(super) use json::PackReport;
 pub(super) use manifest::Manifest;
 use next::Next;
+pub(super) use next::ollama_name;
 use report::Report;
 
 /// Pack, and tell what came of it.
@@ -51,7 +53,14 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
         Inputs::new(checkpoint.files().iter().chain(&args.text)),
     );
     let named = Target::named(args, &inputs)?;
-    let options = options(args, name.clone(), checkpoint.source.organization());
+    let (source, card_note) = match checkpoint.source.card() {
+        Ok(card) => (card, None),
+        Err(why) => (Card::default(), Some(why)),
+    };
+    let mut options = options(args);
+    options.name = name.clone();
+    options.organization = checkpoint.source.organization();
+    options.card = source;
     let files = TokenizerFiles::of(&checkpoint.source)?;
     let (tokenizer, plan) = rayon::join(
         || args.checkpoint.read_tokenizer(&files, &checkpoint),
@@ -67,6 +76,7 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
         Some(target) => target,
         None => Target::unnamed(args, inputs, &plan.file_name(&name.unwrap_or_default()))?,
     };
+    notes.extend(card_note);
     let (packed, found) = write(args, context, plan, &keys, &target, &stop, || {
         texts::notes(&keys, &files)
     })?;
@@ -87,7 +97,7 @@ fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let text = args.text.as_deref();
     let inputs = Inputs::new(gguf.files().map(|(path, _)| path).chain(text));
     let named = Target::named(args, &inputs)?;
-    let options = options(args, None, None);
+    let options = options(args);
     let mut plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
     let stop = stop_signal()?; // what was written is then removed
     let chosen = choose::types(args, context, &mut plan, &[], &stop)?;
@@ -112,6 +122,7 @@ fn name_of_gguf(path: &Path) -> String {
 struct Target {
     output: PathBuf,
     modelfile: Option<PathBuf>,
+    card: Option<PathBuf>,
     inputs: Inputs,
 }
 
@@ -133,20 +144,22 @@ impl Target {
 
     fn check(args: &PackArgs, output: PathBuf, inputs: Inputs) -> anyhow::Result<Self> {
         let modelfile = modelfile(args, &output)?;
+        let card = args.card.then(|| card::beside(&output));
         if !args.dry_run {
             if args.split_max_size.is_none() {
                 output::check(&output, args.force, &inputs)?;
             }
-            for beside in [&modelfile, &args.manifest].into_iter().flatten() {
+            for beside in [&modelfile, &card, &args.manifest].into_iter().flatten() {
                 output::check(beside, args.force, &inputs)?;
                 if *beside == output {
-                    bail!("{}: the model goes there; name another manifest", beside.display());
+                    bail!("{}: the model goes there; name another file", beside.display());
                 }
             }
         }
         Ok(Self {
             output,
             modelfile,
+            card,
             inputs,
         })
     }
@@ -187,7 +200,7 @@ fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
     }
 }
 
-/// Write the Modelfile, and tell what came of it all.
+/// Write Modelfile and card, and tell what came of it all.
 fn tell(
     args: &PackArgs,
     context: &Context,
@@ -222,9 +235,13 @@ fn tell(
             modelfile,
         },
         paths: &paths,
+        card: target.card.as_deref(),
         notes,
         time: start.elapsed(),
     };
+    if let Some(path) = target.card.as_deref().filter(|_| !args.dry_run) {
+        output::write(path, report.card().text().as_bytes())?;
+    }
     if args.json {
         print_json(&PackReport::new(&report))
     } else if context.quiet && !args.dry_run {
@@ -269,7 +286,8 @@ fn modelfile(args: &PackArgs, output: &Path) -> anyhow::Result<Option<PathBuf>> 
     Ok(Some(modelfile))
 }
 
-fn options(args: &PackArgs, name: Option<String>, organization: Option<String>) -> Options {
+/// All but what is told of a checkpoint.
+fn options(args: &PackArgs) -> Options {
     let rule = Rule {
         target: args.target.into(),
         max_nmse: args.limit(),
@@ -281,8 +299,9 @@ fn options(args: &PackArgs, name: Option<String>, organization: Option<String>) 
         rule,
         embedding: args.embedding,
         drop_biases: args.drop_biases,
-        name,
-        organization,
+        name: None,
+        organization: None,
+        card: Card::default(),
         metadata: args.metadata.clone(),
         hash: args.hash,
         split_max_size: args.split_max_size,

@@ -10,7 +10,7 @@ use super::next::Next;
 use super::{PackArgs, choose};
 use crate::choose::Chosen;
 use crate::cli::text::shown;
-use crate::cli::{activations, render};
+use crate::cli::{activations, card, lossy, render};
 use crate::model::Scheme;
 use crate::pack::{Larger, Origin, Packed};
 
@@ -24,6 +24,8 @@ pub(super) struct Report<'a> {
     pub chosen: Option<&'a Chosen>,
     pub next: Next<'a>,
     pub paths: &'a [PathBuf],
+    /// Where the card goes, if one is asked for.
+    pub card: Option<&'a Path>,
     pub notes: Vec<String>,
     pub time: Duration,
 }
@@ -240,6 +242,28 @@ impl Report<'_> {
             + &self
                 .chosen
                 .map_or(String::new(), |chosen| format!("\n{}", choose::table(chosen)))
+    }
+
+    /// The card beside the file.
+    pub fn card(&self) -> card::New<'_> {
+        let summary = &self.packed.summary;
+        let (repository, origin) = match self.packed.origin {
+            Origin::Checkpoint(checkpoint) => (checkpoint.source.repository(), checkpoint.scheme.training().text()),
+            Origin::Gguf(_) => (None, format!("from {}", lossy(&self.args.input))),
+        };
+        card::New {
+            keys: &self.packed.metadata,
+            repository,
+            origin,
+            file: &self.paths[0],
+            files: self.paths.len(),
+            linears: render::counts(&summary.linears),
+            bytes: summary.bytes,
+            bits_per_weight: summary.bits_per_weight(),
+            nmse: summary.loss.nmse(),
+            ollama: self.packed.items.iter().all(|item| item.info.ty.ollama_reads()),
+            verify: self.next.verify(),
+        }
     }
 }
 

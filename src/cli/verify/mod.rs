@@ -17,7 +17,7 @@ use super::evidence::{FileDigest, Machine, command_line, files_of_checkpoint, no
 use super::json::{Document, print_json};
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
 use super::text::shown_json;
-use super::{Context, print, render};
+use super::{Context, card, print, render};
 use crate::engine::text::TextOptions;
 use crate::mapped::Model;
 use crate::model::is_gguf;
@@ -98,6 +98,9 @@ pub struct VerifyArgs {
     /// Write a page to look at, too
     #[arg(long, value_name = "FILE.html", help_heading = "Output")]
     report: Option<PathBuf>,
+    /// Put the figures into the README.md that `pack --card` has written
+    #[arg(long, value_name = "FILE.md", help_heading = "Output")]
+    card: Option<PathBuf>,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
     pub(super) json: bool,
@@ -125,6 +128,11 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
         }),
     };
     let inputs = inputs(args, against.as_ref());
+    if let Some(path) = &args.card {
+        output::check(path, true, &inputs)?;
+        card::check(path)?;
+    }
+    let inputs = inputs.and(&args.card);
     for output in [&args.report, &args.attest].into_iter().flatten() {
         output::check(output, true, &inputs)?;
     }
@@ -140,6 +148,9 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     bar.finish_and_clear();
     if args.report.is_some() || args.attest.is_some() {
         write_proof(args, &report, against.as_ref())?;
+    }
+    if let Some(path) = &args.card {
+        output::write(path, card::verified(path, &report)?.as_bytes())?;
     }
     if args.json {
         print_json(&report)?;

@@ -1478,6 +1478,7 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
         drop_biases: false,
         name: None,
         organization: None,
+        card: Default::default(),
         metadata: vec![],
         hash: true,
         split_max_size: None,
