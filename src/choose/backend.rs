@@ -1,14 +1,6 @@
-//! How the backends of llama.cpp round the activations that a type is multiplied with.
-//!
-//! | types | CPU (`vec_dot_type`, ggml-cpu/ggml-cpu.c) | CUDA |
-//! |---|---|---|
-//! | TQ1_0, TQ2_0 | a scale per 256 (Q8_K) | no kernel: these weights stay on the CPU |
-//! | Q2_K | a scale per 256 (Q8_K) | per 64 for many tokens (`MMQ_Q8_1_DS_LAYOUT_D2S6`, ggml-cuda/mmq.cuh, quantize.cu), per 32 for few (`quantize_q8_1`) |
-//! | Q2_0, Q4_0, Q8_0 | a scale per 32 (Q8_0) | per 32 |
-//! | F16 | f16 | f16 or not at all |
-//!
-//! Metal multiplies activations that are not rounded (ggml-metal.metal, `kernel_mul_mm`), which costs less than any of
-//! these; so do Vulkan's shaders where the device has no integer dots.
+//! The backends of llama.cpp that a file is chosen for. How each rounds activations is in [`crate::engine::backends`]: on
+//! CUDA with Q2_K a scale per 64 for many tokens, which is what is measured here, and per 32 for few. Metal does not round
+//! them, which costs less than any of these; so do Vulkan's shaders where the device has no integer dots.
 
 use crate::kernels::ActivationScales;
 use crate::pack::Target;
