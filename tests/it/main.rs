@@ -26,6 +26,7 @@ mod run;
 mod stored;
 mod texts;
 mod tokenizer;
+mod train;
 mod verify;
 mod verify_gguf;
 #[cfg(feature = "llama")]

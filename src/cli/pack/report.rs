@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use formats::block::BlockType;
 use serde_json::json;
 
 use super::args::TargetArg;
@@ -10,7 +11,7 @@ use super::next::Next;
 use super::{PackArgs, choose};
 use crate::choose::Chosen;
 use crate::cli::text::shown;
-use crate::cli::{lossy, render};
+use crate::cli::{activations, lossy, render};
 use crate::model::Scheme;
 use crate::pack::{Larger, Origin, Packed};
 
@@ -81,6 +82,7 @@ impl Report<'_> {
                 ),
             ),
             ("weight NMSE", self.loss()),
+            ("activations", activations::line(&self.types())),
             ("not smaller", self.larger()),
         ];
         facts.extend(
@@ -131,6 +133,11 @@ impl Report<'_> {
         }
         let counts: Vec<_> = counts.iter().map(|(ty, count)| format!("{count} x {ty}")).collect();
         counts.join(", ")
+    }
+
+    /// The types of the linears.
+    fn types(&self) -> Vec<BlockType> {
+        self.packed.summary.linears.keys().copied().collect()
     }
 
     fn loss(&self) -> String {
@@ -238,7 +245,7 @@ impl Report<'_> {
             "output": lossy(&self.args.output), "files": self.paths.iter().map(|path| lossy(path)).collect::<Vec<_>>(), "written": !self.args.dry_run, "bytes": summary.bytes,
             "seconds": self.time.as_secs_f64(), "input_bytes": packed.origin.bytes(),
             "training": self.scheme().map(|scheme| scheme.training().json()), "known_by": self.evidence(),
-            "linears": linears, "ternary_weights": summary.ternary_weights,
+            "linears": linears, "activations": activations::json_of(&self.types()), "ternary_weights": summary.ternary_weights,
             "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(), "ties": summary.ties,
             "largest_bias": summary.largest_bias,
             "dropped_biases": summary.dropped.map(|dropped| json!({
