@@ -20,6 +20,7 @@ use super::error::{Ending, WitnessError};
 use super::log::Log;
 use super::protocol::{Kind, Order, PREFIX, Prefix, Work, head};
 use super::{Program, SUBCOMMAND};
+use crate::kernels::memory;
 
 /// What an order may take.
 #[derive(Clone, Copy, Debug)]
@@ -275,7 +276,7 @@ impl Process {
         let tells = |line: &String| TELLS.iter().any(|tell| line.contains(tell));
         let line = log.iter().find(|line| tells(line))?;
         let doing = self.doing.clone();
-        Some(if available_memory() < self.memory {
+        Some(if memory::available() < self.memory {
             let why = format!("out of memory ({line}); free memory, or use fewer --threads");
             WitnessError::CouldNot { doing, why }
         } else {
@@ -333,18 +334,6 @@ fn spawn(program: &Path, patience: Duration, memory: u64) -> io::Result<Process>
         fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
     }
     Ok(process)
-}
-
-/// Bytes that a process can still get here: what its limits and the system leave.
-fn available_memory() -> u64 {
-    let limits = [Resource::As, Resource::Data].map(|resource| getrlimit(resource).current);
-    let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-        Some(kib << 10)
-    });
-    let known = limits.into_iter().chain([system]).flatten();
-    known.min().unwrap_or(u64::MAX)
 }
 
 /// Time since the last sign of life, and since the order.

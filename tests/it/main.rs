@@ -12,6 +12,7 @@ mod engine;
 mod families;
 mod hostile;
 mod limits;
+mod max_kld;
 mod pack;
 #[cfg(feature = "llama")]
 mod pack_experts;
@@ -25,6 +26,7 @@ mod run;
 mod stored;
 mod texts;
 mod tokenizer;
+mod train;
 mod verify;
 mod verify_gguf;
 #[cfg(feature = "llama")]
