@@ -1,6 +1,5 @@
-//! The backends of llama.cpp that a file is chosen for. How each rounds activations is in [`crate::engine::backends`]: on
-//! CUDA with Q2_K a scale per 64 for many tokens, which is what is measured here, and per 32 for few. Metal does not round
-//! them, which costs less than any of these; so do Vulkan's shaders where the device has no integer dots.
+//! The kernels that round activations as the backends of llama.cpp do that a file may be run on
+//! ([`crate::engine::backends`]). Metal does not round them, which costs less than any of these.
 
 use crate::kernels::ActivationScales;
 use crate::pack::Target;
@@ -45,6 +44,33 @@ impl Backend {
         match self {
             Backend::Cpu => ActivationScales::LlamaCpp,
             Backend::Cuda => ActivationScales::Per64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::backends;
+    use crate::pack::PACKABLE;
+
+    /// TQ1_0 and TQ2_0 stay on the CPU, whatever else is on a GPU; floats are not rounded to 8 bits.
+    #[test]
+    fn activations_are_rounded_as_by_llama_cpp() {
+        for (ours, theirs) in [
+            (Backend::Cpu, backends::Backend::Cpu),
+            (Backend::Cuda, backends::Backend::Cuda),
+        ] {
+            for ty in PACKABLE {
+                if let Some(of_many) = theirs.rounded(ty).and_then(|rounded| rounded.many) {
+                    assert_eq!(
+                        ours.scales().grouping(ty, 256).group(),
+                        of_many,
+                        "{ty} on {}",
+                        ours.name()
+                    );
+                }
+            }
         }
     }
 }
