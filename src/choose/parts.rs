@@ -69,6 +69,9 @@ pub fn measure(
         .map(|choice| worth_trying(choice, scales))
         .collect();
     let changes = changes(model, &tried);
+    if changes.is_empty() {
+        return Ok(Parts { tried, tokens: 0 });
+    }
     let windows = windows(text, MULTIPLICATIONS / multiplications(model, &changes));
     let tokens: usize = windows.iter().map(|window| window.len()).sum();
     check_memory(model, changes.len(), tokens)?;
@@ -85,13 +88,11 @@ pub fn measure(
         work: &work,
         passes: Passes::new(model, text.window, 1),
     };
-    if !changes.is_empty() {
-        let states = sweep.layers()?;
-        let sums = sweep.head(&states)?;
-        for (states, sum) in states.iter().zip(sums) {
-            if let Some(Change { choice, index, .. }) = states.change {
-                *tried[choice][index].kld.get_or_insert(0.0) += sum / tokens as f64;
-            }
+    let states = sweep.layers()?;
+    let sums = sweep.head(&states)?;
+    for (states, sum) in states.iter().zip(sums) {
+        if let Some(Change { choice, index, .. }) = states.change {
+            *tried[choice][index].kld.get_or_insert(0.0) += sum / tokens as f64;
         }
     }
     Ok(Parts { tried, tokens })

@@ -91,6 +91,14 @@ pub(super) fn facts(args: &PackArgs, chosen: &Chosen) -> Vec<(&'static str, Stri
     let (kld, allowed) = (on.collect::<Vec<_>>().join(", "), args.max_kld.unwrap_or_default());
     let tokens = render::count(chosen.tokens as u64);
     let files = if chosen.measured == 1 { "file" } else { "files" };
+    let whole = format!("{} whole {files}", chosen.measured);
+    let by = match chosen.tokens_of_parts {
+        0 => format!("--type and --tensor-type alone, and measured on {whole}"),
+        tokens => {
+            let sum = render::small(chosen.sum);
+            format!("the KLD of each linear alone, on {tokens} tokens (together {sum}), and of {whole}")
+        }
+    };
     vec![
         (
             "mean KLD",
@@ -99,15 +107,7 @@ pub(super) fn facts(args: &PackArgs, chosen: &Chosen) -> Vec<(&'static str, Stri
                 text_name(args)
             ),
         ),
-        (
-            "chosen by",
-            format!(
-                "the KLD of each linear alone, on {} tokens (together {}), and of {} whole {files}",
-                chosen.tokens_of_parts,
-                render::small(chosen.sum),
-                chosen.measured
-            ),
-        ),
+        ("chosen by", by),
     ]
 }
 
