@@ -6,8 +6,9 @@ use std::path::Path;
 use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use tqconv::cli::{Cli, run};
+use tqconv::engine::text::TextOptions;
 use tqconv::model::{Checkpoint, Source, TrainingOverrides};
-use tqconv::verify::{Against, Level, Options, Origin, TextOptions, Verdict, verify};
+use tqconv::verify::{Against, Level, Options, Origin, Verdict, verify};
 
 const CONFIG: &[u8] = include_bytes!("../../fixtures/tiny/config.json");
 const TOKENIZER: &[u8] = include_bytes!("../../fixtures/tiny/tokenizer.json");

@@ -4,7 +4,8 @@
 use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use tqconv::cli::{Cli, run};
-use tqconv::verify::{Level, Options, TextOptions, verify};
+use tqconv::engine::text::TextOptions;
+use tqconv::verify::{Level, Options, verify};
 
 const SOUND: &[u8] = include_bytes!("../../fixtures/broken/sound.gguf");
 
