@@ -1,5 +1,5 @@
 //! Tests that need more than one room, llama.cpp, or data that is not in the repository: one binary, so that llama.cpp
-//! is linked once.
+//! is linked once. What needs a shell, signals or links runs on Unix alone.
 
 #[cfg(feature = "llama")]
 mod conformance;
@@ -10,14 +10,23 @@ mod diff;
 mod dots;
 mod engine;
 mod families;
+#[cfg(unix)]
 mod hostile;
+#[cfg(not(unix))]
+mod hostile {
+    #[allow(dead_code)] // which the cases of bad input need
+    pub mod input;
+}
+#[cfg(unix)]
 mod limits;
 mod pack;
 #[cfg(feature = "llama")]
 mod pack_experts;
 mod pack_four_levels;
 mod pack_gguf;
+#[cfg(unix)]
 mod pack_speed;
+#[cfg(unix)]
 mod people;
 mod promise;
 mod readings;
