@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Windows build, made by mingw-w64 and run under wine on an x86-64 Debian (12 or later): scripts/test_windows.sh
 #
-# Needs rustup's cargo as all scripts do. Where something is missing it installs rustup's standard library for
+# Needs rustup's cargo and python3 as all scripts do. Where something is missing it installs rustup's standard library for
 # x86_64-pc-windows-gnu and, as root or with sudo, 0.7 GB of Debian's packages: gcc-mingw-w64-x86-64 and wine64. llama.cpp is
 # left out.
 #
@@ -120,5 +120,17 @@ refused 2 "no config.json" inspect Cargo.toml
 windows -q pack fixtures/kjv "$file" --force
 cmp "$file" "$out/linux/kjv.gguf"
 ! ls "$out/windows" | grep -v '\.gguf$' || fail "something was left behind"
+
+echo "== Ctrl-C, as which wine takes the signal INT, ends a text with exit code 130"
+python3 - "$wine" "$windows" run "$file" -n 1000000 -p "And the LORD" <<'PYTHON'
+import signal, subprocess, sys
+
+program = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+program.stdout.read(30)  # it has begun
+program.send_signal(signal.SIGINT)
+_, said = program.communicate()
+if program.returncode != 130 or b"(interrupted)" not in said:
+    sys.exit(f"error: exit code {program.returncode}: {said.decode()}")
+PYTHON
 
 echo "all passed"
