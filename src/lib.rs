@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod blueprint;
+pub mod choose;
 pub mod cli;
 pub mod engine;
 pub mod files;

@@ -15,6 +15,7 @@ use crate::engine::native::{Native, Settings};
 use crate::engine::oracle::{Oracle, Precision, Rows, Weights};
 use crate::engine::text::TextOptions;
 use crate::engine::{Engine, EngineError};
+use crate::kernels::ActivationScales;
 use crate::metrics;
 use crate::model::tokenizer::{self, TokenizerFiles};
 use crate::model::{Checkpoint, Source, TrainingOverrides};
@@ -75,6 +76,7 @@ fn options() -> Options {
         rule: Rule {
             target: Target::Any,
             max_nmse: 0.0,
+            measured: false,
             ty: Some(BlockType::F32),
             tensor_types: vec![],
         },
@@ -243,6 +245,7 @@ fn proof(path: &Path, checkpoint: Checkpoint) -> impl Fn() -> verify::Report {
         max_nmse: 0.0,
         metadata: vec![],
         max_kld: None,
+        activations: ActivationScales::LlamaCpp,
         text: TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,

@@ -2,6 +2,7 @@
 //! against the others: the oracle (f64, from the latent checkpoint), the native engine (packed weights, our kernels)
 //! and llama.cpp.
 
+pub mod backends;
 pub mod file;
 pub mod hyper;
 pub mod llamacpp;

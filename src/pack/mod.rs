@@ -6,6 +6,7 @@
 //! pass, and proven on all of them by it: a file takes its name only when every guess was right.
 
 mod biases;
+mod choice;
 mod encode;
 mod error;
 mod graph;
@@ -30,6 +31,7 @@ mod ternary;
 use std::ops::ControlFlow;
 
 pub use biases::DroppedBiases;
+pub use choice::Choice;
 pub use encode::Loss;
 pub use error::PackError;
 pub use graph::{model_metadata, rope_factors};

@@ -45,6 +45,11 @@ pub fn widen(bytes: &[u8], dtype: Dtype, out: &mut [f32]) {
     }
 }
 
+/// Numbers as a tensor of F32 has them.
+pub fn number_bytes(numbers: impl Iterator<Item = f32>) -> Vec<u8> {
+    numbers.flat_map(f32::to_le_bytes).collect()
+}
+
 /// All numbers of a short tensor.
 ///
 /// # Errors

@@ -85,22 +85,23 @@ impl Pass<'_, '_> {
     }
 
     fn pieces(&self) -> Vec<Piece> {
-        let rows = |content: &Content| match content {
+        let of_entry = |entry| {
+            let pieces = self.pieces_of(entry).into_iter();
+            pieces.map(move |rows| Piece { entry, rows })
+        };
+        (0..self.plan.entries.len()).flat_map(of_entry).collect()
+    }
+
+    /// The rows of a tensor that are encoded, in runs that are read at once.
+    pub fn pieces_of(&self, entry: usize) -> Vec<Range<usize>> {
+        match &self.plan.entries[entry].content {
             Content::Table { blocks, .. } if blocks.shape.contains(&0) => vec![],
             Content::Table {
                 blocks, interleaved, ..
             } => pieces_of_heads((blocks.rows(), blocks.columns()), *interleaved),
             Content::Linear(job) => self.plan.jobs[*job].pieces(),
             Content::Numbers(_) | Content::Bias(_) => vec![],
-        };
-        let of_entry = |(entry, content): (usize, &Content)| {
-            rows(content)
-                .into_iter()
-                .map(move |rows| Piece { entry, rows })
-                .collect::<Vec<_>>()
-        };
-        let contents = self.plan.entries.iter().map(|entry| &entry.content);
-        contents.enumerate().flat_map(of_entry).collect()
+        }
     }
 
     /// Read, make and write a piece; gives what was found of a job's rows.
@@ -135,8 +136,8 @@ impl Pass<'_, '_> {
         job.ternary.encode(rows, &job.types[..=job.chosen], write, scratch)
     }
 
-    /// Rows of a table, as they are or converted.
-    fn table(&self, entry: usize, rows: Range<usize>, scratch: &mut Scratch) -> Result<(), PackError> {
+    /// Rows of a table, as they are or converted, into `scratch.out`.
+    pub fn table(&self, entry: usize, rows: Range<usize>, scratch: &mut Scratch) -> Result<(), PackError> {
         let Entry {
             name: tensor,
             content:

@@ -4,7 +4,7 @@ use formats::block::BlockType;
 
 use super::PackError;
 use super::encode::{BlockScratch, Loss, ScaleRange, encode};
-use super::numbers::numbers;
+use super::numbers::{number_bytes, numbers};
 use super::schemes;
 use super::source::{Input, TernaryRows};
 use super::ternary::{Levels, TernaryRow};
@@ -68,6 +68,11 @@ impl Facts {
         self.dead += next.dead;
         self.ties += next.ties;
         self
+    }
+
+    /// The biases as a file has them.
+    pub fn bias_bytes(&self) -> Vec<u8> {
+        number_bytes(self.biases.iter().map(|&bias| bias as f32))
     }
 }
 

@@ -81,6 +81,9 @@ pub struct Rule {
     pub target: Target,
     /// The relative squared error that storing a matrix may add.
     pub max_nmse: f64,
+    /// Whether the types are chosen by what they do to the output ([`Plan::choose`](super::Plan::choose)): then F16
+    /// stands behind the list, whose activations are not rounded to 8 bits.
+    pub measured: bool,
     /// One type for all linears.
     pub ty: Option<BlockType>,
     /// A type for the linears whose GGUF name contains the text; the first that fits wins, before `ty`.
@@ -97,7 +100,10 @@ impl Rule {
             .map(|(_, ty)| *ty);
         match by_name.or(self.ty) {
             Some(ty) => vec![ty],
-            None => self.target.candidates().to_vec(),
+            None => {
+                let last = self.measured.then_some(BlockType::F16);
+                self.target.candidates().iter().copied().chain(last).collect()
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use super::encode::Loss;
 use super::hash::source_hashes;
 use super::layout::{Layout, paths};
 use super::metadata::{self, Keys};
+use super::numbers::number_bytes;
 use super::origin::Origin;
 use super::pass::Pass;
 use super::plan::{Content, Entry, Job, Plan, measure};
@@ -157,12 +158,7 @@ impl<'a> Plan<'a> {
         output: Option<&Output>,
         progress: &Progress,
     ) -> Result<Packed<'a>, PackError> {
-        let weights = self.entries.iter().map(|entry| entry.shape.iter().product::<u64>());
-        let (weights, files) = (weights.sum(), self.hashed_files());
-        self.keys = match self.origin {
-            Origin::Checkpoint(checkpoint) => metadata::keys(checkpoint, self.options, tokenizer, weights, files)?,
-            Origin::Gguf(gguf) => metadata::keys_of_gguf(gguf, self.options, files)?,
-        };
+        self.keys = self.keys(tokenizer)?;
         let (origin, hash) = (self.origin, self.options.hash);
         let refused = AtomicBool::new(false);
         let go_on = || !refused.load(Ordering::Relaxed) && progress(0).is_continue();
@@ -212,6 +208,19 @@ impl<'a> Plan<'a> {
             files: layout.files.len(),
             summary,
         })
+    }
+
+    /// The keys of the output, those that depend on the weights with any value. `tokenizer`: its keys, for a checkpoint.
+    ///
+    /// # Errors
+    /// A key that cannot be set as the options have it.
+    pub fn keys(&self, tokenizer: Keys) -> Result<Keys, PackError> {
+        let weights = self.entries.iter().map(|entry| entry.shape.iter().product::<u64>());
+        let (weights, files) = (weights.sum(), self.hashed_files());
+        match self.origin {
+            Origin::Checkpoint(checkpoint) => metadata::keys(checkpoint, self.options, tokenizer, weights, files),
+            Origin::Gguf(gguf) => metadata::keys_of_gguf(gguf, self.options, files),
+        }
     }
 
     /// Read all weights, and write them where there is an `output`, until every linear has become the first of its
@@ -302,12 +311,11 @@ impl<'a> Plan<'a> {
             files.put(file, header, 0)?;
         }
         for (entry, Entry { content, .. }) in self.entries.iter().enumerate() {
-            let numbers: Vec<f32> = match content {
-                Content::Numbers(numbers) => numbers.clone(),
-                Content::Bias(job) => facts[*job].biases.iter().map(|&bias| bias as f32).collect(),
+            let bytes = match content {
+                Content::Numbers(numbers) => number_bytes(numbers.iter().copied()),
+                Content::Bias(job) => facts[*job].bias_bytes(),
                 Content::Table { .. } | Content::Linear(_) => continue,
             };
-            let bytes: Vec<_> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
             let (file, offset) = layout.place(entry);
             files.put(file, &bytes, offset)?;
         }

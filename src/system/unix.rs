@@ -221,15 +221,16 @@ pub fn memory_limit() -> Option<u64> {
     getrlimit(Resource::Data).current
 }
 
-/// Bytes that a process can still get here, where it is known: what its limits and the system leave.
-pub fn available_memory() -> Option<u64> {
+/// Bytes that a process can still get here: what its limits and the system leave, as far as they are known.
+pub fn available_memory() -> u64 {
     let limits = [Resource::As, Resource::Data].map(|resource| getrlimit(resource).current);
     let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
         Some(kib << 10)
     });
-    limits.into_iter().chain([system]).flatten().min()
+    let known = limits.into_iter().chain([system]).flatten();
+    known.min().unwrap_or(u64::MAX)
 }
 
 /// Take stdout for one's own: what anything else of this process prints there goes to stderr.

@@ -197,9 +197,9 @@ pub fn memory_limit() -> Option<u64> {
     None
 }
 
-/// Bytes that a process can still get here: not known.
-pub fn available_memory() -> Option<u64> {
-    None
+/// Bytes that a process can still get here: no limit is known.
+pub fn available_memory() -> u64 {
+    u64::MAX
 }
 
 /// A handle of stdout of one's own. What anything else of this process prints there comes between.

@@ -38,13 +38,14 @@ use formats::gguf::{File, TensorInfo, Value};
 
 pub use diff::{Difference, Differences, Side, diff};
 pub use report::{
-    Check, CheckId, DotFacts, EngineFacts, Histogram, Level, LevelReport, Limit, LinearFacts, ModelFacts, NotChecked,
-    Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,
+    Check, CheckId, DotFacts, EngineFacts, Histogram, Level, LevelReport, Limit, LinearFacts, LinkCause, LinkFacts,
+    ModelFacts, NotChecked, Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,
 };
 
 use crate::blueprint::{Graph, Linear};
 use crate::engine::EngineError;
 use crate::engine::text::TextOptions;
+use crate::kernels::ActivationScales;
 use crate::mapped::{Model, OpenError};
 use crate::model::tokenizer::TokenizerError;
 use crate::model::{Checkpoint, ModelError};
@@ -69,6 +70,8 @@ pub struct Options {
     pub metadata: Vec<(String, String)>,
     /// The mean KLD from the checkpoint that an engine may have, in nats a token, beside what follows from the model.
     pub max_kld: Option<f64>,
+    /// How our engine rounds activations.
+    pub activations: ActivationScales,
     /// What the engines predict.
     pub text: TextOptions,
     /// Run level 4 however large the model is.

@@ -20,7 +20,10 @@ pub(super) fn check(
         return Ok((LevelReport::not_checked(Level::Speed, error.to_string()), None));
     }
     let progress = |what: &str| progress(&format!("speed: {what}"), None);
-    let workload = Workload::new(options.threads);
+    let workload = Workload {
+        activations: options.activations,
+        ..Workload::new(options.threads)
+    };
     let (facts, missing) = race(path, file, &options.witness, workload, &progress)?;
     let (mut checks, mut not_checked) = (vec![], vec![]);
     if let Some(error) = missing {

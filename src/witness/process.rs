@@ -235,7 +235,7 @@ impl Process {
         let tells = |line: &String| TELLS.iter().any(|tell| line.contains(tell));
         let line = log.iter().find(|line| tells(line))?;
         let doing = self.doing.clone();
-        Some(if system::available_memory().is_some_and(|left| left < self.memory) {
+        Some(if system::available_memory() < self.memory {
             let why = format!("out of memory ({line}); free memory, or use fewer --threads");
             WitnessError::CouldNot { doing, why }
         } else {

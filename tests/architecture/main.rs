@@ -15,7 +15,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &[
             "bench",
             "blueprint",
+            "choose",
             "engine",
+            "files",
             "kernels",
             "mapped",
             "metrics",
@@ -28,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "witness",
         ],
     ),
+    ("choose", &["blueprint", "engine", "kernels", "metrics", "pack", "system"]),
     ("pack", &["blueprint", "model", "output", "simd"]),
     (
         "verify",
@@ -184,6 +187,8 @@ fn no_way_along_the_arrows_leads_back() {
     }
     assert!(!beyond("verify").contains("pack"));
     assert!(!beyond("pack").contains("verify"));
+    assert!(!beyond("verify").contains("choose"));
+    assert!(!beyond("choose").contains("verify"));
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod hostile {
 }
 #[cfg(unix)]
 mod limits;
+mod max_kld;
 mod pack;
 #[cfg(feature = "llama")]
 mod pack_experts;
@@ -34,6 +35,7 @@ mod run;
 mod stored;
 mod texts;
 mod tokenizer;
+mod train;
 mod verify;
 mod verify_gguf;
 #[cfg(feature = "llama")]

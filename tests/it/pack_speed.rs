@@ -27,6 +27,7 @@ fn options(target: Target, level: Level) -> Options {
         rule: Rule {
             target,
             max_nmse: 1e-4,
+            measured: false,
             ty: None,
             tensor_types: vec![],
         },

@@ -125,6 +125,12 @@ fn a_split_model_is_one_model() {
     assert_eq!(texts[0], texts[1]);
     let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["inspect", first, "--json"]))).unwrap();
     assert_eq!(json["tensors"].as_array().unwrap().len(), 66);
+    let q2_k = &json["types"]["Q2_K"]["activations"];
+    assert_eq!(
+        (&q2_k["cpu"]["few_tokens"], &q2_k["cuda"]["many_tokens"]),
+        (&256.into(), &64.into())
+    );
+    assert!(q2_k["metal"]["few_tokens"].is_null());
     let bench_ = [
         "bench",
         first,

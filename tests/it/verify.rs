@@ -255,6 +255,63 @@ fn engines() -> &'static [&'static str] {
     }
 }
 
+/// One link: what it costs, and how activations are rounded at its end.
+fn link<'a>(verdict: &'a Verdict, cause: &str, to: &str, activations: Option<&str>) -> (f64, f64, &'a Json) {
+    let links = verdict.report["text"]["links"].as_array().unwrap();
+    let is = |link: &&Json| {
+        link["link"] == cause && link["to"] == to && link["activations"] == activations.map_or(Json::Null, Json::from)
+    };
+    let found: Vec<_> = links.iter().filter(is).collect();
+    assert_eq!(found.len(), 1, "{cause} {to} {activations:?}: {links:?}");
+    let number = |key: &str| found[0][key].as_f64().unwrap();
+    assert!(number("perplexity") > 1.0 && number("top1") <= 1.0);
+    (number("mean_kld"), number("perplexity"), found[0])
+}
+
+/// What is exact costs nothing, more scales for activations cost less, and each engine is compared with what rounds
+/// activations as it does itself.
+#[test]
+fn each_link_has_its_cost() {
+    let exact = Packed::new("kjv", "--exact").verify("--levels 4");
+    exact.assert_agrees();
+    let (kld, perplexity, _) = link(&exact, "weights", "file", None);
+    assert!(kld < 1e-9, "{kld}");
+    assert!((perplexity / exact.report["text"]["reference"]["perplexity"].as_f64().unwrap() - 1.0).abs() < 1e-6);
+
+    let packed = Packed::new("kjv", "");
+    let verdict = packed.verify("--levels 4 --activations per-32");
+    verdict.assert_agrees();
+    let (weights, ..) = link(&verdict, "weights", "file", None);
+    assert_eq!(weights, verdict.found(4, "file against oracle: mean KLD"));
+    let (per_32, ..) = link(&verdict, "activations", "rounded", Some("per-32"));
+    link(&verdict, "engine", "native", Some("per-32"));
+    let native = verdict.found(4, "native against file: mean KLD");
+    let tested = verdict.report["text"]["tested"].as_array().unwrap();
+    let name = tested[1]["name"].as_str().unwrap();
+    assert!(name.contains("activations per 32"), "{name}");
+
+    let verdict = packed.verify("--levels 4");
+    let (per_256, ..) = link(&verdict, "activations", "rounded", Some("llama.cpp"));
+    println!("weights {weights:.2e}, per 32 {per_32:.2e}, per 256 {per_256:.2e}, native {native:.2e}");
+    assert!(
+        per_32 < 0.5 * per_256 && native < 0.5 * per_256,
+        "{per_32} {native} {per_256}"
+    );
+}
+
+/// llama.cpp rounds as it always does, and is compared with that.
+#[test]
+#[cfg(feature = "llama")]
+fn finer_activations_are_ours_and_llama_cpp_keeps_its_own() {
+    let verdict = Packed::new("kjv", "").verify("--levels 4 --activations per-32");
+    verdict.assert_agrees();
+    let [ours, theirs] = ["per-32", "llama.cpp"].map(|way| link(&verdict, "activations", "rounded", Some(way)).0);
+    link(&verdict, "engine", "llama.cpp", Some("llama.cpp"));
+    let engine = verdict.found(4, "llama.cpp against file: mean KLD");
+    println!("ours {ours:.2e}, theirs {theirs:.2e}, llama.cpp {engine:.2e}");
+    assert!(ours < 0.5 * theirs && engine > 0.7 * theirs && engine < 1.5 * theirs);
+}
+
 #[test]
 fn perplexities_are_those_of_the_reference() {
     let Some(text) = data::find("kjv-tequila/valid.txt") else {

@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 
+use formats::block::BlockType;
 use serde_json::json;
 
 use super::super::text::shown;
-use super::super::{lossy, pack, print, print_json, render};
+use super::super::{activations, lossy, pack, print, print_json, render};
 use super::InspectArgs;
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Trained, TrainingOverrides, recognise,
@@ -74,6 +75,7 @@ struct Found {
 /// What `pack` would make of a checkpoint.
 struct PackPreview {
     linears: String,
+    types: Vec<BlockType>,
     bytes: u64,
     nmse: f64,
     /// What zeros are called.
@@ -91,6 +93,7 @@ impl PackPreview {
             rule: Rule {
                 target: Target::Any,
                 max_nmse: pack::MAX_NMSE,
+                measured: false,
                 ty: None,
                 tensor_types: vec![],
             },
@@ -113,6 +116,7 @@ impl PackPreview {
             .collect();
         Ok(Self {
             linears: linears.join(", "),
+            types: summary.linears.keys().copied().collect(),
             bytes: summary.bytes,
             nmse: summary.loss.nmse(),
             zeros: render::zeros(&checkpoint.scheme),
@@ -240,7 +244,7 @@ impl Found {
         });
         let pack = self.plan.as_ref().map(|plan| match plan {
             Ok(preview) => Ok(json!({
-                "linears": preview.linears, "bytes": preview.bytes, "nmse": preview.nmse,
+                "linears": preview.linears, "activations": activations::json_of(&preview.types), "bytes": preview.bytes, "nmse": preview.nmse,
                 "dead_share": preview.dead_share, "largest_bias": preview.largest_bias, "notes": preview.notes,
             })),
             Err(problem) => Err(problem.clone()),
@@ -265,6 +269,8 @@ impl PackPreview {
                 render::small(self.nmse)
             ),
         ));
+        facts.push(("activations", activations::line(&self.types)));
+        facts.retain(|(_, text)| !text.is_empty());
         facts
     }
 }

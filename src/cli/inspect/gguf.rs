@@ -8,6 +8,7 @@ use formats::gguf::{File, TensorInfo, Value};
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::super::activations;
 use super::super::text::shown;
 use super::super::{lossy, render};
 
@@ -124,6 +125,8 @@ impl Gguf<'_> {
             &["type", ">tensors", ">weights", ">size", ">dead zone", "runs on"],
             rows.collect(),
         );
+        let types: Vec<_> = self.engines().into_iter().map(|(ty, _)| ty).collect();
+        text += &activations::table(&types);
         if all {
             let rows = file.tensors().iter().map(|info| {
                 let shape: Vec<_> = info.shape.iter().rev().map(u64::to_string).collect();
@@ -160,7 +163,7 @@ impl Gguf<'_> {
                 let dead = (share.ternary > 0).then(|| share.dead as f64 / share.ternary as f64);
                 let facts = json!({
                     "tensors": share.tensors, "weights": share.weights, "bytes": share.bytes, "dead_share": dead,
-                    "runs_on": engines(ty),
+                    "runs_on": engines(ty), "activations": activations::json(ty),
                 });
                 (ty.name().to_owned(), facts)
             })

@@ -28,6 +28,7 @@ Examples:
   tqconv pack my-checkpoint/ model.gguf --exact --for gpu     not one bit of the weights lost, for GPUs
   tqconv pack my-checkpoint/ model.gguf --embedding q8_0      a smaller embedding
   tqconv pack my-checkpoint/ model.gguf --dry-run             what every tensor would become
+  tqconv pack my-checkpoint/ model.gguf --max-kld 0.002       the smallest file that predicts so much alike
   tqconv pack bonsai.gguf model.gguf --for ollama             a GGUF file in types that Ollama reads")]
 pub struct PackArgs {
     /// A folder with a checkpoint, a model.safetensors, a model.safetensors.index.json, or a GGUF file
@@ -44,6 +45,13 @@ pub struct PackArgs {
     /// Lose nothing: the same as --max-nmse 0
     #[arg(long, conflicts_with = "max_nmse", help_heading = "Types")]
     pub(super) exact: bool,
+    /// Choose the types by what they do to the output: the smallest file whose mean KLD on a text is at most this, in nats
+    /// a token
+    #[arg(long, value_name = "NATS", value_parser = parse_kld, conflicts_with_all = ["max_nmse", "exact"], help_heading = "Types")]
+    pub(super) max_kld: Option<f64>,
+    /// The text that --max-kld measures on, a file of UTF-8 [default: a built-in one]
+    #[arg(long, value_name = "FILE", requires = "max_kld", help_heading = "Types")]
+    pub(super) text: Option<PathBuf>,
     /// Store all linears as this type: tq2_0, tq1_0, q2_0, q2_k, q4_0, q8_0, f16, bf16 or f32
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_type, help_heading = "Types")]
     pub(super) ty: Option<BlockType>,
@@ -120,6 +128,14 @@ pub(in crate::cli) fn parse_nmse(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(nmse) if (0.0..).contains(&nmse) => Ok(nmse),
         _ => Err("expected a number that is not negative, for example 1e-4".into()),
+    }
+}
+
+/// A budget: a number above 0.
+fn parse_kld(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(kld) if kld > 0.0 && kld.is_finite() => Ok(kld),
+        _ => Err("expected a number above 0, for example 0.002".into()),
     }
 }
 

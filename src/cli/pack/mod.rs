@@ -1,18 +1,20 @@
 //! `tqconv pack`: from a checkpoint, or a GGUF file whose weights are ternary, to a GGUF file.
 
 mod args;
+mod choose;
 mod next;
 mod report;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use formats::gguf::Value;
 
 use super::{Context, print, print_json, render, stop_signal, texts};
+use crate::choose::Chosen;
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
 use crate::output::{self, Inputs};
@@ -37,20 +39,24 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
 fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let checkpoint = args.checkpoint.open(&args.input)?;
-    let target = Target::check(args, Inputs::new(checkpoint.files()))?;
+    let target = Target::check(args, Inputs::new(checkpoint.files().iter().chain(&args.text)))?;
     let options = options(args, checkpoint.source.name(), checkpoint.source.organization());
     let files = TokenizerFiles::of(&checkpoint.source)?;
     let (tokenizer, plan) = rayon::join(
         || args.checkpoint.read_tokenizer(&files, &checkpoint),
         || Plan::new(&checkpoint, &options),
     );
-    let (mut tokenizer, plan) = (tokenizer?, plan.map_err(|error| of_input(error, args))?);
+    let (mut tokenizer, mut plan) = (tokenizer?, plan.map_err(|error| of_input(error, args))?);
     let mut notes = std::mem::take(&mut tokenizer.notes);
     notes.extend(checkpoint.notes());
     let keys = tokenizer.into_metadata();
-    let (packed, found) = write(args, context, plan, &keys, &target, || texts::notes(&keys, &files))?;
+    let stop = stop_signal()?; // what was written is then removed
+    let chosen = choose::types(args, context, &mut plan, &keys, &stop)?;
+    let (packed, found) = write(args, context, plan, &keys, &target, &stop, || {
+        texts::notes(&keys, &files)
+    })?;
     notes.extend(found);
-    tell(args, context, &packed, &target, notes, start)
+    tell(args, context, &packed, chosen.as_ref(), &target, notes, start)
 }
 
 fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
@@ -63,11 +69,14 @@ fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
         );
     }
     let gguf = Gguf::open(&args.input)?;
-    let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path)))?;
+    let text = args.text.as_deref();
+    let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path).chain(text)))?;
     let options = options(args, None, None);
-    let plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
-    let (packed, ()) = write(args, context, plan, &[], &target, || ())?;
-    tell(args, context, &packed, &target, vec![], start)
+    let mut plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
+    let stop = stop_signal()?; // what was written is then removed
+    let chosen = choose::types(args, context, &mut plan, &[], &stop)?;
+    let (packed, ()) = write(args, context, plan, &[], &target, &stop, || ())?;
+    tell(args, context, &packed, chosen.as_ref(), &target, vec![], start)
 }
 
 /// Where to write, and what not over.
@@ -94,6 +103,7 @@ fn write<'a, T: Send>(
     plan: Plan<'a>,
     keys: &[(String, Value)],
     target: &Target,
+    stop: &AtomicBool,
     beside: impl FnOnce() -> T + Send,
 ) -> anyhow::Result<(Packed<'a>, T)> {
     let output = Output {
@@ -102,14 +112,10 @@ fn write<'a, T: Send>(
         inputs: &target.inputs,
     };
     let bar = render::progress_bar("packing", plan.input_bytes(), !context.quiet);
-    let stop = stop_signal()?; // the output is then removed
     let written = (!args.dry_run).then_some(&output);
     let progress = |bytes| {
         bar.inc(bytes);
-        match stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        go_on(stop)
     };
     let (packed, beside) = rayon::join(|| plan.run(keys.to_vec(), written, &progress), beside);
     let packed = packed.map_err(|error| of_input(error, args))?;
@@ -117,11 +123,20 @@ fn write<'a, T: Send>(
     Ok((packed, beside))
 }
 
+/// Whether nobody has asked to stop.
+fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
+}
+
 /// Write the Modelfile, and tell what came of it all.
 fn tell(
     args: &PackArgs,
     context: &Context,
     packed: &Packed,
+    chosen: Option<&Chosen>,
     target: &Target,
     notes: Vec<String>,
     start: Instant,
@@ -135,8 +150,11 @@ fn tell(
     let report = Report {
         args,
         packed,
+        chosen,
         next: Next {
             args,
+            packed,
+            chosen,
             first: &paths[0],
             has_template: next::has_template(&packed.metadata),
             modelfile,
@@ -203,6 +221,7 @@ fn options(args: &PackArgs, name: Option<String>, organization: Option<String>) 
     let rule = Rule {
         target: args.target.into(),
         max_nmse: args.limit(),
+        measured: args.max_kld.is_some(),
         ty: args.ty,
         tensor_types: args.tensor_type.clone(),
     };

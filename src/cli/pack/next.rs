@@ -5,12 +5,17 @@ use std::path::Path;
 
 use formats::gguf::Value;
 
-use super::PackArgs;
+use super::{PackArgs, choose};
+use crate::choose::Chosen;
 use crate::cli::shell;
+use crate::pack::Packed;
 
 /// What the commands depend on.
 pub(super) struct Next<'a> {
     pub args: &'a PackArgs,
+    pub packed: &'a Packed<'a>,
+    /// Where the types were chosen by their KLD.
+    pub chosen: Option<&'a Chosen>,
     /// The file that the model is opened by.
     pub first: &'a Path,
     /// Whether the model has a chat template.
@@ -44,6 +49,15 @@ impl Next<'_> {
         text + &format!("prove it:  {}\n", self.verify())
     }
 
+    /// What storing a linear was allowed to lose, or did lose where nothing was asked for.
+    fn max_nmse(&self) -> f64 {
+        let worst = self.packed.summary.worst.as_ref().map_or(0.0, |(_, worst)| *worst);
+        match self.chosen {
+            Some(_) if worst > self.args.limit() => choose::rounded_up(worst),
+            _ => self.args.limit(),
+        }
+    }
+
     /// The verification of what was written against what was asked for: all that `pack` was told and that the checkpoint
     /// does not say.
     pub fn verify(&self) -> String {
@@ -53,8 +67,11 @@ impl Next<'_> {
         if self.modelfile.is_some() {
             words.extend(["--for".into(), "ollama".into()]);
         }
-        if args.limit() != super::MAX_NMSE {
-            words.extend(["--max-nmse".into(), format!("{:e}", args.limit()).into()]);
+        if self.max_nmse() != super::MAX_NMSE {
+            words.extend(["--max-nmse".into(), format!("{:e}", self.max_nmse()).into()]);
+        }
+        if let Some(chosen) = self.chosen {
+            words.extend(choose::words(args, chosen));
         }
         words.extend(args.checkpoint.words());
         for (key, value) in &args.metadata {

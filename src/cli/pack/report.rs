@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use formats::block::BlockType;
 use serde_json::json;
 
-use super::PackArgs;
 use super::args::TargetArg;
 use super::next::Next;
+use super::{PackArgs, choose};
+use crate::choose::Chosen;
 use crate::cli::text::shown;
-use crate::cli::{lossy, render};
+use crate::cli::{activations, lossy, render};
 use crate::model::Scheme;
 use crate::pack::{Larger, Origin, Packed};
 
@@ -17,6 +19,8 @@ use crate::pack::{Larger, Origin, Packed};
 pub(super) struct Report<'a> {
     pub args: &'a PackArgs,
     pub packed: &'a Packed<'a>,
+    /// Where the types were chosen by their KLD.
+    pub chosen: Option<&'a Chosen>,
     pub next: Next<'a>,
     pub paths: &'a [PathBuf],
     pub notes: Vec<String>,
@@ -78,8 +82,14 @@ impl Report<'_> {
                 ),
             ),
             ("weight NMSE", self.loss()),
+            ("activations", activations::line(&self.types())),
             ("not smaller", self.larger()),
         ];
+        facts.extend(
+            self.chosen
+                .into_iter()
+                .flat_map(|chosen| choose::facts(self.args, chosen)),
+        );
         facts.extend(match self.packed.origin {
             Origin::Checkpoint(checkpoint) => vec![
                 (render::zeros(&checkpoint.scheme), render::percent(summary.dead_share())),
@@ -123,6 +133,11 @@ impl Report<'_> {
         }
         let counts: Vec<_> = counts.iter().map(|(ty, count)| format!("{count} x {ty}")).collect();
         counts.join(", ")
+    }
+
+    /// The types of the linears.
+    fn types(&self) -> Vec<BlockType> {
+        self.packed.summary.linears.keys().copied().collect()
     }
 
     fn loss(&self) -> String {
@@ -201,7 +216,11 @@ impl Report<'_> {
                 nmse.unwrap_or_default(),
             ]
         });
-        render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect())
+        let tensors = render::table(&["tensor", "type", ">rows x columns", ">size", ">NMSE"], rows.collect());
+        tensors
+            + &self
+                .chosen
+                .map_or(String::new(), |chosen| format!("\n{}", choose::table(chosen)))
     }
 
     pub fn json(&self) -> serde_json::Value {
@@ -226,12 +245,13 @@ impl Report<'_> {
             "output": lossy(&self.args.output), "files": self.paths.iter().map(|path| lossy(path)).collect::<Vec<_>>(), "written": !self.args.dry_run, "bytes": summary.bytes,
             "seconds": self.time.as_secs_f64(), "input_bytes": packed.origin.bytes(),
             "training": self.scheme().map(|scheme| scheme.training().json()), "known_by": self.evidence(),
-            "linears": linears, "ternary_weights": summary.ternary_weights,
+            "linears": linears, "activations": activations::json_of(&self.types()), "ternary_weights": summary.ternary_weights,
             "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(), "ties": summary.ties,
             "largest_bias": summary.largest_bias,
             "dropped_biases": summary.dropped.map(|dropped| json!({
                 "linears": dropped.linears, "largest": dropped.largest, "output_nmse": dropped.loss.nmse(),
             })),
+            "max_kld": self.chosen.map(|chosen| choose::json(self.args, chosen)),
             "nmse": summary.loss.nmse(),
             "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
             "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::activations::ActivationsArgs;
 use super::checkpoint::CheckpointArgs;
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
 use super::{Context, print, print_json, render};
@@ -74,6 +75,8 @@ pub struct VerifyArgs {
     /// Tokens that see each other: the text is cut into windows of so many
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = window, help_heading = "Text")]
     window: usize,
+    #[command(flatten)]
+    rounding: ActivationsArgs,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
     /// A key that `pack` was told to set, and its value; can be repeated
@@ -190,6 +193,7 @@ fn options(args: &VerifyArgs, witness: Program) -> anyhow::Result<Options> {
         max_nmse: args.max_nmse,
         metadata: args.metadata.clone(),
         max_kld: args.max_kld,
+        activations: args.rounding.activations,
         text,
         threads: rayon::current_num_threads(),
         witness,

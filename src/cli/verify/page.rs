@@ -5,9 +5,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::super::render;
 use super::super::text::shown;
 use super::charts::charts;
-use super::text::{found, limit};
+use super::text::{found, limit, link_end};
 use crate::metrics;
-use crate::verify::{Check, LevelReport, Report, Status, Verdict};
+use crate::verify::{Check, LevelReport, Report, Status, TextFacts, Verdict};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -39,6 +39,7 @@ pub fn page(report: &Report) -> String {
                     (faults(report))
                     section class="tiles" { (tiles(report)) }
                     section class="charts" { (charts(report)) }
+                    @if let Some(text) = &report.text { (links(text)) }
                     section { @for report in &report.levels { (level(report)) } }
                     footer { (shown(&footer(report))) }
                 }
@@ -186,6 +187,45 @@ fn table(checks: &[Check]) -> Markup {
                     td class="number" { (found(check)) }
                     td class="number" { (limit(check)) }
                     td { (check.origin) }
+                }
+            }
+        }
+    }
+}
+
+/// Where the predictions part from the reference's.
+fn links(text: &TextFacts) -> Markup {
+    let perplexity = |perplexity: f64| format!("{perplexity:.4}");
+    html! {
+        section {
+            div class="card" {
+                h2 { "What each link costs" }
+                div class="rows" {
+                    table {
+                        tr {
+                            th { "link" }
+                            th { "to" }
+                            th class="number" { "perplexity" }
+                            th class="number" { "mean KLD, nats/token" }
+                            th class="number" { "top-1" }
+                        }
+                        tr {
+                            td {}
+                            td { (text.reference.name.short) }
+                            td class="number" { (perplexity(text.reference.perplexity)) }
+                            td {}
+                            td {}
+                        }
+                        @for link in &text.links {
+                            tr {
+                                td { (link.link.name()) }
+                                td { (link_end(link)) }
+                                td class="number" { (perplexity(link.perplexity)) }
+                                td class="number" { (render::small(link.mean_kld)) }
+                                td class="number" { (render::percent(link.top1)) }
+                            }
+                        }
+                    }
                 }
             }
         }

@@ -6,7 +6,7 @@ use super::super::bench::speed_text;
 use super::super::render;
 use super::super::text::shown;
 use crate::metrics::mean;
-use crate::verify::{Check, LevelReport, Report, Status, Unit, Verdict};
+use crate::verify::{Check, LevelReport, LinkCause, LinkFacts, Report, Status, TextFacts, Unit, Verdict};
 
 /// The report for a terminal.
 pub struct Text {
@@ -154,33 +154,59 @@ fn quantity(value: f64, unit: Unit) -> String {
 fn facts(report: &Report) -> String {
     let mut text = String::new();
     if let Some(facts) = &report.text {
-        text += &format!(
-            "\nover {} predictions of {}, windows of {} tokens\n",
-            render::count(facts.tokens as u64),
-            shown(&facts.source),
-            facts.window
-        );
-        let engines = std::iter::once(&facts.reference).chain(&facts.tested);
-        let rows = engines.map(|engine| {
-            let from = |value: Option<String>| value.unwrap_or_default();
-            vec![
-                format!("  {}", engine.name),
-                format!("{:.4}", engine.perplexity),
-                from((!engine.kld.is_empty()).then(|| quantity(mean(&engine.kld), Unit::NatsPerToken))),
-                from(engine.top1.map(render::percent)),
-            ]
-        });
-        let kld = format!(">mean KLD from {}", facts.reference.name.short);
-        text += &render::table(&["", ">perplexity", &kld, ">top-1"], rows.collect());
-        text += &format!(
-            "rounded activations cost this model {}\n",
-            quantity(facts.rounding, Unit::NatsPerToken)
-        );
+        text += &links(facts);
     }
     if let Some(speed) = &report.speed {
         text += &speed_text(speed);
     }
     text
+}
+
+/// Where the predictions of each engine part from the checkpoint's, link by link.
+fn links(facts: &TextFacts) -> String {
+    let mut text = format!(
+        "\nover {} predictions of {}, windows of {} tokens; KLD in nats/token\n",
+        render::count(facts.tokens as u64),
+        shown(&facts.source),
+        facts.window
+    );
+    let reference = facts.reference.name.short;
+    let total = |name: &str| facts.tested.iter().find(|engine| engine.name.short == name);
+    let first = [String::new(), reference.into(), perplexity(facts.reference.perplexity)];
+    let rows = facts.links.iter().map(|link| {
+        let total = total(link.to).map(|engine| render::small(mean(&engine.kld)));
+        vec![
+            format!("  {}", link.link.name()),
+            link_end(link),
+            perplexity(link.perplexity),
+            render::small(link.mean_kld),
+            render::percent(link.top1),
+            total.unwrap_or_default(),
+        ]
+    });
+    let first = first
+        .into_iter()
+        .chain([String::new(), String::new(), String::new()])
+        .collect();
+    let from = format!(">KLD from {reference}");
+    let head = ["  link", "to", ">perplexity", ">mean KLD", ">top-1", &from];
+    text += &render::table(&head, std::iter::once(first).chain(rows).collect());
+    for engine in facts.tested.iter().filter(|engine| engine.name.short != "file") {
+        text += &format!("  {}\n", engine.name);
+    }
+    text
+}
+
+fn perplexity(perplexity: f64) -> String {
+    format!("{perplexity:.4}")
+}
+
+/// What a link leads to: `file`, `rounded per-32`, `native`.
+pub fn link_end(link: &LinkFacts) -> String {
+    match (link.link, link.activations) {
+        (LinkCause::Activations, Some(way)) => format!("{} {way}", link.to),
+        _ => link.to.into(),
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     /// A text of which nothing can be predicted.
-    #[error("the text is too short: two tokens at least are needed")]
+    #[error("the text is too short: two tokens at least are needed; give a longer one")]
     TooShort,
     /// A key is not there.
     #[error("key '{key}' is missing; convert the model again")]

@@ -77,6 +77,7 @@ impl<'a> Plan<'a> {
             exact: 0,
             chosen: 0,
             promising: true,
+            is_chosen: false,
             drops_biases: has_bias && !has_place,
             larger,
         });

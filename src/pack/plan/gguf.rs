@@ -93,6 +93,7 @@ impl<'a> Plan<'a> {
             exact: own.filter(|_| was_lossy).unwrap_or(0),
             chosen: 0,
             promising: true,
+            is_chosen: false,
             drops_biases: false,
             larger,
         });

@@ -70,6 +70,8 @@ pub(super) struct Job<'a> {
     pub chosen: usize,
     /// Whether some rows lose no more than is allowed in it.
     pub promising: bool,
+    /// Whether its type was chosen for what it does to the output, whatever it loses.
+    pub is_chosen: bool,
     /// Whether its biases are left out of the file, which has no place for them.
     pub drops_biases: bool,
     /// Why it does not become the smallest type of the rule, if it does not.
@@ -79,6 +81,7 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// The first of its types that is within the allowed error. `losses`: those of the types, in their order.
     pub fn first_fit(&self, losses: &[Loss], max_nmse: f64) -> Option<usize> {
+        let max_nmse = if self.is_chosen { f64::INFINITY } else { max_nmse };
         let allowed = |index| if index < self.exact { 0.0 } else { max_nmse };
         let mut losses = losses.iter().enumerate();
         losses.position(|(index, loss)| loss.nmse() <= allowed(index))
@@ -269,6 +272,7 @@ impl<'a> Plan<'a> {
             exact: 0,
             chosen: 0,
             promising: true,
+            is_chosen: false,
             larger: None,
         });
         Ok(Content::Linear(self.jobs.len() - 1))

@@ -172,9 +172,49 @@ pub struct TextFacts {
     pub oracle: bool,
     /// Mean KLD, in nats a token, that losses as large as the file's cost this model in random directions.
     pub storing: Option<f64>,
-    /// Mean KLD, in nats a token, that rounding activations as the file's types have it costs this model.
-    pub rounding: f64,
+    /// The reference passes and engines, each from what the link before leads to: weights, activations, engines.
+    pub links: Vec<LinkFacts>,
+    /// The file's numbers and the engines, from the reference.
     pub tested: Vec<EngineFacts>,
+}
+
+/// What one cause does to the predictions.
+#[derive(Debug, Serialize)]
+pub struct LinkFacts {
+    /// The cause.
+    pub link: LinkCause,
+    /// What the link leads to: the file, rounded activations or the short name of an engine.
+    pub to: &'static str,
+    /// How activations are rounded there; not in the file's numbers.
+    pub activations: Option<&'static str>,
+    /// exp of the mean surprisal at its end.
+    pub perplexity: f64,
+    /// Mean KLD of its end from its beginning, in nats a token.
+    pub mean_kld: f64,
+    /// The share of tokens whose most likely next token is the same at both.
+    pub top1: f64,
+}
+
+/// Why predictions differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkCause {
+    /// What storing the weights lost: from the checkpoint to the file's numbers.
+    Weights,
+    /// What rounding activations costs: from the file's numbers to the same with activations rounded.
+    Activations,
+    /// What an engine adds: from there to its own predictions.
+    Engine,
+}
+
+impl LinkCause {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::Activations => "activations",
+            Self::Engine => "engine",
+        }
+    }
 }
 
 /// One engine on the text.

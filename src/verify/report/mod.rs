@@ -7,7 +7,9 @@ use serde::Serialize;
 
 pub(super) use check::SHOWN;
 pub use check::{Check, CheckId, Level, LevelReport, Limit, NotChecked, Status, Unit};
-pub use facts::{DotFacts, EngineFacts, Histogram, LinearFacts, ModelFacts, Tally, TextFacts, TypeFacts};
+pub use facts::{
+    DotFacts, EngineFacts, Histogram, LinearFacts, LinkCause, LinkFacts, ModelFacts, Tally, TextFacts, TypeFacts,
+};
 
 use crate::bench::SpeedFacts;
 

@@ -9,6 +9,7 @@ use formats::block::BlockType;
 use formats::gguf::{Array, File, Layout, TensorInfo, Value};
 use serde_json::{Value as Json, json};
 
+use tqconv::choose::ChooseError;
 use tqconv::engine::EngineError;
 use tqconv::engine::text::{Text, TextError};
 use tqconv::kernels::{Isa, KernelError, Matrix};
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Case> {
     engine(&mut cases);
     text(&mut cases);
     process(&mut cases);
+    max_kld(&mut cases);
     library(&mut cases);
     cases.0
 }
@@ -857,6 +859,57 @@ fn sentencepiece(cases: &mut List) {
     with(cases, "TokenizerError::NoRow", &["token \"t16\" has id 16, the embedding has 16 rows"], model(&many, BPE));
 }
 
+/// Types chosen by their KLD.
+fn max_kld(cases: &mut List) {
+    fn pack(input: &Path, folder: &Path, text: &[u8], options: &str) -> Vec<String> {
+        let path = folder.join("text.txt");
+        std::fs::write(&path, text).unwrap();
+        let arguments = ["pack", &text_of(input), &text_of(&folder.join("out.gguf")), "--text", &text_of(&path)].map(String::from);
+        arguments.into_iter().chain(options.split_whitespace().map(String::from)).collect()
+    }
+    let long: Vec<u8> = b"abcdefghi ".repeat(20);
+    for (variant, says, text, options) in [
+        ("ChooseError::NotUtf8", &["text.txt: byte 3 is not UTF-8", "give a text with --text"][..], b"ab \xff".to_vec(), "--max-kld 1"),
+        ("ChooseError::TooShort", &["the text has 9 tokens for this model", "needs 64 at least", "give a longer one"], b"efghiefghi".to_vec(), "--max-kld 1"),
+        ("TextError::TooShort", &["the text is too short", "give a longer one"], vec![], "--max-kld 1"),
+        ("TextError::TooShort", &["--max-kld measures on a text", "give a longer one"], b"XYZ XYZ".to_vec(), "--max-kld 1"),
+        ("ChooseError::Budget", &["no types have a mean KLD of --max-kld 1e-12 or less", "text.txt", "leave out --type"], long.clone(), "--max-kld 1e-12 --type q4_0"),
+    ] {
+        cases.command(39, variant, says, move |folder| {
+            let input = folder.join("checkpoint");
+            Checkpoint::sound().write(&input);
+            pack(&input, folder, &text, options)
+        });
+    }
+    cases.command(40, "ChooseError::Read", &["none.txt: No such file", "check the name that you gave with --text"], |folder| {
+        let mut arguments = pack_sound(folder, &folder.join("out.gguf"));
+        arguments.extend(["--max-kld".into(), "1".into(), "--text".into(), text_of(&folder.join("none.txt"))]);
+        arguments
+    });
+    cases.command(39, "OutputError::SameFile", &["is one of the input's files", "name another output"], |folder| {
+        let text = folder.join("text.txt");
+        std::fs::write(&text, "abc").unwrap();
+        let mut arguments = pack_sound(folder, &text);
+        arguments.extend(["--force".into(), "--max-kld".into(), "1".into(), "--text".into(), text_of(&text)]);
+        arguments
+    });
+    let gguf = |cases: &mut List, variant, says, change: fn(&mut Gguf)| {
+        cases.command(37, variant, says, move |folder| {
+            let mut file = Gguf::sound();
+            change(&mut file);
+            let input = folder.join("in.gguf");
+            std::fs::write(&input, file.bytes()).unwrap();
+            pack(&input, folder, b"abc", "--max-kld 1")
+        });
+    };
+    gguf(cases, "ChooseError::Engine", &["--max-kld measures with our own engine", "key 'general.architecture' is \"other\" (string), expected", "convert the model again"], |file| {
+        file.set("general.architecture", Value::String("other".into()));
+    });
+    gguf(cases, "ChooseError::Text", &["--max-kld measures on a text", "key 'tokenizer.ggml.tokens' is missing", "convert the model again"], |file| {
+        file.keys.retain(|(key, _)| !key.starts_with("tokenizer."));
+    });
+}
+
 /// A GGUF file with a matrix of these rows, packed with these options.
 fn pack_gguf(cases: &mut List, variant: &'static str, says: &'static [&'static str], options: &'static str, ty: BlockType, rows: Vec<Vec<u8>>) {
     cases.command(37, variant, says, move |folder| {
@@ -1274,6 +1327,10 @@ fn library(cases: &mut List) {
     cases.call("TextError::Build", &["make no tokenizer: a reason", "convert the model again"], |_| {
         TextError::Build { source: "a reason".into() }.into()
     });
+    cases.call("ChooseError::Memory", &["needs about 9.5 GB of memory for this model, 2.0 GB are free", "free memory"], |_| {
+        ChooseError::Memory { needed: 9.5, available: 2.0 }.into()
+    });
+    cases.call("ChooseError::Pack", &["interrupted; nothing was written"], |_| ChooseError::from(PackError::Interrupted).into());
     cases.call("VerifyError::Model", &["none: "], |folder| {
         let source = Source::find(&folder.join("none"), None, None);
         VerifyError::from(source.unwrap_err()).into()
@@ -1381,7 +1438,7 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
     std::thread::sleep(std::time::Duration::from_millis(20));
     let source = Source::find(&input, None, None).unwrap();
     let checkpoint = Opened::open(source, &TrainingOverrides::default()).unwrap();
-    let rule = Rule { target: Target::Any, max_nmse: 1e-4, ty: None, tensor_types: vec![] };
+    let rule = Rule { target: Target::Any, max_nmse: 1e-4, measured: false, ty: None, tensor_types: vec![] };
     let options = Options {
         rule,
         embedding: Embedding::Keep,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use formats::FormatError;
 use formats::block::{BlockError, Found, NotTernary};
+use tqconv::choose::ChooseError;
 use tqconv::engine::EngineError;
 use tqconv::engine::text::TextError;
 use tqconv::kernels::KernelError;
@@ -81,7 +82,7 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
             })*
         };
     }
-    look!(FormatError BlockError ModelError TokenizerError OpenError OutputError PackError EngineError TextError KernelError VerifyError WitnessError Found);
+    look!(FormatError BlockError ChooseError ModelError TokenizerError OpenError OutputError PackError EngineError TextError KernelError VerifyError WitnessError Found);
     if let Some(NotTernary { found: what, .. }) = error.downcast_ref() {
         found.push(named("Found", what));
     }
@@ -92,6 +93,9 @@ fn add(error: &(dyn Error + 'static), found: &mut Vec<String>) {
         _ => {}
     }
     if let Some(EngineError::Witness(error)) = error.downcast_ref() {
+        add(error, found);
+    }
+    if let Some(ChooseError::Pack(error)) = error.downcast_ref() {
         add(error, found);
     }
     match error.downcast_ref() {

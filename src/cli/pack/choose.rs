@@ -1,0 +1,186 @@
+//! `--max-kld`: types that are chosen by their KLD, and what is told of it.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use formats::gguf::Value;
+use serde_json::json;
+
+use super::{Context, PackArgs, go_on, of_input};
+use crate::choose::{self, Backend, ChooseError, Chosen, MOST_TOKENS, Request};
+use crate::cli::{lossy, render, shell};
+use crate::engine::text::TextOptions;
+use crate::files;
+use crate::kernels::Isa;
+use crate::pack::{Embedding, Plan};
+
+/// Choose the types of the plan, where --max-kld asks for it. `keys`: those of the tokenizer, for a checkpoint.
+pub(super) fn types(
+    args: &PackArgs,
+    context: &Context,
+    plan: &mut Plan,
+    keys: &[(String, Value)],
+    stop: &AtomicBool,
+) -> anyhow::Result<Option<Chosen>> {
+    let Some(max_kld) = args.max_kld else {
+        return Ok(None);
+    };
+    let request = Request {
+        max_kld,
+        text: text(args)?,
+        target: args.target.into(),
+        isa: Isa::best(),
+    };
+    let bar = render::spinner(!context.quiet);
+    let progress = |doing: &str, share| {
+        render::show(&bar, &format!("measuring {doing}"), Some(share));
+        go_on(stop)
+    };
+    let chosen = choose::choose(plan, keys, &request, &progress).map_err(|error| match error {
+        ChooseError::Pack(error) => of_input(error, args),
+        error => anyhow::Error::new(error).context(args.input.display().to_string()),
+    })?;
+    bar.finish_and_clear();
+    Ok(Some(chosen))
+}
+
+/// The text that is measured on.
+fn text(args: &PackArgs) -> Result<TextOptions, ChooseError> {
+    let mut options = TextOptions {
+        tokens: MOST_TOKENS,
+        ..TextOptions::default()
+    };
+    if let Some(path) = &args.text {
+        options.source = path.display().to_string();
+        options.text = read(path)?;
+    }
+    Ok(options)
+}
+
+fn read(path: &Path) -> Result<String, ChooseError> {
+    /// Bytes: a thousand times what is measured.
+    const LIMIT: u64 = 16 << 20;
+    let fail = |source| ChooseError::Read {
+        path: path.into(),
+        source,
+    };
+    let bytes = files::read(path, LIMIT).map_err(fail)?;
+    let bytes = bytes.ok_or_else(|| fail(io::Error::other("has more than 16 MiB")))?;
+    String::from_utf8(bytes).map_err(|error| ChooseError::NotUtf8 {
+        path: path.into(),
+        at: error.utf8_error().valid_up_to(),
+    })
+}
+
+fn text_name(args: &PackArgs) -> String {
+    args.text
+        .as_ref()
+        .map_or("the built-in text".into(), |path| lossy(path))
+}
+
+/// Lines of the summary.
+pub(super) fn facts(args: &PackArgs, chosen: &Chosen) -> Vec<(&'static str, String)> {
+    let on = chosen
+        .kld
+        .iter()
+        .map(|(backend, kld)| format!("{} on {}", render::small(*kld), backend.name()));
+    let (kld, allowed) = (on.collect::<Vec<_>>().join(", "), args.max_kld.unwrap_or_default());
+    let tokens = render::count(chosen.tokens as u64);
+    let files = if chosen.measured == 1 { "file" } else { "files" };
+    vec![
+        (
+            "mean KLD",
+            format!(
+                "{kld}; {allowed:e} nats a token allowed, on {tokens} tokens of {}",
+                text_name(args)
+            ),
+        ),
+        (
+            "chosen by",
+            format!(
+                "the KLD of each linear alone, on {} tokens (together {}), and of {} whole {files}",
+                chosen.tokens_of_parts,
+                render::small(chosen.sum),
+                chosen.measured
+            ),
+        ),
+    ]
+}
+
+/// What was tried for each linear, and what was taken.
+pub(super) fn table(chosen: &Chosen) -> String {
+    let rows = chosen.linears.iter().map(|linear| {
+        let tried = linear.tried.iter().map(|tried| {
+            let kld = tried.kld.map_or("not measured".into(), render::small);
+            format!("{} {} ({kld})", tried.ty, render::bytes(tried.bytes))
+        });
+        vec![
+            linear.name.clone(),
+            linear.ty.to_string(),
+            tried.collect::<Vec<_>>().join(", "),
+            why(linear),
+        ]
+    });
+    render::table(&["linear", "type", "tried (KLD alone)", "why"], rows.collect())
+}
+
+/// Why a linear has its type.
+fn why(linear: &choose::Linear) -> String {
+    let kld = |tried: &choose::Tried| tried.kld.unwrap_or(0.0);
+    let smallest = &linear.tried[0];
+    match linear.tried.iter().find(|tried| tried.ty == linear.ty) {
+        _ if linear.tried.len() == 1 => "no choice".into(),
+        Some(taken) if taken.ty != smallest.ty => format!(
+            "saves {} for {} more",
+            render::small(kld(smallest) - kld(taken)),
+            render::bytes(taken.bytes - smallest.bytes)
+        ),
+        _ => "smallest".into(),
+    }
+}
+
+pub(super) fn json(args: &PackArgs, chosen: &Chosen) -> serde_json::Value {
+    let linears = chosen.linears.iter().map(|linear| {
+        let tried = linear
+            .tried
+            .iter()
+            .map(|tried| json!({"type": tried.ty.name(), "bytes": tried.bytes, "kld": tried.kld}));
+        json!({
+            "name": linear.name, "type": linear.ty.name(), "why": why(linear), "tried": tried.collect::<Vec<_>>(),
+        })
+    });
+    let kld = chosen
+        .kld
+        .iter()
+        .map(|(backend, kld)| (backend.key().to_owned(), json!(kld)));
+    json!({
+        "allowed": args.max_kld, "kld": kld.collect::<serde_json::Map<_, _>>(), "text": text_name(args),
+        "tokens": chosen.tokens, "tokens_of_parts": chosen.tokens_of_parts, "sum_of_parts": chosen.sum,
+        "whole_files_measured": chosen.measured, "linears": linears.collect::<Vec<_>>(),
+    })
+}
+
+/// What `verify` is to be told: the text, and what its engines, which round as on CPUs, may be away from the checkpoint.
+pub(super) fn words(args: &PackArgs, chosen: &Chosen) -> Vec<OsString> {
+    /// What llama.cpp may differ from our engine, and the checkpoint's own pass from that of the reference.
+    const MARGIN: f64 = 1.25;
+    let mut words = vec![];
+    words.extend(args.text.iter().flat_map(|path| shell::option("--text", path)));
+    words.extend(shell::option("--tokens", MOST_TOKENS.to_string()));
+    let on_cpu = chosen.kld.iter().find(|(backend, _)| *backend == Backend::Cpu);
+    // What is lost beside the linears is in the checkpoint, and was not in the reference.
+    let alike = args.embedding == Embedding::Keep && !args.drop_biases;
+    if let Some((_, kld)) = on_cpu.filter(|_| alike) {
+        words.extend(shell::option("--max-kld", format!("{:e}", rounded_up(MARGIN * kld))));
+    }
+    words
+}
+
+/// The next larger number of two digits.
+pub(super) fn rounded_up(number: f64) -> f64 {
+    let power = 10f64.powi(number.log10().floor() as i32 - 1);
+    let digits = (number / power).ceil();
+    format!("{digits}e{}", power.log10().round()).parse().unwrap_or(number)
+}
