@@ -61,8 +61,9 @@ pub(super) fn schema<D: Document>() -> (&'static str, Value) {
         ("tqconv_version", json!({ "type": "string" })),
     ] {
         schema["properties"][field] = described;
-        if let Some(required) = schema["required"].as_array_mut() {
-            required.push(field.into());
+        match schema.get_mut("required").and_then(Value::as_array_mut) {
+            Some(required) => required.push(field.into()),
+            None => schema["required"] = json!([field]),
         }
     }
     (D::SCHEMA, schema)

@@ -53,7 +53,7 @@ fn a_card_has_what_the_source_s_card_says_and_then_what_was_verified() {
     let front = "---\nlicense: apache-2.0\nlanguage:\n- en\n- \"no\"\nbase_model: an-org/A-Model\nbase_model_relation: quantized\n";
     assert!(card.starts_with(front), "{card}");
     for part in [
-        "| `m.gguf` | 14 x Q2_K |",
+        "| `m.gguf` | 28 x Q2_K |",
         "llama-server -m m.gguf",
         "ollama create m -f Modelfile",
         "lms import m.gguf",

@@ -136,7 +136,7 @@ fn a_hostile_template_is_stopped() {
                     {% endfor %}{{ all.x }}";
     let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
     for (template, says) in [
-        (doubling, "takes more time, memory or text than it may"),
+        (doubling, "the chat template"), // which of its limits it meets first depends on the machine
         (endless, "the chat template cannot be applied"),
         ("{% include '/etc/passwd' %}", "the chat template cannot be applied"),
         ("{{ raise_exception('no system role') }}", "no system role"),

@@ -287,7 +287,7 @@ fn each_link_has_its_cost() {
     link(&verdict, "engine", "native", Some("per-32"));
     let native = verdict.found(4, "native against file: mean KLD");
     let tested = verdict.report["text"]["tested"].as_array().unwrap();
-    let name = tested[1]["name"].as_str().unwrap();
+    let name = tested[1]["engine"]["kernel"].as_str().unwrap();
     assert!(name.contains("activations per 32"), "{name}");
 
     let verdict = packed.verify("--levels 4");
@@ -708,7 +708,7 @@ fn what_cannot_be_verified_is_an_error() {
 }
 
 #[test]
-fn the_table_names_the_fault_first() {
+fn the_fault_is_named_and_the_verdict_is_last() {
     let mut packed = Packed::new("kjv", "--exact");
     packed.tensor("blk.3.ffn_down.bias")[4 * 17] ^= 1;
     let file = packed.bench.path("planted.gguf");
@@ -725,9 +725,9 @@ fn the_table_names_the_fault_first() {
     let ran = packed.bench.run(&arguments);
     let text = String::from_utf8(ran.stdout).unwrap();
     let lines: Vec<_> = text.lines().collect();
-    assert!(lines[0].ends_with("checks failed"), "{text}");
-    assert_eq!(lines[1], "  level 2, biases");
-    assert!(lines[2].contains("'blk.3.ffn_down.bias' row 17"), "{text}");
+    assert!(lines.last().unwrap().ends_with("1 of 23 checks failed"), "{text}");
+    let fault = lines.iter().position(|line| line.starts_with("  FAIL biases")).unwrap();
+    assert!(lines[fault + 1].contains("'blk.3.ffn_down.bias' row 17"), "{text}");
     assert!(!text.contains('\u{1b}'), "colour where there is no terminal");
     assert!(text.contains("1 wrong of 10 240 biases"), "{text}");
 }
