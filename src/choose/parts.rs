@@ -16,9 +16,10 @@ use super::{ChooseError, Progress, Tried};
 use crate::blueprint::{Linear, Part};
 use crate::engine::native::Layer;
 use crate::engine::text::Windows;
-use crate::kernels::{ActivationScales, memory};
+use crate::kernels::ActivationScales;
 use crate::metrics::Predictions;
 use crate::pack::Choice;
+use crate::system::available_memory;
 
 /// Multiplications that may be spent, as long as [`LEAST_TOKENS`] are measured: about a minute on two cores.
 const MULTIPLICATIONS: u64 = 3_000_000_000_000;
@@ -174,7 +175,7 @@ fn check_memory(model: &Model, changes: usize, tokens: usize) -> Result<(), Choo
     let states = ((1 + changes) * tokens * dims.hidden * 4) as u64;
     let layer = weights_of_layer(model) * (4 + 4 + 4);
     let logits = (LOGITS * dims.vocab * 4 * (1 + rayon::current_num_threads())) as u64;
-    let (needed, available) = (states + layer + logits, memory::available());
+    let (needed, available) = (states + layer + logits, available_memory());
     let gigabytes = |bytes: u64| bytes as f64 / 1e9;
     match needed <= available {
         true => Ok(()),

@@ -31,12 +31,10 @@ use std::time::Duration;
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
-use rustix::io::Errno;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::Signals;
 
 use crate::output;
 use crate::pack::PackError;
+use crate::system;
 use crate::witness::{self, Program};
 
 /// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
@@ -183,31 +181,14 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 /// Set when the user interrupts. A second time ends the process at once; what was not finished is removed all the same.
 fn stop_signal() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let mut signals = Signals::new(heeded_signals())?;
     let asked = stop.clone();
-    let wait = move || {
-        for _ in signals.forever() {
-            if asked.swap(true, Ordering::Relaxed) {
-                output::remove_unfinished();
-                std::process::exit(INTERRUPTED.into());
-            }
+    system::on_interrupt(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            output::remove_unfinished();
+            std::process::exit(INTERRUPTED.into());
         }
-    };
-    std::thread::Builder::new().spawn(wait)?;
+    })?;
     Ok(stop)
-}
-
-/// The signals that ask to end, without those that this process was started to ignore (`nohup`).
-fn heeded_signals() -> Vec<i32> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
-    [SIGINT, SIGTERM, SIGHUP]
-        .into_iter()
-        .filter(|signal| ignored >> (signal - 1) & 1 == 0)
-        .collect()
 }
 
 /// Start all threads, so that a lack of them is an error and no panic later.
@@ -282,8 +263,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         colour: cli.color.paints(),
         witness,
     };
-    // With a handler a write beyond the limit of file sizes is an error (EFBIG).
-    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
+    system::survive_size_limit()?;
     if !matches!(
         cli.command,
         Command::Completions { .. } | Command::Man { .. } | Command::Template
@@ -325,7 +305,7 @@ pub fn message(error: &anyhow::Error) -> String {
         }
     }
     let io_error = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-    if let Some(hint) = io_error.and_then(limit_hint) {
+    if let Some(hint) = io_error.and_then(system::limit_hint) {
         line += &format!("; {hint}");
     }
     if let Some((end, _)) = line.char_indices().nth(LONGEST_MESSAGE) {
@@ -333,18 +313,6 @@ pub fn message(error: &anyhow::Error) -> String {
         line += "...";
     }
     text::shown(line.trim())
-}
-
-/// What to raise where the machine lacks something, for people who do not know the system's words for it.
-fn limit_hint(error: &io::Error) -> Option<&'static str> {
-    match Errno::from_io_error(error)? {
-        Errno::MFILE | Errno::NFILE => Some("raise the limit of open files with `ulimit -n`"),
-        Errno::FBIG => Some("raise the limit of a file's size with `ulimit -f`, or name another folder"),
-        Errno::AGAIN => Some("raise the limit of processes and threads with `ulimit -u`, or pass a smaller --threads"),
-        Errno::NOMEM => Some("make memory free, or raise its limit with `ulimit -v`"),
-        Errno::NOSPC | Errno::DQUOT => Some("make room on the disk"),
-        _ => None,
-    }
 }
 
 /// A path as text: what is not UTF-8 in it is replaced.

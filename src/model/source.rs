@@ -172,6 +172,7 @@ mod tests {
         assert!(error.starts_with("Cargo.toml: no config.json"), "{error}");
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_snapshot_is_called_as_its_repository() {
         let folder = tempfile::tempdir().unwrap();

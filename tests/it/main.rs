@@ -1,5 +1,5 @@
 //! Tests that need more than one room, llama.cpp, or data that is not in the repository: one binary, so that llama.cpp
-//! is linked once.
+//! is linked once. What needs a shell, signals or links runs on Unix alone.
 
 mod card;
 #[cfg(feature = "llama")]
@@ -11,8 +11,15 @@ mod diff;
 mod dots;
 mod engine;
 mod families;
+#[cfg(unix)]
 mod hostile;
+#[cfg(not(unix))]
+mod hostile {
+    #[allow(dead_code)] // which the cases of bad input need
+    pub mod input;
+}
 mod json;
+#[cfg(unix)]
 mod limits;
 mod max_kld;
 mod pack;
@@ -20,7 +27,9 @@ mod pack;
 mod pack_experts;
 mod pack_four_levels;
 mod pack_gguf;
+#[cfg(unix)]
 mod pack_speed;
+#[cfg(unix)]
 mod people;
 mod promise;
 mod readings;

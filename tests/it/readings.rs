@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use formats::gguf::{File, Value};
 use serde_json::{Value as Json, json};
 
+#[cfg(unix)]
 use crate::hostile::bounded;
 use crate::hostile::input::{Checkpoint, EMBEDDING, NORM, Tensor};
 use crate::pack::Bench;
@@ -382,6 +383,7 @@ fn windows_are_those_of_transformers() {
     assert_eq!(context(json!({"sliding_window": 16}), &[]), 64.0);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_snapshot_of_the_hub_s_cache_gives_name_and_organization() {
     let bench = Bench::new();
@@ -402,6 +404,7 @@ fn a_snapshot_of_the_hub_s_cache_gives_name_and_organization() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn more_shards_than_may_be_open_name_the_limit() {
     let bench = Bench::new();

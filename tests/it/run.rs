@@ -1,8 +1,5 @@
 //! `tqconv run`: the text goes to stdout as it comes, and Ctrl-C ends it.
 
-use std::io::Read;
-use std::process::{Command, Stdio};
-
 use serde_json::Value as Json;
 
 use crate::data;
@@ -57,6 +54,8 @@ fn finer_activations_are_named_and_are_ours_alone() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_the_text() {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
     const TRIES: usize = 20;
     let bench = Bench::new();
     bench.pack(&data::fixture("kjv"), "--type q4_0");

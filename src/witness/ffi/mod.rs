@@ -9,7 +9,6 @@ mod products;
 
 use std::ffi::{CStr, c_char, c_void};
 use std::io::Write;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +22,7 @@ use llama_cpp_sys_2 as sys;
 use super::answer::{Output, Refusal, can_start_threads};
 use super::protocol::{self, Hello, Piece, Work};
 use crate::mapped::Mapped;
+use crate::system;
 use model::{Model, Session};
 use products::Products;
 
@@ -228,8 +228,12 @@ fn open<T>(path: &Path, use_path: impl FnOnce(&Path) -> T) -> Result<T, Refusal>
             "the file cannot be opened: {error}; check that you may read it"
         ))
     })?;
-    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(use_path(Path::new(&name)))
+    let name = system::utf8_name(&file).ok_or_else(|| {
+        Refusal::CouldNot(format!(
+            "{path:?} is not Unicode, as llama.cpp needs it here; rename the file"
+        ))
+    })?;
+    Ok(use_path(&name))
 }
 
 /// Write llama.cpp's warnings and errors to stderr.
