@@ -38,9 +38,9 @@ def main():
         speeds = []
         for file in (args.ternary, args.bf16):
             output = subprocess.check_output([args.tqconv, "bench", file, *workload, "--json"])
-            speeds.append(json.loads(output)[0]["engines"])
+            speeds.append(json.loads(output)["models"][0]["engines"])
         for row, (file, engine) in ROWS.items():
-            for kind, all_rates in zip(("prefill", "decode"), rates[row]):
+            for kind, all_rates in zip(("prefill_tokens_per_second", "decode_tokens_per_second"), rates[row]):
                 all_rates.append(speeds[file][engine][kind]["median"])
 
     print(f"{args.threads} threads, prefill of {args.prefill}, decode of {args.decode}, {args.rounds} rounds\n")

@@ -274,7 +274,7 @@ def packed(arguments, out, held):
     verify = run("verify", file, "--against", out, "--levels", 4, "--json", "--text", text,
                  "--window", arguments.window, "--tokens", arguments.held_out_tokens)
     report = json.loads(verify.stdout)
-    native = next(engine for engine in report["text"]["tested"] if engine["name"].startswith("native"))
+    native = next(engine for engine in report["text"]["tested"] if engine["engine"]["name"] == "native")
     return native["perplexity"], report["text"]["reference"]["perplexity"], report["verdict"]
 
 
