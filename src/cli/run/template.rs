@@ -10,16 +10,15 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 
 use crate::engine::text::Chat;
+use crate::system::limit_memory;
 
 /// Starts the process.
 pub const SUBCOMMAND: &str = "chat-template";
 
-/// Bytes of address space, of which libraries take some.
-const MEMORY: u64 = 1 << 30;
-/// Seconds of processor time.
-const SECONDS: u64 = 5;
-/// The parent waits longer: machines are busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes.
+const MEMORY: u64 = 512 << 20;
+/// How long the parent waits.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The longest text.
 const LONGEST: u64 = 16 << 20;
 
@@ -74,7 +73,8 @@ fn answer(child: &mut Child, chat: &Chat) -> anyhow::Result<String> {
 
 /// The other end: `+` and the text, or `-` and why there is none.
 pub fn serve() -> ExitCode {
-    limit();
+    // Where the system keeps no limit, steps are counted, and the parent waits no longer than it does.
+    let _ = limit_memory(MEMORY);
     let mut input = vec![];
     let answer = io::stdin()
         .read_to_end(&mut input)
@@ -94,21 +94,3 @@ pub fn serve() -> ExitCode {
         Err(_) => ExitCode::FAILURE,
     }
 }
-
-/// Whatever takes more is ended by the system.
-#[cfg(unix)]
-fn limit() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    for (resource, most) in [(Resource::As, MEMORY), (Resource::Cpu, SECONDS)] {
-        let limit = Rlimit {
-            current: Some(most),
-            maximum: Some(most),
-        };
-        // A lower limit that is set already stays.
-        let _ = setrlimit(resource, limit);
-    }
-}
-
-/// Elsewhere steps are counted, and the parent waits no longer than it does.
-#[cfg(not(unix))]
-fn limit() {}
