@@ -83,13 +83,13 @@ mod tests {
         .text()
     }
 
-    /// The template of ChatML, and what transformers 4.57 makes of it.
+    /// A template of ChatML, and what Jinja2 3.1 makes of it with trim_blocks and lstrip_blocks, which transformers sets: the
+    /// line end behind `}}` stays.
     #[test]
-    fn a_template_in_use_gives_what_transformers_gives() {
+    fn a_template_in_use_gives_what_jinja2_gives() {
         let template = "{% for message in messages %}\n    {{- '<|im_start|>' + message['role'] + '\\n' + \
                         message['content'] + '<|im_end|>' + '\\n' }}\n{% endfor %}\n{% if add_generation_prompt %}\n    \
                         {{- '<|im_start|>assistant\\n' }}\n{% endif %}\n";
-        // As Jinja2 renders it with trim_blocks and lstrip_blocks, which transformers sets: the line end behind `}}` stays.
         let expected = "<|im_start|>system\n Be brief. <|im_end|>\n\n<|im_start|>user\nHi<|im_end|>\n\n\
                         <|im_start|>assistant\n\n";
         assert_eq!(text(template).unwrap(), expected);
