@@ -114,6 +114,10 @@ fn no_card_replaces_another_unasked_and_none_an_input() {
     assert_eq!(std::fs::read_to_string(path("in/README.md")).unwrap(), FRONT);
     assert!(!path("in/m.gguf").exists());
 
+    let error = refused(folder.path(), "pack in out/m.gguf --card --manifest out/README.md");
+    assert!(error.contains("name another manifest"), "{error}");
+    assert!(!path("out/m.gguf").exists() && !path("out/README.md").exists());
+
     std::fs::write(path("out/README.md"), "mine").unwrap();
     let error = refused(folder.path(), "pack in out/m.gguf --card");
     assert!(error.contains("out/README.md") && error.contains("--force"), "{error}");

@@ -20,6 +20,7 @@ use formats::gguf::Value;
 use super::json::{print_json, text_of};
 use super::{Context, card, print, render, stop_signal, texts};
 use crate::choose::Chosen;
+use crate::files::folder_of;
 use crate::model::card::Card;
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
@@ -155,6 +156,15 @@ impl Target {
                     bail!("{}: the model goes there; name another file", beside.display());
                 }
             }
+        }
+        if let (Some(card), Some(manifest)) = (&card, &args.manifest)
+            && manifest.file_name() == card.file_name()
+            && folder_of(manifest).canonicalize().ok() == folder_of(card).canonicalize().ok()
+        {
+            bail!(
+                "{}: the card of --card goes there; name another manifest",
+                manifest.display()
+            );
         }
         Ok(Self {
             output,
