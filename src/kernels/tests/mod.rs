@@ -24,7 +24,11 @@ const TYPES: [BlockType; 11] = [
 ];
 
 fn options(isa: Isa, activations: ActivationScales) -> Options {
-    Options { isa, activations }
+    Options {
+        isa,
+        activations,
+        halves: false,
+    }
 }
 
 /// The choices of scales that differ for a type and so many columns.
@@ -238,12 +242,35 @@ fn rounded(x: &[f32], grouping: Grouping) -> Vec<f32> {
     for x in x.chunks_exact(grouping.group()) {
         let scale = match grouping {
             Grouping::Float => return x.to_vec(),
+            Grouping::F16 => return x.iter().map(|&x| half::f16::from_f32(x).to_f32()).collect(),
+            Grouping::Bf16 => return x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect(),
             Grouping::Q8_0 => scalar::quantize_q8_0(x, &mut codes),
             Grouping::K(_) => scalar::quantize_k(x, &mut codes),
         };
         rounded.extend(codes.iter().map(|&code| f32::from(code) * scale));
     }
     rounded
+}
+
+/// Halves are multiplied as llama.cpp does where that is asked for: as if the activations had been halves.
+#[test]
+fn activations_of_halves_are_rounded_where_asked() {
+    let mut random = Random(19);
+    let (rows, columns, tokens, threads) = (20, 96, 5, Threads::new(2));
+    let x = random.floats(tokens * columns);
+    for (ty, grouping) in [(BlockType::F16, Grouping::F16), (BlockType::BF16, Grouping::Bf16)] {
+        let bytes = random_blocks(&mut random, ty, rows * columns);
+        let matrix = |halves| {
+            let options = Options {
+                halves,
+                ..options(Isa::Scalar, ActivationScales::LlamaCpp)
+            };
+            Matrix::new(ty, rows, columns, &bytes, &options).unwrap()
+        };
+        let expected = product(&matrix(false), &rounded(&x, grouping), &threads);
+        assert_eq!(product(&matrix(true), &x, &threads), expected, "{ty}");
+        assert_ne!(product(&matrix(false), &x, &threads), expected, "{ty}");
+    }
 }
 
 /// Whatever has scales, multipliers and minimums: with activations of any scales the product is that of the weights of
