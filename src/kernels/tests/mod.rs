@@ -256,7 +256,8 @@ fn activations_of_halves_are_rounded_where_asked() {
     let mut random = Random(19);
     let (rows, columns, tokens, threads) = (20, 96, 5, Threads::new(2));
     let x = random.floats(tokens * columns);
-    let types: [(_, fn(f32) -> f32); 2] = [
+    type Round = fn(f32) -> f32;
+    let types: [(_, Round); 2] = [
         (BlockType::F16, |x| half::f16::from_f32(x).to_f32()),
         (BlockType::BF16, |x| half::bf16::from_f32(x).to_f32()),
     ];
