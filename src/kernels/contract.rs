@@ -56,7 +56,7 @@ pub enum Grouping {
 }
 
 impl Grouping {
-    /// Without the rounding that halves bring.
+    /// The same, where activations that would be rounded to halves are left in f32.
     pub fn exact(self) -> Grouping {
         match self {
             Grouping::F16 | Grouping::Bf16 => Grouping::Float,

@@ -316,7 +316,8 @@ impl Matrix {
     /// `y[t * rows + r] = sum_c W[r][c] * x[t * columns + c]`; everything in `y` is overwritten.
     ///
     /// # Panics
-    /// Where the activations are not grouped as [`Matrix::grouping`] says, or a length does not fit.
+    /// Where the activations are grouped neither as [`Matrix::grouping`] says nor as its [`Grouping::exact`], or a length
+    /// does not fit.
     pub fn multiply(&self, x: &Activations, y: &mut [f32], threads: &Threads) {
         let fits = x.grouping() == self.grouping || x.grouping() == self.grouping.exact();
         assert!(
