@@ -16,7 +16,7 @@ use crate::engine::EngineError;
 use crate::engine::threads_text;
 use crate::kernels::{Isa, Options};
 use crate::mapped::Model;
-use crate::witness::{self, Program, Witness, WitnessError};
+use crate::witness::{Program, Witness, WitnessError};
 
 /// Measure speed, ours and llama.cpp's, in one run
 ///
@@ -131,7 +131,7 @@ fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<Exit
         return super::print_json(&serde_json::to_value(&outcomes)?);
     }
     let mut text: String = outcomes.iter().map(speed_text).collect();
-    if !witness::BUILT_IN {
+    if !program.has_llama() {
         text += &without_llama();
     }
     super::print(&text)
@@ -218,7 +218,9 @@ fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
     if args.json {
         return super::print_json(&serde_json::to_value(&outcomes)?);
     }
-    let ggml = witness.map_or_else(without_llama, |witness| format!("ggml: {}\n", witness.system()));
+    let ggml = witness.map_or_else(without_llama, |witness| {
+        format!("{}: {}\n", witness.build(), witness.system())
+    });
     super::print(&(table(&outcomes) + &ggml))
 }
 

@@ -55,6 +55,16 @@ pub struct Cli {
     /// Threads to work with [default: all processors]
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     threads: Option<usize>,
+    /// The llama.cpp to verify and to compare with, in place of the one that is linked in: libllama, or the folder that
+    /// holds it with its ggml libraries
+    #[arg(
+        long,
+        global = true,
+        env = "TQCONV_LLAMA",
+        hide_env_values = true,
+        value_name = "PATH"
+    )]
+    llama: Option<PathBuf>,
     /// The program whose child is llama.cpp, where it is not this one
     #[arg(long, global = true, hide = true, value_name = "PROGRAM")]
     witness: Option<PathBuf>,
@@ -107,7 +117,10 @@ enum Command {
     },
     /// Be the process that runs llama.cpp
     #[command(name = witness::SUBCOMMAND, hide = true)]
-    Witness,
+    Witness {
+        /// The library to load
+        library: Option<PathBuf>,
+    },
 }
 
 /// A number of threads.
@@ -190,6 +203,9 @@ fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
 /// Whatever kept it from being done; the text says where, what was found, and what to do.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut witness = cli.witness.map_or_else(Program::this, Program::at);
+    if let Some(library) = cli.llama {
+        witness = witness.with_library(library);
+    }
     if let Some(seconds) = cli.witness_patience {
         witness = witness.with_patience(Duration::try_from_secs_f64(seconds)?);
     }
@@ -215,7 +231,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Command::Witness => Ok(witness::serve()),
+        Command::Witness { library } => Ok(witness::serve(library.as_deref())),
     }
 }
 

@@ -176,11 +176,8 @@ impl Engine for Session<'_> {
             "F16 cache"
         };
         let witness = self.model.witness();
-        let (ggml, threads) = (witness.ggml_version(), self.settings.threads);
-        EngineName::new(
-            "llama.cpp",
-            format!("ggml {ggml}, {}, {cache}", super::threads_text(threads)),
-        )
+        let (build, threads) = (witness.build(), super::threads_text(self.settings.threads));
+        EngineName::new("llama.cpp", format!("ggml {}, {threads}, {cache}", build.ggml))
     }
 
     fn vocab(&self) -> usize {

@@ -215,6 +215,7 @@ pub fn verify(
         file: path.display().to_string(),
         against: against.map(|against| against.name.clone()),
         verdict: Verdict::NothingChecked,
+        llama_cpp: None,
         levels: vec![],
         model: None,
         linears: vec![],
@@ -251,6 +252,7 @@ pub fn verify(
         }
     }
     report.verdict = report.judge();
+    report.llama_cpp = options.witness.build().cloned();
     Ok(report)
 }
 

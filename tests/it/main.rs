@@ -11,6 +11,7 @@ mod dots;
 mod engine;
 mod families;
 mod hostile;
+mod library;
 mod limits;
 mod max_kld;
 mod pack;

@@ -194,6 +194,7 @@ fn table(checks: &[Check]) -> Markup {
 
 fn footer(report: &Report) -> String {
     let mut parts = vec![format!("tqconv {}", env!("CARGO_PKG_VERSION"))];
+    parts.extend(report.llama_cpp.iter().map(ToString::to_string));
     let engines = report.text.iter().flat_map(|text| &text.tested);
     parts.extend(engines.map(|engine| engine.name.to_string()));
     parts.extend(report.notes.iter().cloned());
@@ -216,6 +217,7 @@ mod tests {
             file: "<a b=\"c\">&\u{202e}".into(),
             against: None,
             verdict: Verdict::NothingChecked,
+            llama_cpp: None,
             levels: vec![],
             model: None,
             linears: vec![],

@@ -153,6 +153,9 @@ fn quantity(value: f64, unit: Unit) -> String {
 /// Figures that are no checks: perplexities, speeds.
 fn facts(report: &Report) -> String {
     let mut text = String::new();
+    if let Some(build) = &report.llama_cpp {
+        text += &format!("asked as a witness: {}\n", shown(&build.to_string()));
+    }
     if let Some(facts) = &report.text {
         text += &format!(
             "\nover {} predictions of {}, windows of {} tokens\n",

@@ -10,6 +10,7 @@ pub use check::{Check, CheckId, Level, LevelReport, Limit, NotChecked, Status, U
 pub use facts::{DotFacts, EngineFacts, Histogram, LinearFacts, ModelFacts, Tally, TextFacts, TypeFacts};
 
 use crate::bench::SpeedFacts;
+use crate::witness::Build;
 
 /// Everything that was found about one file.
 #[derive(Debug, Serialize)]
@@ -19,6 +20,8 @@ pub struct Report {
     pub against: Option<String>,
     /// Whether all checks passed.
     pub verdict: Verdict,
+    /// The llama.cpp that was asked; `None`: none was, or it did not start.
+    pub llama_cpp: Option<Build>,
     /// The levels that were asked for, in order.
     pub levels: Vec<LevelReport>,
     /// What the file holds.
