@@ -54,13 +54,13 @@ def measure(args, target, options, folder):
     text = ["--text", args.text] if args.text else []
     verified = run(args.tqconv, "verify", file, "--against", args.checkpoint, "--levels", "4", "--tokens", args.tokens,
                    "--max-nmse", "1", "--json", *text)
-    kld = {engine["name"].split()[0]: sum(engine["kld"]) / len(engine["kld"])
+    kld = {engine["engine"]["name"]: sum(engine["kld_nats"]) / len(engine["kld_nats"])
            for engine in verified["text"]["tested"]}
-    told = packed["max_kld"] or {"kld": {}}
+    told = packed["max_kld"] or {"kld_nats": {}}
     return {
         "for": target, "bits": packed["bits_per_weight"], "bytes": packed["bytes"], "linears": packed["linears"],
-        "nmse": packed["nmse"], "predicted": told["kld"], "verified": kld, "seconds": seconds,
-        "parts": told.get("tokens_of_parts"), "sum": told.get("sum_of_parts"),
+        "nmse": packed["nmse"], "predicted": told["kld_nats"], "verified": kld, "seconds": seconds,
+        "parts": told.get("tokens_of_parts"), "sum": told.get("sum_of_parts_nats"),
         "measured": told.get("whole_files_measured"), "verdict": verified["verdict"],
     }
 

@@ -17,5 +17,6 @@ pub mod output;
 pub mod pack;
 #[allow(unsafe_code)]
 pub mod simd;
+pub mod system;
 pub mod verify;
 pub mod witness;

@@ -7,10 +7,11 @@ use std::iter::Sum;
 use std::ops::AddAssign;
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The sums of a normalized mean squared error, which can be added up over pieces.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Nmse {
     /// Sum of squared differences.
     pub error: f64,

@@ -6,8 +6,10 @@ use std::path::Path;
 use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use tqconv::cli::{Cli, run};
+use tqconv::engine::text::TextOptions;
+use tqconv::kernels::ActivationScales;
 use tqconv::model::{Checkpoint, Source, TrainingOverrides};
-use tqconv::verify::{Against, Level, Options, Origin, TextOptions, Verdict, verify};
+use tqconv::verify::{Against, Level, Options, Origin, Verdict, verify};
 
 const CONFIG: &[u8] = include_bytes!("../../fixtures/tiny/config.json");
 const TOKENIZER: &[u8] = include_bytes!("../../fixtures/tiny/tokenizer.json");
@@ -57,6 +59,7 @@ fuzz_target!(|data: &[u8]| {
         max_nmse: 1e-4,
         metadata: vec![],
         max_kld: None,
+        activations: ActivationScales::default(),
         text: TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,

@@ -4,7 +4,9 @@
 use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use tqconv::cli::{Cli, run};
-use tqconv::verify::{Level, Options, TextOptions, verify};
+use tqconv::engine::text::TextOptions;
+use tqconv::kernels::ActivationScales;
+use tqconv::verify::{Level, Options, verify};
 
 const SOUND: &[u8] = include_bytes!("../../fixtures/broken/sound.gguf");
 
@@ -17,6 +19,7 @@ fuzz_target!(|data: &[u8]| {
         max_nmse: 1e-4,
         metadata: vec![],
         max_kld: None,
+        activations: ActivationScales::default(),
         text: TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,

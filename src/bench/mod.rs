@@ -13,4 +13,4 @@ mod race;
 mod sample;
 
 pub use products::{BenchError, Case, Outcome, Seconds, measure};
-pub use race::{EngineSpeed, LoadFacts, Rate, SpeedFacts, Workload, race};
+pub use race::{EngineSpeed, LoadFacts, Progress, Rate, SpeedFacts, Workload, race};

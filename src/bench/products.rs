@@ -12,6 +12,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use formats::block::BlockType;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::memory::read_rate;
@@ -57,7 +58,7 @@ pub struct Case {
 pub type BenchError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Median and spread of the seconds that one product took.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Seconds {
     /// Tenth percentile.
     pub p10: f64,
@@ -68,7 +69,7 @@ pub struct Seconds {
 }
 
 /// What was measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Outcome {
     /// Block type, as in the file.
     #[serde(rename = "type")]
@@ -88,20 +89,27 @@ pub struct Outcome {
     /// Turns counted.
     pub turns: usize,
     /// Our product.
+    #[serde(rename = "ours_seconds")]
     pub ours: Seconds,
     /// ggml's product; absent without llama.cpp.
+    #[serde(rename = "ggml_seconds")]
     pub ggml: Option<Seconds>,
     /// ggml's median over ours.
     pub ratio: Option<f64>,
     /// Bytes of packed weights that our product reads.
+    #[serde(rename = "packed_bytes")]
     pub bytes: usize,
     /// Our weights read, GB/s.
+    #[serde(rename = "read_gb_per_second")]
     pub read: f64,
     /// Memory read speed of the machine with as many threads, GB/s.
+    #[serde(rename = "machine_read_gb_per_second")]
     pub machine_read: f64,
     /// Our multiplications, GMAC/s.
+    #[serde(rename = "gmac_per_second")]
     pub macs: f64,
     /// What the dot instruction alone reaches, GMAC/s; absent where the kernel has none.
+    #[serde(rename = "machine_gmac_per_second")]
     pub machine_macs: Option<f64>,
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use formats::gguf::File;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::memory::read_rate;
@@ -17,6 +18,9 @@ use crate::witness::Program;
 
 /// Pause before each engine's turn: llama.cpp's idle threads spin for some 70 ms before they sleep (ggml-cpu.c:3213).
 const REST: Duration = Duration::from_millis(200);
+
+/// Told what is being done, and where it is known, which share (0 to 1) of it is behind.
+pub type Progress<'a> = dyn Fn(&str, Option<f64>) + 'a;
 
 /// What two engines are made to do.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +68,10 @@ impl Workload {
 }
 
 /// The engines against the clock.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct SpeedFacts {
     /// Measured read bandwidth of the machine with as many threads, GB/s.
+    #[serde(rename = "memory_gb_per_second")]
     pub bandwidth: f64,
     /// Threads of each engine.
     pub threads: usize,
@@ -83,7 +88,7 @@ pub struct SpeedFacts {
 }
 
 /// Our engine packing the weights of a file for its kernels.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct LoadFacts {
     /// Threads that packed.
     pub threads: usize,
@@ -94,28 +99,33 @@ pub struct LoadFacts {
     /// Bytes of the weights in the file: all linears and the head.
     pub stored_bytes: u64,
     /// GB of these a second, the second time.
+    #[serde(rename = "stored_gb_per_second")]
     pub stored_rate: f64,
     /// Bytes of the same weights as packed in memory.
     pub packed_bytes: u64,
 }
 
 /// One engine against the clock.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct EngineSpeed {
     /// What it calls itself.
+    #[serde(rename = "engine")]
     pub name: EngineName,
     /// Tokens a second, many at once.
+    #[serde(rename = "prefill_tokens_per_second")]
     pub prefill: Rate,
     /// Tokens a second, one after another.
+    #[serde(rename = "decode_tokens_per_second")]
     pub decode: Rate,
     /// Bytes of weights that one decoded token reads.
     pub bytes_per_token: u64,
     /// GB of weights a second while decoding.
+    #[serde(rename = "weights_gb_per_second")]
     pub read_rate: f64,
 }
 
 /// Tokens a second over several runs.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Rate {
     /// The median.
     pub median: f64,
@@ -145,24 +155,31 @@ pub fn race(
     file: &File,
     program: &Program,
     workload: Workload,
-    progress: &dyn Fn(&str),
+    progress: &Progress,
 ) -> Result<(SpeedFacts, Option<EngineError>), EngineError> {
     let workload = workload.within(Hyper::read(file)?.context);
     let (context, threads) = (workload.prefill + workload.decode, workload.threads);
-    progress("memory");
+    progress("memory", None);
     let bandwidth = read_bandwidth(threads);
-    progress("engines in turn");
+    progress("loading", None);
     let settings = native::Settings::new(context, threads).with_activations(workload.activations);
     let first = Native::load(file, settings)?.load_time();
     let mut native = Native::load(file, settings)?;
     let load = load_facts(file, &native, first);
     let packed = load.packed_bytes;
     let together = llama(program, path, file, context, threads, |llama| {
-        time_in_turn(&mut [(&mut native, packed), (llama, load.stored_bytes)], workload)
+        time_in_turn(
+            &mut [(&mut native, packed), (llama, load.stored_bytes)],
+            workload,
+            progress,
+        )
     });
     let (engines, missing) = match together {
         Ok(engines) => (engines, None),
-        Err(why) => (time_in_turn(&mut [(&mut native, packed)], workload)?, Some(why)),
+        Err(why) => (
+            time_in_turn(&mut [(&mut native, packed)], workload, progress)?,
+            Some(why),
+        ),
     };
     let facts = SpeedFacts {
         bandwidth,
@@ -198,13 +215,19 @@ fn stored_bytes(file: &File) -> u64 {
 }
 
 /// Rates of each engine over the runs; with each, the bytes of weights that it reads for a token.
-fn time_in_turn(engines: &mut [(&mut dyn Generate, u64)], workload: Workload) -> Result<Vec<EngineSpeed>, EngineError> {
+fn time_in_turn(
+    engines: &mut [(&mut dyn Generate, u64)],
+    workload: Workload,
+    progress: &Progress,
+) -> Result<Vec<EngineSpeed>, EngineError> {
     let mut rates = vec![(vec![], vec![]); engines.len()];
     let begin = Instant::now();
     for run in 0..=workload.runs {
         if run > 1 && begin.elapsed() > workload.patience {
             break;
         }
+        let of = format!("engines in turn, run {run} of {}", workload.runs);
+        progress(&of, Some(run as f64 / (workload.runs + 1) as f64));
         for ((engine, _), (prefills, decodes)) in engines.iter_mut().zip(&mut rates) {
             std::thread::sleep(REST);
             let (prefill, decode) = time_once(*engine, workload)?;

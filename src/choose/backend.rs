@@ -1,14 +1,5 @@
-//! How the backends of llama.cpp round the activations that a type is multiplied with.
-//!
-//! | types | CPU (`vec_dot_type`, ggml-cpu/ggml-cpu.c) | CUDA |
-//! |---|---|---|
-//! | TQ1_0, TQ2_0 | a scale per 256 (Q8_K) | no kernel: these weights stay on the CPU |
-//! | Q2_K | a scale per 256 (Q8_K) | per 64 for many tokens (`MMQ_Q8_1_DS_LAYOUT_D2S6`, ggml-cuda/mmq.cuh, quantize.cu), per 32 for few (`quantize_q8_1`) |
-//! | Q2_0, Q4_0, Q8_0 | a scale per 32 (Q8_0) | per 32 |
-//! | F16 | f16 | f16 or not at all |
-//!
-//! Metal multiplies activations that are not rounded (ggml-metal.metal, `kernel_mul_mm`), which costs less than any of
-//! these; so do Vulkan's shaders where the device has no integer dots.
+//! The kernels that round activations as the backends of llama.cpp do that a file may be run on
+//! ([`crate::engine::backends`]). Metal does not round them, which costs less than any of these.
 
 use crate::kernels::ActivationScales;
 use crate::pack::Target;
@@ -53,6 +44,33 @@ impl Backend {
         match self {
             Backend::Cpu => ActivationScales::LlamaCpp,
             Backend::Cuda => ActivationScales::Per64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::backends;
+    use crate::pack::PACKABLE;
+
+    /// TQ1_0 and TQ2_0 stay on the CPU, whatever else is on a GPU; floats are not rounded to 8 bits.
+    #[test]
+    fn activations_are_rounded_as_by_llama_cpp() {
+        for (ours, theirs) in [
+            (Backend::Cpu, backends::Backend::Cpu),
+            (Backend::Cuda, backends::Backend::Cuda),
+        ] {
+            for ty in PACKABLE {
+                if let Some(of_many) = theirs.rounded(ty).and_then(|rounded| rounded.many) {
+                    assert_eq!(
+                        ours.scales().grouping(ty, 256).group(),
+                        of_many,
+                        "{ty} on {}",
+                        ours.name()
+                    );
+                }
+            }
         }
     }
 }

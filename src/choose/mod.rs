@@ -60,7 +60,7 @@ pub struct Request {
 pub struct Chosen {
     /// Tokens that the whole file was measured on.
     pub tokens: usize,
-    /// Tokens that each linear was measured on alone.
+    /// Tokens that each linear was measured on alone; 0 where none had a choice.
     pub tokens_of_parts: usize,
     /// All linears that had a choice, in the order of the file.
     pub linears: Vec<Linear>,

@@ -16,9 +16,10 @@ use super::{ChooseError, Progress, Tried};
 use crate::blueprint::{Linear, Part};
 use crate::engine::native::Layer;
 use crate::engine::text::Windows;
-use crate::kernels::{ActivationScales, memory};
+use crate::kernels::ActivationScales;
 use crate::metrics::Predictions;
 use crate::pack::Choice;
+use crate::system::available_memory;
 
 /// Multiplications that may be spent, as long as [`LEAST_TOKENS`] are measured: about a minute on two cores.
 const MULTIPLICATIONS: u64 = 3_000_000_000_000;
@@ -69,6 +70,9 @@ pub fn measure(
         .map(|choice| worth_trying(choice, scales))
         .collect();
     let changes = changes(model, &tried);
+    if changes.is_empty() {
+        return Ok(Parts { tried, tokens: 0 });
+    }
     let windows = windows(text, MULTIPLICATIONS / multiplications(model, &changes));
     let tokens: usize = windows.iter().map(|window| window.len()).sum();
     check_memory(model, changes.len(), tokens)?;
@@ -85,13 +89,11 @@ pub fn measure(
         work: &work,
         passes: Passes::new(model, text.window, 1),
     };
-    if !changes.is_empty() {
-        let states = sweep.layers()?;
-        let sums = sweep.head(&states)?;
-        for (states, sum) in states.iter().zip(sums) {
-            if let Some(Change { choice, index, .. }) = states.change {
-                *tried[choice][index].kld.get_or_insert(0.0) += sum / tokens as f64;
-            }
+    let states = sweep.layers()?;
+    let sums = sweep.head(&states)?;
+    for (states, sum) in states.iter().zip(sums) {
+        if let Some(Change { choice, index, .. }) = states.change {
+            *tried[choice][index].kld.get_or_insert(0.0) += sum / tokens as f64;
         }
     }
     Ok(Parts { tried, tokens })
@@ -173,7 +175,7 @@ fn check_memory(model: &Model, changes: usize, tokens: usize) -> Result<(), Choo
     let states = ((1 + changes) * tokens * dims.hidden * 4) as u64;
     let layer = weights_of_layer(model) * (4 + 4 + 4);
     let logits = (LOGITS * dims.vocab * 4 * (1 + rayon::current_num_threads())) as u64;
-    let (needed, available) = (states + layer + logits, memory::available());
+    let (needed, available) = (states + layer + logits, available_memory());
     let gigabytes = |bytes: u64| bytes as f64 / 1e9;
     match needed <= available {
         true => Ok(()),

@@ -1,9 +1,16 @@
-//! `--activations`: how our engine rounds them.
+//! Activations: `--activations`, how our engine rounds them, and what a block type brings on other engines.
+
+use std::collections::BTreeMap;
 
 use anyhow::bail;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use formats::block::BlockType;
+use schemars::JsonSchema;
+use serde::Serialize;
 
+use super::render;
+use crate::engine::backends::Backend;
 use crate::kernels::ActivationScales;
 
 #[derive(Args, Clone, Copy, Debug)]
@@ -42,4 +49,78 @@ impl ActivationsArgs {
             ),
         }
     }
+}
+
+/// How many activations share a scale on each backend of llama.cpp, for those of `types` that make it round them to 8
+/// bits anywhere; empty where there are none.
+pub(super) fn table(types: &[BlockType]) -> String {
+    let rows: Vec<_> = types.iter().copied().filter(rounds).map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let head = ["8-bit activations to a scale", "CPU", "CUDA", "Metal"];
+    format!("\n{}", render::table(&head, rows))
+}
+
+/// Whether any backend rounds activations to 8 bits for this type.
+fn rounds(ty: &BlockType) -> bool {
+    Backend::Cpu.rounded(*ty).is_some()
+}
+
+fn row(ty: BlockType) -> Vec<String> {
+    let backends = Backend::ALL.map(|backend| words(ty, backend));
+    std::iter::once(ty.to_string()).chain(backends).collect()
+}
+
+/// `256`, `32; for more than 8 tokens 64`, `not rounded`, `256 (left to the CPU)`.
+fn words(ty: BlockType, backend: Backend) -> String {
+    match backend.rounded(ty).map(|rounded| (rounded.few, rounded.many)) {
+        Some((Some(few), Some(many))) if few != many => format!("{few}; for more than 8 tokens {many}"),
+        Some((Some(few), _)) => few.to_string(),
+        Some((None, _)) => "not rounded".into(),
+        None => format!("{} (left to the CPU)", words(ty, Backend::Cpu)),
+    }
+}
+
+/// One line: `Q2_K 256, Q4_0 32 to a scale on CPUs; Q2_K 32, Q4_0 32 on CUDA`.
+pub(super) fn line(types: &[BlockType]) -> String {
+    let on = |backend: Backend| {
+        let rounded = types.iter().filter_map(|&ty| Some((ty, backend.rounded(ty)?.few?)));
+        let parts: Vec<_> = rounded.map(|(ty, few)| format!("{ty} {few}")).collect();
+        parts.join(", ")
+    };
+    match (on(Backend::Cpu), on(Backend::Cuda)) {
+        (cpu, _) if cpu.is_empty() => cpu,
+        (cpu, cuda) if cuda.is_empty() => format!("{cpu} to a scale on CPUs"),
+        (cpu, cuda) => format!("{cpu} to a scale on CPUs; {cuda} on CUDA"),
+    }
+}
+
+/// How llama.cpp rounds activations for a type: by backend, in lower case. null in the place of a backend: it leaves the
+/// type to the CPU.
+pub(super) type ActivationsReport = BTreeMap<String, Option<RoundedReport>>;
+
+/// How many activations share a scale. null in the place of a number: they are not rounded to 8 bits.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct RoundedReport {
+    few_tokens: Option<usize>,
+    /// Of more than 8.
+    many_tokens: Option<usize>,
+}
+
+/// The same for `--json`; `None` for a type that rounds nowhere.
+pub(super) fn report(ty: BlockType) -> Option<ActivationsReport> {
+    let backends = Backend::ALL.map(|backend| {
+        let rounded = backend.rounded(ty).map(|rounded| RoundedReport {
+            few_tokens: rounded.few,
+            many_tokens: rounded.many,
+        });
+        (backend.name().to_lowercase(), rounded)
+    });
+    rounds(&ty).then(|| backends.into_iter().collect())
+}
+
+/// The same of several types, by their names.
+pub(super) fn reports(types: impl IntoIterator<Item = BlockType>) -> BTreeMap<&'static str, Option<ActivationsReport>> {
+    types.into_iter().map(|ty| (ty.name(), report(ty))).collect()
 }

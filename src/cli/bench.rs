@@ -8,15 +8,18 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use formats::block::BlockType;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::activations::ActivationsArgs;
-use super::render;
+use super::json::{Document, print_json};
+use super::{lossy, render};
 use crate::bench::{Case, LoadFacts, Outcome, Rate, Seconds, SpeedFacts, Workload, measure, race};
 use crate::engine::EngineError;
 use crate::engine::threads_text;
 use crate::kernels::{Isa, Options};
 use crate::mapped::Model;
-use crate::witness::{Program, Witness, WitnessError};
+use crate::witness::{Witness, WitnessError};
 
 /// Measure speed, ours and llama.cpp's, in one run
 ///
@@ -68,7 +71,22 @@ pub struct BenchArgs {
     seconds: Duration,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+/// `tqconv bench --json`: of a model, or of single products.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct BenchReport {
+    /// The model, where one was measured.
+    path: Option<String>,
+    /// The model, once for each number of threads.
+    models: Vec<SpeedFacts>,
+    /// Single products.
+    products: Vec<Outcome>,
+}
+
+impl Document for BenchReport {
+    const SCHEMA: &'static str = "tqconv.bench/1";
 }
 
 /// A number of 1 to `most`.
@@ -100,17 +118,19 @@ fn block_type(text: &str) -> Result<BlockType, String> {
 ///
 /// # Errors
 /// The model cannot be read, or does not load.
-pub fn run(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
+pub(super) fn run(args: &BenchArgs, context: &super::Context) -> Result<ExitCode> {
     match &args.model {
-        Some(model) => bench_model(args, program, model),
-        None => bench_products(args, program),
+        Some(model) => bench_model(args, context, model),
+        None => bench_products(args, context),
     }
 }
 
-fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<ExitCode> {
+fn bench_model(args: &BenchArgs, context: &super::Context, model: &Path) -> Result<ExitCode> {
     let place = || model.display().to_string();
     let opened = Model::open(model)?;
     let file = opened.parse()?;
+    let bar = render::spinner(!context.quiet);
+    let progress = |doing: &str, share| render::show(&bar, doing, share);
     let mut outcomes = vec![];
     for &threads in &args.thread_counts {
         let workload = Workload {
@@ -121,37 +141,50 @@ fn bench_model(args: &BenchArgs, program: &Program, model: &Path) -> Result<Exit
             activations: args.rounding.activations,
             ..Workload::new(threads)
         };
-        let (facts, missing) = race(model, &file, program, workload, &|_| {}).with_context(place)?;
+        let (facts, missing) = race(model, &file, &context.witness, workload, &progress).with_context(place)?;
         if let Some(error) = missing.filter(|error| !is_not_built_in(error)) {
             return Err(error).with_context(place);
         }
         outcomes.push(facts);
     }
+    bar.finish_and_clear();
     if args.json {
-        return super::print_json(&serde_json::to_value(&outcomes)?);
+        return print_json(&BenchReport {
+            path: Some(lossy(model)),
+            models: outcomes,
+            products: vec![],
+        });
     }
-    let mut text: String = outcomes.iter().map(speed_text).collect();
-    if !program.has_llama() {
+    let mut text: String = outcomes
+        .iter()
+        .map(|speed| speed_text(speed, context.verbose))
+        .collect();
+    if !context.witness.has_llama() {
         text += &without_llama();
     }
     super::print(&text)
 }
 
-/// Both engines beside each other, what it took to load ours, and the ratio of the medians last.
-pub(super) fn speed_text(speed: &SpeedFacts) -> String {
+/// Both engines beside each other, what it took to load ours, and the ratio of the medians last. `verbose`: with the names
+/// of the kernels.
+pub(super) fn speed_text(speed: &SpeedFacts, verbose: bool) -> String {
     let mut text = format!(
-        "\nspeed with {}, medians of {} runs in turn (slowest to fastest): prefill of {} tokens, decode of {}; \
-         memory reads {:.1} GB/s\n",
+        "\nspeed with {}: prefill of {} tokens, decode of {}; memory reads {:.1} GB/s\n  medians of {} runs in turn \
+         (slowest to fastest), tokens a second\n",
         threads_text(speed.threads),
-        speed.runs,
         speed.prefill_tokens,
         speed.decode_tokens,
-        speed.bandwidth
+        speed.bandwidth,
+        speed.runs,
     );
-    let rate = |rate: Rate| format!("{:.1} tok/s ({:.1} to {:.1})", rate.median, rate.min, rate.max);
+    let rate = |rate: Rate| format!("{:.1} ({:.1} to {:.1})", rate.median, rate.min, rate.max);
     let rows = speed.engines.iter().map(|engine| {
+        let name = match verbose {
+            true => engine.name.to_string(),
+            false => engine.name.short.into(),
+        };
         vec![
-            format!("  {}", engine.name),
+            format!("  {name}"),
             rate(engine.prefill),
             rate(engine.decode),
             format!("{:.2} GB/s", engine.read_rate),
@@ -174,8 +207,8 @@ pub(super) fn speed_text(speed: &SpeedFacts) -> String {
 /// The first load may wait for the disk; the rate is of the second.
 fn load_text(load: &LoadFacts) -> String {
     format!(
-        "  our engine loads in {:.3} s with {} (the first time {:.3} s): {} of weights in the file at {:.2} GB/s, packed into \
-         {} of memory\n",
+        "  our engine loads in {:.3} s with {} (the first time {:.3} s):\n    {} of weights in the file at {:.2} GB/s, packed \
+         into {} of memory\n",
         load.seconds,
         threads_text(load.threads),
         load.first_seconds,
@@ -185,16 +218,18 @@ fn load_text(load: &LoadFacts) -> String {
     )
 }
 
-fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
+fn bench_products(args: &BenchArgs, context: &super::Context) -> Result<ExitCode> {
     let options = Options {
         isa: args.isa.unwrap_or(Isa::best()),
         activations: args.rounding.activations,
     };
-    let mut witness = match Witness::start(program) {
+    let mut witness = match Witness::start(&context.witness) {
         Ok(witness) => Some(witness),
         Err(WitnessError::NotBuiltIn) => None,
         Err(error) => return Err(error.into()),
     };
+    let bar = render::spinner(!context.quiet);
+    let all = args.types.len() * args.shapes.len() * args.tokens.len() * args.thread_counts.len();
     let mut outcomes = Vec::new();
     for &ty in &args.types {
         for &(rows, columns) in &args.shapes {
@@ -210,18 +245,25 @@ fn bench_products(args: &BenchArgs, program: &Program) -> Result<ExitCode> {
                         options,
                         time: args.seconds,
                     };
+                    let doing = format!("{ty}, {rows} x {columns}, {tokens} tokens");
+                    render::show(&bar, &doing, Some(outcomes.len() as f64 / all as f64));
                     outcomes.push(measure(&case, witness.as_mut()).map_err(|error| anyhow!(error))?);
                 }
             }
         }
     }
+    bar.finish_and_clear();
     if args.json {
-        return super::print_json(&serde_json::to_value(&outcomes)?);
+        return print_json(&BenchReport {
+            path: None,
+            models: vec![],
+            products: outcomes,
+        });
     }
     let ggml = witness.map_or_else(without_llama, |witness| {
         format!("{}: {}\n", witness.build(), witness.system())
     });
-    super::print(&(table(&outcomes) + &ggml))
+    super::print(&(table(&outcomes, context.verbose) + &ggml))
 }
 
 fn without_llama() -> String {
@@ -232,39 +274,41 @@ fn is_not_built_in(error: &EngineError) -> bool {
     matches!(error, EngineError::Witness(WitnessError::NotBuiltIn))
 }
 
-fn table(outcomes: &[Outcome]) -> String {
-    const HEAD: [&str; 12] = [
-        "type",
-        "rows x columns",
-        ">tokens",
-        ">threads",
-        ">ours us",
-        ">ggml us",
-        ">ratio",
-        ">GB/s",
-        ">of read",
-        ">GMAC/s",
-        ">of dots",
-        "kernel",
-    ];
+/// `verbose`: with the spread, the absolute figures and the names of the kernels.
+fn table(outcomes: &[Outcome], verbose: bool) -> String {
     let row = |o: &Outcome| {
-        let micro = |s: Seconds| format!("{:.1} ({:.1}..{:.1})", s.median * 1e6, s.p10 * 1e6, s.p90 * 1e6);
+        let micro = |s: Seconds| match verbose {
+            true => format!("{:.1} ({:.1}..{:.1})", s.median * 1e6, s.p10 * 1e6, s.p90 * 1e6),
+            false => format!("{:.1}", s.median * 1e6),
+        };
         let percent = |share: f64| format!("{:.0} %", share * 100.0);
         let none = || "-".to_string();
-        vec![
-            o.ty.clone(),
-            format!("{}x{}{}", o.rows, o.columns, if o.hot { " hot" } else { "" }),
-            o.tokens.to_string(),
-            o.threads.to_string(),
-            micro(o.ours),
-            o.ggml.map_or_else(none, micro),
-            o.ratio.map_or_else(none, |ratio| format!("{ratio:.2}x")),
-            format!("{:.1}", o.read),
-            percent(o.read / o.machine_read),
-            format!("{:.0}", o.macs),
-            o.machine_macs.map_or_else(none, |peak| percent(o.macs / peak)),
-            o.kernel.clone(),
-        ]
+        let brief = [
+            ("type", o.ty.clone()),
+            (
+                "shape",
+                format!("{}x{}{}", o.rows, o.columns, if o.hot { " hot" } else { "" }),
+            ),
+            (">tokens", o.tokens.to_string()),
+            (">threads", o.threads.to_string()),
+            (">ours us", micro(o.ours)),
+            (">ggml us", o.ggml.map_or_else(none, micro)),
+            (">ratio", o.ratio.map_or_else(none, |ratio| format!("{ratio:.2}x"))),
+            (">of read", percent(o.read / o.machine_read)),
+            (
+                ">of dots",
+                o.machine_macs.map_or_else(none, |peak| percent(o.macs / peak)),
+            ),
+        ];
+        let more = [
+            (">GB/s", format!("{:.1}", o.read)),
+            (">GMAC/s", format!("{:.0}", o.macs)),
+            ("kernel", o.kernel.clone()),
+        ];
+        let shown = if verbose { more.len() } else { 0 };
+        brief.into_iter().chain(more.into_iter().take(shown)).unzip()
     };
-    render::table(&HEAD, outcomes.iter().map(row).collect())
+    let rows: Vec<(Vec<&str>, Vec<String>)> = outcomes.iter().map(row).collect();
+    let head = rows.first().map_or(vec![], |(head, _)| head.clone());
+    render::table(&head, rows.into_iter().map(|(_, cells)| cells).collect())
 }

@@ -6,15 +6,18 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use formats::gguf::File;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::checkpoint::CheckpointArgs;
+use super::json::{Document, print_json};
 use super::pack::parse_nmse;
 use super::text::shown;
-use super::{Context, lossy, print, print_json, render};
+use super::{Context, lossy, print, render};
 use crate::mapped::Model;
 use crate::model::Checkpoint;
 use crate::model::tokenizer::{Tokenizer, TokenizerFiles};
-use crate::verify::{Difference, Differences, Side, diff};
+use crate::verify::{Differences, KeyDifference, KeyValue, Side, Stored, TensorDifference, diff};
 
 /// Show how two GGUF files differ, or a GGUF file and a checkpoint
 ///
@@ -38,7 +41,7 @@ pub struct DiffArgs {
     max_nmse: f64,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) fn run(args: &DiffArgs, context: Context) -> anyhow::Result<ExitCode> {
@@ -55,7 +58,12 @@ pub(super) fn run(args: &DiffArgs, context: Context) -> anyhow::Result<ExitCode>
     bar.finish_and_clear();
     found.allow(args.max_nmse);
     if args.json {
-        print_json(&serde_json::to_value(&found)?)?;
+        print_json(&DiffReport {
+            path_a: lossy(&args.a),
+            path_b: lossy(&args.b),
+            equal: found.is_empty(),
+            differences: &found,
+        })?;
     } else {
         print(&text(&args.a, &args.b, &found))?;
     }
@@ -64,6 +72,21 @@ pub(super) fn run(args: &DiffArgs, context: Context) -> anyhow::Result<ExitCode>
     } else {
         ExitCode::from(1)
     })
+}
+
+/// `tqconv diff --json`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct DiffReport<'a> {
+    path_a: String,
+    path_b: String,
+    /// Whether nothing differs, but for what `--max-nmse` allows.
+    equal: bool,
+    #[serde(flatten)]
+    differences: &'a Differences,
+}
+
+impl Document for DiffReport<'_> {
+    const SCHEMA: &'static str = "tqconv.diff/1";
 }
 
 /// What a path names.
@@ -118,14 +141,15 @@ fn text(a: &Path, b: &Path, found: &Differences) -> String {
         found.keys.len(),
         found.tensors.len()
     );
-    let cell = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
     if !found.keys.is_empty() {
-        let row = |key: &Difference| vec![format!("  {}", key.name), cell(&key.a), cell(&key.b)];
+        let cell = |value: &Option<KeyValue>| value.as_ref().map_or("-".into(), key_text);
+        let row = |key: &KeyDifference| vec![format!("  {}", key.name), cell(&key.a), cell(&key.b)];
         let rows = found.keys.iter().map(row).collect();
         text += &format!("\n{}", render::table(&["  key", "A", "B"], rows));
     }
     if !found.tensors.is_empty() {
-        let row = |tensor: &Difference| {
+        let cell = |stored: &Option<Stored>| stored.as_ref().map_or("-".into(), stored_text);
+        let row = |tensor: &TensorDifference| {
             let first = tensor.first.map(|place| {
                 format!(
                     "row {} column {}: {:e}, {:e}",
@@ -145,4 +169,27 @@ fn text(a: &Path, b: &Path, found: &Differences) -> String {
         text += &format!("\n{}", render::table(&head, rows));
     }
     text
+}
+
+/// A value of a key, a long one cut short.
+fn key_text(value: &KeyValue) -> String {
+    const SHOWN: usize = 60;
+    let text = value.value.as_ref().map(ToString::to_string);
+    let Some(length) = value.length else {
+        let text = text.unwrap_or_default();
+        return match text.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}... ({})", &text[..end], value.ty),
+            None => format!("{text} ({})", value.ty),
+        };
+    };
+    match (value.index, text) {
+        (Some(index), Some(text)) => format!("list of {length}, at {index} {text}"),
+        _ => format!("list of {length}"),
+    }
+}
+
+/// `Q2_K 512 x 256`
+fn stored_text(stored: &Stored) -> String {
+    let shape: Vec<_> = stored.shape.iter().map(u64::to_string).collect();
+    format!("{} {}", stored.ty.unwrap_or("formula"), shape.join(" x "))
 }

@@ -15,6 +15,7 @@ use crate::engine::native::{Native, Settings};
 use crate::engine::oracle::{Oracle, Precision, Rows, Weights};
 use crate::engine::text::TextOptions;
 use crate::engine::{Engine, EngineError};
+use crate::kernels::ActivationScales;
 use crate::metrics;
 use crate::model::tokenizer::{self, TokenizerFiles};
 use crate::model::{Checkpoint, Source, TrainingOverrides};
@@ -83,6 +84,7 @@ fn options() -> Options {
         drop_biases: false,
         name: None,
         organization: None,
+        card: Default::default(),
         metadata: vec![("made-up.context_length".into(), "64".into())],
         hash: false,
         split_max_size: None,
@@ -244,6 +246,7 @@ fn proof(path: &Path, checkpoint: Checkpoint) -> impl Fn() -> verify::Report {
         max_nmse: 0.0,
         metadata: vec![],
         max_kld: None,
+        activations: ActivationScales::LlamaCpp,
         text: TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,

@@ -2,9 +2,12 @@
 
 mod activations;
 mod bench;
+mod card;
 mod checkpoint;
 mod diff;
+mod evidence;
 mod inspect;
+mod json;
 #[cfg(test)]
 mod made_up;
 #[cfg(test)]
@@ -28,13 +31,10 @@ use std::time::Duration;
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
-use rustix::io::Errno;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::Signals;
 
 use crate::output;
 use crate::pack::PackError;
-
+use crate::system;
 use crate::witness::{self, Program};
 
 /// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
@@ -47,19 +47,23 @@ pub struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Say nothing but results and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "General")]
     quiet: bool,
+    /// Say more: every check, the names of kernels
+    #[arg(short, long, global = true, help_heading = "General", conflicts_with = "quiet")]
+    verbose: bool,
     /// When to paint results: auto paints on a terminal, as NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM allow
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    #[arg(long, global = true, help_heading = "General", value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     color: Color,
     /// Threads to work with [default: all processors]
-    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    #[arg(long, global = true, help_heading = "General", value_name = "N", value_parser = threads)]
     threads: Option<usize>,
     /// The llama.cpp to verify and to compare with, in place of the one that is linked in: libllama, or the folder that
     /// holds it with its ggml libraries
     #[arg(
         long,
         global = true,
+        help_heading = "General",
         env = "TQCONV_LLAMA",
         hide_env_values = true,
         value_name = "PATH"
@@ -104,17 +108,30 @@ Exit codes: 0 done or agrees, 1 disagrees, 2 could not (bad input or bad request
 enum Command {
     Pack(Box<pack::PackArgs>),
     Verify(Box<verify::VerifyArgs>),
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Inspect(inspect::InspectArgs),
     Diff(Box<diff::DiffArgs>),
     Bench(bench::BenchArgs),
     /// Print the completion script of a shell
-    ///
-    /// For example: tqconv completions bash > ~/.local/share/bash-completion/completions/tqconv
+    #[command(after_help = "\
+Examples:
+  tqconv completions bash > ~/.local/share/bash-completion/completions/tqconv
+  tqconv completions fish > ~/.config/fish/completions/tqconv.fish")]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Write a man page of each command into a folder
+    #[command(after_help = "\
+Examples:
+  tqconv man ~/.local/share/man/man1     then: man tqconv-pack")]
+    Man {
+        /// The folder, which must be there
+        folder: PathBuf,
+    },
+    /// Be the process that applies a chat template
+    #[command(name = run::TEMPLATE, hide = true)]
+    Template,
     /// Be the process that runs llama.cpp
     #[command(name = witness::SUBCOMMAND, hide = true)]
     Witness {
@@ -134,15 +151,35 @@ fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+impl Command {
+    /// Whether results are wanted as JSON.
+    fn json(&self) -> bool {
+        match self {
+            Self::Pack(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::Run(args) => args.json,
+            Self::Inspect(args) => args.json,
+            Self::Diff(args) => args.json,
+            Self::Bench(args) => args.json,
+            Self::Completions { .. } | Self::Man { .. } | Self::Template | Self::Witness { .. } => false,
+        }
+    }
+}
+
 /// What every command needs to know of how it was called.
 struct Context {
     /// Whether only results and errors are wanted.
     quiet: bool,
+    /// Whether more than the usual is wanted.
+    verbose: bool,
     /// Whether results are painted.
     colour: bool,
     /// The program whose child is llama.cpp.
     witness: Program,
 }
+
+/// What a process ends with whose command line makes no sense.
+const USAGE: u8 = 2;
 
 /// What a process that was interrupted ends with.
 const INTERRUPTED: u8 = 130;
@@ -158,31 +195,14 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 /// Set when the user interrupts. A second time ends the process at once; what was not finished is removed all the same.
 fn stop_signal() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let mut signals = Signals::new(heeded_signals())?;
     let asked = stop.clone();
-    let wait = move || {
-        for _ in signals.forever() {
-            if asked.swap(true, Ordering::Relaxed) {
-                output::remove_unfinished();
-                std::process::exit(INTERRUPTED.into());
-            }
+    system::on_interrupt(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            output::remove_unfinished();
+            std::process::exit(INTERRUPTED.into());
         }
-    };
-    std::thread::Builder::new().spawn(wait)?;
+    })?;
     Ok(stop)
-}
-
-/// The signals that ask to end, without those that this process was started to ignore (`nohup`).
-fn heeded_signals() -> Vec<i32> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
-    [SIGINT, SIGTERM, SIGHUP]
-        .into_iter()
-        .filter(|signal| ignored >> (signal - 1) & 1 == 0)
-        .collect()
 }
 
 /// Start all threads, so that a lack of them is an error and no panic later.
@@ -195,6 +215,51 @@ fn start_threads(threads: Option<usize>) -> anyhow::Result<()> {
         Err(error) if error.source().is_some() => Err(error).context("the threads cannot be started"),
         _ => Ok(()),
     }
+}
+
+/// Parse the command line, run the command, and tell what kept it from being done.
+pub fn main() -> ExitCode {
+    let (json, done) = match Cli::try_parse() {
+        Ok(cli) => (cli.command.json(), run(cli)),
+        // Help and versions, too.
+        Err(error) if !error.use_stderr() => error.exit(),
+        Err(error) => {
+            let _ = error.print();
+            if std::env::args_os().any(|word| word == "--json") {
+                tell_json(error.to_string().lines().next().unwrap_or_default().into(), USAGE);
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    done.unwrap_or_else(|error| {
+        let (message, exit_code) = (message(&error), exit_code(&error));
+        // Nobody may be listening, or the disk behind stderr be full.
+        let _ = writeln!(io::stderr(), "error: {message}");
+        if json {
+            tell_json(message, exit_code);
+        }
+        ExitCode::from(exit_code)
+    })
+}
+
+/// An error on stdout. Where that cannot be written, stderr has it all the same.
+fn tell_json(message: String, exit_code: u8) {
+    let _ = json::print_json(&json::ErrorReport { message, exit_code });
+}
+
+/// The JSON schema of each document that `--json` prints, and its name: `tqconv.pack/1`.
+pub fn schemas() -> Vec<(&'static str, serde_json::Value)> {
+    vec![
+        json::schema::<pack::PackReport>(),
+        json::schema::<pack::Manifest>(),
+        json::schema::<crate::verify::Report>(),
+        json::schema::<verify::Verification<'_>>(),
+        json::schema::<inspect::InspectReport>(),
+        json::schema::<diff::DiffReport<'_>>(),
+        json::schema::<run::RunReport>(),
+        json::schema::<bench::BenchReport>(),
+        json::schema::<json::ErrorReport>(),
+    ]
 }
 
 /// Run the command that `cli` holds.
@@ -211,12 +276,15 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let context = Context {
         quiet: cli.quiet,
+        verbose: cli.verbose,
         colour: cli.color.paints(),
         witness,
     };
-    // With a handler a write beyond the limit of file sizes is an error (EFBIG).
-    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
-    if !matches!(cli.command, Command::Completions { .. }) {
+    system::survive_size_limit()?;
+    if !matches!(
+        cli.command,
+        Command::Completions { .. } | Command::Man { .. } | Command::Template
+    ) {
         start_threads(cli.threads)?;
     }
     match cli.command {
@@ -225,12 +293,17 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args, &context),
         Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args, context),
-        Command::Bench(args) => bench::run(&args, &context.witness),
+        Command::Bench(args) => bench::run(&args, &context),
         Command::Completions { shell } => {
             let mut script = vec![];
             clap_complete::generate(shell, &mut Cli::command(), "tqconv", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
+        Command::Man { folder } => {
+            clap_mangen::generate_to(Cli::command(), &folder).with_context(|| folder.display().to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Template => Ok(run::serve_template()),
         Command::Witness { library } => Ok(witness::serve(library.as_deref())),
     }
 }
@@ -249,7 +322,7 @@ pub fn message(error: &anyhow::Error) -> String {
         }
     }
     let io_error = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-    if let Some(hint) = io_error.and_then(limit_hint) {
+    if let Some(hint) = io_error.and_then(system::limit_hint) {
         line += &format!("; {hint}");
     }
     if let Some((end, _)) = line.char_indices().nth(LONGEST_MESSAGE) {
@@ -257,18 +330,6 @@ pub fn message(error: &anyhow::Error) -> String {
         line += "...";
     }
     text::shown(line.trim())
-}
-
-/// What to raise where the machine lacks something, for people who do not know the system's words for it.
-fn limit_hint(error: &io::Error) -> Option<&'static str> {
-    match Errno::from_io_error(error)? {
-        Errno::MFILE | Errno::NFILE => Some("raise the limit of open files with `ulimit -n`"),
-        Errno::FBIG => Some("raise the limit of a file's size with `ulimit -f`, or name another folder"),
-        Errno::AGAIN => Some("raise the limit of processes and threads with `ulimit -u`, or pass a smaller --threads"),
-        Errno::NOMEM => Some("make memory free, or raise its limit with `ulimit -v`"),
-        Errno::NOSPC | Errno::DQUOT => Some("make room on the disk"),
-        _ => None,
-    }
 }
 
 /// A path as text: what is not UTF-8 in it is replaced.
@@ -279,11 +340,6 @@ fn lossy(path: &Path) -> String {
 /// Write `text` to stdout; a closed pipe (EPIPE) is not an error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     write_out(&text::report(text))
-}
-
-/// Write a value to stdout as JSON.
-fn print_json(value: &serde_json::Value) -> anyhow::Result<ExitCode> {
-    write_out(&format!("{}\n", text::shown_json(&format!("{value:#}"))))
 }
 
 fn write_out(text: &str) -> anyhow::Result<ExitCode> {

@@ -1,9 +1,11 @@
 //! How numbers, tables and progress look: every number with its unit.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use console::{Alignment, Term, measure_text_width, pad_str};
+use formats::block::BlockType;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::text::shown;
@@ -30,6 +32,12 @@ pub fn count(n: u64) -> String {
         .map(|group| std::str::from_utf8(group).unwrap_or_default())
         .collect();
     groups.join(" ")
+}
+
+/// How many things are of each type: `26 x Q2_K, 2 x Q4_0`.
+pub fn counts(counts: &BTreeMap<BlockType, usize>) -> String {
+    let counts: Vec<_> = counts.iter().map(|(ty, count)| format!("{count} x {ty}")).collect();
+    counts.join(", ")
 }
 
 /// An error or another small number: `5.2e-5`, or `0` where there is none.

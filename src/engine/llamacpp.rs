@@ -176,8 +176,13 @@ impl Engine for Session<'_> {
             "F16 cache"
         };
         let witness = self.model.witness();
-        let (build, threads) = (witness.build(), super::threads_text(self.settings.threads));
-        EngineName::new("llama.cpp", format!("ggml {}, {threads}, {cache}", build.ggml))
+        EngineName {
+            short: "llama.cpp",
+            ggml: Some(witness.build().ggml.clone()),
+            threads: Some(self.settings.threads),
+            precision: Some(cache),
+            ..EngineName::default()
+        }
     }
 
     fn vocab(&self) -> usize {

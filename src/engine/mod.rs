@@ -2,6 +2,7 @@
 //! against the others: the oracle (f64, from the latent checkpoint), the native engine (packed weights, our kernels)
 //! and llama.cpp.
 
+pub mod backends;
 pub mod file;
 pub mod hyper;
 pub mod llamacpp;
@@ -14,7 +15,8 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use formats::block::BlockType;
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::witness::WitnessError;
 
@@ -33,34 +35,40 @@ pub trait Engine {
     fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, EngineError>;
 }
 
-/// What reports call an engine: `native (x86_64-tq2_0-avx512vnni, 2 threads)`. In JSON as a text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What reports call an engine, and what decides its speed or its figures: `native (x86_64-tq2_0-avx512vnni, 2 threads)`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct EngineName {
-    /// `native`
+    /// `native`, `llama.cpp`, `oracle` or `file`.
+    #[serde(rename = "name")]
     pub short: &'static str,
-    /// What decides its speed or its figures.
-    pub details: String,
+    /// The version of the ggml that computes.
+    pub ggml: Option<String>,
+    /// Our kernel and layout.
+    pub kernel: Option<String>,
+    /// Where they are not all of the machine.
+    pub threads: Option<usize>,
+    /// What is rounded, or is not: `f64`, `F16 cache`.
+    pub precision: Option<&'static str>,
 }
 
 impl EngineName {
-    /// A name with its details.
-    pub fn new(short: &'static str, details: impl Into<String>) -> Self {
+    /// A name, and what it computes in.
+    pub fn of_precision(short: &'static str, precision: &'static str) -> Self {
         Self {
             short,
-            details: details.into(),
+            precision: Some(precision),
+            ..Self::default()
         }
     }
 }
 
 impl fmt::Display for EngineName {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} ({})", self.short, self.details)
-    }
-}
-
-impl Serialize for EngineName {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let ggml = self.ggml.as_ref().map(|version| format!("ggml {version}"));
+        let precision = self.precision.map(String::from);
+        let details = [ggml, self.kernel.clone(), self.threads.map(threads_text), precision];
+        let details: Vec<_> = details.into_iter().flatten().collect();
+        write!(f, "{} ({})", self.short, details.join(", "))
     }
 }
 

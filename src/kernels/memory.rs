@@ -4,7 +4,6 @@
 //! reads about half as fast as with 2 MiB pages (16 against 30 GB/s on a Zen 4).
 
 use memmap2::MmapMut;
-use rustix::process::{Resource, getrlimit};
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -52,16 +51,4 @@ impl std::ops::DerefMut for Region {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.map[self.start..self.start + self.length]
     }
-}
-
-/// Bytes that a process can still get here: what its limits and the system leave.
-pub(crate) fn available() -> u64 {
-    let limits = [Resource::As, Resource::Data].map(|resource| getrlimit(resource).current);
-    let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-        Some(kib << 10)
-    });
-    let known = limits.into_iter().chain([system]).flatten();
-    known.min().unwrap_or(u64::MAX)
 }

@@ -5,13 +5,12 @@ mod model;
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
 use memmap2::Mmap;
 
-use crate::files;
+use crate::{files, system};
 
 pub use model::{Model, OpenError, Part};
 
@@ -64,7 +63,7 @@ impl Mapped {
     /// # Errors
     /// The bytes cannot be read.
     pub fn read_at(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, start)
+        system::read_exact_at(&self.file, out, start)
     }
 
     /// Whether the file has its length and time of writing still.

@@ -8,6 +8,7 @@ use formats::safetensors::{Dtype, Tensor};
 use serde_json::Value;
 
 use super::ModelError;
+use super::card::CARD;
 use super::config::{Config, ConfigFile};
 use super::error::list;
 use super::families::is_linear;
@@ -71,6 +72,7 @@ impl Checkpoint {
             false => folder_of(&source.tokenizer),
         };
         files.extend(parts_in(folder_of(&source.weights)));
+        files.push(folder_of(&source.weights).join(CARD));
         files.extend(parts_in(tokenizer));
         files
     }

@@ -1,5 +1,6 @@
 //! A Hugging Face directory: what its config.json says, its tensors, and its tokenizer as GGUF has it.
 
+pub mod card;
 mod checkpoint;
 mod config;
 mod error;
@@ -22,7 +23,7 @@ pub use gguf::{Gguf, is_gguf};
 pub use schemes::MadeUp;
 pub use schemes::{
     BitNet, CLIP, Clipped, Direction, Floats, Granularity, LAMBADA, Lambda, Packed, QUAD, Scheme, Sherry, Tequila,
-    Trained, TrainingOverrides, Twn, WEIGHT_SCALE,
+    Trained, TrainingFacts, TrainingOverrides, Twn, WEIGHT_SCALE,
 };
 pub use source::Source;
 pub use tensors::{Blocks, Stored, Tensors};

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::ModelError;
+use super::card::Card;
 use crate::files::folder_of;
 use crate::mapped::Mapped;
 
@@ -59,6 +60,20 @@ impl Source {
     /// The owner of its repository in Hugging Face's cache.
     pub fn organization(&self) -> Option<String> {
         repository(&self.folder()?)?.0
+    }
+
+    /// `OWNER/NAME` of its repository in Hugging Face's cache.
+    pub fn repository(&self) -> Option<String> {
+        let (owner, name) = repository(&self.folder()?)?;
+        Some(format!("{}/{name}", owner?))
+    }
+
+    /// What its own card says.
+    ///
+    /// # Errors
+    /// A card that cannot be read, for a note: nothing of the model depends on it.
+    pub fn card(&self) -> Result<Card, String> {
+        Card::read(folder_of(&self.weights))
     }
 
     /// The folder of the weights. They themselves can be links to somewhere else, as in Hugging Face's cache.
@@ -157,6 +172,7 @@ mod tests {
         assert!(error.starts_with("Cargo.toml: no config.json"), "{error}");
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_snapshot_is_called_as_its_repository() {
         let folder = tempfile::tempdir().unwrap();

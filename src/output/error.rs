@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::system::MAKE_FOLDER;
+
 /// An output that cannot be written: whatever was there before is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -41,7 +43,7 @@ pub enum OutputError {
         path: PathBuf,
     },
     /// Its folder is not there.
-    #[error("{}: no such folder; create it with `mkdir -p {}`, or name another output", path.display(), path.display())]
+    #[error("{}: no such folder; create it with `{} {}`, or name another output", path.display(), MAKE_FOLDER, path.display())]
     NoFolder {
         /// The folder.
         path: PathBuf,

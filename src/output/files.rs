@@ -1,17 +1,14 @@
 //! The files of one output: made together, finished together.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use rustix::fs::statvfs;
-use rustix::io::Errno;
-
 use super::partial::{Partial, unfinished};
-use super::{Inputs, OutputError, beside, check, retry, sync, sync_folder};
+use super::{Inputs, OutputError, beside, check};
 use crate::files::folder_of;
+use crate::system::{free_space, reserve, sync_folder, write_all_at};
 
 /// Time between two requests to the disk to take what was written.
 const SYNC_INTERVAL: Duration = Duration::from_millis(100);
@@ -28,7 +25,7 @@ impl Files {
         let check_all = || files.iter().try_for_each(|(path, _)| check(path, replace, inputs));
         check_all()?;
         let folder = files.first().map_or(Path::new("."), |(path, _)| folder_of(path));
-        let free = free_bytes(folder);
+        let free = free_space(folder);
         let mut made = Self(vec![]);
         for (path, _) in files {
             made.0.push(Partial::create(path.clone())?);
@@ -37,13 +34,13 @@ impl Files {
             check_all()?;
         }
         for (partial, (_, size)) in made.0.iter().zip(files) {
-            partial.reserve(*size).map_err(|source| match source {
-                Errno::NOSPC | Errno::DQUOT => OutputError::NoSpace {
+            reserve(&partial.file, *size).map_err(|source| match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OutputError::NoSpace {
                     path: folder.into(),
                     needed: files.iter().map(|(_, size)| size).sum(),
                     free,
                 },
-                source => partial.failed(source.into()),
+                _ => partial.failed(source),
             })?;
         }
         Ok(made)
@@ -55,10 +52,7 @@ impl Files {
     /// They cannot be written.
     pub fn put(&self, file: usize, bytes: &[u8], at: u64) -> Result<(), OutputError> {
         let partial = &self.0[file];
-        partial
-            .file
-            .write_all_at(bytes, at)
-            .map_err(|source| partial.failed(source))
+        write_all_at(&partial.file, bytes, at).map_err(|source| partial.failed(source))
     }
 
     /// Do `work`, which writes, while the disk is told again and again to take what was written: little is then left to
@@ -74,7 +68,7 @@ impl Files {
         let sync_all = move || {
             while finished.recv_timeout(SYNC_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 for partial in &self.0 {
-                    retry(|| rustix::fs::fdatasync(&partial.file)).map_err(|source| partial.failed(source.into()))?;
+                    partial.file.sync_data().map_err(|source| partial.failed(source))?;
                 }
             }
             Ok::<(), OutputError>(())
@@ -97,7 +91,7 @@ impl Files {
     /// The disk fails, or a file cannot get its name.
     pub fn finish(mut self) -> Result<(), OutputError> {
         for partial in &self.0 {
-            sync(&partial.file).map_err(|source| partial.failed(source))?;
+            partial.file.sync_all().map_err(|source| partial.failed(source))?;
         }
         let Some(first) = self.0.first().map(|partial| partial.output.clone()) else {
             return Ok(());
@@ -112,12 +106,6 @@ impl Files {
             source,
         })
     }
-}
-
-/// Bytes that may be written to the file system of `folder`, where it says.
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let found = statvfs(folder).ok()?;
-    Some(found.f_bavail * found.f_frsize)
 }
 
 /// Where the old file of this name is kept until all new ones have their names.

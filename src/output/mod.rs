@@ -5,39 +5,14 @@ mod error;
 mod files;
 mod partial;
 
-use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
 use crate::files::folder_of;
+use crate::system::FileId;
 
 pub use error::OutputError;
 pub use files::Files;
 pub use partial::remove_unfinished;
-
-/// Which file a path leads to, through links and under any of its names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    fn of(metadata: &std::fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        }
-    }
-
-    /// `None` where there is no such file.
-    fn at(path: &Path) -> Option<Self> {
-        Some(Self::of(&std::fs::metadata(path).ok()?))
-    }
-}
 
 /// The files that are read, which no output may replace.
 #[derive(Clone, Debug, Default)]
@@ -46,8 +21,14 @@ pub struct Inputs(Vec<FileId>);
 impl Inputs {
     /// The files that `paths` lead to.
     pub fn new<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Self {
-        let ids = paths.into_iter().filter_map(|path| FileId::at(path.as_ref()));
+        let ids = paths.into_iter().filter_map(|path| FileId::at(path.as_ref()).ok());
         Self(ids.collect())
+    }
+
+    /// These, and those that `paths` lead to.
+    pub fn and<P: AsRef<Path>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.0.extend(Self::new(paths).0);
+        self
     }
 }
 
@@ -57,7 +38,7 @@ impl Inputs {
 /// It is there and `replace` is false, it is one of `inputs`, it is not a file, or its folder is missing or read-only.
 pub fn check(output: &Path, replace: bool, inputs: &Inputs) -> Result<(), OutputError> {
     let path = || output.to_owned();
-    if output.as_os_str().as_bytes().iter().any(u8::is_ascii_control) {
+    if output.as_os_str().as_encoded_bytes().iter().any(u8::is_ascii_control) {
         return Err(OutputError::Name { path: path() });
     }
     if output == Path::new("-") {
@@ -77,7 +58,8 @@ pub fn check(output: &Path, replace: bool, inputs: &Inputs) -> Result<(), Output
             let found = "a device or a pipe";
             return Err(OutputError::NoFile { path: path(), found });
         }
-        if inputs.0.contains(&FileId::of(&metadata)) {
+        let id = FileId::at(output).map_err(|source| OutputError::Io { path: path(), source })?;
+        if inputs.0.contains(&id) {
             return Err(OutputError::SameFile { path: path() });
         }
         if !replace {
@@ -99,49 +81,9 @@ pub fn check(output: &Path, replace: bool, inputs: &Inputs) -> Result<(), Output
 /// # Errors
 /// It cannot be written; what was there before is as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    let failed = |source| OutputError::Io {
-        path: path.into(),
-        source,
-    };
-    let folder = folder_of(path);
-    let mut file = tempfile::Builder::new()
-        .prefix(".tqconv-")
-        .permissions(std::fs::Permissions::from_mode(0o666)) // less the umask, as for any new file
-        .tempfile_in(folder)
-        .map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    sync(file.as_file()).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    sync_folder(folder).map_err(failed)
-}
-
-/// How often a call is made again that a signal has interrupted.
-const ATTEMPTS: u32 = 100;
-
-/// Do `call` until no signal interrupts it, for so long as that makes sense.
-fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    for _ in 1..ATTEMPTS {
-        match call() {
-            Err(Errno::INTR) => {}
-            done => return done,
-        }
-    }
-    call()
-}
-
-/// Wait until the disk has the file.
-fn sync(file: &std::fs::File) -> io::Result<()> {
-    Ok(retry(|| rustix::fs::fsync(file))?)
-}
-
-/// Wait until the disk has the names in `folder`: a power cut could undo a rename otherwise.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    let opened = std::fs::File::open(folder)?;
-    match retry(|| rustix::fs::fsync(&opened)) {
-        // Not every file system can sync a folder; a folder that may be written and not read is no fault either.
-        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::BADF) => Ok(()),
-        synced => Ok(synced?),
-    }
+    let files = Files::create(&[(path.into(), bytes.len() as u64)], true, &Inputs::default())?;
+    files.put(0, bytes, 0)?;
+    files.finish()
 }
 
 /// The name of `path` with `ending` after it.
@@ -154,22 +96,10 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_call_that_is_interrupted_for_ever_ends() {
-        let mut calls = 0;
-        let interrupted = retry(|| {
-            calls += 1;
-            Err::<(), _>(Errno::INTR)
-        });
-        assert_eq!((interrupted, calls), (Err(Errno::INTR), ATTEMPTS));
-        let mut calls = 0;
-        let done = retry(|| {
-            calls += 1;
-            if calls < 3 { Err(Errno::INTR) } else { Ok(calls) }
-        });
-        assert_eq!(done, Ok(3));
-    }
+    #[cfg(windows)] // where an administrator alone may make others
+    use std::fs::hard_link as symlink;
+    #[cfg(unix)]
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn an_input_is_known_under_each_of_its_names() {
@@ -177,7 +107,7 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("input"), "x").unwrap();
         std::fs::hard_link(path("input"), path("hard")).unwrap();
-        std::os::unix::fs::symlink(path("input"), path("soft")).unwrap();
+        symlink(path("input"), path("soft")).unwrap();
         std::fs::write(path("other"), "x").unwrap();
         for read in ["input", "hard", "soft"] {
             let inputs = Inputs::new([path(read)]);
@@ -195,7 +125,7 @@ mod tests {
         let folder = tempfile::TempDir::new().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("target"), "kept").unwrap();
-        std::os::unix::fs::symlink(path("target"), path("link")).unwrap();
+        symlink(path("target"), path("link")).unwrap();
         write(&path("link"), b"new").unwrap();
         assert_eq!(std::fs::read(path("target")).unwrap(), b"kept");
         assert_eq!(std::fs::read(path("link")).unwrap(), b"new");

@@ -3,16 +3,16 @@
 //! A process that was killed leaves it behind; the next one that writes the same output takes it and starts over. What is
 //! no such leftover is left alone.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
-use rustix::io::Errno;
+use super::{OutputError, beside};
+use crate::system::{FileId, links, open_own};
 
-use super::{ATTEMPTS, FileId, OutputError, beside, retry};
+/// How often a file is opened again that another process has finished meanwhile.
+const ATTEMPTS: u32 = 100;
 
 /// The temporary files of this process.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(vec![]);
@@ -44,13 +44,13 @@ impl Partial {
     /// Make and lock it.
     pub fn create(output: PathBuf) -> Result<Self, OutputError> {
         let path = beside(&output, ".tqconv.partial");
-        let before = FileId::at(&output);
+        let before = FileId::at(&output).ok();
         for _ in 0..ATTEMPTS {
             let file = open(&path)?;
             if let Some(partial) = Self::claim(&path, &output, file)? {
                 return Ok(partial);
             }
-            if FileId::at(&output) != before {
+            if FileId::at(&output).ok() != before {
                 return Err(OutputError::Busy { path: output });
             }
         }
@@ -65,16 +65,16 @@ impl Partial {
             path: path.clone(),
             source,
         };
-        match retry(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
-            Err(Errno::WOULDBLOCK) => return Err(OutputError::Busy { path }),
-            locked => locked.map_err(|source| failed(source.into()))?,
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(OutputError::Busy { path }),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Ok(()) => {}
         }
-        let metadata = file.metadata().map_err(failed)?;
-        if FileId::at(&path) != Some(FileId::of(&metadata)) {
+        if FileId::at(&path).ok() != Some(FileId::of(&file).map_err(failed)?) {
             return Ok(None);
         }
         // A second name of the file is nobody's leftover.
-        if !metadata.is_file() || metadata.nlink() != 1 {
+        if !file.metadata().map_err(failed)?.is_file() || links(&file).map_err(failed)? != 1 {
             return Err(OutputError::Foreign { path });
         }
         unfinished().push(path.clone());
@@ -87,15 +87,6 @@ impl Partial {
         match partial.file.set_len(0) {
             Ok(()) => Ok(Some(partial)),
             Err(source) => Err(partial.failed(source)),
-        }
-    }
-
-    /// Give the file its length, and blocks of the disk for all of it.
-    pub fn reserve(&self, size: u64) -> Result<(), Errno> {
-        match retry(|| fallocate(&self.file, FallocateFlags::empty(), 0, size)) {
-            // The file system cannot promise blocks: a full disk is then found while writing.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => retry(|| rustix::fs::ftruncate(&self.file, size)),
-            reserved => reserved,
         }
     }
 
@@ -134,22 +125,16 @@ impl Drop for Partial {
     }
 }
 
-/// Not truncated before the lock is held: another process may be writing it. A link is not followed.
+/// Not truncated before the lock is held: another process may be writing it.
 fn open(path: &Path) -> Result<File, OutputError> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-        .open(path);
-    opened.map_err(|source| match Errno::from_io_error(&source) {
-        Some(Errno::LOOP) => OutputError::Foreign { path: path.into() },
-        _ => OutputError::Io {
+    match open_own(path) {
+        Ok(Some(file)) => Ok(file),
+        Ok(None) => Err(OutputError::Foreign { path: path.into() }),
+        Err(source) => Err(OutputError::Io {
             path: path.into(),
             source,
-        },
-    })
+        }),
+    }
 }
 
 #[cfg(test)]

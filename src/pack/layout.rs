@@ -1,8 +1,6 @@
 //! Which file a tensor goes to, and where in it: one file, or several as llama.cpp's gguf-split makes them.
 
-use std::ffi::OsStr;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use formats::gguf::{ALIGNMENT, Layout as FileLayout, TensorInfo, Value, part_path};
@@ -100,9 +98,10 @@ pub fn paths(output: &Path, count: usize) -> Vec<PathBuf> {
     if count == 1 {
         return vec![output.to_owned()];
     }
-    let name = output.file_name().unwrap_or_default().as_bytes();
-    let prefix = name.strip_suffix(b".gguf").unwrap_or(name);
-    let prefix = output.with_file_name(OsStr::from_bytes(prefix));
+    let prefix = match output.extension() {
+        Some(extension) if extension == "gguf" => output.with_extension(""),
+        _ => output.to_owned(),
+    };
     (1..=count).map(|number| part_path(&prefix, number, count)).collect()
 }
 

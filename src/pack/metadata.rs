@@ -5,6 +5,7 @@ use formats::gguf::{Array, Value};
 
 use super::encode::Loss;
 use super::graph::model_metadata;
+use super::naming::size_label;
 use super::options::Options;
 use super::{PackError, hash};
 use crate::model::{Checkpoint, Gguf};
@@ -111,8 +112,8 @@ pub fn keys(
     ];
     let named = named
         .into_iter()
-        .filter_map(|(key, value)| Some((key.into(), text(value.as_ref()?))));
-    keys.splice(2..2, named);
+        .filter_map(|(key, value)| Some((key.to_string(), text(value.as_ref()?))));
+    keys.splice(2..2, named.chain(options.card.keys()));
     keys.extend(model_metadata(&checkpoint.config));
     keys.extend(tokenizer);
     keys.extend(provenance(checkpoint, files));
@@ -223,19 +224,5 @@ fn is_control(keys: &Keys, id: u32) -> bool {
     match types {
         Some((_, Value::Array(Array::I32(types)))) => types.get(id as usize) == Some(&CONTROL),
         _ => false,
-    }
-}
-
-/// The number of weights as in model names: `3.7M`, `1.2B`, `70B`.
-fn size_label(weights: u64) -> String {
-    let (value, unit) = match weights {
-        0..1_000_000 => (weights as f64 / 1e3, "K"),
-        1_000_000..1_000_000_000 => (weights as f64 / 1e6, "M"),
-        _ => (weights as f64 / 1e9, "B"),
-    };
-    if value < 10.0 {
-        format!("{value:.1}{unit}")
-    } else {
-        format!("{value:.0}{unit}")
     }
 }

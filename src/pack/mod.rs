@@ -14,6 +14,7 @@ mod hash;
 mod latent;
 mod layout;
 mod metadata;
+mod naming;
 mod numbers;
 mod options;
 mod origin;

@@ -1,6 +1,7 @@
 //! What the caller of the packer decides.
 
 use super::rule::{Embedding, Rule};
+use crate::model::card::Card;
 use crate::simd::Level;
 
 /// What the caller decides.
@@ -16,6 +17,8 @@ pub struct Options {
     pub name: Option<String>,
     /// `general.organization`
     pub organization: Option<String>,
+    /// What the source's own card says.
+    pub card: Card,
     /// Keys over those that are derived, as text: the type is that of the key, string for a new one.
     pub metadata: Vec<(String, String)>,
     /// Whether to note the sha256 of each input file, for provenance.

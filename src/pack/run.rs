@@ -215,8 +215,7 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// A key that cannot be set as the options have it.
     pub fn keys(&self, tokenizer: Keys) -> Result<Keys, PackError> {
-        let weights = self.entries.iter().map(|entry| entry.shape.iter().product::<u64>());
-        let (weights, files) = (weights.sum(), self.hashed_files());
+        let (weights, files) = (self.numbers(), self.hashed_files());
         match self.origin {
             Origin::Checkpoint(checkpoint) => metadata::keys(checkpoint, self.options, tokenizer, weights, files),
             Origin::Gguf(gguf) => metadata::keys_of_gguf(gguf, self.options, files),

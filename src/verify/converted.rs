@@ -24,8 +24,9 @@ pub(super) struct Converted {
 /// Compare `file` with `source`, which it was packed from.
 pub(super) fn check(file: &File, source: &File, options: &Options, progress: &Progress) -> Converted {
     let mut found = Found::default();
-    for info in source.tensors() {
-        progress(&format!("codes: {}", info.name), None);
+    let all = source.tensors().len() as f64;
+    for (done, info) in source.tensors().iter().enumerate() {
+        progress(&format!("codes: {}", info.name), Some(done as f64 / all));
         found.add(file, source, info);
     }
     let known = |info: &&TensorInfo| source.tensor(&info.name).is_none();

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 
-use formats::gguf::{Array, File, TensorInfo, Value};
+use formats::gguf::{File, TensorInfo, Value};
 use formats::safetensors::Tensor;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::keys::model_keys;
@@ -24,14 +25,14 @@ pub enum Side<'a> {
 }
 
 /// What differs, in the order of the first; what only the second has comes last.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Differences {
     /// Keys that differ.
-    pub keys: Vec<Difference>,
+    pub keys: Vec<KeyDifference>,
     /// Keys that are equal.
     pub same_keys: usize,
     /// Tensors that differ.
-    pub tensors: Vec<Difference>,
+    pub tensors: Vec<TensorDifference>,
     /// Tensors that are equal.
     pub same_tensors: usize,
 }
@@ -40,29 +41,64 @@ impl Differences {
     /// Take tensors for equal whose numbers are within `max_nmse`.
     pub fn allow(&mut self, max_nmse: f64) {
         let all = self.tensors.len();
-        let within = |tensor: &Difference| tensor.nmse.is_some_and(|nmse| nmse <= max_nmse);
+        let within = |tensor: &TensorDifference| tensor.nmse.is_some_and(|nmse| nmse <= max_nmse);
         self.tensors.retain(|tensor| max_nmse == 0.0 || !within(tensor));
         self.same_tensors += all - self.tensors.len();
     }
 }
 
-/// One key or tensor that differs.
-#[derive(Debug, Serialize)]
-pub struct Difference {
+/// One key that differs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KeyDifference {
     /// Its name.
     pub name: String,
-    /// What the first has: a value, or a type and shape; `None` where it has none.
-    pub a: Option<String>,
+    /// What the first has; `None` where it has no such key.
+    pub a: Option<KeyValue>,
     /// What the second has.
-    pub b: Option<String>,
+    pub b: Option<KeyValue>,
+}
+
+/// The value of a key; of two lists, what each has at the first place where they differ.
+#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+pub struct KeyValue {
+    /// As GGUF calls it: `u32`, `array of string`.
+    #[serde(rename = "type")]
+    pub ty: String,
+    /// Values in a list.
+    pub length: Option<usize>,
+    /// Which of them is `value`, from 0.
+    pub index: Option<usize>,
+    /// Absent where a list has no such place.
+    pub value: Option<serde_json::Value>,
+}
+
+/// One tensor that differs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct TensorDifference {
+    /// Its name.
+    pub name: String,
+    /// What the first has; `None` where it has no such tensor.
+    pub a: Option<Stored>,
+    /// What the second has.
+    pub b: Option<Stored>,
     /// NMSE of the second against the first, for tensors of one shape.
     pub nmse: Option<f64>,
     /// The first number that differs.
     pub first: Option<Place>,
 }
 
+/// How a tensor is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Stored {
+    /// `None` for a checkpoint, which determines numbers, not how they are stored.
+    #[serde(rename = "type")]
+    pub ty: Option<&'static str>,
+    /// Rows first.
+    pub shape: Vec<u64>,
+}
+
 /// A number that differs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Place {
     /// Its row.
     pub row: usize,
@@ -96,7 +132,7 @@ pub fn diff(a: &Side, b: &Side, progress: &Progress) -> Result<Differences, Veri
     })
 }
 
-fn diff_keys(a: &Side, b: &Side) -> (Vec<Difference>, usize) {
+fn diff_keys(a: &Side, b: &Side) -> (Vec<KeyDifference>, usize) {
     let (keys_a, keys_b) = (a.keys(), b.keys());
     let names = united(&keys_a, &keys_b, |(key, _)| key);
     let (by_name_a, by_name_b) = (by_name(&keys_a), by_name(&keys_b));
@@ -107,14 +143,9 @@ fn diff_keys(a: &Side, b: &Side) -> (Vec<Difference>, usize) {
         if in_a == in_b {
             same += 1;
         } else if !undetermined(a, in_a) && !undetermined(b, in_b) {
-            let (shown_a, shown_b) = show(in_a.copied(), in_b.copied());
-            differ.push(Difference {
-                name: name.into(),
-                a: shown_a,
-                b: shown_b,
-                nmse: None,
-                first: None,
-            });
+            let (a, b) = key_values(in_a.copied(), in_b.copied());
+            let name = name.into();
+            differ.push(KeyDifference { name, a, b });
         }
     }
     (differ, same)
@@ -136,32 +167,31 @@ fn united<'a, T>(a: &'a [T], b: &'a [T], name: impl Fn(&'a T) -> &'a String) -> 
     names
 }
 
-/// Two values as text: long ones cut short, lists by what first differs in them.
-fn show(a: Option<&Value>, b: Option<&Value>) -> (Option<String>, Option<String>) {
-    const SHOWN: usize = 60;
-    if let (Some(Value::Array(a)), Some(Value::Array(b))) = (a, b) {
-        let shorter = a.len().min(b.len());
-        let at = (0..shorter).find(|&at| a.item(at) != b.item(at)).unwrap_or(shorter);
-        let item = |list: &Array| match list.item(at) {
-            Some(item) => format!("list of {}, at {at} {item}", list.len()),
-            None => format!("list of {}", list.len()),
-        };
-        return (Some(item(a)), Some(item(b)));
-    }
-    let text = |value: &Value| {
-        if let Value::Array(array) = value {
-            return format!("list of {}", array.len());
+/// Two values; of lists the first place that differs.
+fn key_values(a: Option<&Value>, b: Option<&Value>) -> (Option<KeyValue>, Option<KeyValue>) {
+    let at = match (a, b) {
+        (Some(Value::Array(a)), Some(Value::Array(b))) => {
+            let shorter = a.len().min(b.len());
+            Some((0..shorter).find(|&at| a.item(at) != b.item(at)).unwrap_or(shorter))
         }
-        let text = value.to_json().to_string();
-        match text.char_indices().nth(SHOWN) {
-            Some((end, _)) => format!("{}... ({})", &text[..end], value.type_name()),
-            None => format!("{text} ({})", value.type_name()),
+        _ => None,
+    };
+    let key_value = |value: &Value| {
+        let (length, shown) = match value {
+            Value::Array(list) => (Some(list.len()), at.and_then(|at| list.item(at))),
+            value => (None, Some(value.to_json())),
+        };
+        KeyValue {
+            ty: value.type_name(),
+            length,
+            index: at,
+            value: shown,
         }
     };
-    (a.map(text), b.map(text))
+    (a.map(key_value), b.map(key_value))
 }
 
-fn diff_tensors(a: &Side, b: &Side, progress: &Progress) -> Result<(Vec<Difference>, usize), VerifyError> {
+fn diff_tensors(a: &Side, b: &Side, progress: &Progress) -> Result<(Vec<TensorDifference>, usize), VerifyError> {
     let (tensors_a, tensors_b) = (a.tensors(), b.tensors());
     let by_name = |tensors: &[Outline]| -> HashMap<_, _> {
         let named = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.clone()));
@@ -169,13 +199,14 @@ fn diff_tensors(a: &Side, b: &Side, progress: &Progress) -> Result<(Vec<Differen
     };
     let (by_name_a, by_name_b) = (by_name(&tensors_a), by_name(&tensors_b));
     let (mut differ, mut same) = (vec![], 0);
-    for name in united(&tensors_a, &tensors_b, |tensor| &tensor.name) {
-        progress(name, None);
+    let names = united(&tensors_a, &tensors_b, |tensor| &tensor.name);
+    for (done, name) in names.iter().copied().enumerate() {
+        progress(name, Some(done as f64 / names.len() as f64));
         let (in_a, in_b) = (by_name_a.get(name).cloned(), by_name_b.get(name).cloned());
-        let mut difference = Difference {
+        let mut difference = TensorDifference {
             name: name.into(),
-            a: in_a.as_ref().map(Outline::describe),
-            b: in_b.as_ref().map(Outline::describe),
+            a: in_a.as_ref().map(Outline::stored),
+            b: in_b.as_ref().map(Outline::stored),
             nmse: None,
             first: None,
         };
@@ -215,10 +246,11 @@ impl Outline {
         self.shape.iter().skip(1).product::<u64>() as usize
     }
 
-    fn describe(&self) -> String {
-        let ty = self.ty.map_or("formula", |ty| ty.name());
-        let shape: Vec<_> = self.shape.iter().rev().map(u64::to_string).collect();
-        format!("{ty} {}", shape.join(" x "))
+    fn stored(&self) -> Stored {
+        Stored {
+            ty: self.ty.map(|ty| ty.name()),
+            shape: self.shape.iter().rev().copied().collect(),
+        }
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn check(
     let mut ggml = Witness::start(&asked.witness);
     let matrices = matrices(&hyper, file);
     for (seed, name) in matrices.iter().enumerate() {
-        progress(&format!("dots: {name}"), None);
+        progress(&format!("dots: {name}"), Some(seed as f64 / matrices.len() as f64));
         let Some((info, bytes)) = file.tensor(&format!("{name}.weight")) else {
             continue;
         };

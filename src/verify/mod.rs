@@ -21,6 +21,7 @@ mod keys;
 mod latent;
 mod layout;
 mod logits;
+mod mismatch;
 mod ollama;
 mod references;
 mod report;
@@ -36,15 +37,17 @@ use std::path::{Path, PathBuf};
 use formats::block::BlockError;
 use formats::gguf::{File, TensorInfo, Value};
 
-pub use diff::{Difference, Differences, Side, diff};
+pub use diff::{Differences, KeyDifference, KeyValue, Side, Stored, TensorDifference, diff};
+pub use mismatch::Mismatch;
 pub use report::{
-    Check, CheckId, DotFacts, EngineFacts, Histogram, Level, LevelReport, Limit, LinearFacts, ModelFacts, NotChecked,
-    Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,
+    Check, CheckId, DotFacts, EngineFacts, Histogram, Level, LevelReport, Limit, LinearFacts, LinkCause, LinkFacts,
+    ModelFacts, NotChecked, Report, Status, Tally, TextFacts, TypeFacts, Unit, Verdict,
 };
 
 use crate::blueprint::{Graph, Linear};
 use crate::engine::EngineError;
 use crate::engine::text::TextOptions;
+use crate::kernels::ActivationScales;
 use crate::mapped::{Model, OpenError};
 use crate::model::tokenizer::TokenizerError;
 use crate::model::{Checkpoint, ModelError};
@@ -69,6 +72,8 @@ pub struct Options {
     pub metadata: Vec<(String, String)>,
     /// The mean KLD from the checkpoint that an engine may have, in nats a token, beside what follows from the model.
     pub max_kld: Option<f64>,
+    /// How our engine rounds activations.
+    pub activations: ActivationScales,
     /// What the engines predict.
     pub text: TextOptions,
     /// Run level 4 however large the model is.
@@ -216,6 +221,7 @@ pub fn verify(
         against: against.map(|against| against.name.clone()),
         verdict: Verdict::NothingChecked,
         llama_cpp: None,
+        mismatches: vec![],
         levels: vec![],
         model: None,
         linears: vec![],
@@ -270,6 +276,9 @@ impl Run<'_> {
     fn all(&self, report: &mut Report) -> Result<(), VerifyError> {
         let wanted = |level| self.options.levels.contains(&level);
         report.model = Some(model_facts(self.file, self.model.bytes()));
+        report.mismatches = self
+            .reference
+            .map_or(vec![], |reference| mismatch::of(self.file, reference));
         if wanted(Level::Layout) {
             (self.progress)("layout", None);
             let is_ours = self.is_of_ours();

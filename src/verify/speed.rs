@@ -19,8 +19,11 @@ pub(super) fn check(
     if let Err(error) = Hyper::read(file) {
         return Ok((LevelReport::not_checked(Level::Speed, error.to_string()), None));
     }
-    let progress = |what: &str| progress(&format!("speed: {what}"), None);
-    let workload = Workload::new(options.threads);
+    let progress = |what: &str, share| progress(&format!("speed: {what}"), share);
+    let workload = Workload {
+        activations: options.activations,
+        ..Workload::new(options.threads)
+    };
     let (facts, missing) = race(path, file, &options.witness, workload, &progress)?;
     let (mut checks, mut not_checked) = (vec![], vec![]);
     if let Some(error) = missing {

@@ -8,6 +8,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::protocol::{Kind, head};
+use crate::system;
 
 /// Why there is no answer.
 pub(super) enum Refusal {
@@ -25,9 +26,7 @@ pub(super) struct Output(Mutex<File>);
 impl Output {
     /// Take stdout for answers.
     pub fn take() -> io::Result<Self> {
-        let answers = rustix::io::dup(rustix::stdio::stdout())?;
-        rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
-        Ok(Self(Mutex::new(answers.into())))
+        Ok(Self(Mutex::new(system::take_stdout()?)))
     }
 
     /// Answer the order.

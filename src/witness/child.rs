@@ -11,11 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use super::answer::{Output, Refusal};
 use super::ffi::Library;
 use super::protocol::{Hello, Kind, Order, PREFIX, Prefix};
+use crate::system;
 
 /// How often the child says that it is at work.
 pub(super) const ALIVE: Duration = Duration::from_millis(250);
@@ -67,22 +66,13 @@ fn run(library: Option<&Path>) -> io::Result<()> {
 
 /// End with the parent, leave interrupts to it, and leave no image of the memory behind.
 fn alone() -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::default())?;
-    limit(Resource::Core, 0)?;
-    Ok(())
-}
-
-/// Set the soft limit of a resource, within the hard one.
-fn limit(resource: Resource, bytes: u64) -> io::Result<()> {
-    let maximum = getrlimit(resource).maximum;
-    let current = Some(maximum.map_or(bytes, |maximum| maximum.min(bytes)));
-    Ok(setrlimit(resource, Rlimit { current, maximum })?)
+    system::end_with_parent()?;
+    system::leave_interrupts()?;
+    system::leave_no_core()
 }
 
 fn bound_memory(bytes: u64) -> Result<(), Refusal> {
-    limit(Resource::Data, bytes)
+    system::limit_memory(bytes)
         .map_err(|error| Refusal::CouldNot(format!("its memory cannot be bounded: {error}; raise `ulimit -d`")))
 }
 

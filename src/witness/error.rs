@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use crate::system::{self, Fault, MORE_PROCESSES};
+
 /// Why the witness did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum WitnessError {
@@ -20,8 +22,7 @@ pub enum WitnessError {
     },
     /// The process cannot be started.
     #[error(
-        "llama.cpp cannot be started as {}: {source}; end other processes, or raise `ulimit -n` and `ulimit -u`",
-        program.display()
+        "llama.cpp cannot be started as {}: {source}; {MORE_PROCESSES}", program.display()
     )]
     Start {
         /// The program.
@@ -153,57 +154,43 @@ impl WitnessError {
 #[derive(Clone, Copy, Debug)]
 pub struct Ending(pub ExitStatus);
 
-/// (signal, name, what it means, what to try)
-const SIGNALS: [(i32, &str, &str, &str); 8] = {
-    use signal_hook::consts::*;
-    const OTHER: &str = "try the file with another build of llama.cpp";
-    const KILLED: &str =
-        "see `dmesg` for whether memory ran out; try again, with fewer --threads or a smaller --window";
-    [
-        (
-            SIGILL,
-            "SIGILL",
+const OTHER_BUILD: &str = "try the file with another build of llama.cpp";
+
+/// What a fault means, and what to try.
+fn explained(fault: Fault) -> (&'static str, &'static str) {
+    match fault {
+        Fault::Instruction => (
             "an instruction that the CPU does not have, or not so",
             "build llama.cpp again on this machine (`cargo clean -p llama-cpp-sys-2`), or with another compiler",
         ),
-        (
-            SIGABRT,
-            "SIGABRT",
+        Fault::Abort => (
             "it gave up",
             "convert the model again, or try the file with another build of llama.cpp",
         ),
-        (SIGSEGV, "SIGSEGV", "it used memory that is not its own", OTHER),
-        (SIGBUS, "SIGBUS", "the file became shorter, or memory is broken", OTHER),
-        (SIGFPE, "SIGFPE", "it divided by zero", OTHER),
-        (SIGKILL, "SIGKILL", "it was ended from outside", KILLED),
-        (SIGTERM, "SIGTERM", "it was ended from outside", KILLED),
-        (SIGXCPU, "SIGXCPU", "it used up its processor time", "raise `ulimit -t`"),
-    ]
-};
+        Fault::Address => ("it used memory that is not its own", OTHER_BUILD),
+        Fault::Mapping => ("the file became shorter, or memory is broken", OTHER_BUILD),
+        Fault::Arithmetic => ("it divided by zero", OTHER_BUILD),
+        Fault::Outside => (
+            "it was ended from outside",
+            "see whether memory ran out (on Linux in `dmesg`); try again, with fewer --threads or a smaller --window",
+        ),
+        Fault::ProcessorTime => ("it used up its processor time", "raise `ulimit -t`"),
+    }
+}
 
 impl Ending {
-    fn signal(self) -> Option<i32> {
-        std::os::unix::process::ExitStatusExt::signal(&self.0)
-    }
-
-    fn known(self) -> Option<&'static (i32, &'static str, &'static str, &'static str)> {
-        let signal = self.signal()?;
-        SIGNALS.iter().find(|(number, ..)| *number == signal)
-    }
-
     fn remedy(self) -> &'static str {
-        self.known()
-            .map_or("try the file with another build of llama.cpp", |(.., remedy)| remedy)
+        let (_, fault) = system::ending(self.0);
+        fault.map_or(OTHER_BUILD, |fault| explained(fault).1)
     }
 }
 
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match (self.known(), self.signal(), self.0.code()) {
-            (Some((_, name, meaning, _)), ..) => write!(f, "{name} ({meaning})"),
-            (None, Some(signal), _) => write!(f, "signal {signal}"),
-            (None, None, Some(code)) => write!(f, "exit code {code}"),
-            (None, None, None) => f.write_str("no exit code"),
+        let (name, fault) = system::ending(self.0);
+        match fault {
+            Some(fault) => write!(f, "{name} ({})", explained(fault).0),
+            None => f.write_str(&name),
         }
     }
 }

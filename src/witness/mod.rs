@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `client`, `size` | what can be asked, and what memory and time it may take |
 //! | `protocol` | orders, answers, frames |
-//! | `process`, `log` | the parent's end: waiting within limits, what the child wrote last |
+//! | `process`, `pipes`, `log` | the parent's end: waiting within limits, threads at the pipes, what the child wrote last |
 //! | `error` | what a failure means, and what to try |
 //! | `child`, `answer` | the child's end |
 //! | `ffi` | llama.cpp, linked in (feature `llama`) or loaded from a library of the user's |
@@ -23,13 +23,16 @@ mod error;
 #[allow(unsafe_code)]
 mod ffi;
 mod log;
+mod pipes;
 mod process;
 mod protocol;
 mod size;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use crate::system;
 
 pub use child::serve;
 pub use client::{Matrix, Weights, Witness, pieces};
@@ -57,12 +60,7 @@ pub struct Program {
 impl Program {
     /// The program that is running. It has to serve the subcommand: see [`serve`].
     pub fn this() -> Self {
-        // A link to the very file that is running, even where its name has come to mean another.
-        #[cfg(target_os = "linux")]
-        let path = "/proc/self/exe".into();
-        #[cfg(not(target_os = "linux"))]
-        let path = std::env::current_exe().unwrap_or_default();
-        Self::at(path)
+        Self::at(system::this_program())
     }
 
     /// A program of the same build.
@@ -73,6 +71,11 @@ impl Program {
             build: Arc::default(),
             patience: PATIENCE,
         }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// With a llama.cpp of the user's: a shared library, or the folder that holds it with its ggml libraries.

@@ -1,25 +1,21 @@
 //! The parent's end: starts the child, speaks to it, and never waits for ever.
 //!
-//! All waiting is in one place, [`Process::wait`]: for a pipe to become ready, while what the child writes to stderr is
-//! kept, and only for as long as the child gives signs of life and has not had its time.
+//! Each pipe has a thread, as only a thread can wait for one on every system. All waiting for them is in one place,
+//! [`Process::wait`]: for as long as the child gives signs of life and has not had its time.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::io;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Resource, getrlimit};
 use serde::de::DeserializeOwned;
 
 use super::child::ALIVE;
 use super::error::{Ending, WitnessError};
-use super::log::Log;
+use super::pipes::{Pipes, Waited};
 use super::protocol::{Kind, Order, PREFIX, Prefix, Work, head};
 use super::{Program, SUBCOMMAND};
-use crate::kernels::memory;
+use crate::system;
 
 /// What an order may take.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +28,7 @@ pub(super) struct Cost {
 /// A running child.
 pub(super) struct Process {
     child: Child,
-    stdin: ChildStdin,
-    stdout: ChildStdout,
-    stderr: ChildStderr,
-    log: Log,
+    pipes: Pipes,
     patience: Duration,
     /// What it is doing, to follow "while".
     doing: String,
@@ -77,16 +70,12 @@ impl Process {
     ) -> Result<(T, Vec<B>), WitnessError> {
         self.doing = work.to_string();
         // Not more than the user allows this process.
-        let own = getrlimit(Resource::Data).current;
-        self.memory = cost.memory.min(own.unwrap_or(u64::MAX));
+        self.memory = cost.memory.min(system::memory_limit().unwrap_or(u64::MAX));
         let memory = self.memory;
         let length = bulk.iter().map(|part| part.len()).sum();
         let head = head(Kind::Order, &Order { work, memory }, length);
-        let mut clock = Clock::new(cost.time);
-        let answer = std::iter::once(&&head[..])
-            .chain(bulk)
-            .try_for_each(|part| self.send(part, &mut clock))
-            .and_then(|()| self.answer(&mut clock));
+        self.pipes.send([&[&head[..]], bulk].concat().concat());
+        let answer = self.answer(&mut Clock::new(cost.time));
         self.told(answer)
     }
 
@@ -98,8 +87,7 @@ impl Process {
         let (kind, header, bulk) = answer.map_err(|failure| self.failed(failure))?;
         if kind == Kind::Done {
             let value = read(&header).map_err(|failure| self.failed(failure))?;
-            self.log.take(&mut self.stderr);
-            self.log.clear();
+            self.pipes.log.clear();
             return Ok((value, bulk));
         }
         let why = read(&header).map_err(|failure| self.failed(failure))?;
@@ -131,73 +119,45 @@ impl Process {
         }
     }
 
-    fn send(&mut self, mut bytes: &[u8], clock: &mut Clock) -> Result<(), Failure> {
-        while !bytes.is_empty() {
-            match self.stdin.write(bytes) {
-                Ok(count) => {
-                    bytes = &bytes[count..];
-                    clock.heard();
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(true, clock)?,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(Failure::Closed),
-            }
-        }
-        Ok(())
-    }
-
     fn receive(&mut self, mut bytes: &mut [u8], clock: &mut Clock) -> Result<(), Failure> {
         while !bytes.is_empty() {
-            match self.stdout.read(bytes) {
-                Ok(0) => return Err(Failure::Closed),
-                Ok(count) => {
-                    bytes = &mut bytes[count..];
-                    clock.heard();
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(false, clock)?,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(Failure::Closed),
+            let count = self.pipes.take(bytes);
+            bytes = &mut bytes[count..];
+            if count == 0 {
+                self.wait(clock)?;
             }
         }
         Ok(())
     }
 
-    /// Wait until the child takes what is sent, or sends.
-    fn wait(&mut self, to_send: bool, clock: &mut Clock) -> Result<(), Failure> {
+    /// Wait until the child sends, or has taken a piece of what is sent.
+    fn wait(&mut self, clock: &mut Clock) -> Result<(), Failure> {
         let step = (self.patience / 4).min(ALIVE);
         loop {
-            let pipe = if to_send {
-                PollFd::new(&self.stdin, PollFlags::OUT)
-            } else {
-                PollFd::new(&self.stdout, PollFlags::IN)
-            };
-            let mut pipes = [pipe, PollFd::new(&self.stderr, PollFlags::IN)];
-            // At its end stderr would be ready for ever.
-            let count = if self.log.ended { 1 } else { 2 };
             let begin = Instant::now();
-            let polled = poll(&mut pipes[..count], Timespec::try_from(step).ok().as_ref());
-            let ready = polled.is_ok() && !pipes[0].revents().is_empty();
+            let waited = self.pipes.wait(step);
             // What takes longer than it may is not the child's: this process was stopped itself.
             clock.pass(begin.elapsed().min(step));
-            self.log.take(&mut self.stderr);
             // Signs of life are no answer.
             if clock.total >= clock.limit {
                 return Err(Failure::Late(clock.limit));
             }
-            if ready {
-                return Ok(());
-            }
-            if clock.silent >= self.patience {
-                return Err(Failure::Silent);
+            match waited {
+                Waited::Moved => {
+                    clock.heard();
+                    return Ok(());
+                }
+                Waited::Closed => return Err(Failure::Closed),
+                Waited::Nothing if clock.silent >= self.patience => return Err(Failure::Silent),
+                Waited::Nothing => {}
             }
         }
     }
 
     /// llama.cpp has said no.
     fn refused(&mut self, kind: Kind, why: String) -> WitnessError {
-        self.log.take(&mut self.stderr);
-        let log = self.log.last_words();
-        self.log.clear();
+        let log = self.pipes.log.last_words();
+        self.pipes.log.clear();
         let doing = self.doing.clone();
         if kind == Kind::CouldNot {
             return WitnessError::CouldNot { doing, why };
@@ -221,8 +181,7 @@ impl Process {
         };
         let _ = self.child.kill();
         let killed = self.child.wait();
-        self.log.take(&mut self.stderr);
-        let (doing, log) = (self.doing.clone(), self.log.last_words());
+        let (doing, log) = (self.doing.clone(), self.pipes.log.last_words());
         match failure {
             Failure::Closed => match status.map_or(killed, Ok) {
                 Err(source) => WitnessError::CouldNot {
@@ -275,7 +234,7 @@ impl Process {
         let tells = |line: &String| TELLS.iter().any(|tell| line.contains(tell));
         let line = log.iter().find(|line| tells(line))?;
         let doing = self.doing.clone();
-        Some(if memory::available() < self.memory {
+        Some(if system::available_memory() < self.memory {
             let why = format!("out of memory ({line}); free memory, or use fewer --threads");
             WitnessError::CouldNot { doing, why }
         } else {
@@ -289,10 +248,8 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Nothing that it still does is of use, and it must not stay as a zombie.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
 }
 
@@ -313,27 +270,25 @@ fn spawn(program: &Program, memory: u64) -> io::Result<Process> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let taken = "each pipe is taken once";
-    let (stdin, stdout, stderr) = (
-        child.stdin.take().expect(taken),
-        child.stdout.take().expect(taken),
-        child.stderr.take().expect(taken),
-    );
-    let process = Process {
-        child,
-        stdin,
-        stdout,
-        stderr,
-        log: Log::default(),
-        patience: program.patience,
-        doing: "starting".into(),
-        memory,
-    };
-    let pipes: [BorrowedFd; 3] = [process.stdin.as_fd(), process.stdout.as_fd(), process.stderr.as_fd()];
-    for pipe in pipes {
-        fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
+    match Pipes::of(&mut child) {
+        Ok(pipes) => Ok(Process {
+            child,
+            pipes,
+            patience: program.patience,
+            doing: "starting".into(),
+            memory,
+        }),
+        Err(error) => {
+            end(&mut child);
+            Err(error)
+        }
     }
-    Ok(process)
+}
+
+/// Nothing that the child still does is of use, and it must not stay as a zombie.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// Time since the last sign of life, and since the order.

@@ -6,10 +6,11 @@
 //! The bulk is numbers or text as they lie in memory: both ends are the same program. The parent sends an [`Order`] and
 //! waits; the child answers with one frame, and sends [`Kind::Alive`] every now and then while it works.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
 
 use formats::block::BlockType;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What each frame begins with.
@@ -85,7 +86,7 @@ pub(super) struct Hello {
 }
 
 /// A build of llama.cpp.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Build {
     /// Version of llama.cpp: `0.6.0-dev`.
     pub version: String,
@@ -119,13 +120,13 @@ pub(super) struct Order {
     pub memory: u64,
 }
 
-/// Work for llama.cpp. Numbers and texts go in the bulk of the frame, and come back there.
+/// Work for llama.cpp. Numbers and texts go in the bulk of the frame, and come back there. Paths need not be UTF-8.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Work {
     /// ggml's GGUF reader -> (tensors, keys)
-    ReadGguf { path: PathText },
+    ReadGguf { path: OsString },
     /// ggml's rules for the blocks of these pieces -> whether each keeps to them
-    CheckBlocks { path: PathText, pieces: Vec<Piece> },
+    CheckBlocks { path: OsString, pieces: Vec<Piece> },
     /// One product; bulk as in `Prepare` -> (tokens, rows)
     Multiply(Products),
     /// Make graphs of products; bulk: activations (tokens, columns), then the weights if they are not in a file
@@ -133,7 +134,7 @@ pub(super) enum Work {
     /// Compute one graph so often -> seconds
     Compute { ty: u32, graph: usize, repeats: usize },
     /// Load a model
-    Load { path: PathText },
+    Load { path: OsString },
     /// Make a context -> its number
     Session { settings: Settings },
     /// Tokens, from an empty context -> logits (tokens, vocab)
@@ -154,23 +155,6 @@ pub(super) enum Work {
     Detokenize,
     /// -> whether the token ends a text
     IsEnd { token: u32 },
-}
-
-/// Bytes of a path, which need not be UTF-8.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct PathText(Vec<u8>);
-
-impl From<&std::path::Path> for PathText {
-    fn from(path: &std::path::Path) -> Self {
-        Self(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()).to_vec())
-    }
-}
-
-impl From<PathText> for PathBuf {
-    fn from(text: PathText) -> Self {
-        let name: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(text.0);
-        name.into()
-    }
 }
 
 /// Blocks of one type within a file.
@@ -195,7 +179,7 @@ pub(super) struct Products {
     pub batch: usize,
     pub threads: usize,
     /// Where the weights are; `None`: in the bulk.
-    pub weights: Option<(PathText, Piece)>,
+    pub weights: Option<(OsString, Piece)>,
 }
 
 /// How a context of llama.cpp computes.

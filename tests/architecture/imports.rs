@@ -54,6 +54,8 @@ pub struct Import {
 pub struct Crate {
     pub files: BTreeSet<Name>,
     pub imports: Vec<Import>,
+    /// Paths into other crates: what they lead to as it is written, `std/os`.
+    pub foreign: Vec<Import>,
 }
 
 impl Crate {
@@ -75,21 +77,20 @@ impl Crate {
         for (module, (_, code)) in &files {
             names.insert(module, &code.names);
         }
-        let mut imports = vec![];
+        let (mut imports, mut foreign) = (vec![], vec![]);
         for (from, (path, code)) in &files {
-            for (to, line) in &code.paths {
-                let place = format!("{}:{line}", path.display());
-                let to = follow(to.clone(), &names);
-                imports.push(Import {
-                    place,
-                    from: from.clone(),
-                    to,
-                });
-            }
+            let import = |(to, line): &(Name, usize)| Import {
+                place: format!("{}:{line}", path.display()),
+                from: from.clone(),
+                to: follow(to.clone(), &names),
+            };
+            imports.extend(code.paths.iter().map(import));
+            foreign.extend(code.foreign.iter().map(import));
         }
         Self {
             files: files.into_keys().collect(),
             imports,
+            foreign,
         }
     }
 
@@ -196,6 +197,8 @@ struct Code {
     names: Names,
     /// Paths into the crate, each with its line.
     paths: BTreeSet<(Name, usize)>,
+    /// Other paths, each with its line.
+    foreign: BTreeSet<(Name, usize)>,
     /// Modules of tests that the file declares.
     tests: Vec<Name>,
 }
@@ -206,6 +209,7 @@ impl Code {
             module,
             names: Names::default(),
             paths: BTreeSet::new(),
+            foreign: BTreeSet::new(),
             tests: vec![],
         }
     }
@@ -227,9 +231,12 @@ impl Code {
 
     fn add(&mut self, path: &[Ident]) {
         let words: Vec<String> = path.iter().map(Ident::to_string).collect();
-        if let (Some(name), Some(last)) = (self.resolve(&words), path.last()) {
-            self.paths.insert((name, last.span().start().line));
-        }
+        let Some(last) = path.last() else { return };
+        let line = last.span().start().line;
+        match self.resolve(&words) {
+            Some(name) => self.paths.insert((name, line)),
+            None => self.foreign.insert((Name(words), line)),
+        };
     }
 
     fn use_tree(&mut self, tree: &UseTree, before: &[Ident], public: bool) {

@@ -25,11 +25,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "output",
             "pack",
             "simd",
+            "system",
             "verify",
             "witness",
         ],
     ),
-    ("choose", &["blueprint", "engine", "kernels", "metrics", "pack"]),
+    (
+        "choose",
+        &["blueprint", "engine", "kernels", "metrics", "pack", "system"],
+    ),
     ("pack", &["blueprint", "model", "output", "simd"]),
     (
         "verify",
@@ -46,15 +50,29 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("bench", &["engine", "kernels", "metrics", "witness"]),
     ("engine", &["blueprint", "kernels", "mapped", "simd", "witness"]),
-    ("witness", &["kernels", "mapped"]),
+    ("witness", &["kernels", "mapped", "system"]),
     ("model", &["blueprint", "files", "mapped"]),
     ("kernels", &["simd"]),
     ("blueprint", &[]),
     ("simd", &[]),
     ("metrics", &[]),
-    ("output", &["files"]),
-    ("mapped", &["files"]),
+    ("output", &["files", "system"]),
+    ("mapped", &["files", "system"]),
     ("files", &[]),
+    ("system", &[]),
+];
+
+/// What belongs to one system alone: named in the room `system` and nowhere else.
+const SYSTEMS: &[&str] = &[
+    "std/os",
+    "ctrlc",
+    "fs4",
+    "libc",
+    "nix",
+    "rustix",
+    "signal_hook",
+    "winapi_util",
+    "windows_sys",
 ];
 
 /// Files that import each other and have yet to be cut apart. Nothing is added here; who cuts a cycle takes it out.
@@ -88,6 +106,20 @@ fn turned(code: &Crate) -> Vec<String> {
     turned
 }
 
+/// What belongs to one system alone, outside of its room.
+fn unportable(code: &Crate) -> Vec<String> {
+    let is_system = |to: &str| {
+        SYSTEMS
+            .iter()
+            .any(|system| format!("{to}/").starts_with(&format!("{system}/")))
+    };
+    code.foreign
+        .iter()
+        .filter(|import| import.from.room() != Some("system") && is_system(&import.to.to_string()))
+        .map(|import| format!("{}: {}", import.place, import.to))
+        .collect()
+}
+
 /// The cycles of a crate that are not listed, and those listed that are no more.
 fn cycles_but(code: &Crate, listed: &[&[&str]]) -> Vec<String> {
     let found = code.cycles();
@@ -119,6 +151,34 @@ fn no_files_import_each_other() {
     assert!(different.is_empty(), "{}", different.join("\n"));
     let formats = Crate::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/src"));
     assert_eq!(cycles_but(&formats, &[]), [""; 0]);
+}
+
+#[test]
+fn only_one_room_knows_systems() {
+    let found = unportable(&this_crate());
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn what_belongs_to_one_system_is_found_however_it_is_written() {
+    for text in [
+        "use std::os::unix::fs::FileExt;",
+        "use std::{fs, os::fd::AsFd};",
+        "fn f() { std::os::windows::io::g() }",
+        "fn f() { g!(rustix::fs::fsync(1)) }",
+        "use rustix;",
+        "use signal_hook as signals;",
+    ] {
+        assert_eq!(unportable(&planted(&[("pack/mod.rs", text)])).len(), 1, "{text}");
+        assert_eq!(unportable(&planted(&[("system/unix.rs", text)])), [""; 0], "{text}");
+    }
+    for text in [
+        "use std::fs;",
+        "use own::rustix;",
+        "#[cfg(test)] mod tests { use std::os::unix; }",
+    ] {
+        assert_eq!(unportable(&planted(&[("pack/mod.rs", text)])), [""; 0], "{text}");
+    }
 }
 
 /// The arrows themselves: no room reaches itself, and what the packer knows is out of the verifier's reach.

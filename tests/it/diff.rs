@@ -93,8 +93,9 @@ fn one_changed_key_is_found_with_both_values() {
     let (code, report) = pair.diff();
     assert_eq!(code, 1);
     assert_eq!(names(&report["keys"]), ["llama.context_length"]);
-    assert_eq!(report["keys"][0]["a"], "1024 (u32)");
-    assert_eq!(report["keys"][0]["b"], "500000 (u32)");
+    let value = |side: &str| (&report["keys"][0][side]["type"], &report["keys"][0][side]["value"]);
+    assert_eq!(value("a"), (&"u32".into(), &1024.into()));
+    assert_eq!(value("b"), (&"u32".into(), &500_000.into()));
     assert_eq!(names(&report["tensors"]), [""; 0]);
 }
 

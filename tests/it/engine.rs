@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tqconv::engine::hyper::{Dims, Hyper, Pairing, Rope, Variant};
 use tqconv::engine::oracle::{Norm, Oracle, Part, Precision, Rows, Weights};
-use tqconv::engine::sample::Sampler;
+use tqconv::engine::sample::{Sampler, Sampling};
 use tqconv::engine::{Engine, EngineError, Generate};
 use tqconv::metrics;
 
@@ -214,7 +214,7 @@ const STORY: &str = "Once upon a time, there was a little girl named Lily. She l
 
 /// `count` tokens, each the most likely one, after `prompt`.
 fn greedy(engine: &mut impl Generate, prompt: &[u32], count: usize) -> Vec<u32> {
-    let mut sampler = Sampler::new(0.0, 1.0, 0);
+    let mut sampler = Sampler::new(Sampling::default(), 0);
     engine.reset();
     let mut tokens = vec![sampler.pick(&engine.feed(prompt).unwrap())];
     while tokens.len() < count {

@@ -25,14 +25,14 @@ fn verified(bench: &Bench, report: &Json) -> Vec<(String, f64)> {
     let found: Json = serde_json::from_slice(&ran.stdout).unwrap();
     assert_eq!(found["verdict"], "agrees", "{command:?}: {:#}", found["levels"]);
     let engine = |engine: &Json| {
-        let kld: Vec<_> = engine["kld"]
+        let kld: Vec<_> = engine["kld_nats"]
             .as_array()
             .unwrap()
             .iter()
             .map(|kld| kld.as_f64().unwrap())
             .collect();
         let mean = kld.iter().sum::<f64>() / kld.len() as f64;
-        (engine["name"].as_str().unwrap().to_owned(), mean)
+        (engine["engine"]["name"].as_str().unwrap().to_owned(), mean)
     };
     let tested = found["text"]["tested"].as_array().unwrap().iter().map(engine);
     // The others are no engines: exact passes of the file.
@@ -50,9 +50,9 @@ struct Kept {
 fn kept(bench: &Bench, input: &Path, budget: f64, options: &str) -> Kept {
     let (file, report) = bench.pack(input, &format!("--max-kld {budget} {options}"));
     let told = &report["max_kld"];
-    let kld = told["kld"]["cpu"].as_f64().unwrap();
+    let kld = told["kld_nats"]["cpu"].as_f64().unwrap();
     println!("{options} {budget:e}: {} bytes, KLD {kld:.3e}", file.len());
-    let worst = told["kld"]
+    let worst = told["kld_nats"]
         .as_object()
         .unwrap()
         .values()
@@ -146,6 +146,7 @@ fn every_instruction_set_chooses_alike() {
         drop_biases: false,
         name: None,
         organization: None,
+        card: Default::default(),
         metadata: vec![],
         hash: false,
         split_max_size: None,

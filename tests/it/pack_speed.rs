@@ -35,6 +35,7 @@ fn options(target: Target, level: Level) -> Options {
         drop_biases: false,
         name: None,
         organization: None,
+        card: Default::default(),
         metadata: vec![],
         hash: true,
         split_max_size: None,

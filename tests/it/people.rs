@@ -125,6 +125,12 @@ fn a_split_model_is_one_model() {
     assert_eq!(texts[0], texts[1]);
     let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["inspect", first, "--json"]))).unwrap();
     assert_eq!(json["tensors"].as_array().unwrap().len(), 66);
+    let q2_k = &json["types"]["Q2_K"]["activations"];
+    assert_eq!(
+        (&q2_k["cpu"]["few_tokens"], &q2_k["cuda"]["many_tokens"]),
+        (&256.into(), &64.into())
+    );
+    assert!(q2_k["metal"]["few_tokens"].is_null());
     let bench_ = [
         "bench",
         first,
@@ -314,12 +320,212 @@ fn differences_within_a_limit_are_none() {
 
 #[test]
 fn every_command_has_examples_in_its_help() {
-    for command in ["pack", "verify", "run", "inspect", "diff", "bench", "completions"] {
+    for command in [
+        "pack",
+        "verify",
+        "run",
+        "inspect",
+        "diff",
+        "bench",
+        "completions",
+        "man",
+    ] {
         let ran = tqconv(Path::new("."), &[command, "--help"]).output().unwrap();
         let help = stdout(&ran);
-        assert!(help.contains("xample"), "{command}: {help}");
-        assert!(command == "completions" || help.contains("--json"), "{command}");
+        assert!(help.contains("\nExamples:\n"), "{command}: {help}");
+        assert!(
+            ["completions", "man"].contains(&command) || help.contains("--json"),
+            "{command}"
+        );
+        let heads: Vec<_> = help
+            .lines()
+            .filter(|line| line.ends_with(':') && !line.starts_with(' '))
+            .collect();
+        assert_eq!(heads[heads.len() - 2], "General:", "{command}: {heads:?}");
     }
+}
+
+#[test]
+fn every_command_has_a_man_page() {
+    let bench = Bench::new();
+    stdout(&tqconv(&bench.path(""), &["man", "."]).output().unwrap());
+    for page in [
+        "tqconv.1",
+        "tqconv-pack.1",
+        "tqconv-verify.1",
+        "tqconv-run.1",
+        "tqconv-bench.1",
+    ] {
+        let page = std::fs::read_to_string(bench.path(page)).unwrap();
+        assert!(page.contains(".SH NAME") && page.contains("\nExamples:"), "{page}");
+    }
+    let ran = tqconv(&bench.path(""), &["man", "nowhere"]).output().unwrap();
+    assert_eq!(ran.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("nowhere"), "{ran:?}");
+}
+
+#[test]
+fn the_verdict_comes_last_and_a_level_takes_a_line() {
+    let (_bench, folder) = packed("m.gguf", "");
+    let kjv = data::fixture("kjv");
+    let verify = |options: &[&str]| {
+        let arguments = [
+            &[
+                "verify",
+                "m.gguf",
+                "--against",
+                kjv.to_str().unwrap(),
+                "--levels",
+                "1,2",
+            ],
+            options,
+        ];
+        stdout(&tqconv(&folder, &arguments.concat()).output().unwrap())
+    };
+    let said = verify(&[]);
+    assert!(
+        said.lines().last().unwrap().starts_with("m.gguf agrees with "),
+        "{said}"
+    );
+    assert!(
+        said.starts_with("level 1 layout: ") && said.contains("\nlevel 2 codes: "),
+        "{said}"
+    );
+    assert!(!said.contains("0 wrong of"), "{said}");
+    assert!(verify(&["-v"]).contains("0 wrong of"));
+    assert_eq!(verify(&["-q"]).lines().count(), 1);
+}
+
+#[test]
+fn another_model_is_said_first() {
+    let (_bench, folder) = packed("m.gguf", "");
+    let tiny = data::fixture("tiny");
+    let tiny = tiny.to_str().unwrap();
+    let ran = tqconv(&folder, &["verify", "m.gguf", "--against", tiny, "--levels", "1,2"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(ran.stdout).unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{said}");
+    let first = said.lines().next().unwrap();
+    assert!(first.contains("is another model: layers 4, expected 1"), "{said}");
+    assert!(
+        said.lines().last().unwrap().starts_with("m.gguf disagrees with "),
+        "{said}"
+    );
+    assert!(said.lines().count() < 12, "{said}");
+}
+
+#[test]
+fn what_nobody_names_is_named_after_the_model() {
+    let (bench, kjv) = (Bench::new(), data::fixture("kjv"));
+    let (folder, kjv) = (bench.path(""), kjv.to_str().unwrap());
+    std::fs::create_dir(bench.path("models")).unwrap();
+    let said = stdout(&tqconv(&folder, &["pack", kjv]).output().unwrap());
+    assert!(said.starts_with("kjv-3.7M-Q2_K.gguf: "), "{said}");
+    assert!(said.contains("--embedding q8_0 saves "), "{said}");
+    let arguments = [
+        "pack",
+        "kjv-3.7M-Q2_K.gguf",
+        "models",
+        "--type",
+        "q4_0",
+        "--max-nmse",
+        "1",
+    ];
+    stdout(&tqconv(&folder, &arguments).output().unwrap());
+    assert!(bench.path("models/kjv-3.7M-Q4_0.gguf").exists());
+    // It is not replaced unasked.
+    let again = tqconv(&folder, &["pack", kjv]).output().unwrap();
+    assert_eq!(again.status.code(), Some(2));
+}
+
+/// As the system's own program computes it.
+fn sha256(path: &Path) -> String {
+    let ran = Command::new("sha256sum").arg(path).output().unwrap();
+    stdout(&ran).split(' ').next().unwrap().to_owned()
+}
+
+fn read_json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_manifest_has_the_digest_of_every_file() {
+    let (bench, _) = packed("m.gguf", "--manifest m.json --split-max-size 1M --embedding q8_0");
+    let manifest = read_json(&bench.path("m.json"));
+    let files = |side: &str| manifest[side].as_array().unwrap().clone();
+    assert!(files("outputs").len() > 1);
+    for (side, folder) in [("outputs", bench.path("")), ("inputs", data::fixture("kjv"))] {
+        for file in files(side) {
+            let path = folder.join(file["name"].as_str().unwrap());
+            assert_eq!(file["sha256"], sha256(&path), "{file}");
+            assert_eq!(file["bytes"], path.metadata().unwrap().len(), "{file}");
+        }
+    }
+    let role = |name: &str| {
+        let mut inputs = files("inputs").into_iter();
+        inputs
+            .find(|file| file["name"] == name)
+            .map(|file| file["role"].clone())
+    };
+    assert_eq!(role("model.safetensors"), Some("weights".into()));
+    assert_eq!(role("config.json"), Some("config".into()));
+    assert_eq!(role("tokenizer.json"), Some("tokenizer".into()));
+    assert_eq!(manifest["request"]["embedding"], "Q8_0");
+    assert_eq!(manifest["losses"]["tensors"].as_object().unwrap().len(), 28);
+}
+
+#[test]
+fn a_statement_is_the_same_twice_and_notices_a_byte() {
+    let (bench, folder) = packed("m.gguf", "");
+    let kjv = data::fixture("kjv");
+    let attest = |name: &str, options: &[&str]| {
+        let against = [
+            "verify",
+            "m.gguf",
+            "--against",
+            kjv.to_str().unwrap(),
+            "--tokens",
+            "32",
+            "--attest",
+            name,
+        ];
+        tqconv(&folder, &[&against, options].concat()).output().unwrap();
+        std::fs::read(bench.path(name)).unwrap()
+    };
+    let first = attest("a.json", &["--reproducible"]);
+    assert!(first == attest("b.json", &["--reproducible"]));
+    let statement = read_json(&bench.path("a.json"));
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+    assert_eq!(
+        statement["subject"][0]["digest"]["sha256"],
+        sha256(&bench.path("m.gguf"))
+    );
+    let predicate = &statement["predicate"];
+    assert_eq!(
+        (&predicate["verdict"], &predicate["verified_at"]),
+        (&"agrees".into(), &serde_json::Value::Null)
+    );
+    let against = predicate["against"].as_array().unwrap();
+    let weights = against.iter().find(|file| file["name"] == "model.safetensors").unwrap();
+    assert_eq!(weights["sha256"], sha256(&kjv.join("model.safetensors")));
+    attest("c.json", &["--levels", "1"]);
+    let dated = read_json(&bench.path("c.json"));
+    assert!(dated["predicate"]["verified_at"].as_str().unwrap().ends_with('Z'));
+    assert!(
+        dated["predicate"]["command"]
+            .as_str()
+            .unwrap()
+            .starts_with("tqconv verify m.gguf")
+    );
+
+    let mut bytes = std::fs::read(bench.path("m.gguf")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(bench.path("m.gguf"), bytes).unwrap();
+    attest("d.json", &["--reproducible"]);
+    let changed = read_json(&bench.path("d.json"));
+    assert_eq!(changed["predicate"]["verdict"], "disagrees");
+    assert_ne!(changed["subject"], statement["subject"]);
 }
 
 #[test]

@@ -1,8 +1,5 @@
 //! `tqconv run`: the text goes to stdout as it comes, and Ctrl-C ends it.
 
-use std::io::Read;
-use std::process::{Command, Stdio};
-
 use serde_json::Value as Json;
 
 use crate::data;
@@ -57,6 +54,8 @@ fn finer_activations_are_named_and_are_ours_alone() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_ends_the_text() {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
     const TRIES: usize = 20;
     let bench = Bench::new();
     bench.pack(&data::fixture("kjv"), "--type q4_0");
@@ -90,4 +89,94 @@ fn an_interrupt_ends_the_text() {
         }
     });
     assert!(interrupted, "{TRIES} texts were done before the signal came");
+}
+
+/// kjv with a chat template, as `chat.gguf`.
+fn with_template(template: &str) -> Bench {
+    let bench = Bench::new();
+    let (bytes, _) = bench.pack(&data::fixture("kjv"), "");
+    let mut file = crate::hostile::input::Gguf::of(&bytes);
+    file.set("tokenizer.chat_template", formats::gguf::Value::String(template.into()));
+    std::fs::write(bench.path("chat.gguf"), file.bytes()).unwrap();
+    bench
+}
+
+fn run_chat(bench: &Bench, arguments: &[&str]) -> std::process::Output {
+    let file = bench.path("chat.gguf");
+    bench.run(&[&["run", file.to_str().unwrap(), "-n", "4"], arguments].concat())
+}
+
+#[test]
+fn a_model_with_a_template_answers() {
+    let bench = with_template(
+        "{% for message in messages %}\n{{ message['role'] }}: {{ message['content'].strip() }}\n{% endfor %}\n\
+         {% if add_generation_prompt %}assistant:{% endif %}",
+    );
+    let prompt = |arguments: &[&str]| {
+        let ran = run_chat(&bench, &[arguments, &["--json"]].concat());
+        let report: Json = serde_json::from_slice(&ran.stdout).unwrap();
+        report["prompt"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(prompt(&["Who art thou? "]), "user: Who art thou?\nassistant:");
+    let system = ["--system", "Be brief.", "Who art thou?"];
+    assert_eq!(prompt(&system), "system: Be brief.\nuser: Who art thou?\nassistant:");
+    assert_eq!(prompt(&["--no-chat", "Who art thou?"]), "Who art thou?");
+    // The answer alone is shown.
+    let ran = run_chat(&bench, &["Who art thou?"]);
+    assert!(
+        !String::from_utf8_lossy(&ran.stdout).contains("Who art thou?"),
+        "{ran:?}"
+    );
+}
+
+/// Somebody else's template takes no more than it may.
+#[test]
+fn a_hostile_template_is_stopped() {
+    let doubling = "{% set all = namespace(x='aaaaaaaa') %}{% for i in range(64) %}{% set all.x = all.x ~ all.x %}\
+                    {% endfor %}{{ all.x }}";
+    let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+    for (template, says) in [
+        (doubling, "the chat template"), // which of its limits it meets first depends on the machine
+        (endless, "the chat template cannot be applied"),
+        ("{% include '/etc/passwd' %}", "the chat template cannot be applied"),
+        ("{{ raise_exception('no system role') }}", "no system role"),
+        ("{% for %}", "the chat template cannot be applied"),
+    ] {
+        let ran = run_chat(&with_template(template), &["Hi"]);
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(2), "{template}: {said}");
+        assert!(said.contains(says) && said.contains("--no-chat"), "{template}: {said}");
+    }
+}
+
+#[test]
+fn a_text_can_come_from_anywhere() {
+    let bench = Bench::new();
+    bench.pack(&data::fixture("kjv"), "");
+    let (file, text) = (bench.path("out.gguf"), bench.path("text"));
+    std::fs::write(&text, format!("{PROMPT}\n")).unwrap();
+    let (file, text) = (file.to_str().unwrap(), text.to_str().unwrap());
+    let run = |arguments: &[&str]| bench.run(&[&["run", file, "-n", "4", "-q"], arguments].concat()).stdout;
+    let expected = run(&["-p", PROMPT]);
+    assert!(expected.starts_with(PROMPT.as_bytes()));
+    assert_eq!(run(&[PROMPT]), expected);
+    assert_eq!(run(&["-f", text]), expected);
+    assert_eq!(run(&["-c", "64", PROMPT, "--top-k", "1", "--temp", "2"]), expected);
+    let system = bench.refused(&["run", file, PROMPT, "--system", "Be brief."]);
+    assert!(
+        system.contains("--system is for a file with a chat template"),
+        "{system}"
+    );
+}
+
+#[test]
+fn a_text_without_end_ends_with_the_context() {
+    let bench = Bench::new();
+    bench.pack(&data::fixture("kjv"), "");
+    let file = bench.path("out.gguf");
+    let ran = bench.run(&["run", file.to_str().unwrap(), PROMPT, "-n", "-1", "-c", "32", "--json"]);
+    let report: Json = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(report["stopped"], "context");
+    let all = report["prompt_tokens"].as_array().unwrap().len() + report["tokens"].as_array().unwrap().len();
+    assert_eq!(all, 33, "the last one is not run");
 }

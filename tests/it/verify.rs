@@ -172,9 +172,9 @@ impl Verdict {
     fn agreement(&self, engine: &str) -> (f64, f64) {
         assert_eq!(self.report["text"]["oracle"], true);
         let tested = self.report["text"]["tested"].as_array().unwrap();
-        let named = |facts: &&Json| facts["name"].as_str().unwrap().starts_with(engine);
+        let named = |facts: &&Json| facts["engine"]["name"].as_str().unwrap().starts_with(engine);
         let facts = tested.iter().find(named).unwrap();
-        let kld = facts["kld"].as_array().unwrap().iter();
+        let kld = facts["kld_nats"].as_array().unwrap().iter();
         let kld: Vec<f64> = kld.map(|kld| kld.as_f64().unwrap()).collect();
         (
             kld.iter().sum::<f64>() / kld.len() as f64,
@@ -255,6 +255,63 @@ fn engines() -> &'static [&'static str] {
     }
 }
 
+/// One link: what it costs, and how activations are rounded at its end.
+fn link<'a>(verdict: &'a Verdict, cause: &str, to: &str, activations: Option<&str>) -> (f64, f64, &'a Json) {
+    let links = verdict.report["text"]["links"].as_array().unwrap();
+    let is = |link: &&Json| {
+        link["link"] == cause && link["to"] == to && link["activations"] == activations.map_or(Json::Null, Json::from)
+    };
+    let found: Vec<_> = links.iter().filter(is).collect();
+    assert_eq!(found.len(), 1, "{cause} {to} {activations:?}: {links:?}");
+    let number = |key: &str| found[0][key].as_f64().unwrap();
+    assert!(number("perplexity") > 1.0 && number("top1") <= 1.0);
+    (number("mean_kld_nats"), number("perplexity"), found[0])
+}
+
+/// What is exact costs nothing, more scales for activations cost less, and each engine is compared with what rounds
+/// activations as it does itself.
+#[test]
+fn each_link_has_its_cost() {
+    let exact = Packed::new("kjv", "--exact").verify("--levels 4");
+    exact.assert_agrees();
+    let (kld, perplexity, _) = link(&exact, "weights", "file", None);
+    assert!(kld < 1e-9, "{kld}");
+    assert!((perplexity / exact.report["text"]["reference"]["perplexity"].as_f64().unwrap() - 1.0).abs() < 1e-6);
+
+    let packed = Packed::new("kjv", "");
+    let verdict = packed.verify("--levels 4 --activations per-32");
+    verdict.assert_agrees();
+    let (weights, ..) = link(&verdict, "weights", "file", None);
+    assert_eq!(weights, verdict.found(4, "file against oracle: mean KLD"));
+    let (per_32, ..) = link(&verdict, "activations", "rounded", Some("per-32"));
+    link(&verdict, "engine", "native", Some("per-32"));
+    let native = verdict.found(4, "native against file: mean KLD");
+    let tested = verdict.report["text"]["tested"].as_array().unwrap();
+    let name = tested[1]["engine"]["kernel"].as_str().unwrap();
+    assert!(name.contains("activations per 32"), "{name}");
+
+    let verdict = packed.verify("--levels 4");
+    let (per_256, ..) = link(&verdict, "activations", "rounded", Some("llama.cpp"));
+    println!("weights {weights:.2e}, per 32 {per_32:.2e}, per 256 {per_256:.2e}, native {native:.2e}");
+    assert!(
+        per_32 < 0.5 * per_256 && native < 0.5 * per_256,
+        "{per_32} {native} {per_256}"
+    );
+}
+
+/// llama.cpp rounds as it always does, and is compared with that.
+#[test]
+#[cfg(feature = "llama")]
+fn finer_activations_are_ours_and_llama_cpp_keeps_its_own() {
+    let verdict = Packed::new("kjv", "").verify("--levels 4 --activations per-32");
+    verdict.assert_agrees();
+    let [ours, theirs] = ["per-32", "llama.cpp"].map(|way| link(&verdict, "activations", "rounded", Some(way)).0);
+    link(&verdict, "engine", "llama.cpp", Some("llama.cpp"));
+    let engine = verdict.found(4, "llama.cpp against file: mean KLD");
+    println!("ours {ours:.2e}, theirs {theirs:.2e}, llama.cpp {engine:.2e}");
+    assert!(ours < 0.5 * theirs && engine > 0.7 * theirs && engine < 1.5 * theirs);
+}
+
 #[test]
 fn perplexities_are_those_of_the_reference() {
     let Some(text) = data::find("kjv-tequila/valid.txt") else {
@@ -272,7 +329,7 @@ fn perplexities_are_those_of_the_reference() {
         let verdict = packed.verify(&format!("--levels 4 --tokens 10240 --window 256 --text {text}"));
         let near = |engine: &Json, expected: f64| {
             let found = engine["perplexity"].as_f64().unwrap();
-            println!("{options}: {}: perplexity {found:.4}", engine["name"]);
+            println!("{options}: {}: perplexity {found:.4}", engine["engine"]["name"]);
             assert!((found / expected - 1.0).abs() < 1e-3, "{found}, expected {expected}");
         };
         let facts = &verdict.report["text"];
@@ -651,7 +708,7 @@ fn what_cannot_be_verified_is_an_error() {
 }
 
 #[test]
-fn the_table_names_the_fault_first() {
+fn the_fault_is_named_and_the_verdict_is_last() {
     let mut packed = Packed::new("kjv", "--exact");
     packed.tensor("blk.3.ffn_down.bias")[4 * 17] ^= 1;
     let file = packed.bench.path("planted.gguf");
@@ -668,9 +725,9 @@ fn the_table_names_the_fault_first() {
     let ran = packed.bench.run(&arguments);
     let text = String::from_utf8(ran.stdout).unwrap();
     let lines: Vec<_> = text.lines().collect();
-    assert!(lines[0].ends_with("checks failed"), "{text}");
-    assert_eq!(lines[1], "  level 2, biases");
-    assert!(lines[2].contains("'blk.3.ffn_down.bias' row 17"), "{text}");
+    assert!(lines.last().unwrap().ends_with("1 of 23 checks failed"), "{text}");
+    let fault = lines.iter().position(|line| line.starts_with("  FAIL biases")).unwrap();
+    assert!(lines[fault + 1].contains("'blk.3.ffn_down.bias' row 17"), "{text}");
     assert!(!text.contains('\u{1b}'), "colour where there is no terminal");
     assert!(text.contains("1 wrong of 10 240 biases"), "{text}");
 }
@@ -713,16 +770,19 @@ fn bench_tells_what_loading_costs() {
     ];
     let ran = bench.run(&[&arguments[..], &["--json"]].concat());
     let facts: Json = serde_json::from_slice(&ran.stdout).unwrap();
-    let (load, ours) = (&facts[0]["load"], &facts[0]["engines"][0]);
+    let (load, ours) = (&facts["models"][0]["load"], &facts["models"][0]["engines"][0]);
     let number = |key: &str| load[key].as_f64().unwrap();
     assert_eq!(load["threads"], 1);
-    assert!(ours["name"].as_str().unwrap().ends_with(", 1 thread)"));
+    assert_eq!(
+        (&ours["engine"]["name"], &ours["engine"]["threads"]),
+        (&"native".into(), &1.into())
+    );
     assert_eq!(load["packed_bytes"], ours["bytes_per_token"]);
     let rate = number("stored_bytes") / 1e9 / number("seconds");
-    assert!((number("stored_rate") / rate - 1.0).abs() < 1e-9 && number("first_seconds") > 0.0);
+    assert!((number("stored_gb_per_second") / rate - 1.0).abs() < 1e-9 && number("first_seconds") > 0.0);
 
     let text = String::from_utf8(bench.run(&arguments).stdout).unwrap();
-    let line = text.lines().find(|line| line.contains("our engine loads in")).unwrap();
+    let line = &text[text.find("our engine loads in").unwrap()..];
     for unit in [
         " s with 1 thread ",
         " GB/s, ",

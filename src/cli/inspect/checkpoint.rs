@@ -5,11 +5,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::json;
+use formats::block::BlockType;
 
+use super::super::json::print_json;
 use super::super::text::shown;
-use super::super::{lossy, pack, print, print_json, render};
+use super::super::{activations, lossy, pack, print, render};
 use super::InspectArgs;
+use super::json::{
+    CheckpointReport, ConfigReport, Found as Told, InspectReport, PreviewReport, TensorReport, TrainedReport,
+};
 use crate::model::{
     Checkpoint, Config, ConfigFile, ModelError, Source, Tensors, Trained, TrainingOverrides, recognise,
 };
@@ -73,7 +77,7 @@ struct Found {
 
 /// What `pack` would make of a checkpoint.
 struct PackPreview {
-    linears: String,
+    linears: BTreeMap<BlockType, usize>,
     bytes: u64,
     nmse: f64,
     /// What zeros are called.
@@ -99,6 +103,7 @@ impl PackPreview {
             drop_biases: false,
             name: None,
             organization: None,
+            card: Default::default(),
             metadata: vec![],
             hash: false,
             split_max_size: None,
@@ -107,13 +112,8 @@ impl PackPreview {
         let summary = Plan::new(&checkpoint, &options)?
             .run(vec![], None, &|_| ControlFlow::Continue(()))?
             .summary;
-        let linears: Vec<_> = summary
-            .linears
-            .iter()
-            .map(|(ty, count)| format!("{count} x {ty}"))
-            .collect();
         Ok(Self {
-            linears: linears.join(", "),
+            linears: summary.linears.clone(),
             bytes: summary.bytes,
             nmse: summary.loss.nmse(),
             zeros: render::zeros(&checkpoint.scheme),
@@ -204,56 +204,65 @@ impl Found {
         text
     }
 
-    fn json(&self, path: &Path) -> serde_json::Value {
-        let tensors: Vec<_> = self
-            .tensors
-            .iter()
-            .map(|(name, tensor)| {
-                json!({"name": name, "dtype": tensor.dtype.to_string(), "shape": tensor.shape, "bytes": tensor.bytes.len()})
-            })
-            .collect();
-        let result = |result: Option<Result<serde_json::Value, String>>| match result {
-            None => serde_json::Value::Null,
-            Some(Ok(value)) => value,
-            Some(Err(problem)) => json!({"problem": problem}),
+    fn json(&self, path: &Path) -> InspectReport {
+        let tensors = self.tensors.iter().map(|(name, tensor)| TensorReport {
+            name: name.into(),
+            ty: tensor.dtype.to_string(),
+            shape: tensor.shape.iter().map(|&n| n as u64).collect(),
+            bytes: Some(tensor.bytes.len() as u64),
+        });
+        let training = |trained: &Trained| TrainedReport {
+            training: trained.scheme.training().facts(),
+            known_by: trained.evidence,
         };
-        let config = self.config.as_ref().map(|config| match config {
-            Ok(config) => Ok(json!({
-                "architecture": config.architecture.short_name(), "layers": config.dims.layers,
-                "hidden_size": config.dims.hidden, "intermediate_size": config.dims.intermediate,
-                "heads": config.dims.heads, "kv_heads": config.dims.kv_heads, "head_dim": config.dims.head_dim,
-                "vocab_size": config.dims.vocab, "context_length": config.context_length,
-                "tied_head": config.tied_head,
-            })),
-            Err(problem) => Err(problem.clone()),
-        });
-        let weights = self.weights.as_ref().map(|weights| match weights {
-            Ok(word) => Ok((*word).into()),
-            Err(problem) => Err(problem.clone()),
-        });
-        let training = self.training.as_ref().map(|training| match training {
-            Ok(trained) => {
-                let mut json = trained.scheme.training().json();
-                json["known_by"] = trained.evidence.into();
-                Ok(json)
-            }
-            Err(problem) => Err(problem.clone()),
-        });
-        let pack = self.plan.as_ref().map(|plan| match plan {
-            Ok(preview) => Ok(json!({
-                "linears": preview.linears, "bytes": preview.bytes, "nmse": preview.nmse,
-                "dead_share": preview.dead_share, "largest_bias": preview.largest_bias, "notes": preview.notes,
-            })),
-            Err(problem) => Err(problem.clone()),
-        });
-        json!({
-            "path": lossy(path), "kind": "checkpoint", "bytes": self.tensors.bytes(), "config": result(config),
-            "weights": result(weights), "training": result(training), "pack": result(pack), "tensors": tensors,
-        })
+        InspectReport::Checkpoint(Box::new(CheckpointReport {
+            path: lossy(path),
+            bytes: self.tensors.bytes(),
+            config: told(&self.config, |config| config.into()),
+            weights: told(&self.weights, |word| *word),
+            training: told(&self.training, training),
+            pack: told(&self.plan, PackPreview::json),
+            tensors: tensors.collect(),
+        }))
+    }
+}
+
+/// What was found, in the form that is printed.
+fn told<T, R>(found: &Option<Result<T, String>>, report: impl FnOnce(&T) -> R) -> Option<Told<R>> {
+    found.as_ref().map(|found| Told::new(found.as_ref().map(report)))
+}
+
+impl From<&Config> for ConfigReport {
+    fn from(config: &Config) -> Self {
+        let dims = &config.dims;
+        Self {
+            architecture: config.architecture.short_name().into(),
+            layers: dims.layers,
+            hidden_size: dims.hidden,
+            intermediate_size: dims.intermediate,
+            heads: dims.heads,
+            kv_heads: dims.kv_heads,
+            head_dim: dims.head_dim,
+            vocab_size: dims.vocab,
+            context_length: config.context_length,
+            tied_head: config.tied_head,
+        }
     }
 }
 
 impl PackPreview {
+    fn json(&self) -> PreviewReport {
+        PreviewReport {
+            linears: self.linears.iter().map(|(ty, count)| (ty.name(), *count)).collect(),
+            activations: activations::reports(self.linears.keys().copied()),
+            bytes: self.bytes,
+            nmse: self.nmse,
+            dead_share: self.dead_share,
+            largest_bias: self.largest_bias,
+            notes: self.notes.clone(),
+        }
+    }
+
     fn facts(&self) -> Vec<(&'static str, String)> {
         let mut facts = vec![(self.zeros, render::percent(self.dead_share))];
         facts.extend(self.largest_bias.map(|bias| ("largest bias", render::small(bias))));
@@ -261,11 +270,16 @@ impl PackPreview {
             "pack makes",
             format!(
                 "{}, {}, weight NMSE {}",
-                self.linears,
+                render::counts(&self.linears),
                 render::bytes(self.bytes),
                 render::small(self.nmse)
             ),
         ));
+        facts.push((
+            "activations",
+            activations::line(&self.linears.keys().copied().collect::<Vec<_>>()),
+        ));
+        facts.retain(|(_, text)| !text.is_empty());
         facts
     }
 }

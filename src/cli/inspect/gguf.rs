@@ -8,8 +8,10 @@ use formats::gguf::{File, TensorInfo, Value};
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::super::activations;
 use super::super::text::shown;
 use super::super::{lossy, render};
+use super::json::{GgufReport, InspectReport, TensorReport, TypeReport};
 
 /// What a stored type needs of an engine: measured or read in the engines' sources, see docs/types.md.
 fn engines(ty: BlockType) -> &'static str {
@@ -80,13 +82,6 @@ impl Gguf<'_> {
             .sum()
     }
 
-    fn engines(&self) -> Vec<(BlockType, &'static str)> {
-        let mut types: Vec<_> = self.file.tensors().iter().map(|info| info.ty).collect();
-        types.sort_unstable();
-        types.dedup();
-        types.into_iter().map(|ty| (ty, engines(ty))).collect()
-    }
-
     pub fn text(&self, all: bool) -> String {
         let file = self.file;
         let mut text = format!(
@@ -103,7 +98,9 @@ impl Gguf<'_> {
             .filter(|(_, value)| all || !matches!(value, Value::Array(_)));
         let shown: Vec<_> = keys.map(|(key, value)| (key.as_str(), brief(value))).collect();
         text += &render::facts(&shown);
-        let rows = self.shares().into_iter().map(|(ty, share)| {
+        let shares = self.shares();
+        let types: Vec<_> = shares.keys().copied().collect();
+        let rows = shares.into_iter().map(|(ty, share)| {
             let dead = if share.ternary > 0 {
                 render::percent(share.dead as f64 / share.ternary as f64)
             } else {
@@ -124,6 +121,7 @@ impl Gguf<'_> {
             &["type", ">tensors", ">weights", ">size", ">dead zone", "runs on"],
             rows.collect(),
         );
+        text += &activations::table(&types);
         if all {
             let rows = file.tensors().iter().map(|info| {
                 let shape: Vec<_> = info.shape.iter().rev().map(u64::to_string).collect();
@@ -140,45 +138,50 @@ impl Gguf<'_> {
         text
     }
 
-    pub fn json(&self) -> serde_json::Value {
-        let metadata: serde_json::Map<_, _> = self
-            .file
+    /// With the values of lists where `all` is wanted.
+    pub fn json(&self, all: bool) -> InspectReport {
+        let file = self.file;
+        let metadata = file
             .metadata()
             .iter()
-            .map(|(key, value)| (key.clone(), listed(value)))
-            .collect();
-        let tensors: Vec<_> = self
-            .file
-            .tensors()
-            .iter()
-            .map(|info| json!({"name": info.name, "type": info.ty.name(), "shape": info.shape, "bytes": info.bytes()}))
-            .collect();
-        let types: serde_json::Map<_, _> = self
-            .shares()
-            .into_iter()
-            .map(|(ty, share)| {
-                let dead = (share.ternary > 0).then(|| share.dead as f64 / share.ternary as f64);
-                let facts = json!({
-                    "tensors": share.tensors, "weights": share.weights, "bytes": share.bytes, "dead_share": dead,
-                    "runs_on": engines(ty),
-                });
-                (ty.name().to_owned(), facts)
-            })
-            .collect();
-        let ollama = self.engines().iter().all(|(ty, _)| ty.ollama_reads());
-        json!({
-            "path": lossy(self.path), "kind": "gguf", "version": self.file.version(), "bytes": self.bytes,
-            "alignment_bytes": self.file.alignment(), "ollama": ollama, "types": types, "metadata": metadata,
-            "tensors": tensors,
+            .map(|(key, value)| (key.clone(), listed(value, all)));
+        let tensors = file.tensors().iter().map(|info| TensorReport {
+            name: info.name.clone(),
+            ty: info.ty.to_string(),
+            shape: info.shape.iter().rev().copied().collect(),
+            bytes: info.bytes(),
+        });
+        let types = self.shares().into_iter().map(|(ty, share)| {
+            let report = TypeReport {
+                tensors: share.tensors,
+                weights: share.weights,
+                bytes: share.bytes,
+                dead_share: (share.ternary > 0).then(|| share.dead as f64 / share.ternary as f64),
+                runs_on: engines(ty),
+                activations: activations::report(ty),
+            };
+            (ty.name(), report)
+        });
+        InspectReport::Gguf(GgufReport {
+            path: lossy(self.path),
+            bytes: self.bytes,
+            gguf_version: file.version(),
+            alignment_bytes: file.alignment(),
+            ollama: file.tensors().iter().all(|info| info.ty.ollama_reads()),
+            types: types.collect(),
+            metadata: metadata.collect(),
+            tensors: tensors.collect(),
         })
     }
 }
 
-/// A value as JSON, which takes many times its memory: of a list longer than any vocabulary only the length.
-fn listed(value: &Value) -> serde_json::Value {
+/// A value as JSON. The values of a list take many times its memory: those longer than any vocabulary are never listed.
+fn listed(value: &Value, all: bool) -> serde_json::Value {
     const MAX: usize = 1 << 22;
     match value {
-        Value::Array(array) if array.len() > MAX => value.brief().into(),
+        Value::Array(array) if !all || array.len() > MAX => {
+            json!({ "type": value.type_name(), "length": array.len() })
+        }
         value => value.to_json(),
     }
 }

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod gguf;
+mod json;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,9 +10,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{print, print_json};
+use super::json::print_json;
+use super::print;
 use crate::mapped::{Mapped, Model};
 use gguf::Gguf;
+pub(super) use json::InspectReport;
 
 /// Show what a checkpoint or a GGUF file holds
 ///
@@ -25,12 +28,12 @@ Examples:
 pub struct InspectArgs {
     /// A folder with a checkpoint, a safetensors file, its index, or a GGUF file
     path: PathBuf,
-    /// List every tensor and every key
+    /// List every tensor and every key, and in JSON the values of lists
     #[arg(short, long)]
     all: bool,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Show it.
@@ -48,7 +51,7 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
             bytes: model.bytes(),
         };
         return if args.json {
-            print_json(&gguf.json())
+            print_json(&gguf.json(args.all))
         } else {
             print(&gguf.text(args.all))
         };

@@ -28,13 +28,14 @@ Examples:
   tqconv pack my-checkpoint/ model.gguf --exact --for gpu     not one bit of the weights lost, for GPUs
   tqconv pack my-checkpoint/ model.gguf --embedding q8_0      a smaller embedding
   tqconv pack my-checkpoint/ model.gguf --dry-run             what every tensor would become
+  tqconv pack my-checkpoint/                                  named by model, size and type, in this folder
   tqconv pack my-checkpoint/ model.gguf --max-kld 0.002       the smallest file that predicts so much alike
   tqconv pack bonsai.gguf model.gguf --for ollama             a GGUF file in types that Ollama reads")]
 pub struct PackArgs {
     /// A folder with a checkpoint, a model.safetensors, a model.safetensors.index.json, or a GGUF file
     pub(super) input: PathBuf,
-    /// The GGUF file to write
-    pub(super) output: PathBuf,
+    /// The GGUF file to write, or a folder for it: named like Name-1B-Q2_K.gguf, as without OUT in this one
+    pub(super) output: Option<PathBuf>,
 
     /// Where the file is to run
     #[arg(long = "for", value_enum, default_value_t = TargetArg::Any, value_name = "WHERE", help_heading = "Types")]
@@ -76,6 +77,13 @@ pub struct PackArgs {
     /// Note the sha256 of each input file in the output: takes about a second per 2 GB of the largest file
     #[arg(long, help_heading = "Output")]
     pub(super) hash: bool,
+    /// Write README.md beside the output, too: a card for the Hugging Face Hub, with license, language and base model as
+    /// the checkpoint's own card has them
+    #[arg(long, help_heading = "Output")]
+    pub(super) card: bool,
+    /// Write a manifest, too: the sha256 of each file that was written or read, the request, what was lost
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    pub(super) manifest: Option<PathBuf>,
     /// Write several files of at most this size, for example 2G or 500M, named as llama.cpp's gguf-split names them
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Output")]
     pub(super) split_max_size: Option<u64>,
@@ -87,7 +95,7 @@ pub struct PackArgs {
     pub(super) dry_run: bool,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
-    pub(super) json: bool,
+    pub(in crate::cli) json: bool,
 }
 
 impl PackArgs {

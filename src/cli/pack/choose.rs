@@ -1,12 +1,14 @@
 //! `--max-kld`: types that are chosen by their KLD, and what is told of it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use formats::gguf::Value;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{Context, PackArgs, go_on, of_input};
 use crate::choose::{self, Backend, ChooseError, Chosen, MOST_TOKENS, Request};
@@ -89,6 +91,14 @@ pub(super) fn facts(args: &PackArgs, chosen: &Chosen) -> Vec<(&'static str, Stri
     let (kld, allowed) = (on.collect::<Vec<_>>().join(", "), args.max_kld.unwrap_or_default());
     let tokens = render::count(chosen.tokens as u64);
     let files = if chosen.measured == 1 { "file" } else { "files" };
+    let whole = format!("{} whole {files}", chosen.measured);
+    let by = match chosen.tokens_of_parts {
+        0 => format!("--type and --tensor-type alone, and measured on {whole}"),
+        tokens => {
+            let sum = render::small(chosen.sum);
+            format!("the KLD of each linear alone, on {tokens} tokens (together {sum}), and of {whole}")
+        }
+    };
     vec![
         (
             "mean KLD",
@@ -97,15 +107,7 @@ pub(super) fn facts(args: &PackArgs, chosen: &Chosen) -> Vec<(&'static str, Stri
                 text_name(args)
             ),
         ),
-        (
-            "chosen by",
-            format!(
-                "the KLD of each linear alone, on {} tokens (together {}), and of {} whole {files}",
-                chosen.tokens_of_parts,
-                render::small(chosen.sum),
-                chosen.measured
-            ),
-        ),
+        ("chosen by", by),
     ]
 }
 
@@ -141,25 +143,72 @@ fn why(linear: &choose::Linear) -> String {
     }
 }
 
-pub(super) fn json(args: &PackArgs, chosen: &Chosen) -> serde_json::Value {
-    let linears = chosen.linears.iter().map(|linear| {
-        let tried = linear
-            .tried
-            .iter()
-            .map(|tried| json!({"type": tried.ty.name(), "bytes": tried.bytes, "kld": tried.kld}));
-        json!({
-            "name": linear.name, "type": linear.ty.name(), "why": why(linear), "tried": tried.collect::<Vec<_>>(),
-        })
-    });
-    let kld = chosen
-        .kld
-        .iter()
-        .map(|(backend, kld)| (backend.key().to_owned(), json!(kld)));
-    json!({
-        "allowed": args.max_kld, "kld": kld.collect::<serde_json::Map<_, _>>(), "text": text_name(args),
-        "tokens": chosen.tokens, "tokens_of_parts": chosen.tokens_of_parts, "sum_of_parts": chosen.sum,
-        "whole_files_measured": chosen.measured, "linears": linears.collect::<Vec<_>>(),
-    })
+/// The choice, as JSON.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ChosenReport {
+    /// As `--max-kld` has it.
+    allowed_nats: Option<f64>,
+    /// Of the whole file, by what computes.
+    kld_nats: BTreeMap<&'static str, f64>,
+    text: String,
+    tokens: usize,
+    /// Tokens that each linear was measured on alone.
+    tokens_of_parts: usize,
+    /// The KLD of all linears alone, together.
+    sum_of_parts_nats: f64,
+    whole_files_measured: usize,
+    linears: Vec<LinearReport>,
+}
+
+/// A linear, and why it has its type.
+#[derive(Serialize, JsonSchema)]
+struct LinearReport {
+    name: String,
+    #[serde(rename = "type")]
+    ty: &'static str,
+    why: String,
+    tried: Vec<TriedReport>,
+}
+
+/// A type that was measured.
+#[derive(Serialize, JsonSchema)]
+struct TriedReport {
+    #[serde(rename = "type")]
+    ty: &'static str,
+    bytes: u64,
+    kld_nats: Option<f64>,
+}
+
+impl ChosenReport {
+    pub fn new(args: &PackArgs, chosen: &Chosen) -> Self {
+        let kld = chosen.kld.iter().map(|(backend, kld)| (backend.key(), *kld));
+        Self {
+            allowed_nats: args.max_kld,
+            kld_nats: kld.collect(),
+            text: text_name(args),
+            tokens: chosen.tokens,
+            tokens_of_parts: chosen.tokens_of_parts,
+            sum_of_parts_nats: chosen.sum,
+            whole_files_measured: chosen.measured,
+            linears: chosen.linears.iter().map(LinearReport::new).collect(),
+        }
+    }
+}
+
+impl LinearReport {
+    fn new(linear: &choose::Linear) -> Self {
+        let tried = linear.tried.iter().map(|tried| TriedReport {
+            ty: tried.ty.name(),
+            bytes: tried.bytes,
+            kld_nats: tried.kld,
+        });
+        Self {
+            name: linear.name.clone(),
+            ty: linear.ty.name(),
+            why: why(linear),
+            tried: tried.collect(),
+        }
+    }
 }
 
 /// What `verify` is to be told: the text, and what its engines, which round as on CPUs, may be away from the checkpoint.

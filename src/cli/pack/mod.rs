@@ -2,6 +2,8 @@
 
 mod args;
 mod choose;
+mod json;
+mod manifest;
 mod next;
 mod report;
 
@@ -11,10 +13,15 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use anyhow::bail;
+use formats::block::BlockType;
 use formats::gguf::Value;
 
-use super::{Context, print, print_json, render, stop_signal, texts};
+use super::json::{print_json, text_of};
+use super::{Context, card, print, render, stop_signal, texts};
 use crate::choose::Chosen;
+use crate::files::folder_of;
+use crate::model::card::Card;
 use crate::model::tokenizer::TokenizerFiles;
 use crate::model::{Gguf, is_gguf};
 use crate::output::{self, Inputs};
@@ -24,7 +31,10 @@ use crate::simd::Level;
 pub use args::PackArgs;
 use args::TargetArg;
 pub(super) use args::{MAX_NMSE, parse_nmse, parse_pair};
+pub(super) use json::PackReport;
+pub(super) use manifest::Manifest;
 use next::Next;
+pub(super) use next::ollama_name;
 use report::Report;
 
 /// Pack, and tell what came of it.
@@ -39,8 +49,19 @@ pub(super) fn run(args: &PackArgs, context: Context) -> anyhow::Result<ExitCode>
 fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
     let checkpoint = args.checkpoint.open(&args.input)?;
-    let target = Target::check(args, Inputs::new(checkpoint.files().iter().chain(&args.text)))?;
-    let options = options(args, checkpoint.source.name(), checkpoint.source.organization());
+    let (name, inputs) = (
+        checkpoint.source.name(),
+        Inputs::new(checkpoint.files().iter().chain(&args.text)),
+    );
+    let named = Target::named(args, &inputs)?;
+    let (source, card_note) = match checkpoint.source.card() {
+        Ok(card) => (card, None),
+        Err(why) => (Card::default(), Some(why)),
+    };
+    let mut options = options(args);
+    options.name = name.clone();
+    options.organization = checkpoint.source.organization();
+    options.card = source;
     let files = TokenizerFiles::of(&checkpoint.source)?;
     let (tokenizer, plan) = rayon::join(
         || args.checkpoint.read_tokenizer(&files, &checkpoint),
@@ -52,6 +73,11 @@ fn pack_checkpoint(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCod
     let keys = tokenizer.into_metadata();
     let stop = stop_signal()?; // what was written is then removed
     let chosen = choose::types(args, context, &mut plan, &keys, &stop)?;
+    let target = match named {
+        Some(target) => target,
+        None => Target::unnamed(args, inputs, &plan.file_name(&name.unwrap_or_default()))?,
+    };
+    notes.extend(card_note);
     let (packed, found) = write(args, context, plan, &keys, &target, &stop, || {
         texts::notes(&keys, &files)
     })?;
@@ -70,29 +96,82 @@ fn pack_gguf(args: &PackArgs, context: &Context) -> anyhow::Result<ExitCode> {
     }
     let gguf = Gguf::open(&args.input)?;
     let text = args.text.as_deref();
-    let target = Target::check(args, Inputs::new(gguf.files().map(|(path, _)| path).chain(text)))?;
-    let options = options(args, None, None);
+    let inputs = Inputs::new(gguf.files().map(|(path, _)| path).chain(text));
+    let named = Target::named(args, &inputs)?;
+    let options = options(args);
     let mut plan = Plan::of_gguf(&gguf, &options).map_err(|error| of_input(error, args))?;
     let stop = stop_signal()?; // what was written is then removed
     let chosen = choose::types(args, context, &mut plan, &[], &stop)?;
+    let target = match named {
+        Some(target) => target,
+        None => Target::unnamed(args, inputs, &plan.file_name(&name_of_gguf(&args.input)))?,
+    };
     let (packed, ()) = write(args, context, plan, &[], &target, &stop, || ())?;
     tell(args, context, &packed, chosen.as_ref(), &target, vec![], start)
 }
 
+/// The name of a model in a GGUF file: its file's, without the type.
+fn name_of_gguf(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match stem.rsplit_once(['-', '.']) {
+        Some((name, ty)) if BlockType::from_name(&ty.to_ascii_lowercase()).is_some() => name.into(),
+        _ => stem.into(),
+    }
+}
+
 /// Where to write, and what not over.
 struct Target {
+    output: PathBuf,
     modelfile: Option<PathBuf>,
+    card: Option<PathBuf>,
     inputs: Inputs,
 }
 
 impl Target {
-    /// Refuse what cannot be written, before any work.
-    fn check(args: &PackArgs, inputs: Inputs) -> anyhow::Result<Self> {
-        let modelfile = modelfile(args)?;
-        if !args.dry_run {
-            check_outputs(args, modelfile.as_deref(), &inputs)?;
+    /// The output that was named, refused before any work where it cannot be written; `None` where a folder was named, or
+    /// nothing.
+    fn named(args: &PackArgs, inputs: &Inputs) -> anyhow::Result<Option<Self>> {
+        match &args.output {
+            Some(path) if !path.is_dir() => Self::check(args, path.clone(), inputs.clone()).map(Some),
+            _ => Ok(None),
         }
-        Ok(Self { modelfile, inputs })
+    }
+
+    /// The output `name` in the folder that was named, or in this one.
+    fn unnamed(args: &PackArgs, inputs: Inputs, name: &str) -> anyhow::Result<Self> {
+        let folder = args.output.clone().unwrap_or_default();
+        Self::check(args, folder.join(name), inputs)
+    }
+
+    fn check(args: &PackArgs, output: PathBuf, inputs: Inputs) -> anyhow::Result<Self> {
+        let modelfile = modelfile(args, &output)?;
+        let card = args.card.then(|| card::beside(&output));
+        if !args.dry_run {
+            if args.split_max_size.is_none() {
+                output::check(&output, args.force, &inputs)?;
+            }
+            for beside in [&modelfile, &card, &args.manifest].into_iter().flatten() {
+                output::check(beside, args.force, &inputs)?;
+                if *beside == output {
+                    bail!("{}: the model goes there; name another file", beside.display());
+                }
+            }
+        }
+        if let (Some(card), Some(manifest)) = (&card, &args.manifest)
+            && manifest.file_name() == card.file_name()
+            && folder_of(manifest).canonicalize().ok() == folder_of(card).canonicalize().ok()
+        {
+            bail!(
+                "{}: the card of --card goes there; name another manifest",
+                manifest.display()
+            );
+        }
+        Ok(Self {
+            output,
+            modelfile,
+            card,
+            inputs,
+        })
     }
 }
 
@@ -107,7 +186,7 @@ fn write<'a, T: Send>(
     beside: impl FnOnce() -> T + Send,
 ) -> anyhow::Result<(Packed<'a>, T)> {
     let output = Output {
-        path: &args.output,
+        path: &target.output,
         replace: args.force,
         inputs: &target.inputs,
     };
@@ -131,7 +210,7 @@ fn go_on(stop: &AtomicBool) -> ControlFlow<()> {
     }
 }
 
-/// Write the Modelfile, and tell what came of it all.
+/// Write Modelfile and card, and tell what came of it all.
 fn tell(
     args: &PackArgs,
     context: &Context,
@@ -142,17 +221,23 @@ fn tell(
     start: Instant,
 ) -> anyhow::Result<ExitCode> {
     let modelfile = target.modelfile.as_deref();
-    let paths = paths(&args.output, packed.files);
+    let paths = paths(&target.output, packed.files);
     if let Some(path) = modelfile.filter(|_| !args.dry_run) {
         let text = next::modelfile_text(&paths[0], &packed.metadata);
         output::write(path, text.as_bytes())?;
     }
+    if let Some(path) = args.manifest.as_deref().filter(|_| !args.dry_run) {
+        let manifest = Manifest::new(args, packed, &paths)?;
+        output::write(path, text_of(&manifest)?.as_bytes())?;
+    }
     let report = Report {
         args,
         packed,
+        output: &target.output,
         chosen,
         next: Next {
             args,
+            output: &target.output,
             packed,
             chosen,
             first: &paths[0],
@@ -160,11 +245,15 @@ fn tell(
             modelfile,
         },
         paths: &paths,
+        card: target.card.as_deref(),
         notes,
         time: start.elapsed(),
     };
+    if let Some(path) = target.card.as_deref().filter(|_| !args.dry_run) {
+        output::write(path, report.card().text().as_bytes())?;
+    }
     if args.json {
-        print_json(&report.json())
+        print_json(&PackReport::new(&report))
     } else if context.quiet && !args.dry_run {
         Ok(ExitCode::SUCCESS)
     } else {
@@ -181,7 +270,7 @@ fn of_input(error: PackError, args: &PackArgs) -> anyhow::Error {
 }
 
 /// Where the Modelfile goes, if one is asked for.
-fn modelfile(args: &PackArgs) -> anyhow::Result<Option<PathBuf>> {
+fn modelfile(args: &PackArgs, output: &Path) -> anyhow::Result<Option<PathBuf>> {
     if args.target != TargetArg::Ollama {
         return Ok(None);
     }
@@ -190,34 +279,25 @@ fn modelfile(args: &PackArgs) -> anyhow::Result<Option<PathBuf>> {
             "--for ollama: Ollama reads no model that is split into several files; leave out --split-max-size"
         );
     }
-    if args.output.to_str().is_none() {
+    if output.to_str().is_none() {
         anyhow::bail!(
             "{}: the Modelfile of --for ollama cannot hold a name that is not UTF-8; name another output",
-            args.output.display()
+            output.display()
         );
     }
-    let modelfile = args.output.with_extension("Modelfile");
-    if modelfile == args.output {
+    let modelfile = output.with_extension("Modelfile");
+    if modelfile == output {
         anyhow::bail!(
             "{}: the Modelfile of --for ollama goes there; name the output {}",
             modelfile.display(),
-            args.output.with_extension("gguf").display()
+            output.with_extension("gguf").display()
         );
     }
     Ok(Some(modelfile))
 }
 
-fn check_outputs(args: &PackArgs, modelfile: Option<&Path>, inputs: &Inputs) -> anyhow::Result<()> {
-    if args.split_max_size.is_none() {
-        output::check(&args.output, args.force, inputs)?;
-    }
-    if let Some(modelfile) = modelfile {
-        output::check(modelfile, args.force, inputs)?;
-    }
-    Ok(())
-}
-
-fn options(args: &PackArgs, name: Option<String>, organization: Option<String>) -> Options {
+/// All but what is told of a checkpoint.
+fn options(args: &PackArgs) -> Options {
     let rule = Rule {
         target: args.target.into(),
         max_nmse: args.limit(),
@@ -229,8 +309,9 @@ fn options(args: &PackArgs, name: Option<String>, organization: Option<String>) 
         rule,
         embedding: args.embedding,
         drop_biases: args.drop_biases,
-        name,
-        organization,
+        name: None,
+        organization: None,
+        card: Card::default(),
         metadata: args.metadata.clone(),
         hash: args.hash,
         split_max_size: args.split_max_size,

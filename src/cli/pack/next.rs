@@ -13,6 +13,8 @@ use crate::pack::Packed;
 /// What the commands depend on.
 pub(super) struct Next<'a> {
     pub args: &'a PackArgs,
+    /// As it was named, or called after the model.
+    pub output: &'a Path,
     pub packed: &'a Packed<'a>,
     /// Where the types were chosen by their KLD.
     pub chosen: Option<&'a Chosen>,
@@ -29,7 +31,7 @@ impl Next<'_> {
     pub fn text(&self) -> String {
         let mut lines = vec![];
         if let Some(modelfile) = self.modelfile {
-            let (name, file) = (ollama_name(&self.args.output), path_word(modelfile));
+            let (name, file) = (ollama_name(self.output), path_word(modelfile));
             let create = ["ollama".into(), "create".into(), name.clone().into(), "-f".into(), file];
             lines.push(format!("{} && ollama run {name}", shell::command(create)));
         }
@@ -91,7 +93,7 @@ fn path_word(path: &Path) -> OsString {
 }
 
 /// A name that Ollama allows: lower case letters, digits, and `-`, `_`, `.` between them.
-fn ollama_name(output: &Path) -> String {
+pub(in crate::cli) fn ollama_name(output: &Path) -> String {
     let stem = output.file_stem().unwrap_or_default().to_string_lossy();
     let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     let name: String = stem
@@ -122,7 +124,10 @@ pub(super) fn modelfile_text(output: &Path, metadata: &[(String, Value)]) -> Str
     if !has_template(metadata) {
         text += "TEMPLATE \"\"\"{{ .Prompt }}\"\"\"\n";
     }
-    if let Some(context) = value("llama.context_length").and_then(Value::as_u32) {
+    let architecture = value("general.architecture")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if let Some(context) = value(&format!("{architecture}.context_length")).and_then(Value::as_u32) {
         text += &format!("PARAMETER num_ctx {}\n", context.min(MOST_CONTEXT));
     }
     let tokens = value("tokenizer.ggml.tokens")

@@ -1,16 +1,16 @@
-//! What came of a pack: for a person, and as JSON.
+//! What came of a pack, for a person.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::json;
+use formats::block::BlockType;
 
 use super::args::TargetArg;
 use super::next::Next;
 use super::{PackArgs, choose};
 use crate::choose::Chosen;
 use crate::cli::text::shown;
-use crate::cli::{lossy, render};
+use crate::cli::{activations, card, lossy, render};
 use crate::model::Scheme;
 use crate::pack::{Larger, Origin, Packed};
 
@@ -18,10 +18,14 @@ use crate::pack::{Larger, Origin, Packed};
 pub(super) struct Report<'a> {
     pub args: &'a PackArgs,
     pub packed: &'a Packed<'a>,
+    /// As it was named, or called after the model.
+    pub output: &'a Path,
     /// Where the types were chosen by their KLD.
     pub chosen: Option<&'a Chosen>,
     pub next: Next<'a>,
     pub paths: &'a [PathBuf],
+    /// Where the card goes, if one is asked for.
+    pub card: Option<&'a Path>,
     pub notes: Vec<String>,
     pub time: Duration,
 }
@@ -58,11 +62,6 @@ impl Report<'_> {
     fn facts(&self) -> Vec<(&'static str, String)> {
         const WORTH_A_RATE: u64 = 100_000_000; // bytes; below, starting up takes most of the time
         let summary = &self.packed.summary;
-        let linears: Vec<_> = summary
-            .linears
-            .iter()
-            .map(|(ty, count)| format!("{count} x {ty}"))
-            .collect();
         let input = self.packed.origin.bytes();
         let rate = input as f64 / 1e9 / self.time.as_secs_f64();
         let mut facts = vec![
@@ -75,12 +74,13 @@ impl Report<'_> {
                 "linears",
                 format!(
                     "{}: {} weights, {:.4} bits per weight",
-                    linears.join(", "),
+                    render::counts(&summary.linears),
                     render::count(summary.ternary_weights),
                     summary.bits_per_weight()
                 ),
             ),
             ("weight NMSE", self.loss()),
+            ("activations", activations::line(&self.types())),
             ("not smaller", self.larger()),
         ];
         facts.extend(
@@ -94,7 +94,8 @@ impl Report<'_> {
                 ("ties", ties(summary.ties)),
                 ("largest bias", self.largest_bias()),
                 ("biases lost", self.dropped()),
-                ("embedding", self.packed.items[0].info.ty.to_string()),
+                ("embedding", self.table("token_embd.weight")),
+                ("head", self.table("output.weight")),
             ],
             Origin::Gguf(_) => vec![
                 ("zeros", render::percent(summary.dead_share())),
@@ -108,7 +109,7 @@ impl Report<'_> {
         facts
     }
 
-    fn scheme(&self) -> Option<&Scheme> {
+    pub fn scheme(&self) -> Option<&Scheme> {
         match self.packed.origin {
             Origin::Checkpoint(checkpoint) => Some(&checkpoint.scheme),
             Origin::Gguf(_) => None,
@@ -116,7 +117,7 @@ impl Report<'_> {
     }
 
     /// What says how a checkpoint was trained.
-    fn evidence(&self) -> Option<&'static str> {
+    pub fn evidence(&self) -> Option<&'static str> {
         match self.packed.origin {
             Origin::Checkpoint(checkpoint) => Some(checkpoint.evidence),
             Origin::Gguf(_) => None,
@@ -129,8 +130,35 @@ impl Report<'_> {
         for item in self.packed.items.iter().filter(|item| item.loss.is_none()) {
             *counts.entry(item.info.ty).or_default() += 1;
         }
-        let counts: Vec<_> = counts.iter().map(|(ty, count)| format!("{count} x {ty}")).collect();
-        counts.join(", ")
+        render::counts(&counts)
+    }
+
+    /// Type and size of embedding or head, and what would make it smaller; empty where there is none.
+    fn table(&self, name: &str) -> String {
+        let Some(item) = self.packed.items.iter().find(|item| item.info.name == name) else {
+            return String::new();
+        };
+        let (info, bytes) = (&item.info, item.info.bytes().unwrap_or_default());
+        let share = bytes as f64 / self.packed.summary.bytes as f64;
+        let smaller = usize::try_from(info.columns())
+            .ok()
+            .and_then(|columns| BlockType::Q8_0.row_bytes(columns));
+        let saved = smaller.and_then(|row| bytes.checked_sub(row as u64 * info.rows()));
+        let saved = match saved.filter(|saved| *saved > 0) {
+            Some(saved) => format!("; --embedding q8_0 saves {}", render::bytes(saved)),
+            None => String::new(),
+        };
+        format!(
+            "{}, {} ({} of the file){saved}",
+            info.ty,
+            render::bytes(bytes),
+            render::percent(share)
+        )
+    }
+
+    /// The types of the linears.
+    pub fn types(&self) -> Vec<BlockType> {
+        self.packed.summary.linears.keys().copied().collect()
     }
 
     fn loss(&self) -> String {
@@ -216,40 +244,26 @@ impl Report<'_> {
                 .map_or(String::new(), |chosen| format!("\n{}", choose::table(chosen)))
     }
 
-    pub fn json(&self) -> serde_json::Value {
-        let (packed, summary) = (self.packed, &self.packed.summary);
-        let tensors: Vec<_> = packed
-            .items
-            .iter()
-            .map(|item| {
-                json!({
-                    "name": item.info.name, "type": item.info.ty.name(), "shape": item.info.shape,
-                    "file": item.file, "offset_bytes": item.offset, "bytes": item.info.bytes(),
-                    "nmse": item.loss.map(|loss| loss.nmse()),
-                })
-            })
-            .collect();
-        let linears: serde_json::Map<_, _> = summary
-            .linears
-            .iter()
-            .map(|(ty, count)| (ty.name().into(), json!(count)))
-            .collect();
-        json!({
-            "output": lossy(&self.args.output), "files": self.paths.iter().map(|path| lossy(path)).collect::<Vec<_>>(), "written": !self.args.dry_run, "bytes": summary.bytes,
-            "seconds": self.time.as_secs_f64(), "input_bytes": packed.origin.bytes(),
-            "training": self.scheme().map(|scheme| scheme.training().json()), "known_by": self.evidence(),
-            "linears": linears, "ternary_weights": summary.ternary_weights,
-            "bits_per_weight": summary.bits_per_weight(), "dead_share": summary.dead_share(), "ties": summary.ties,
-            "largest_bias": summary.largest_bias,
-            "dropped_biases": summary.dropped.map(|dropped| json!({
-                "linears": dropped.linears, "largest": dropped.largest, "output_nmse": dropped.loss.nmse(),
-            })),
-            "max_kld": self.chosen.map(|chosen| choose::json(self.args, chosen)),
-            "nmse": summary.loss.nmse(),
-            "worst_nmse": summary.worst.as_ref().map(|(_, nmse)| nmse),
-            "worst_tensor": summary.worst.as_ref().map(|(name, _)| name),
-            "modelfile": self.next.modelfile.map(lossy), "verify": self.next.verify(), "notes": self.notes, "tensors": tensors,
-        })
+    /// The card beside the file.
+    pub fn card(&self) -> card::New<'_> {
+        let summary = &self.packed.summary;
+        let (repository, origin) = match self.packed.origin {
+            Origin::Checkpoint(checkpoint) => (checkpoint.source.repository(), checkpoint.scheme.training().text()),
+            Origin::Gguf(_) => (None, format!("from {}", lossy(&self.args.input))),
+        };
+        card::New {
+            keys: &self.packed.metadata,
+            repository,
+            origin,
+            file: &self.paths[0],
+            files: self.paths.len(),
+            linears: render::counts(&summary.linears),
+            bytes: summary.bytes,
+            bits_per_weight: summary.bits_per_weight(),
+            nmse: summary.loss.nmse(),
+            ollama: self.packed.items.iter().all(|item| item.info.ty.ollama_reads()),
+            verify: self.next.verify(),
+        }
     }
 }
 

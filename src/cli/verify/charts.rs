@@ -7,26 +7,21 @@ use super::super::text::shown;
 use crate::bench::{EngineSpeed, Rate, SpeedFacts};
 use crate::engine::threads_text;
 use crate::metrics;
-use crate::verify::{EngineFacts, Histogram, Level, LinearFacts, Report, TextFacts};
+use crate::verify::{CheckId, EngineFacts, Histogram, LinearFacts, Report, TextFacts};
 
 /// Charts are drawn this wide; the page scales them.
 const WIDTH: f64 = 440.0;
 /// The classes of lines and bars, one for each engine.
 const COLOURS: [&str; 3] = ["one", "two", "three"];
 
-/// All charts, each of what was not measured with the reason.
+/// A chart of all that was measured.
 pub fn charts(report: &Report) -> Markup {
-    if report.model.is_none() {
-        return html! {}; // the file cannot be read, which the page says already
-    }
     let linears = &report.linears;
-    let products = linears.iter().any(|linear| linear.dots.is_some());
+    let limit = |id| Some(report.check(id)?.limit.at_most);
     html! {
-        @if linears.is_empty() {
-            (empty("Codes, scales and biases", report, Level::Codes, true))
-        } @else {
-            (LOSS.draw(loss_note(linears), linears))
-            (DEAD_ZONE.draw("Share of weights whose code is 0.", linears))
+        @if !linears.is_empty() {
+            (LOSS.draw(loss_note(linears), linears, limit(CheckId::WeightNmse)))
+            (DEAD_ZONE.draw("Share of weights whose code is 0.", linears, Some(1.0)))
         }
         @if let Some(scales) = &report.scales {
             (histogram("Trained scales", "Groups by scale, logarithmic; in the unit of the weights.", "groups", scales))
@@ -34,29 +29,12 @@ pub fn charts(report: &Report) -> Markup {
         @if let Some(biases) = &report.biases {
             (histogram("Biases", "Rows by bias, in the unit of what the linear puts out.", "rows", biases))
         }
-        @match &report.text {
-            Some(text) => (kld_chart(text)),
-            None => (empty("KLD along the text", report, Level::Logits, true)),
+        @if let Some(text) = &report.text { (kld_chart(text)) }
+        @if linears.iter().any(|linear| linear.dots.is_some()) {
+            (PRODUCTS.draw("NMSE against f64; what 8-bit activations cost.", linears, limit(CheckId::OurProduct)))
         }
-        @if products {
-            (PRODUCTS.draw("NMSE against f64; what 8-bit activations cost.", linears))
-        }
-        @match &report.speed {
-            Some(speed) => (speed_chart(speed)),
-            None => (empty("Speed", report, Level::Speed, !products)),
-        }
+        @if let Some(speed) = &report.speed { (speed_chart(speed)) }
     }
-}
-
-/// In the place of a chart: why there is none.
-fn empty(title: &str, report: &Report, level: Level, wide: bool) -> Markup {
-    let found = report.levels.iter().find(|report| report.level == level);
-    let why = match (found.and_then(|report| report.not_checked.first()), level) {
-        (Some(missing), _) => format!("Not checked: {}.", missing.why),
-        (None, Level::Speed) => "Not measured: ask for it with --speed.".into(),
-        (None, level) => format!("Level {} was not asked for.", level.number()),
-    };
-    card(title, &why, wide, &html! {})
 }
 
 fn card(title: &str, note: &str, wide: bool, body: &Markup) -> Markup {
@@ -84,7 +62,7 @@ fn tenths(x: f64) -> String {
     format!("{x:.1}")
 }
 
-/// One cell for each linear, layers to the right, darker where the value is larger.
+/// One cell for each linear, layers to the right, darker where the value is nearer to its limit.
 struct Heatmap {
     title: &'static str,
     value: fn(&LinearFacts) -> Option<f64>,
@@ -128,7 +106,8 @@ impl Heatmap {
     /// Cells at least this wide have room for their value.
     const READABLE: f64 = 46.0;
 
-    fn draw(&self, note: &str, linears: &[LinearFacts]) -> Markup {
+    /// `limit`: of the values; their largest where there is none.
+    fn draw(&self, note: &str, linears: &[LinearFacts], limit: Option<f64>) -> Markup {
         let layers = linears.iter().map(|linear| linear.layer + 1).max().unwrap_or(1);
         let mut parts: Vec<&str> = vec![];
         for linear in linears {
@@ -147,7 +126,7 @@ impl Heatmap {
                 text x="0" y=((row as f64 * Self::ROW + 17.0).to_string()) { (shown(part)) }
             }
             @for (linear, value) in linears.iter().filter_map(|linear| Some((linear, (self.value)(linear)?))) {
-                (self.cell(linear, value, row_of(linear), width, (least, most)))
+                (self.cell(linear, value, row_of(linear), width, limit.unwrap_or(most)))
             }
             text x=(whole(Self::LEFT)) y=(y) { "layer 0" }
             text x=(whole(WIDTH - 2.0)) y=(y) text-anchor="end" { "layer " (layers - 1) }
@@ -157,14 +136,14 @@ impl Heatmap {
                 }
             }
         };
-        card(self.title, note, false, &svg(self.title, WIDTH, height, &body))
+        let (least, most) = ((self.show)(least), (self.show)(most));
+        let label = format!("{}: {} linears, from {least} to {most}", self.title, linears.len());
+        card(self.title, note, false, &svg(&label, WIDTH, height, &body))
     }
 
-    /// One linear; `range`: of all values.
-    fn cell(&self, linear: &LinearFacts, value: f64, row: usize, width: f64, range: (f64, f64)) -> Markup {
-        let (least, most) = range;
-        let share = if most > least {
-            (value - least) / (most - least)
+    fn cell(&self, linear: &LinearFacts, value: f64, row: usize, width: f64, limit: f64) -> Markup {
+        let share = if limit > 0.0 {
+            (value / limit).clamp(0.0, 1.0)
         } else {
             0.0
         };
@@ -218,7 +197,12 @@ fn histogram(title: &str, note: &str, what: &str, histogram: &Histogram) -> Mark
         text x=(whole(WIDTH / 2.0)) y=(y) text-anchor="middle" { (middle) }
         text x=(whole(WIDTH)) y=(y) text-anchor="end" { (render::small(histogram.to)) }
     };
-    card(title, note, false, &svg(title, WIDTH, BOTTOM + 22.0, &body))
+    let (from, to) = (render::small(histogram.from), render::small(histogram.to));
+    let label = format!(
+        "{title}: from {from} to {to}, at most {} {what} in a bin",
+        render::count(most)
+    );
+    card(title, note, false, &svg(&label, WIDTH, BOTTOM + 22.0, &body))
 }
 
 /// KLD of each engine along the text, on a logarithmic axis.
@@ -242,7 +226,8 @@ fn kld_chart(text: &TextFacts) -> Markup {
         )
     };
     let body = html! {
-        div class="scroll" { (svg(TITLE, Plane::WIDTH, Plane::TOP + Plane::HEIGHT + 28.0, &kld_lines(text))) }
+        div class="roomy" { (kld_lines(TITLE, text, 920.0)) }
+        div class="narrow" { (kld_lines(TITLE, text, 340.0)) }
         div class="legend" {
             @for (engine, colour) in text.tested.iter().zip(COLOURS) { (key(colour, &line(engine))) }
             span { (reference) ": perplexity " (format!("{:.3}", text.reference.perplexity)) }
@@ -253,12 +238,12 @@ fn kld_chart(text: &TextFacts) -> Markup {
 
 /// A plane of tokens and the logarithm of their KLD, between two powers of ten.
 struct Plane {
+    width: f64,
     bottom: f64,
     top: f64,
 }
 
 impl Plane {
-    const WIDTH: f64 = 920.0;
     const HEIGHT: f64 = 190.0;
     const LEFT: f64 = 44.0;
     const TOP: f64 = 22.0;
@@ -266,10 +251,10 @@ impl Plane {
     const FLOOR: f64 = 1e-8;
 
     /// With room for all `points`.
-    fn around(points: impl Iterator<Item = f64> + Clone) -> Self {
+    fn around(points: impl Iterator<Item = f64> + Clone, width: f64) -> Self {
         let top = points.clone().fold(Self::FLOOR, f64::max).log10().ceil();
         let bottom = points.fold(1.0, f64::min).log10().floor().min(top - 1.0);
-        Self { bottom, top }
+        Self { width, bottom, top }
     }
 
     fn y(&self, kld: f64) -> f64 {
@@ -278,19 +263,20 @@ impl Plane {
 
     /// A path through points that are evenly spaced.
     fn path(&self, points: &[f64]) -> String {
-        let step = (Self::WIDTH - Self::LEFT) / (points.len().max(2) - 1) as f64;
+        let step = (self.width - Self::LEFT) / (points.len().max(2) - 1) as f64;
         let point = |(i, kld): (usize, &f64)| format!("{:.1},{:.1}", Self::LEFT + i as f64 * step, self.y(*kld));
         let points: Vec<_> = points.iter().enumerate().map(point).collect();
         format!("M{}", points.join("L"))
     }
 }
 
-fn kld_lines(text: &TextFacts) -> Markup {
+/// The chart itself, so wide.
+fn kld_lines(title: &str, text: &TextFacts, width: f64) -> Markup {
     let lines: Vec<_> = text.tested.iter().map(|engine| buckets(engine, Plane::FLOOR)).collect();
-    let plane = Plane::around(lines.iter().flatten().copied());
-    let (left, right) = (whole(Plane::LEFT), whole(Plane::WIDTH));
+    let plane = Plane::around(lines.iter().flatten().copied(), width);
+    let (left, right) = (whole(Plane::LEFT), whole(width));
     let below = whole(Plane::TOP + Plane::HEIGHT + 20.0);
-    html! {
+    let body = html! {
         text x="0" y="10" { "nats/token" }
         @for exponent in plane.bottom as i32..=plane.top as i32 {
             @let y = plane.y(10f64.powi(exponent));
@@ -302,7 +288,13 @@ fn kld_lines(text: &TextFacts) -> Markup {
         }
         text x=(left) y=(below) { "token 0" }
         text x=(right) y=(below) text-anchor="end" { "token " (text.tokens) }
-    }
+    };
+    let means = text.tested.iter().map(|engine| {
+        let mean = render::small(metrics::mean(&engine.kld));
+        format!("{} {mean} nats a token", engine.name.short)
+    });
+    let label = format!("{title}: means {}", means.collect::<Vec<_>>().join(", "));
+    svg(&label, width, Plane::TOP + Plane::HEIGHT + 28.0, &body)
 }
 
 /// How many tokens share a point, so that there are few enough points to be told apart.
@@ -399,7 +391,7 @@ mod tests {
     #[test]
     fn many_tokens_become_few_points() {
         let engine = EngineFacts {
-            name: EngineName::new("x", ""),
+            name: EngineName::of_precision("x", ""),
             perplexity: 1.0,
             top1: None,
             nmse: None,

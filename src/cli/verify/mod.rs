@@ -1,5 +1,6 @@
 //! `tqconv verify`: the proof of a file, as a table, as JSON and as a page.
 
+mod attest;
 mod charts;
 mod page;
 mod text;
@@ -7,18 +8,24 @@ mod text;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 
+use super::activations::ActivationsArgs;
 use super::checkpoint::CheckpointArgs;
+use super::evidence::{FileDigest, Machine, command_line, files_of_checkpoint, now};
+use super::json::{Document, print_json};
 use super::pack::{MAX_NMSE, parse_nmse, parse_pair};
-use super::{Context, print, print_json, render};
+use super::text::shown_json;
+use super::{Context, card, print, render};
 use crate::engine::text::TextOptions;
 use crate::mapped::Model;
 use crate::model::is_gguf;
 use crate::output::{self, Inputs};
 use crate::verify::{self, Against, Level, Options, Origin, Report, Status, Verdict};
 use crate::witness::Program;
+pub(super) use attest::Verification;
+use page::Evidence;
 use text::Text;
 
 /// Verify a GGUF file against what it was packed from, and what it computes against what it should
@@ -31,6 +38,7 @@ use text::Text;
 Examples:
   tqconv verify model.gguf --against my-checkpoint/                        levels 1 to 4
   tqconv verify model.gguf --against my-checkpoint/ --report proof.html    with a page to look at
+  tqconv verify model.gguf --against my-checkpoint/ --attest proof.json    with a statement to sign
   tqconv verify model.gguf --against original.gguf                         one that was packed from a GGUF file
   tqconv verify model.gguf --levels 1                                      the layout alone")]
 pub struct VerifyArgs {
@@ -75,16 +83,27 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = window, help_heading = "Text")]
     window: usize,
     #[command(flatten)]
+    rounding: ActivationsArgs,
+    #[command(flatten)]
     checkpoint: CheckpointArgs,
     /// A key that `pack` was told to set, and its value; can be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair, help_heading = "Checkpoint")]
     metadata: Vec<(String, String)>,
+    /// Write a statement that can be signed, too: digests, checks, limits, engines (in-toto, docs/attestation.md)
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    attest: Option<PathBuf>,
+    /// A statement without times and the command: the same bytes from the same files on the same machine
+    #[arg(long, requires = "attest", help_heading = "Output")]
+    reproducible: bool,
     /// Write a page to look at, too
     #[arg(long, value_name = "FILE.html", help_heading = "Output")]
     report: Option<PathBuf>,
+    /// Put the figures into the README.md that `pack --card` has written
+    #[arg(long, value_name = "FILE.md", help_heading = "Output")]
+    card: Option<PathBuf>,
     /// Print JSON
     #[arg(long, help_heading = "Output")]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -108,8 +127,17 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
             name: path.display().to_string(),
         }),
     };
-    if let Some(report) = &args.report {
-        output::check(report, true, &inputs(args, against.as_ref()))?;
+    let inputs = inputs(args, against.as_ref());
+    if let Some(path) = &args.card {
+        output::check(path, true, &inputs)?;
+        card::check(path)?;
+    }
+    let inputs = inputs.and(&args.card);
+    for output in [&args.report, &args.attest].into_iter().flatten() {
+        output::check(output, true, &inputs)?;
+    }
+    if args.report.is_some() && args.report == args.attest {
+        bail!("--attest: the page of --report goes there; name another file");
     }
     let options = options(args, context.witness)?;
     let bar = render::spinner(!context.quiet);
@@ -118,14 +146,23 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
     })
     .with_context(|| args.file.display().to_string())?;
     bar.finish_and_clear();
-    if args.json {
-        print_json(&serde_json::to_value(&report)?)?;
-    } else {
-        let text = Text { colour: context.colour };
-        print(&text.report(&report))?;
+    if args.report.is_some() || args.attest.is_some() {
+        write_proof(args, &report, against.as_ref())?;
     }
-    if let Some(path) = &args.report {
-        output::write(path, page::page(&report).as_bytes())?;
+    if let Some(path) = &args.card {
+        output::write(path, card::verified(path, &report)?.as_bytes())?;
+    }
+    if args.json {
+        print_json(&report)?;
+    } else {
+        let text = Text {
+            colour: context.colour,
+            verbose: context.verbose,
+        };
+        print(&match context.quiet {
+            true => text.verdict(&report),
+            false => text.report(&report),
+        })?;
     }
     Ok(match report.verdict {
         Verdict::Agrees | Verdict::Sound => ExitCode::SUCCESS,
@@ -133,6 +170,44 @@ pub(super) fn run(args: &VerifyArgs, context: Context) -> anyhow::Result<ExitCod
         Verdict::NothingChecked if measured(&report) => ExitCode::SUCCESS,
         Verdict::NothingChecked => ExitCode::from(2),
     })
+}
+
+/// Write the page and the statement.
+fn write_proof(args: &VerifyArgs, report: &Report, against: Option<&Against>) -> anyhow::Result<()> {
+    let subjects = FileDigest::of_all(&parts(&Model::open(&args.file)?))?;
+    let against = FileDigest::of_all(&against.map_or(vec![], files))?;
+    if let Some(path) = &args.report {
+        let evidence = Evidence {
+            date: now(),
+            command: command_line(),
+            machine: Machine::this(),
+            subjects: &subjects,
+            against: &against,
+        };
+        output::write(path, page::page(report, &evidence).as_bytes())?;
+    }
+    if let Some(path) = &args.attest {
+        let statement = attest::statement(report, &subjects, &against, args.reproducible)?;
+        output::write(path, format!("{}\n", shown_json(&format!("{statement:#}"))).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The files of a model.
+fn parts(model: &Model) -> Vec<PathBuf> {
+    model.parts().iter().map(|part| part.path.clone()).collect()
+}
+
+/// The files of what it was packed from.
+fn files(against: &Against) -> Vec<PathBuf> {
+    match &against.origin {
+        Origin::Checkpoint { checkpoint, .. } => files_of_checkpoint(checkpoint),
+        Origin::Gguf(model) => parts(model),
+    }
+}
+
+impl Document for Report {
+    const SCHEMA: &'static str = "tqconv.verify/1";
 }
 
 /// What the file was packed from.
@@ -153,7 +228,7 @@ fn inputs(args: &VerifyArgs, against: Option<&Against>) -> Inputs {
     let against = match against.map(|against| &against.origin) {
         None => vec![],
         Some(Origin::Checkpoint { checkpoint, .. }) => checkpoint.files(),
-        Some(Origin::Gguf(model)) => model.parts().iter().map(|part| part.path.clone()).collect(),
+        Some(Origin::Gguf(model)) => parts(model),
     };
     let named = [Some(&args.file), args.text.as_ref()].into_iter().flatten();
     Inputs::new(named.chain(&against))
@@ -190,6 +265,7 @@ fn options(args: &VerifyArgs, witness: Program) -> anyhow::Result<Options> {
         max_nmse: args.max_nmse,
         metadata: args.metadata.clone(),
         max_kld: args.max_kld,
+        activations: args.rounding.activations,
         text,
         threads: rayon::current_num_threads(),
         witness,

@@ -5,14 +5,28 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::super::render;
 use super::super::text::shown;
 use super::charts::charts;
-use super::text::{found, limit};
+use super::text::{found, limit, link_end};
+use crate::cli::evidence::{FileDigest, Machine};
+use crate::engine::threads_text;
 use crate::metrics;
-use crate::verify::{Check, LevelReport, Report, Status, Verdict};
+use crate::verify::{Check, CheckId, LevelReport, Report, Status, TextFacts, Verdict};
 
 const STYLE: &str = include_str!("page.css");
 
+/// What the page says beside the report.
+pub struct Evidence<'a> {
+    /// When it was verified.
+    pub date: String,
+    pub command: String,
+    pub machine: Machine,
+    /// The files that were verified.
+    pub subjects: &'a [FileDigest],
+    /// Those that they were compared with.
+    pub against: &'a [FileDigest],
+}
+
 /// The page as HTML.
-pub fn page(report: &Report) -> String {
+pub fn page(report: &Report, evidence: &Evidence) -> String {
     let tone = match report.verdict {
         Verdict::Agrees => "good",
         Verdict::Sound | Verdict::NothingChecked => "idle",
@@ -39,7 +53,9 @@ pub fn page(report: &Report) -> String {
                     (faults(report))
                     section class="tiles" { (tiles(report)) }
                     section class="charts" { (charts(report)) }
+                    @if let Some(text) = &report.text { (links(text)) }
                     section { @for report in &report.levels { (level(report)) } }
+                    section class="charts" { (facts(report, evidence)) (gloss()) }
                     footer { (shown(&footer(report))) }
                 }
             }
@@ -97,22 +113,31 @@ fn faults(report: &Report) -> Markup {
     }
 }
 
-/// The figures that matter most, each with what it says.
+/// The figures that matter most, each with what it says and how much is allowed.
 fn tiles(report: &Report) -> Markup {
+    let allowed = |check: Option<&Check>| check.map_or(String::new(), |check| format!("; limit {}", limit(check)));
     let mut tiles = vec![];
     if !report.linears.is_empty() {
         let total = report.total();
         let differ = render::count(total.codes_wrong);
         tiles.push((
             many(total.weights),
-            format!("ternary weights compared, {differ} differ"),
+            format!("ternary weights compared, {differ} differ; limit 0"),
         ));
-        tiles.push((render::small(total.loss.value()), "NMSE of the stored weights".into()));
+        let worst = allowed(report.check(CheckId::WeightNmse));
+        let of_worst = if worst.is_empty() { "" } else { " of the worst linear" };
+        tiles.push((
+            render::small(total.loss.value()),
+            format!("NMSE of the stored weights{worst}{of_worst}"),
+        ));
         let dead = render::percent(total.dead_share());
         tiles.push((dead, "of the weights in the dead zone".into()));
     }
     for engine in report.text.iter().flat_map(|text| &text.tested) {
-        let label = format!("nats/token, mean KLD of {}", engine.name.short);
+        let short = engine.name.short;
+        let mut checks = report.levels.iter().flat_map(|level| &level.checks);
+        let check = checks.find(|check| check.id == CheckId::MeanKld && check.engine == Some(short));
+        let label = format!("nats/token, mean KLD of {short}{}", allowed(check));
         tiles.push((render::small(metrics::mean(&engine.kld)), label));
     }
     if let Some(model) = &report.model {
@@ -173,15 +198,15 @@ fn table(checks: &[Check]) -> Markup {
     html! {
         table {
             tr {
-                th {}
-                th { "check" }
-                th class="number" { "found" }
-                th class="number" { "limit" }
-                th { "where the limit is from" }
+                th scope="col" { span class="unseen" { "result" } }
+                th scope="col" { "check" }
+                th scope="col" class="number" { "found" }
+                th scope="col" class="number" { "limit" }
+                th scope="col" { "where the limit is from" }
             }
             @for check in checks {
                 tr {
-                    @if check.pass { td class="good" { "\u{2713}" } } @else { td class="bad" { "\u{2717}" } }
+                    @if check.pass { (mark("good", "\u{2713}", "passed")) } @else { (mark("bad", "\u{2717}", "failed")) }
                     td { (shown(&check.name)) }
                     td class="number" { (found(check)) }
                     td class="number" { (limit(check)) }
@@ -192,11 +217,105 @@ fn table(checks: &[Check]) -> Markup {
     }
 }
 
+/// A sign to look at, and a word to be read aloud.
+fn mark(tone: &str, sign: &str, word: &str) -> Markup {
+    html! { td class=(tone) { span aria-hidden="true" { (sign) } span class="unseen" { (word) } } }
+}
+
+/// What was verified, when, where and how.
+fn facts(report: &Report, evidence: &Evidence) -> Markup {
+    let digests = |files: &[FileDigest]| {
+        html! {
+            @for file in files { dd { (shown(&file.name)) " " code { (file.sha256) } } }
+        }
+    };
+    html! {
+        div class="card wide" {
+            h2 { "Evidence" }
+            dl {
+                dt { "file, sha256" } (digests(evidence.subjects))
+                @if !evidence.against.is_empty() { dt { "compared with, sha256" } (digests(evidence.against)) }
+                dt { "date" } dd { (evidence.date) }
+                dt { "command" } dd { code { (shown(&evidence.command)) } }
+                dt { "machine" }
+                dd { (shown(&evidence.machine.cpu)) ", " (evidence.machine.instructions) ", "
+                    (threads_text(evidence.machine.threads)) }
+                @for engine in report.text.iter().flat_map(|text| &text.tested) {
+                    dt { "engine" } dd { (shown(&engine.name.to_string())) }
+                }
+            }
+        }
+    }
+}
+
+/// Where the predictions part from the reference's.
+fn links(text: &TextFacts) -> Markup {
+    let perplexity = |perplexity: f64| format!("{perplexity:.4}");
+    html! {
+        section {
+            div class="card" {
+                h2 { "What each link costs" }
+                div class="rows" {
+                    table {
+                        tr {
+                            th scope="col" { "link" }
+                            th scope="col" { "to" }
+                            th scope="col" class="number" { "perplexity" }
+                            th scope="col" class="number" { "mean KLD, nats/token" }
+                            th scope="col" class="number" { "top-1" }
+                        }
+                        tr {
+                            td {}
+                            td { (text.reference.name.short) }
+                            td class="number" { (perplexity(text.reference.perplexity)) }
+                            td {}
+                            td {}
+                        }
+                        @for link in &text.links {
+                            tr {
+                                td { (link.link.name()) }
+                                td { (link_end(link)) }
+                                td class="number" { (perplexity(link.perplexity)) }
+                                td class="number" { (render::small(link.mean_kld)) }
+                                td class="number" { (render::percent(link.top1)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The words that a reader may not know.
+fn gloss() -> Markup {
+    const WORDS: [(&str, &str); 5] = [
+        (
+            "NMSE",
+            "normalized mean squared error: squared differences over the squares of the reference; 0 is exact",
+        ),
+        (
+            "KLD",
+            "Kullback-Leibler divergence: how far predicted probabilities are from the reference's, in nats a token; 0 is equal",
+        ),
+        (
+            "oracle",
+            "a plain forward pass in f64 on the checkpoint, which the others are compared with",
+        ),
+        ("native", "tqconv's own engine, on packed weights"),
+        ("dead zone", "the weights that training made 0"),
+    ];
+    html! {
+        div class="card wide" {
+            h2 { "Words" }
+            dl { @for (word, meaning) in WORDS { dt { (word) } dd { (meaning) } } }
+        }
+    }
+}
+
 fn footer(report: &Report) -> String {
     let mut parts = vec![format!("tqconv {}", env!("CARGO_PKG_VERSION"))];
     parts.extend(report.llama_cpp.iter().map(ToString::to_string));
-    let engines = report.text.iter().flat_map(|text| &text.tested);
-    parts.extend(engines.map(|engine| engine.name.to_string()));
     parts.extend(report.notes.iter().cloned());
     parts.join(" \u{b7} ")
 }
@@ -218,6 +337,7 @@ mod tests {
             against: None,
             verdict: Verdict::NothingChecked,
             llama_cpp: None,
+            mismatches: vec![],
             levels: vec![],
             model: None,
             linears: vec![],
@@ -227,8 +347,15 @@ mod tests {
             speed: None,
             notes: vec!["<script>".into()],
         };
-        let page = page(&report);
+        let evidence = Evidence {
+            date: String::new(),
+            command: "<b>".into(),
+            machine: Machine::this(),
+            subjects: &[],
+            against: &[],
+        };
+        let page = page(&report, &evidence);
         assert!(page.contains("&lt;a b=&quot;c&quot;&gt;&amp;\\u{202e}, not compared"));
-        assert!(!page.contains("<script") && !page.contains("<a "));
+        assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains("<a "));
     }
 }

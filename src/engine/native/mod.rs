@@ -23,7 +23,7 @@ use rayon::prelude::*;
 pub use self::pass::Pass;
 pub use self::weights::{Ends, Layer, Linear, Source, Tensor, Tensors};
 use super::hyper::Hyper;
-use super::{Engine, EngineError, EngineName, Generate, check_tokens, threads_text};
+use super::{Engine, EngineError, EngineName, Generate, check_tokens};
 use crate::kernels::{self, ActivationScales};
 
 /// Most tokens that go through the layers together.
@@ -149,8 +149,12 @@ impl<'file> Native<'file> {
 
 impl Engine for Native<'_> {
     fn name(&self) -> EngineName {
-        let details = format!("{}, {}", self.kernel_name(), threads_text(self.threads()));
-        EngineName::new("native", details)
+        EngineName {
+            short: "native",
+            kernel: Some(self.kernel_name()),
+            threads: Some(self.threads()),
+            ..EngineName::default()
+        }
     }
 
     fn vocab(&self) -> usize {

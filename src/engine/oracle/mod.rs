@@ -85,7 +85,7 @@ impl<W: Weights + ?Sized> Oracle<'_, W> {
 
 impl<W: Weights + ?Sized> Engine for Oracle<'_, W> {
     fn name(&self) -> EngineName {
-        EngineName::new("oracle", "f64")
+        EngineName::of_precision("oracle", "f64")
     }
 
     fn vocab(&self) -> usize {

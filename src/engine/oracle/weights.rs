@@ -68,8 +68,8 @@ pub enum Rounding {
     F16,
     /// 32 of them to 8-bit codes times one f16 scale (ggml's Q8_0).
     Q8_0,
-    /// 256 of them to 8-bit codes times one f32 scale (ggml's Q8_K).
-    Q8K,
+    /// So many of them to 8-bit codes times one f32 scale (256: ggml's Q8_K).
+    K(usize),
 }
 
 impl Rounding {
@@ -80,7 +80,7 @@ impl Rounding {
             Rounding::Bf16 => x.iter_mut().for_each(|x| *x = bf16::from_f64(*x).into()),
             Rounding::F16 => x.iter_mut().for_each(|x| *x = f16::from_f64(*x).into()),
             Rounding::Q8_0 => round_groups(x, 32, |scale| f16::from_f64(scale).into()),
-            Rounding::Q8K => round_groups(x, 256, |scale| scale),
+            Rounding::K(group) => round_groups(x, group, |scale| scale),
         }
     }
 }
@@ -112,7 +112,8 @@ mod tests {
             rounding.apply(&mut x);
             [x[0], x[1], x[40]]
         };
-        close(&round(Rounding::Q8K), &[-254.0, 4.0, 2.0]); // the third of the same group: half a step and a bit
+        close(&round(Rounding::K(256)), &[-254.0, 4.0, 2.0]); // the third of the same group: half a step and a bit
+        close(&round(Rounding::K(32)), &[-254.0, 4.0, 1.001]);
         let step = f64::from(f16::from_f64(1.001 / 127.0));
         close(&round(Rounding::Q8_0), &[-254.0, 4.0, 127.0 * step]);
         close(&round(Rounding::Bf16), &[-254.0, 5.0, 1.0]);

@@ -1,5 +1,6 @@
 //! Text to tokens and back, from the `tokenizer.*` keys of a GGUF file, as llama.cpp does it (llama-vocab.cpp).
 
+mod chat;
 mod decode;
 mod error;
 mod hard;
@@ -22,6 +23,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 
+pub use chat::{Chat, Message};
 pub use decode::Decoder;
 pub use error::TextError;
 pub use hard::HARD;

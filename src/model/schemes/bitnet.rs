@@ -2,9 +2,9 @@
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
-use super::{Granularity, Scheme, Settings, Training};
+use super::{Granularity, Scheme, Settings, Training, TrainingFacts};
 use crate::model::ModelError;
 use crate::model::config::ConfigFile;
 
@@ -69,8 +69,8 @@ impl Training for BitNet {
         format!("{METHOD}, {}", Granularity::Tensor)
     }
 
-    fn json(&self) -> serde_json::Value {
-        json!({ "quant_method": METHOD, "granularity": Granularity::Tensor.to_string() })
+    fn facts(&self) -> TrainingFacts {
+        Granularity::Tensor.facts(METHOD)
     }
 
     fn keys(&self, _dtype: Dtype) -> Vec<(&'static str, Value)> {

@@ -3,9 +3,8 @@
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
-use serde_json::json;
 
-use super::{Granularity, Scheme, Settings, Training};
+use super::{Granularity, Scheme, Settings, Training, TrainingFacts};
 use crate::model::ModelError;
 
 pub(super) const LSQ: &str = "lsq";
@@ -56,8 +55,8 @@ impl Training for Clipped {
         format!("{}{of}, {}, learned scales", self.method(), Granularity::Channel)
     }
 
-    fn json(&self) -> serde_json::Value {
-        json!({ "quant_method": self.method(), "granularity": Granularity::Channel.to_string() })
+    fn facts(&self) -> TrainingFacts {
+        Granularity::Channel.facts(self.method())
     }
 
     fn keys(&self, _dtype: Dtype) -> Vec<(&'static str, Value)> {

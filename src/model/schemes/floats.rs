@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
-use serde_json::json;
 
-use super::Training;
+use super::{Training, TrainingFacts};
 
 /// What the data of the linears says. Their weights go by the names that their file has for them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,10 +38,13 @@ impl Training for Floats {
         )
     }
 
-    fn json(&self) -> serde_json::Value {
-        json!({
-            "quant_method": "ternary floats", "linears": self.runs.len(), "weights_a_scale": self.runs.values().min(),
-        })
+    fn facts(&self) -> TrainingFacts {
+        TrainingFacts {
+            quant_method: "ternary floats",
+            ternary_linears: Some(self.runs.len()),
+            weights_a_scale: self.runs.values().min().copied(),
+            ..TrainingFacts::default()
+        }
     }
 
     fn keys(&self, _dtype: Dtype) -> Vec<(&'static str, Value)> {

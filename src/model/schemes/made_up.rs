@@ -3,9 +3,8 @@
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
-use serde_json::json;
 
-use super::{Scheme, Settings, Training};
+use super::{Granularity, Scheme, Settings, Training, TrainingFacts};
 use crate::model::ModelError;
 
 pub(super) const METHOD: &str = "made-up";
@@ -31,8 +30,8 @@ impl Training for MadeUp {
         format!("{METHOD}, groups of {}, threshold {}", self.group_size, self.threshold)
     }
 
-    fn json(&self) -> serde_json::Value {
-        json!({ "quant_method": METHOD, "group_size": self.group_size, "threshold": self.threshold })
+    fn facts(&self) -> TrainingFacts {
+        Granularity::Group(self.group_size).facts(METHOD)
     }
 
     fn keys(&self, _dtype: Dtype) -> Vec<(&'static str, Value)> {

@@ -16,6 +16,8 @@ mod twn;
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 pub use bitnet::BitNet;
 pub use clipped::{CLIP, Clipped};
@@ -89,13 +91,32 @@ fn methods() -> String {
     names.join(", ")
 }
 
+/// A scheme and its settings, for programs.
+#[derive(Debug, Default, PartialEq, Serialize, JsonSchema)]
+pub struct TrainingFacts {
+    /// As config.json calls the method, or `ternary floats` for weights that are ternary in their file.
+    pub quant_method: &'static str,
+    /// What shares a scale: `per_group`, `per_channel` or `per_tensor`.
+    pub granularity: Option<&'static str>,
+    /// Weights that share a scale, for `per_group`.
+    pub group_size: Option<usize>,
+    /// The factor of the dead zone, where it is one number.
+    pub lambda: Option<f64>,
+    /// How packed codes meet their scale, as config.json names it.
+    pub linear_class: Option<&'static str>,
+    /// Linears that are ternary in their file.
+    pub ternary_linears: Option<usize>,
+    /// Weights that share a scale at least, for those.
+    pub weights_a_scale: Option<usize>,
+}
+
 /// What any part of the program asks of a scheme, besides what it computes.
 pub trait Training {
     /// In a few words, for people: the method and its settings.
     fn text(&self) -> String;
 
     /// The same for programs, by the names of config.json.
-    fn json(&self) -> serde_json::Value;
+    fn facts(&self) -> TrainingFacts;
 
     /// The keys that a packed file notes it by; `tqconv.` comes before them. `dtype`: that of the weights.
     fn keys(&self, dtype: Dtype) -> Vec<(&'static str, Value)>;
@@ -410,6 +431,20 @@ impl Granularity {
             keys.push(("group_size", Value::U64(size as u64)));
         }
         keys
+    }
+
+    /// The scheme `method` of this granularity.
+    fn facts(self, method: &'static str) -> TrainingFacts {
+        let group_size = match self {
+            Granularity::Group(size) => Some(size),
+            Granularity::Channel | Granularity::Tensor => None,
+        };
+        TrainingFacts {
+            quant_method: method,
+            granularity: Some(self.name()),
+            group_size,
+            ..TrainingFacts::default()
+        }
     }
 
     /// As config.json calls it.

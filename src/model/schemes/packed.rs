@@ -1,14 +1,12 @@
 //! BitNet's codes as they are published: four of them in a byte, and one scale a matrix (transformers,
 //! integrations/bitnet.py).
 
+use super::{Training, TrainingFacts};
+use crate::model::ModelError;
+use crate::model::config::ConfigFile;
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
 use half::f16;
-use serde_json::{Value as Json, json};
-
-use super::Training;
-use crate::model::ModelError;
-use crate::model::config::ConfigFile;
 
 /// The last name of the tensor of the scale.
 pub const WEIGHT_SCALE: &str = "weight_scale";
@@ -137,8 +135,12 @@ impl Training for Packed {
         )
     }
 
-    fn json(&self) -> Json {
-        json!({ "quant_method": "bitnet", "linear_class": self.linear_class(), "packed": true })
+    fn facts(&self) -> TrainingFacts {
+        TrainingFacts {
+            quant_method: "bitnet",
+            linear_class: Some(self.linear_class()),
+            ..TrainingFacts::default()
+        }
     }
 
     fn keys(&self, _dtype: Dtype) -> Vec<(&'static str, Value)> {

@@ -2,9 +2,8 @@
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
-use serde_json::json;
 
-use super::{Contradiction, Granularity, Scheme, Settings, Training};
+use super::{Contradiction, Granularity, Scheme, Settings, Training, TrainingFacts};
 use crate::model::ModelError;
 
 pub(super) const METHOD: &str = "sherry";
@@ -37,8 +36,8 @@ impl Training for Sherry {
         format!("{METHOD}, {}, 3 of 4", self.granularity)
     }
 
-    fn json(&self) -> serde_json::Value {
-        json!({ "quant_method": METHOD, "granularity": self.granularity.to_string() })
+    fn facts(&self) -> TrainingFacts {
+        self.granularity.facts(METHOD)
     }
 
     fn keys(&self, _dtype: Dtype) -> Vec<(&'static str, Value)> {

@@ -2,9 +2,8 @@
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
-use serde_json::json;
 
-use super::{Contradiction, Granularity, Scheme, Settings, Training};
+use super::{Contradiction, Granularity, Scheme, Settings, Training, TrainingFacts};
 use crate::model::ModelError;
 
 /// The method whose lambda is one number, `eps`.
@@ -96,14 +95,15 @@ impl Training for Tequila {
         format!("{}, {}{lambda}", self.method(), self.granularity)
     }
 
-    fn json(&self) -> serde_json::Value {
+    fn facts(&self) -> TrainingFacts {
         let lambda = match self.lambda {
             Lambda::Fixed(lambda) => Some(lambda),
             Lambda::Learned | Lambda::None => None,
         };
-        json!({
-            "quant_method": self.method(), "granularity": self.granularity.to_string(), "lambda": lambda,
-        })
+        TrainingFacts {
+            lambda,
+            ..self.granularity.facts(self.method())
+        }
     }
 
     fn keys(&self, dtype: Dtype) -> Vec<(&'static str, Value)> {

@@ -2,9 +2,8 @@
 
 use formats::gguf::Value;
 use formats::safetensors::Dtype;
-use serde_json::json;
 
-use super::{Contradiction, Granularity, Scheme, Settings, Training};
+use super::{Contradiction, Granularity, Scheme, Settings, Training, TrainingFacts};
 use crate::model::ModelError;
 
 pub(super) const METHOD: &str = "twn";
@@ -28,8 +27,8 @@ impl Training for Twn {
         format!("{METHOD}, {}", self.granularity)
     }
 
-    fn json(&self) -> serde_json::Value {
-        json!({ "quant_method": METHOD, "granularity": self.granularity.to_string() })
+    fn facts(&self) -> TrainingFacts {
+        self.granularity.facts(METHOD)
     }
 
     fn keys(&self, _dtype: Dtype) -> Vec<(&'static str, Value)> {

@@ -4,6 +4,7 @@
 mod checkpoint;
 mod gguf;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use formats::block::BlockType;
@@ -14,6 +15,7 @@ use super::PackError;
 use super::encode::Loss;
 use super::graph::interleaved_row;
 use super::metadata::Keys;
+use super::naming::file_name;
 use super::options::Options;
 use super::origin::Origin;
 use super::rounded::{Data, Rounded, look_at};
@@ -285,6 +287,24 @@ impl<'a> Plan<'a> {
         types.retain(|ty| ty.row_bytes(columns).is_some());
         let larger = (types.first() != Some(&ty)).then_some(Larger::Width { ty, columns });
         (types, larger)
+    }
+
+    /// Numbers of all tensors together.
+    pub(super) fn numbers(&self) -> u64 {
+        self.entries
+            .iter()
+            .map(|entry| entry.shape.iter().product::<u64>())
+            .sum()
+    }
+
+    /// What a file of the model called `name` is called, for what is known of its types before all weights are read.
+    pub fn file_name(&self, name: &str) -> String {
+        let mut counts = BTreeMap::<_, usize>::new();
+        for job in self.jobs.iter().filter(|job| !job.is_table) {
+            *counts.entry(job.ty()).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        file_name(name, self.numbers(), most.map_or(BlockType::F32, |(ty, _)| ty))
     }
 
     /// Bytes of the files that are read.

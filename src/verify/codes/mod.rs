@@ -41,9 +41,11 @@ pub(super) fn check(
 ) -> Result<Linears, VerifyError> {
     let mut all = All::default();
     let ternary = |linear: &Linear| checkpoint.is_ternary(*linear);
-    for linear in checkpoint.config.linears().filter(ternary) {
-        progress(&format!("codes: {}", linear.gguf_name()), None);
-        all.add(linear::compare(file, checkpoint, linear)?);
+    let linears: Vec<_> = checkpoint.config.linears().filter(ternary).collect();
+    for (done, linear) in linears.iter().enumerate() {
+        let share = done as f64 / linears.len() as f64;
+        progress(&format!("codes: {}", linear.gguf_name()), Some(share));
+        all.add(linear::compare(file, checkpoint, *linear)?);
     }
     Ok(Linears {
         checks: all.checks(file, max_nmse),

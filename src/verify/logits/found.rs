@@ -2,9 +2,10 @@
 
 use super::super::Options;
 use super::super::distance::{Allowed, Distance};
-use super::super::report::{Check, CheckId, EngineFacts, Limit, TextFacts, Unit};
+use super::super::report::{Check, CheckId, EngineFacts, Limit, LinkCause, LinkFacts, TextFacts, Unit};
 use crate::engine::text::Windows;
 use crate::engine::{EngineError, EngineName};
+use crate::kernels::ActivationScales;
 use crate::metrics::{self, Predictions};
 
 /// KLD and NMSE that f32 arithmetic may cost, where nothing else does: it costs 1e-12 where it was measured.
@@ -17,6 +18,8 @@ pub struct Part<'a> {
     pub next: &'a [u32],
     pub oracle: Option<&'a Predictions<'a>>,
     pub file: &'a Predictions<'a>,
+    /// The file with activations rounded, in each way.
+    pub rounded: &'a [Predictions<'a>],
 }
 
 /// What was found along the text.
@@ -24,42 +27,81 @@ pub struct Found {
     oracle: Vec<f64>,
     /// Of the checkpoint with its losses turned round, from the oracle.
     pub turned: Distance,
-    file: Run,
-    /// Of the file with activations rounded, from the file.
-    pub rounded: Distance,
+    /// The file, from the oracle.
+    file: Link,
+    /// The file with activations rounded in each way, from the file.
+    rounded: Vec<(ActivationScales, Link)>,
     pub engines: Vec<Run>,
     /// Why the witness is no longer among the engines.
     pub lost: Option<EngineError>,
 }
 
-/// What one pass or engine gave.
+/// What one pass or engine gave, from what comes before it in the chain.
 #[derive(Default)]
-pub struct Run {
+struct Link {
     surprisals: Vec<f64>,
-    from_oracle: Distance,
+    distance: Distance,
+}
+
+impl Link {
+    fn add(&mut self, from: Option<&Predictions>, to: &Predictions, next: &[u32]) {
+        self.surprisals.extend(to.surprisals(next));
+        if let Some(from) = from {
+            self.distance.add(from, to);
+        }
+    }
+
+    fn facts(&self, link: LinkCause, to: &'static str, activations: Option<ActivationScales>) -> LinkFacts {
+        LinkFacts {
+            link,
+            to,
+            activations: activations.map(ActivationScales::name),
+            perplexity: metrics::perplexity(&self.surprisals),
+            mean_kld: metrics::mean(&self.distance.kld),
+            top1: self.distance.top1(),
+        }
+    }
+}
+
+/// What one engine gave.
+pub struct Run {
+    /// Which of the ways to round activations is its own.
+    rounding: usize,
+    /// From the file with activations rounded in that way.
+    from_rounded: Link,
     from_file: Distance,
+    from_oracle: Distance,
 }
 
 impl Found {
-    pub fn new(engines: usize) -> Self {
+    /// `activations`: the ways in which they are rounded, that of the first engine first and those of the others last.
+    pub fn new(activations: Vec<ActivationScales>, engines: usize) -> Self {
+        let last = activations.len() - 1;
+        let run = |index: usize| Run {
+            rounding: index.min(last),
+            from_rounded: Link::default(),
+            from_file: Distance::default(),
+            from_oracle: Distance::default(),
+        };
         Self {
             oracle: vec![],
             turned: Distance::default(),
-            file: Run::default(),
-            rounded: Distance::default(),
-            engines: (0..engines).map(|_| Run::default()).collect(),
+            file: Link::default(),
+            rounded: activations.into_iter().map(|way| (way, Link::default())).collect(),
+            engines: (0..engines).map(run).collect(),
             lost: None,
         }
     }
 
     pub fn add<'a>(&mut self, part: &Part, engines: impl Iterator<Item = Predictions<'a>>) {
-        self.file.surprisals.extend(part.file.surprisals(part.next));
-        if let Some(oracle) = part.oracle {
-            self.oracle.extend(oracle.surprisals(part.next));
-            self.file.from_oracle.add(oracle, part.file);
+        self.oracle
+            .extend(part.oracle.iter().flat_map(|oracle| oracle.surprisals(part.next)));
+        self.file.add(part.oracle, part.file, part.next);
+        for ((_, link), rounded) in self.rounded.iter_mut().zip(part.rounded) {
+            link.add(Some(part.file), rounded, part.next);
         }
         for (run, engine) in self.engines.iter_mut().zip(engines) {
-            run.surprisals.extend(engine.surprisals(part.next));
+            run.from_rounded.add(part.rounded.get(run.rounding), &engine, part.next);
             run.from_file.add(part.file, &engine);
             if let Some(oracle) = part.oracle {
                 run.from_oracle.add(oracle, &engine);
@@ -91,18 +133,18 @@ impl Found {
                     "3 x that of the same, 3 sigma",
                 ],
             };
-            checks.extend(allowed.checks("file", "oracle", &self.file.from_oracle));
+            checks.extend(allowed.checks("file", "oracle", &self.file.distance));
         }
-        let allowed = Allowed {
-            example: &self.rounded,
-            floor: ENGINE,
-            origins: [
-                "3 x what rounding activations costs this model, 3 sigma",
-                "25 x the worst token of the same",
-                "3 x that of the same, 3 sigma",
-            ],
-        };
         for (name, run) in engines.iter().zip(&self.engines) {
+            let allowed = Allowed {
+                example: &self.rounded[run.rounding].1.distance,
+                floor: ENGINE,
+                origins: [
+                    "3 x what rounding activations costs this model, 3 sigma",
+                    "25 x the worst token of the same",
+                    "3 x that of the same, 3 sigma",
+                ],
+            };
             checks.extend(allowed.checks(name.short, "file", &run.from_file));
         }
         if let Some(at_most) = max_kld {
@@ -127,14 +169,16 @@ impl Found {
     }
 
     pub fn facts(self, engines: Vec<EngineName>, text: &Windows, options: &Options) -> TextFacts {
-        let file = EngineName::new("file", "exact activations");
+        let file = EngineName::of_precision("file", "exact activations");
         let oracle = self.has_oracle();
+        let links = self.links(&engines);
         let reference = match oracle {
-            true => EngineFacts::reference(EngineName::new("oracle", "f64"), &self.oracle),
+            true => EngineFacts::reference(EngineName::of_precision("oracle", "f64"), &self.oracle),
             false => EngineFacts::reference(file.clone(), &self.file.surprisals),
         };
-        let file = oracle.then_some((file, &self.file));
-        let tested = file.into_iter().chain(engines.into_iter().zip(&self.engines));
+        let file = oracle.then(|| tested(file, &self.file, &self.file.distance));
+        let engines = engines.into_iter().zip(&self.engines);
+        let engines = engines.map(|(name, run)| tested(name, &run.from_rounded, self.distance_of(run)));
         TextFacts {
             source: options.text.source.clone(),
             tokens: text.predictions(),
@@ -142,19 +186,32 @@ impl Found {
             reference,
             oracle,
             storing: oracle.then(|| metrics::mean(&self.turned.kld)),
-            rounding: metrics::mean(&self.rounded.kld),
-            tested: tested
-                .map(|(name, run)| {
-                    let distance = self.distance_of(run);
-                    EngineFacts {
-                        name,
-                        perplexity: metrics::perplexity(&run.surprisals),
-                        top1: Some(distance.top1()),
-                        nmse: Some(distance.nmse()),
-                        kld: distance.kld.clone(),
-                    }
-                })
-                .collect(),
+            links,
+            tested: file.into_iter().chain(engines).collect(),
         }
+    }
+
+    /// The links of the chain, in its order; that of the weights only where there is an oracle.
+    fn links(&self, engines: &[EngineName]) -> Vec<LinkFacts> {
+        let weights = self
+            .has_oracle()
+            .then(|| self.file.facts(LinkCause::Weights, "file", None));
+        let rounded = self.rounded.iter();
+        let activations = rounded.map(|(way, link)| link.facts(LinkCause::Activations, "rounded", Some(*way)));
+        let engines = engines.iter().zip(&self.engines).map(|(name, run)| {
+            let way = self.rounded[run.rounding].0;
+            run.from_rounded.facts(LinkCause::Engine, name.short, Some(way))
+        });
+        weights.into_iter().chain(activations).chain(engines).collect()
+    }
+}
+
+fn tested(name: EngineName, link: &Link, distance: &Distance) -> EngineFacts {
+    EngineFacts {
+        name,
+        perplexity: metrics::perplexity(&link.surprisals),
+        top1: Some(distance.top1()),
+        nmse: Some(distance.nmse()),
+        kld: distance.kld.clone(),
     }
 }

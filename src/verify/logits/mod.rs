@@ -30,6 +30,7 @@ use crate::engine::hyper::Hyper;
 use crate::engine::native::{self, Native};
 use crate::engine::oracle::Weights;
 use crate::engine::text::Windows;
+use crate::kernels::ActivationScales;
 use found::Found;
 use passes::Passes;
 use work::Work;
@@ -81,13 +82,19 @@ impl<'a> Inputs<'a> {
                 "{billions:.1} billion weights take long; ask for it with --levels 1-4"
             ));
         }
-        let settings = native::Settings::new(text.window, options.threads);
+        let settings = native::Settings::new(text.window, options.threads).with_activations(options.activations);
         Ok(Self {
             native: Native::load(file, settings).map_err(|error| error.to_string())?,
-            stored: Stored::new(file).map_err(|error| error.to_string())?,
+            stored: stored(file, options.activations)?,
             text,
         })
     }
+}
+
+/// The file's numbers, with activations rounded in this way where they are.
+fn stored<'a>(file: &'a File, activations: ActivationScales) -> Result<Stored<'a>, String> {
+    let stored = Stored::new(file).map_err(|error| error.to_string())?;
+    Ok(stored.with_activations(activations))
 }
 
 fn run(
@@ -118,14 +125,18 @@ fn run(
         None => {}
     }
 
+    let as_llama_cpp = match engines.len() > 1 && options.activations != ActivationScales::LlamaCpp {
+        true => Some(Stored::new(file)?),
+        false => None,
+    };
     let turned = latent.as_deref().map(|latent| Turned {
         latent,
         stored: &stored,
         max_nmse: options.max_nmse,
     });
-    let passes = Passes::new(&stored, turned.as_ref());
+    let passes = Passes::new(&stored, as_llama_cpp.as_ref(), turned.as_ref());
     let work = Work::new(progress, stored.hyper(), &text, passes.cost(), engines.len());
-    let mut found = Found::new(engines.len());
+    let mut found = Found::new(passes.activations(), engines.len());
     for batch in text.batches(BATCH) {
         passes.run(batch, &mut engines, &work, &mut found)?;
     }

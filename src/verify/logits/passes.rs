@@ -9,6 +9,7 @@ use super::work::Work;
 use crate::engine::oracle::{Oracle, Precision, Sequence, Weights};
 use crate::engine::text::Window;
 use crate::engine::{Engine, EngineError};
+use crate::kernels::ActivationScales;
 use crate::metrics::Predictions;
 
 /// Tokens whose logits are held at a time.
@@ -17,7 +18,10 @@ const PART: usize = 128;
 /// The reference passes, in the order of the chain.
 pub struct Passes<'a> {
     checkpoint: Option<FromCheckpoint<'a>>,
+    /// The file, which rounds activations as our engine does.
     file: Oracle<'a, Stored<'a>>,
+    /// The same that rounds them as llama.cpp does, where that is another way and llama.cpp is there.
+    as_llama_cpp: Option<Oracle<'a, Stored<'a>>>,
 }
 
 /// Those that need the checkpoint.
@@ -33,13 +37,18 @@ struct States {
     /// Of the first half of the windows.
     turned: Vec<f64>,
     file: Vec<f64>,
-    /// The same with activations rounded.
-    rounded: Vec<f64>,
+    /// The same with activations rounded, in each way.
+    rounded: Vec<Vec<f64>>,
 }
 
 impl<'a> Passes<'a> {
-    /// `turned`: of the checkpoint, where there is one of the file's shape.
-    pub fn new(stored: &'a Stored<'a>, turned: Option<&'a Turned<'a>>) -> Self {
+    /// `stored` rounds activations as our engine does; `as_llama_cpp` as llama.cpp, where that is another way. `turned`: of
+    /// the checkpoint, where there is one of the file's shape.
+    pub fn new(stored: &'a Stored<'a>, as_llama_cpp: Option<&'a Stored<'a>>, turned: Option<&'a Turned<'a>>) -> Self {
+        let single = |weights| Oracle {
+            weights,
+            precision: Precision::Single,
+        };
         Self {
             checkpoint: turned.map(|turned| FromCheckpoint {
                 oracle: Oracle {
@@ -51,11 +60,19 @@ impl<'a> Passes<'a> {
                     precision: Precision::Single,
                 },
             }),
-            file: Oracle {
-                weights: stored,
-                precision: Precision::Single,
-            },
+            file: single(stored),
+            as_llama_cpp: as_llama_cpp.map(single),
         }
+    }
+
+    /// The ways in which activations are rounded, that of our engine first.
+    pub fn activations(&self) -> Vec<ActivationScales> {
+        let files = [Some(&self.file), self.as_llama_cpp.as_ref()];
+        files
+            .into_iter()
+            .flatten()
+            .map(|file| file.weights.activations())
+            .collect()
     }
 
     /// How long all of them take, in passes in f32.
@@ -63,7 +80,8 @@ impl<'a> Passes<'a> {
         let of_checkpoint = self.checkpoint.as_ref().map_or(0.0, |checkpoint| {
             cost(checkpoint.oracle.precision) + 0.5 * cost(checkpoint.turned.precision)
         });
-        2.0 * cost(self.file.precision) + of_checkpoint
+        let rounded = self.activations().len() as f64;
+        (1.0 + rounded) * cost(self.file.precision) + of_checkpoint
     }
 
     /// Run everything on some windows.
@@ -109,7 +127,15 @@ impl<'a> Passes<'a> {
         let exact: Vec<_> = sequences(false).collect();
         let both: Vec<_> = sequences(false).chain(sequences(true)).collect();
         let mut file = states(&self.file, &both, "the file", work)?;
-        let rounded = file.split_off(file.len() / 2);
+        let mut rounded = vec![file.split_off(file.len() / 2)];
+        if let Some(file) = &self.as_llama_cpp {
+            rounded.push(states(
+                file,
+                &both[batch.len()..],
+                "the file as llama.cpp rounds",
+                work,
+            )?);
+        }
         let (mut oracle, mut turned) = (vec![], vec![]);
         if let Some(checkpoint) = &self.checkpoint {
             oracle = states(&checkpoint.oracle, &exact, "the oracle", work)?;
@@ -145,14 +171,23 @@ impl<'a> Passes<'a> {
             let turned = checkpoint.turned.logits_of(states, &[])?;
             found.turned.add(oracle, &Predictions::new(&turned, vocab));
         }
-        let of_both = self.file.logits_of(&states.file[part.clone()], &states.rounded[part])?;
+        let of_both = self
+            .file
+            .logits_of(&states.file[part.clone()], &states.rounded[0][part.clone()])?;
         let (file, rounded) = of_both.split_at(of_both.len() / 2);
+        let as_llama_cpp = match &self.as_llama_cpp {
+            Some(file) => file.logits_of(&[], &states.rounded[1][part])?,
+            None => vec![],
+        };
+        let rounded = [rounded, &as_llama_cpp].into_iter().filter(|logits| !logits.is_empty());
         let part = Part {
             next,
             oracle: oracle.as_ref(),
             file: &Predictions::new(file, vocab),
+            rounded: &rounded
+                .map(|logits| Predictions::new(logits, vocab))
+                .collect::<Vec<_>>(),
         };
-        found.rounded.add(part.file, &Predictions::new(rounded, vocab));
         found.add(&part, engines);
         Ok(())
     }

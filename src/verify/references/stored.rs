@@ -9,6 +9,7 @@ use crate::blueprint::{Linear, Norm, Part};
 use crate::engine::EngineError;
 use crate::engine::hyper::{Hyper, Pairing};
 use crate::engine::oracle::{Rounding, Rows, Weights};
+use crate::kernels::ActivationScales;
 
 /// The file, its blocks dequantized.
 pub struct Stored<'a> {
@@ -16,6 +17,8 @@ pub struct Stored<'a> {
     hyper: Hyper,
     /// How the file has the rows of q and k.
     pairing: Pairing,
+    /// How activations are rounded where they are.
+    activations: ActivationScales,
 }
 
 impl<'a> Stored<'a> {
@@ -25,7 +28,21 @@ impl<'a> Stored<'a> {
         let mut hyper = Hyper::read(file)?;
         // The oracle is given rows in Hugging Face's order.
         let pairing = std::mem::replace(&mut hyper.rope.pairing, Pairing::Halves);
-        Ok(Self { file, hyper, pairing })
+        Ok(Self {
+            file,
+            hyper,
+            pairing,
+            activations: ActivationScales::LlamaCpp,
+        })
+    }
+
+    /// The same, with activations rounded in this way where they are.
+    pub fn with_activations(self, activations: ActivationScales) -> Self {
+        Self { activations, ..self }
+    }
+
+    pub fn activations(&self) -> ActivationScales {
+        self.activations
     }
 
     pub(super) fn rows(&self, name: &str, interleaved: bool) -> Result<StoredRows<'a>, EngineError> {
@@ -41,6 +58,7 @@ impl<'a> Stored<'a> {
             bias: self.file.tensor(&format!("{name}.bias")).map(|(_, bytes)| bytes),
             shape: (info.rows() as usize, info.columns() as usize),
             interleaved: interleaved.then_some(self.hyper.dims.head_dim),
+            activations: self.activations,
         })
     }
 }
@@ -90,6 +108,7 @@ pub(super) struct StoredRows<'a> {
     /// The length of a head, where the rows of each lie in the order in which llama.cpp turns them: the members of a pair
     /// beside each other.
     interleaved: Option<usize>,
+    activations: ActivationScales,
 }
 
 impl StoredRows<'_> {
@@ -122,14 +141,23 @@ impl Rows for StoredRows<'_> {
         Ok(())
     }
 
-    /// As llama.cpp's CPU backend does for a type (ggml-cpu.c, `vec_dot_type`).
+    /// As llama.cpp's CPU backend does for a type (ggml-cpu.c, `vec_dot_type`), or with other scales.
     fn rounding(&self) -> Rounding {
-        match self.ty {
-            BlockType::F32 => Rounding::None,
-            BlockType::F16 => Rounding::F16,
-            BlockType::BF16 => Rounding::Bf16,
-            BlockType::Q2_0 | BlockType::Q4_0 | BlockType::Q8_0 => Rounding::Q8_0,
-            _ => Rounding::Q8K,
+        let columns = self.shape.1;
+        match (self.ty, self.activations) {
+            (BlockType::F32, _) => Rounding::None,
+            (BlockType::F16, _) => Rounding::F16,
+            (BlockType::BF16, _) => Rounding::Bf16,
+            (BlockType::Q2_0 | BlockType::Q4_0, ActivationScales::Fast) => match columns {
+                _ if columns.is_multiple_of(256) => Rounding::K(256),
+                _ if columns.is_multiple_of(128) => Rounding::K(128),
+                _ if columns.is_multiple_of(64) => Rounding::K(64),
+                _ => Rounding::Q8_0,
+            },
+            (BlockType::Q2_0 | BlockType::Q4_0 | BlockType::Q8_0, _) => Rounding::Q8_0,
+            (_, ActivationScales::Per32) => Rounding::Q8_0,
+            (_, ActivationScales::Per64) => Rounding::K(64),
+            (_, ActivationScales::LlamaCpp | ActivationScales::Fast) => Rounding::K(256),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Levels, checks, limits.
 
-use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// A level of the verification, in the order in which they run. In JSON two fields, `number` and `name`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "LevelFields")]
 pub enum Level {
     /// Whether the file keeps to the rules of what is to load it.
     Layout = 1,
@@ -39,17 +40,24 @@ impl Level {
     }
 }
 
-impl Serialize for Level {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut level = serializer.serialize_struct("Level", 2)?;
-        level.serialize_field("number", &self.number())?;
-        level.serialize_field("name", self.name())?;
-        level.end()
+/// A level in JSON.
+#[derive(Serialize, JsonSchema)]
+struct LevelFields {
+    number: u8,
+    name: &'static str,
+}
+
+impl From<Level> for LevelFields {
+    fn from(level: Level) -> Self {
+        Self {
+            number: level.number(),
+            name: level.name(),
+        }
     }
 }
 
 /// What was found at one level.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct LevelReport {
     #[serde(flatten)]
     pub level: Level,
@@ -60,7 +68,7 @@ pub struct LevelReport {
 }
 
 /// The result of a level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Every check passed, and there was one.
@@ -74,7 +82,7 @@ pub enum Status {
 }
 
 /// One comparison.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Check {
     /// Which check it is. A report has each once, at level 4 once for each `engine`.
     pub id: CheckId,
@@ -100,7 +108,7 @@ pub struct Check {
 }
 
 /// Which check it is: the same in every version, in JSON in snake_case. docs/verify.md tells what each compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckId {
     OurReader,
@@ -220,7 +228,8 @@ impl CheckId {
 }
 
 /// What a figure is measured in. In JSON its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(into = "String")]
 pub enum Unit {
     /// A pure number.
     Ratio,
@@ -247,14 +256,14 @@ impl Unit {
     }
 }
 
-impl Serialize for Unit {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
+impl From<Unit> for String {
+    fn from(unit: Unit) -> Self {
+        unit.name().into()
     }
 }
 
 /// What is allowed.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct Limit {
     /// No more than this.
     pub at_most: f64,
@@ -268,7 +277,7 @@ impl Limit {
 }
 
 /// Something that could not be compared.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct NotChecked {
     pub what: String,
     /// Why not, and what would help.

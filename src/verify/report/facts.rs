@@ -3,13 +3,14 @@
 use std::iter::Sum;
 use std::ops::AddAssign;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::engine::EngineName;
 use crate::metrics::{self, Nmse};
 
 /// What the file holds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ModelFacts {
     /// `general.name`
     pub name: Option<String>,
@@ -24,15 +25,16 @@ pub struct ModelFacts {
 }
 
 /// How much of a file is of one type.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct TypeFacts {
+    #[serde(rename = "type")]
     pub ty: &'static str,
     pub tensors: usize,
     pub bytes: u64,
 }
 
 /// One linear, compared with the checkpoint.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct LinearFacts {
     /// For example `blk.0.attn_q`.
     pub name: String,
@@ -41,6 +43,7 @@ pub struct LinearFacts {
     /// The part of the name after `blk.N.`.
     pub part: String,
     /// The name of its type; empty where the tensor is missing.
+    #[serde(rename = "type")]
     pub ty: String,
     /// What was found of it.
     #[serde(flatten)]
@@ -50,7 +53,7 @@ pub struct LinearFacts {
 }
 
 /// What comparing rows with the checkpoint found: of one row, of a linear, or of all linears.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
 pub struct Tally {
     pub weights: u64,
     /// Codes that differ.
@@ -119,7 +122,7 @@ impl Tally {
 }
 
 /// One matrix product, computed three ways.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
 pub struct DotFacts {
     /// NMSE of our kernel against f64.
     pub kernel: f64,
@@ -132,7 +135,7 @@ pub struct DotFacts {
 }
 
 /// Counts of equal bins.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Histogram {
     /// Whether the bins are equal in the logarithm.
     pub logarithmic: bool,
@@ -157,7 +160,7 @@ impl Histogram {
 }
 
 /// The engines on a text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct TextFacts {
     /// Where the text is from.
     pub source: String,
@@ -171,15 +174,58 @@ pub struct TextFacts {
     /// activations that are not rounded.
     pub oracle: bool,
     /// Mean KLD, in nats a token, that losses as large as the file's cost this model in random directions.
+    #[serde(rename = "storing_nats")]
     pub storing: Option<f64>,
-    /// Mean KLD, in nats a token, that rounding activations as the file's types have it costs this model.
-    pub rounding: f64,
+    /// The reference passes and engines, each from what the link before leads to: weights, activations, engines.
+    pub links: Vec<LinkFacts>,
+    /// The file's numbers and the engines, from the reference.
     pub tested: Vec<EngineFacts>,
 }
 
+/// What one cause does to the predictions.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct LinkFacts {
+    /// The cause.
+    pub link: LinkCause,
+    /// What the link leads to: the file, rounded activations or the short name of an engine.
+    pub to: &'static str,
+    /// How activations are rounded there; not in the file's numbers.
+    pub activations: Option<&'static str>,
+    /// exp of the mean surprisal at its end.
+    pub perplexity: f64,
+    /// Mean KLD of its end from its beginning, in nats a token.
+    #[serde(rename = "mean_kld_nats")]
+    pub mean_kld: f64,
+    /// The share of tokens whose most likely next token is the same at both.
+    pub top1: f64,
+}
+
+/// Why predictions differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkCause {
+    /// What storing the weights lost: from the checkpoint to the file's numbers.
+    Weights,
+    /// What rounding activations costs: from the file's numbers to the same with activations rounded.
+    Activations,
+    /// What an engine adds: from there to its own predictions.
+    Engine,
+}
+
+impl LinkCause {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::Activations => "activations",
+            Self::Engine => "engine",
+        }
+    }
+}
+
 /// One engine on the text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct EngineFacts {
+    #[serde(rename = "engine")]
     pub name: EngineName,
     /// exp of the mean surprisal.
     pub perplexity: f64,
@@ -188,6 +234,7 @@ pub struct EngineFacts {
     /// NMSE of the logits from those of the reference.
     pub nmse: Option<f64>,
     /// KLD of each token from the reference, in nats; empty for the reference itself.
+    #[serde(rename = "kld_nats")]
     pub kld: Vec<f64>,
 }
 

@@ -3,18 +3,24 @@
 mod check;
 mod facts;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub(super) use check::SHOWN;
 pub use check::{Check, CheckId, Level, LevelReport, Limit, NotChecked, Status, Unit};
-pub use facts::{DotFacts, EngineFacts, Histogram, LinearFacts, ModelFacts, Tally, TextFacts, TypeFacts};
+pub use facts::{
+    DotFacts, EngineFacts, Histogram, LinearFacts, LinkCause, LinkFacts, ModelFacts, Tally, TextFacts, TypeFacts,
+};
 
+use super::mismatch::Mismatch;
 use crate::bench::SpeedFacts;
 use crate::witness::Build;
 
 /// Everything that was found about one file.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Report {
+    /// The file, as it was named.
+    #[serde(rename = "path")]
     pub file: String,
     /// The checkpoint that was named to compare it with.
     pub against: Option<String>,
@@ -22,6 +28,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// The llama.cpp that was asked; `None`: none was, or it did not start.
     pub llama_cpp: Option<Build>,
+    /// How the model differs in shape from that which it is compared with: then it is another one.
+    pub mismatches: Vec<Mismatch>,
     /// The levels that were asked for, in order.
     pub levels: Vec<LevelReport>,
     /// What the file holds.
@@ -41,7 +49,7 @@ pub struct Report {
 }
 
 /// The result in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Every check passed, and the file was compared with the checkpoint.
@@ -68,6 +76,12 @@ impl Report {
             let failed = report.checks.iter().filter(|check| !check.pass);
             failed.map(|check| (report.level, check))
         })
+    }
+
+    /// A check, where it was made.
+    pub fn check(&self, id: CheckId) -> Option<&Check> {
+        let mut checks = self.levels.iter().flat_map(|level| &level.checks);
+        checks.find(|check| check.id == id)
     }
 
     /// All linears together.

@@ -280,8 +280,13 @@ fn build_of(api: &Api, file: Option<PathBuf>, number: Option<u32>) -> Build {
     }
 }
 
-/// A path as C has it: its bytes, which on Unix need not be UTF-8.
+/// A path as llama.cpp has it: UTF-8 on Windows, elsewhere any bytes.
 fn c_path(path: &Path) -> Result<CString, String> {
+    if cfg!(windows) && path.to_str().is_none() {
+        return Err(format!(
+            "{path:?} is not Unicode, as llama.cpp needs it here; rename it"
+        ));
+    }
     CString::new(path.as_os_str().as_encoded_bytes())
         .map_err(|_| format!("{} has a zero byte in its name; rename it", path.display()))
 }

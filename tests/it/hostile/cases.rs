@@ -1063,7 +1063,30 @@ fn process(cases: &mut List) {
     };
     sound(cases, 39, "OutputError::SameFile", &["model.safetensors: is one of the input's files", "name another output"], |folder| folder.join("checkpoint/model.safetensors"));
     sound(cases, 39, "OutputError::SameFile", &["config.json: is one of the input's files", "name another output"], |folder| folder.join("checkpoint/config.json"));
-    sound(cases, 39, "OutputError::NoFile", &["checkpoint: is a folder", "name a file"], |folder| folder.join("checkpoint"));
+    // In a folder it is called after the model.
+    sound(cases, 39, "OutputError::Exists", &["checkpoint-6.9K-Q4_0.gguf: exists already", "--force"], |folder| {
+        std::fs::create_dir(folder.join("models")).unwrap();
+        std::fs::write(folder.join("models/checkpoint-6.9K-Q4_0.gguf"), "old").unwrap();
+        folder.join("models")
+    });
+    // What is written beside the model.
+    fn with(folder: &Path, option: &str, path: PathBuf) -> Vec<String> {
+        [pack_sound(folder, &folder.join("out.gguf")), vec![option.into(), text_of(&path)]].concat()
+    }
+    cases.command(39, "OutputError::NoFile", &["out.json: is a folder", "name a file"], |folder| {
+        std::fs::create_dir(folder.join("out.json")).unwrap();
+        with(folder, "--manifest", folder.join("out.json"))
+    });
+    cases.command(39, "OutputError::NoFolder", &["none: no such folder", "mkdir -p"], |folder| {
+        with(folder, "--manifest", folder.join("none/out.json"))
+    });
+    cases.command(39, "OutputError::SameFile", &["config.json: is one of the input's files"], |folder| {
+        with(folder, "--manifest", folder.join("checkpoint/config.json"))
+    });
+    cases.command(39, "OutputError::Exists", &["out.json: exists already", "--force"], |folder| {
+        std::fs::write(folder.join("out.json"), "old").unwrap();
+        with(folder, "--manifest", folder.join("out.json"))
+    });
     sound(cases, 39, "OutputError::NoFolder", &["none: no such folder", "mkdir -p"], |folder| folder.join("none/out.gguf"));
     sound(cases, 39, "OutputError::Exists", &["out.gguf: exists already", "--force"], |folder| {
         std::fs::write(folder.join("out.gguf"), "old").unwrap();
@@ -1191,6 +1214,16 @@ fn process(cases: &mut List) {
             arguments.iter().chain(&report).map(|word| word.to_string()).collect()
         });
     }
+    cases.command(39, "OutputError::SameFile", &["model.gguf: is one of the input's files"], |folder| {
+        let model = folder.join("model.gguf");
+        std::fs::write(&model, Gguf::sound().bytes()).unwrap();
+        vec!["verify".into(), text_of(&model), "--attest".into(), text_of(&model)]
+    });
+    cases.command(39, "OutputError::NoFolder", &["none: no such folder", "mkdir -p"], |folder| {
+        let model = folder.join("model.gguf");
+        std::fs::write(&model, Gguf::sound().bytes()).unwrap();
+        vec!["verify".into(), text_of(&model), "--attest".into(), text_of(&folder.join("none/proof.json"))]
+    });
     cases.command(39, "OutputError::NoFolder", &["none: no such folder", "mkdir -p"], |folder| {
         let model = folder.join("model.gguf");
         std::fs::write(&model, Gguf::sound().bytes()).unwrap();
@@ -1447,6 +1480,7 @@ fn packed(folder: &Path, run: fn(Plan, &Output) -> PackError, change: fn(&std::f
         drop_biases: false,
         name: None,
         organization: None,
+        card: Default::default(),
         metadata: vec![],
         hash: true,
         split_max_size: None,
