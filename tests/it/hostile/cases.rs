@@ -187,7 +187,7 @@ impl List {
         says: &'static [&'static str],
         call: fn(&Path) -> anyhow::Error,
     ) {
-        self.add(41, variant, variant, says, Input::Call(call)).names_file = false;
+        self.add(42, variant, variant, says, Input::Call(call)).names_file = false;
     }
 }
 
