@@ -25,6 +25,8 @@ use crate::witness::{self, Weights, Witness};
 const COLD_BYTES: usize = 96 << 20;
 /// Multiplications of one turn, about.
 const TURN_MACS: usize = 1 << 26;
+/// Multiplications of one measurement of the dot instruction.
+const DOT_MACS: usize = 1 << 23;
 /// Bytes of one measurement of the read speed, and turns between two.
 const READ_BYTES: usize = 64 << 20;
 const READ_EVERY: usize = 16;
@@ -32,6 +34,8 @@ const READ_EVERY: usize = 16;
 const WARM_UP: usize = 1;
 /// Fewest turns that are counted.
 const MIN_TURNS: usize = 5;
+/// Share of the dot instruction's best rate below which something else disturbs a turn.
+const UNDISTURBED: f64 = 0.9;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +92,9 @@ pub struct Outcome {
     pub kernel: String,
     /// Turns counted.
     pub turns: usize,
+    /// Turns before or after which the dot instruction ran below 90 % of its best rate; absent where that is not known.
+    #[serde(rename = "disturbed_turns")]
+    pub disturbed: Option<usize>,
     /// Our product.
     #[serde(rename = "ours_seconds")]
     pub ours: Seconds,
@@ -108,7 +115,8 @@ pub struct Outcome {
     /// Our multiplications, GMAC/s.
     #[serde(rename = "gmac_per_second")]
     pub macs: f64,
-    /// What the dot instruction alone reaches, GMAC/s; absent where the kernel has none.
+    /// What the dot instruction alone reaches with its operands in the first-level cache, GMAC/s; absent where nothing
+    /// was written to measure it.
     #[serde(rename = "machine_gmac_per_second")]
     pub machine_macs: Option<f64>,
 }
@@ -195,18 +203,18 @@ impl Ours {
         }
     }
 
-    /// MAC/s of the kernel's dot instruction on registers, all threads together.
+    /// MAC/s of the kernel's dot instruction alone, all threads together.
     fn dot_rate(&self) -> Option<f64> {
-        const REPEATS: usize = 10_000;
         let (matrix, threads) = (&self.matrices[0], &self.threads);
         let macs = matrix.dots(1)?;
+        let repeats = DOT_MACS / macs;
         let run = || {
             threads.run(threads.count(), |_| {
-                black_box(matrix.dots(REPEATS));
+                black_box(matrix.dots(repeats));
             });
         };
         run(); // wakes the threads
-        Some((macs * REPEATS * threads.count()) as f64 / seconds(run))
+        Some((macs * repeats * threads.count()) as f64 / seconds(run))
     }
 }
 
@@ -260,6 +268,7 @@ fn outcome(case: &Case, matrix: &Matrix, times: Times) -> Outcome {
         ..
     } = *case;
     let turns = times.ours.len();
+    let disturbed = disturbed(&times.macs);
     let ours = percentiles(times.ours).expect("there are turns");
     let ggml = percentiles(times.ggml);
     let bytes = matrix.packed_bytes();
@@ -272,6 +281,7 @@ fn outcome(case: &Case, matrix: &Matrix, times: Times) -> Outcome {
         hot: case.hot,
         kernel: matrix.kernel_name(),
         turns,
+        disturbed,
         ours,
         ggml,
         ratio: ggml.map(|ggml| ggml.median / ours.median),
@@ -281,6 +291,14 @@ fn outcome(case: &Case, matrix: &Matrix, times: Times) -> Outcome {
         macs: (rows * columns * tokens) as f64 / ours.median / 1e9,
         machine_macs: percentiles(times.macs).map(|macs| macs.median / 1e9),
     }
+}
+
+/// Turns before or after which the dot instruction was slow. `rates`: before each turn.
+fn disturbed(rates: &[f64]) -> Option<usize> {
+    let best = percentiles(rates.to_vec())?.p90;
+    let slow = |&rate: &f64| rate < UNDISTURBED * best;
+    let turns = (0..rates.len()).filter(|&turn| rates[turn..].iter().take(2).any(slow));
+    Some(turns.count())
 }
 
 fn seconds(task: impl FnOnce()) -> f64 {
@@ -305,4 +323,20 @@ fn touched(length: usize) -> std::io::Result<Region> {
     let mut region = Region::zeroed(length)?;
     region.fill(1);
     Ok(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::disturbed;
+
+    #[test]
+    fn a_slow_instruction_disturbs_the_turns_around_it() {
+        assert_eq!(disturbed(&[]), None);
+        assert_eq!(disturbed(&[10.0; 9]), Some(0));
+        // Before turns 3 and 9, so turns 2 and 8 as well; 9.1 is within 90 %.
+        assert_eq!(
+            disturbed(&[10.0, 10.0, 9.1, 8.9, 10.0, 10.0, 10.0, 10.0, 10.0, 1.0]),
+            Some(4)
+        );
+    }
 }

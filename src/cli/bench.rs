@@ -14,7 +14,9 @@ use serde::Serialize;
 use super::activations::ActivationsArgs;
 use super::json::{Document, print_json};
 use super::{lossy, render};
-use crate::bench::{Case, LoadFacts, Outcome, Rate, Seconds, SpeedFacts, Workload, measure, race};
+use crate::bench::{
+    Case, EngineSpeed, Line, LoadFacts, Outcome, Rate, Seconds, SpeedFacts, TokenCost, Workload, measure, race,
+};
 use crate::engine::EngineError;
 use crate::engine::threads_text;
 use crate::kernels::{Isa, Options};
@@ -25,7 +27,7 @@ use crate::witness::{Witness, WitnessError};
 ///
 /// With a GGUF file: prefill and decode of the whole model by both engines, in turn. Without: single matrix products
 /// against llama.cpp's ggml, and as a share of what this machine reads from memory ("of read") and of what its dot
-/// instruction does on registers alone ("of dots", which the kernel avx512lookup can pass).
+/// instruction does from the first-level cache ("of dots", which the kernel avx512lookup can pass).
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -83,6 +85,8 @@ pub(super) struct BenchReport {
     models: Vec<SpeedFacts>,
     /// Single products.
     products: Vec<Outcome>,
+    /// What products with one token take besides reading, where several sizes were measured.
+    one_token: Vec<TokenCost>,
 }
 
 impl Document for BenchReport {
@@ -153,6 +157,7 @@ fn bench_model(args: &BenchArgs, context: &super::Context, model: &Path) -> Resu
             path: Some(lossy(model)),
             models: outcomes,
             products: vec![],
+            one_token: vec![],
         });
     }
     let mut text: String = outcomes
@@ -169,15 +174,18 @@ fn bench_model(args: &BenchArgs, context: &super::Context, model: &Path) -> Resu
 /// of the kernels.
 pub(super) fn speed_text(speed: &SpeedFacts, verbose: bool) -> String {
     let mut text = format!(
-        "\nspeed with {}: prefill of {} tokens, decode of {}; memory reads {:.1} GB/s\n  medians of {} runs in turn \
-         (slowest to fastest), tokens a second\n",
+        "\nspeed with {}: prefill of {} tokens, decode of {}\n  tokens a second, medians of {} runs in turn (slowest to \
+         fastest)\n",
         threads_text(speed.threads),
         speed.prefill_tokens,
         speed.decode_tokens,
-        speed.bandwidth,
         speed.runs,
     );
-    let rate = |rate: Rate| format!("{:.1} ({:.1} to {:.1})", rate.median, rate.min, rate.max);
+    let rate = |rate: Rate| {
+        let digits = usize::from(rate.max < 100.0);
+        let [median, min, max] = [rate.median, rate.min, rate.max].map(|rate| format!("{rate:.digits$}"));
+        format!("{median} ({min} to {max})")
+    };
     let rows = speed.engines.iter().map(|engine| {
         let name = match verbose {
             true => engine.name.to_string(),
@@ -187,12 +195,13 @@ pub(super) fn speed_text(speed: &SpeedFacts, verbose: bool) -> String {
             format!("  {name}"),
             rate(engine.prefill),
             rate(engine.decode),
-            format!("{:.2} GB/s", engine.read_rate),
+            format!("{:.1} GB/s", engine.read_rate),
             render::percent(engine.read_rate / speed.bandwidth),
         ]
     });
     let head = ["  engine", ">prefill", ">decode", ">weights", ">of memory"];
     text += &render::table(&head, rows.collect());
+    text += &tokens_text(speed);
     text += &load_text(&speed.load);
     if let [ours, theirs] = &speed.engines[..] {
         text += &format!(
@@ -204,11 +213,26 @@ pub(super) fn speed_text(speed: &SpeedFacts, verbose: bool) -> String {
     text
 }
 
+/// What a decoded token takes: to read the weights as fast as memory gives them, and besides.
+fn tokens_text(speed: &SpeedFacts) -> String {
+    let of_engine = |engine: &EngineSpeed| {
+        let reading = engine.bytes_per_token as f64 / 1e9 / speed.bandwidth;
+        let besides = 1.0 / engine.decode.median - reading;
+        format!("{} {:.1} + {:.1} ms", engine.name.short, reading * 1e3, besides * 1e3)
+    };
+    let engines: Vec<_> = speed.engines.iter().map(of_engine).collect();
+    format!(
+        "  memory reads {:.1} GB/s; a decoded token takes, for its weights + the rest:\n    {}\n",
+        speed.bandwidth,
+        engines.join(", ")
+    )
+}
+
 /// The first load may wait for the disk; the rate is of the second.
 fn load_text(load: &LoadFacts) -> String {
     format!(
-        "  our engine loads in {:.3} s with {} (the first time {:.3} s):\n    {} of weights in the file at {:.2} GB/s, packed \
-         into {} of memory\n",
+        "  our engine loads in {:.3} s with {} (the first time {:.3} s):\n    {} of weights in the file at {:.2} GB/s, in {} of \
+         memory\n",
         load.seconds,
         threads_text(load.threads),
         load.first_seconds,
@@ -253,17 +277,102 @@ fn bench_products(args: &BenchArgs, context: &super::Context) -> Result<ExitCode
         }
     }
     bar.finish_and_clear();
+    let costs = TokenCost::of(&outcomes);
     if args.json {
         return print_json(&BenchReport {
             path: None,
             models: vec![],
             products: outcomes,
+            one_token: costs,
         });
     }
     let ggml = witness.map_or_else(without_llama, |witness| {
-        format!("{}: {}\n", witness.build(), witness.system())
+        format!("{}\n{}", witness.build(), ggml_text(args.isa, witness.system()))
     });
-    super::print(&(table(&outcomes, context.verbose) + &ggml))
+    super::print(&(table(&outcomes, context.verbose) + &costs_text(&costs) + &disturbed_text(&outcomes) + &ggml))
+}
+
+/// Width that lines of words are filled to.
+const WIDTH: usize = 80;
+
+/// The instructions that ggml was built for: our `isa` does not bind it.
+fn ggml_text(isa: Option<Isa>, system: &str) -> String {
+    let bound = match isa {
+        Some(isa) => format!(" --isa {isa} binds our side alone: a fair ratio takes a llama.cpp built for the same."),
+        None => String::new(),
+    };
+    let on = |flag: &str| {
+        flag.trim_start_matches("CPU : ")
+            .strip_suffix(" = 1")
+            .map(str::to_owned)
+    };
+    let built: Vec<_> = system.split(" | ").filter_map(on).collect();
+    filled(&format!(
+        "ggml uses what it was built for: {}.{bound}",
+        built.join(", ")
+    ))
+}
+
+/// Words in lines of up to [`WIDTH`] columns.
+fn filled(words: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in words.split(' ') {
+        let line = lines.last_mut().expect("there is a line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.len() + 1 + word.len() <= WIDTH {
+            *line += &format!(" {word}");
+        } else {
+            lines.push(format!("  {word}"));
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Time as a + b x bytes over the shapes, for one token.
+fn costs_text(costs: &[TokenCost]) -> String {
+    if costs.is_empty() {
+        return String::new();
+    }
+    let cells = |line: Option<Line>| match line {
+        Some(line) => [format!("{:.1}", line.fixed * 1e6), format!("{:.1}", line.rate)],
+        None => ["-".into(), "-".into()],
+    };
+    let row = |cost: &TokenCost| {
+        let lines = [Some(cost.ours), cost.ggml].map(cells);
+        let names = [cost.ty.clone(), cost.threads.to_string()];
+        names.into_iter().chain(lines.into_iter().flatten()).collect()
+    };
+    let head = ["type", ">threads", ">ours us", ">GB/s", ">ggml us", ">GB/s"];
+    let table = render::table(&head, costs.iter().map(row).collect());
+    format!("\none token: a fixed time, and the weights at a rate\n{table}")
+}
+
+/// Cases of which more than a tenth was measured while something else ran.
+fn disturbed_text(outcomes: &[Outcome]) -> String {
+    let disturbed = outcomes
+        .iter()
+        .filter_map(|o| Some((o, o.disturbed.filter(|&turns| 10 * turns > o.turns)?)));
+    let line = |(o, disturbed): (&Outcome, usize)| {
+        let Outcome {
+            turns,
+            ty,
+            rows,
+            columns,
+            tokens,
+            ..
+        } = o;
+        let (s, threads) = (if *tokens == 1 { "" } else { "s" }, threads_text(o.threads));
+        format!("  {disturbed} of {turns} turns of {ty} {rows}x{columns}, {tokens} token{s}, {threads}\n")
+    };
+    let lines: String = disturbed.map(line).collect();
+    match lines.is_empty() {
+        true => lines,
+        false => {
+            filled("\ndisturbed, as the dot instruction ran below 90 % of its best (trust the ratios, not the times):")
+                + &lines
+        }
+    }
 }
 
 fn without_llama() -> String {
@@ -312,3 +421,6 @@ fn table(outcomes: &[Outcome], verbose: bool) -> String {
     let head = rows.first().map_or(vec![], |(head, _)| head.clone());
     render::table(&head, rows.into_iter().map(|(_, cells)| cells).collect())
 }
+
+#[cfg(test)]
+mod tests;

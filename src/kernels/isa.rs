@@ -6,6 +6,8 @@
 #[cfg(target_arch = "aarch64")]
 use super::aarch64;
 use super::kernel::Backend;
+#[cfg(target_arch = "x86_64")]
+use super::kernel::LoadGemm;
 use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
@@ -74,19 +76,21 @@ impl Isa {
             gemv,
             gemm: None,
         };
+        #[cfg(target_arch = "x86_64")]
+        let with_gemm = |(gemv, gemm): (_, LoadGemm)| Backend {
+            gemm: Some(gemm),
+            ..backend(gemv)
+        };
         match self {
             Isa::Scalar => Some(backend(&Scalar)),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => x86::avx2().map(backend),
+            Isa::Avx2 => x86::avx2().map(with_gemm),
             #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni => x86::avx_vnni().map(backend),
+            Isa::AvxVnni => x86::avx_vnni().map(with_gemm),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => x86::avx512_vnni().map(backend),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Lookup => x86::avx512_vnni().map(|gemv| Backend {
-                gemm: Some(x86::load_lut),
-                ..backend(gemv)
-            }),
+            Isa::Avx512Lookup => x86::avx512_vnni().map(|gemv| with_gemm((gemv, x86::load_lut))),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => aarch64::dotprod().map(backend),
             #[cfg(target_arch = "aarch64")]

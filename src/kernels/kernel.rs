@@ -29,8 +29,8 @@ pub(super) trait Kernel: Sync {
     /// Quantize one token: `x` to `codes` (as many), one scale per group, one sum of codes per [`STEP`].
     fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
 
-    /// Run the dot instruction on registers, `repeats` times; returns the multiplications of one repeat. No kernel can
-    /// pass that rate without a [`Gemm`]; None where nothing was written to measure it.
+    /// Run the dot instruction on operands in the first-level cache, `repeats` times; returns the multiplications of one
+    /// repeat. No kernel can pass that rate without look-ups; None where nothing was written to measure it.
     fn dots(&self, _repeats: usize) -> Option<usize> {
         None
     }

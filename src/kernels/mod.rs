@@ -280,8 +280,8 @@ impl Matrix {
         self.grouping
     }
 
-    /// Run the kernel's dot instruction on registers, `repeats` times; returns the multiplications of one repeat, None
-    /// where nothing was written to measure it.
+    /// Run the kernel's dot instruction on operands in the first-level cache, `repeats` times; returns the multiplications
+    /// of one repeat, None where nothing was written to measure it.
     pub fn dots(&self, repeats: usize) -> Option<usize> {
         self.backend.gemv.dots(repeats)
     }

@@ -21,6 +21,7 @@ impl Lanes for Avx2 {
     type Sums = [__m256d; 4];
     /// All bits of a lane.
     type Mask = [__m256; 2];
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn zero(self) -> [__m256d; 4] {

@@ -20,6 +20,7 @@ impl Lanes for Avx512 {
     type Numbers = __m512;
     type Sums = [__m512d; 2];
     type Mask = __mmask16;
+    const REGISTERS: usize = 32;
 
     #[inline(always)]
     fn zero(self) -> [__m512d; 2] {

@@ -40,6 +40,8 @@ pub trait Lanes: Copy {
     type Sums: Copy;
     /// A lane mask.
     type Mask: Copy;
+    /// Vector registers of the level.
+    const REGISTERS: usize;
 
     /// No sums yet.
     fn zero(self) -> Self::Sums;

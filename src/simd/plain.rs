@@ -10,6 +10,7 @@ impl Lanes for Plain {
     type Numbers = [f32; LANES];
     type Sums = [f64; LANES];
     type Mask = [bool; LANES];
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     fn zero(self) -> [f64; LANES] {

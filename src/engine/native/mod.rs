@@ -10,9 +10,11 @@
 //! through in batches, so that the weights are read once for up to 512 of them.
 
 mod attention;
+mod cache;
 mod chunks;
 mod math;
 mod pass;
+mod rotation;
 mod weights;
 
 use std::time::{Duration, Instant};

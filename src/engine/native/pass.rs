@@ -1,8 +1,10 @@
 //! The steps of a forward pass, whatever holds the weights: states in the order of the model, positions, the cache.
 
-use super::attention::{Cache, Rotation};
+use super::attention::attend;
+use super::cache::Cache;
 use super::chunks::for_each_row;
 use super::math;
+use super::rotation::Rotation;
 use super::weights::{Ends, Layer, Linear};
 use crate::engine::hyper::{Hyper, QkNorm};
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
@@ -42,7 +44,7 @@ impl Pass {
     pub fn new(hyper: Hyper, layers: usize, context: usize, isa: kernels::Isa, threads: usize) -> Self {
         Self {
             rotation: Rotation::new(&hyper),
-            cache: Cache::new(&hyper, layers, context),
+            cache: Cache::new(layers, hyper.dims.kv_heads, hyper.dims.head_dim, context),
             used: 0,
             buffers: Buffers::new(isa),
             threads: Threads::new(threads),
@@ -161,7 +163,7 @@ impl Pass {
         let width = hyper.dims.q_width();
         b.mixed.resize(b.q.len(), 0.0);
         let at = (index, self.used);
-        self.cache.attend(*level, at, &b.q, width, &mut b.mixed, threads);
+        attend(&self.cache, *level, at, &b.q, width, &mut b.mixed, threads);
         if let Some(weight) = &layer.attention_sub_norm {
             let epsilon = hyper.norm_epsilon as f32;
             let norm = |_, mixed: &mut [f32]| math::rms_norm_pieces(*level, mixed, weight, epsilon);

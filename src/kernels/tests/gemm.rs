@@ -53,8 +53,10 @@ fn every_kernel_equals_scalar_for_many_rows_and_tokens() {
             bytes[last] |= 3;
             let options = options(Isa::Scalar, ActivationScales::LlamaCpp);
             let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
-            matrix.use_backend(backends[0]);
-            assert!(matrix.gemm(tokens, 1).is_none());
+            for &backend in backends.iter().filter(|backend| backend.name == "avx512lookup") {
+                matrix.use_backend(backend);
+                assert!(matrix.gemm(tokens, 1).is_none());
+            }
         }
     }
 }

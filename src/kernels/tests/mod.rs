@@ -58,10 +58,10 @@ fn nmse(y: &[f32], exact: &[f64]) -> f64 {
 fn backends() -> Vec<Backend> {
     let available = Isa::available().into_iter().filter_map(Isa::backend);
     #[cfg(target_arch = "x86_64")]
-    let available = available.chain(x86::avx_vnni_as_evex().map(|gemv| Backend {
+    let available = available.chain(x86::avx_vnni_as_evex().map(|(gemv, gemm)| Backend {
         name: "avxvnni as EVEX",
         gemv,
-        gemm: None,
+        gemm: Some(gemm),
     }));
     available.collect()
 }

@@ -96,15 +96,19 @@ impl Kernel for Avx512Vnni {
 }
 
 /// Independent sums that hide the latency of `vpdpbusd`.
-const DOTS: usize = 12;
+const SUMS: usize = 12;
+/// Dots of one repeat of [`dots`], with activations of their own, more than there are registers.
+const DOTS: usize = 8 * SUMS;
 
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn dots(repeats: usize) {
-    let (a, b) = (_mm512_set1_epi8(1), std::hint::black_box(_mm512_set1_epi8(3)));
-    let mut sums = [_mm512_setzero_si512(); DOTS];
+    let (codes, activations) = std::hint::black_box((_mm512_set1_epi8(1), [0x0303_0303; DOTS]));
+    let mut sums = [_mm512_setzero_si512(); SUMS];
     for _ in 0..repeats {
-        for sum in &mut sums {
-            *sum = _mm512_dpbusd_epi32(*sum, a, b);
+        for activations in std::hint::black_box(&activations).as_chunks::<SUMS>().0 {
+            for (sum, &activation) in sums.iter_mut().zip(activations) {
+                *sum = _mm512_dpbusd_epi32(*sum, codes, _mm512_set1_epi32(activation));
+            }
         }
     }
     std::hint::black_box(sums);

@@ -10,16 +10,21 @@
 //!    codes of 4 bits: 2 * 15 * 127 = 3810, 8 of them 30,480: every 2 steps.
 //!    Longer codes are split into a low nibble and what is above it, which counts 16-fold when it is widened.
 //! 2. Codes are fetched ahead: the hardware does so too late where much work lies between two lines.
-//! 3. `vpdpbusd` adds in 32 bits and needs none of that. It is written in assembly: then one body serves both, and the
+//! 3. With many tokens codes are unpacked once for all of them, see [`unpacked`].
+//! 4. `vpdpbusd` adds in 32 bits and needs none of that. It is written in assembly: then one body serves both, and the
 //!    tests can run it in its AVX-512VL encoding on CPUs that have only that.
 
+mod quantize;
+mod unpacked;
+
+use self::quantize::quantize;
+use self::unpacked::add_dots;
 use super::{AHEAD, FAR_AHEAD, fetch_ahead};
 use crate::kernels::contract::{FloatPanel, Grouping, MR, Panel};
 use crate::kernels::driver::{At, Operands, Run, Vector, floats, product, steps};
 use crate::kernels::floats::{BF16, F16, F32, FloatType, Floats, bytes_of};
-use crate::kernels::kernel::Kernel;
+use crate::kernels::kernel::{Kernel, LoadGemm};
 use crate::kernels::packed::KPanel;
-use crate::kernels::scalar::{scales_k, scales_q8_0};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -28,36 +33,48 @@ use std::ops::Range;
 const MADDUBS: usize = 0;
 /// The dot is `vpdpbusd` of AVX-VNNI.
 const VNNI: usize = 1;
-/// The dot is `vpdpbusd` of AVX-512VL.
-#[cfg(test)]
+/// The dot is `vpdpbusd` of AVX-512VL, for tests.
 const EVEX_VNNI: usize = 2;
 
 /// The proof that the CPU has AVX2, FMA and F16C, and the instruction that `DOT` names. Two vectors are a row group.
+/// `DWORDS`: 0 where codes are packed; where they are bytes, how many dwords of them add up within 16 bits.
 #[derive(Clone, Copy)]
-struct Avx2<const DOT: usize>(());
+struct Avx2<const DOT: usize, const DWORDS: usize = 0>(());
 
-fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+/// The proof, where the CPU has all that.
+fn detect<const DOT: usize>() -> Option<Avx2<DOT>> {
+    let has_dot = match DOT {
+        MADDUBS => true,
+        VNNI => is_x86_feature_detected!("avxvnni"),
+        _ => is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl"),
+    };
+    let found = has_dot
+        && is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c");
+    found.then_some(Avx2(()))
 }
 
+/// A kernel and its way for many tokens.
+type Both = (&'static dyn Kernel, LoadGemm);
+
 /// The AVX2 kernel, where the CPU has AVX2, FMA and F16C.
-pub(in crate::kernels) fn avx2() -> Option<&'static dyn Kernel> {
+pub(in crate::kernels) fn avx2() -> Option<Both> {
     static KERNEL: Avx2<MADDUBS> = Avx2(());
-    has_avx2().then_some(&KERNEL as &dyn Kernel)
+    detect::<MADDUBS>().map(|_| (&KERNEL as &dyn Kernel, unpacked::load::<MADDUBS> as LoadGemm))
 }
 
 /// The AVX2 kernel with `vpdpbusd`, where the CPU has AVX-VNNI too.
-pub(in crate::kernels) fn avx_vnni() -> Option<&'static dyn Kernel> {
+pub(in crate::kernels) fn avx_vnni() -> Option<Both> {
     static KERNEL: Avx2<VNNI> = Avx2(());
-    (has_avx2() && is_x86_feature_detected!("avxvnni")).then_some(&KERNEL as &dyn Kernel)
+    detect::<VNNI>().map(|_| (&KERNEL as &dyn Kernel, unpacked::load::<VNNI> as LoadGemm))
 }
 
 /// The same body in AVX-512's encoding, to test it on CPUs without AVX-VNNI.
 #[cfg(test)]
-pub(in crate::kernels) fn avx_vnni_as_evex() -> Option<&'static dyn Kernel> {
+pub(in crate::kernels) fn avx_vnni_as_evex() -> Option<Both> {
     static KERNEL: Avx2<EVEX_VNNI> = Avx2(());
-    let found = has_avx2() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl");
-    found.then_some(&KERNEL as &dyn Kernel)
+    detect::<EVEX_VNNI>().map(|_| (&KERNEL as &dyn Kernel, unpacked::load::<EVEX_VNNI> as LoadGemm))
 }
 
 impl<const DOT: usize> Kernel for Avx2<DOT> {
@@ -80,6 +97,12 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
         unsafe { quantize(x, grouping, codes, scales, sums) }
     }
 
+    fn dots(&self, repeats: usize) -> Option<usize> {
+        // SAFETY: a value of this type is the proof of its instructions.
+        unsafe { unpacked::dots::<DOT>(repeats) };
+        Some(unpacked::DOTS)
+    }
+
     fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; MR]]) {
         let product = match weights.ty {
             FloatType::F32 => floats_product::<DOT, F32>,
@@ -93,7 +116,7 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
     }
 }
 
-impl<const DOT: usize> Vector for Avx2<DOT> {
+impl<const DOT: usize, const DWORDS: usize> Vector for Avx2<DOT, DWORDS> {
     type Floats = __m256;
     type Ints = __m256i;
     const SIGNED_BYTES: bool = false;
@@ -113,9 +136,25 @@ impl<const DOT: usize> Vector for Avx2<DOT> {
         mul(a: __m256, b: __m256) -> __m256 = _mm256_mul_ps(a, b);
         fma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
         fnma(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fnmadd_ps(a, b, c);
-        dots<BITS, H, C>(run: Run<'_>) -> [[__m256i; C]; H] = dots::<DOT, BITS, H, C>(run);
+        dots<BITS, H, C>(run: Run<'_>) -> [[__m256i; C]; H] = match DWORDS {
+            0 => dots::<DOT, BITS, H, C>(run),
+            _ => {
+                let mut sums = [[_mm256_setzero_si256(); C]; H];
+                add_dots::<DOT, DWORDS, H, C>(run, [_mm256_set1_epi16(1); H], &mut sums);
+                sums
+            }
+        };
         add_multiplied<BITS, H, C>(run: Run<'_>, multipliers: &[u8; MR], totals: &mut [[__m256i; C]; H])
-            = add_multiplied::<BITS, H, C>(run, multipliers, totals);
+            = match DWORDS {
+                0 => add_multiplied::<BITS, H, C>(run, multipliers, totals),
+                _ => {
+                    let mut factors = [_mm256_setzero_si256(); H];
+                    for h in 0..H {
+                        factors[h] = pairs(multipliers, multipliers, h);
+                    }
+                    add_dots::<DOT, DWORDS, H, C>(run, factors, totals);
+                }
+            };
         offsets<H, C>(multipliers: &[[u8; MR]], sums: &[i32], width: usize, at: At) -> [[__m256i; C]; H]
             = offsets::<H, C>(multipliers, sums, width, at);
     }
@@ -383,79 +422,6 @@ fn load(floats: &[f32; 8]) -> __m256 {
 fn store(floats: &mut [f32; 8], vector: __m256) {
     // SAFETY: there is room for 8 floats.
     unsafe { _mm256_storeu_ps(floats.as_mut_ptr(), vector) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn absolute(x: __m256) -> __m256 {
-    _mm256_andnot_ps(_mm256_set1_ps(-0.0), x)
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-    let group = grouping.group();
-    for ((x, codes), scale) in x.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(scales) {
-        let mut largest = _mm256_setzero_ps();
-        for x in x.as_chunks().0 {
-            // A NaN in the first operand gives the second.
-            largest = _mm256_max_ps(absolute(load(x)), largest);
-        }
-        let largest = largest_of(largest);
-        let inverse;
-        (inverse, *scale) = match grouping {
-            Grouping::Q8_0 => scales_q8_0(largest),
-            _ => scales_k(first_of_magnitude(x, largest)),
-        };
-        let (inverse, limit) = (_mm256_set1_ps(inverse), _mm256_set1_epi32(127));
-        for (x, codes) in x.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
-            let code = |i: usize| {
-                let scaled = _mm256_mul_ps(inverse, load(&x.as_chunks().0[i]));
-                let code = _mm256_min_epi32(_mm256_cvtps_epi32(scaled), limit);
-                // A NaN became i32::MIN and is to be 0; no other code is below -127.
-                _mm256_and_si256(code, _mm256_cmpgt_epi32(code, _mm256_set1_epi32(-128)))
-            };
-            let words = |i: usize| _mm256_packs_epi32(code(i), code(i + 1));
-            // The packs work within 128-bit lanes; the permutation puts the dwords in order.
-            let bytes = _mm256_packs_epi16(words(0), words(2));
-            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-            // SAFETY: there is room for 32 codes.
-            unsafe {
-                let to = codes.as_mut_ptr().cast();
-                _mm256_storeu_si256(to, _mm256_permutevar8x32_epi32(bytes, order));
-            }
-        }
-    }
-    for (codes, sums) in codes.as_chunks::<32>().0.iter().zip(sums.as_chunks_mut::<2>().0) {
-        // SAFETY: 32 codes are there.
-        let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
-        let dwords = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-        let twos = _mm256_add_epi32(dwords, _mm256_shuffle_epi32::<0b10_11_00_01>(dwords));
-        let all = _mm256_add_epi32(twos, _mm256_shuffle_epi32::<0b01_00_11_10>(twos));
-        *sums = [_mm256_extract_epi32::<0>(all), _mm256_extract_epi32::<4>(all)];
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn largest_of(x: __m256) -> f32 {
-    let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
-    let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
-    _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
-}
-
-/// The first of `x` whose magnitude is `largest`; 0 where there is none, that is, where `largest` is 0 or all are NaN.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn first_of_magnitude(x: &[f32], largest: f32) -> f32 {
-    for x in x.as_chunks().0 {
-        let equal = _mm256_cmp_ps::<_CMP_EQ_OQ>(absolute(load(x)), _mm256_set1_ps(largest));
-        let found = _mm256_movemask_ps(equal);
-        if found != 0 {
-            return x[found.trailing_zeros() as usize];
-        }
-    }
-    0.0
 }
 
 /// A row group of floats times a panel, one token or two at a time.
