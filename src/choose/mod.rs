@@ -2,7 +2,8 @@
 //! budget.
 //!
 //! ```text
-//! reference   every linear in F32, activations as they are; embedding and head as they will be stored
+//! reference   every linear in F32, activations as they are; embedding and head as they will be stored, a quantized head
+//!             with its rounded activations
 //! parts       the same with one linear in one type: its weights and its activations rounded            `parts`
 //! ladder      every linear in its smallest type, then step by step up, most KLD for a byte first        `ladder`
 //! whole       a file of so many steps on all of the text: the fewest steps that are within the budget   `whole`

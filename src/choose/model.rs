@@ -121,7 +121,11 @@ impl<'p, 'a> Model<'p, 'a> {
 }
 
 fn options(isa: Isa, activations: ActivationScales) -> Options {
-    Options { isa, activations }
+    Options {
+        isa,
+        activations,
+        halves: true,
+    }
 }
 
 /// The tensors of a plan.

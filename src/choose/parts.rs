@@ -243,7 +243,8 @@ impl Sweep<'_, '_, '_> {
         changed.collect()
     }
 
-    /// The KLD of all states from those of the reference, added up over their tokens.
+    /// The KLD of all states from those of the reference, added up over their tokens. The head rounds activations for both:
+    /// what that costs says nothing of a part.
     fn head(&self, states: &[States]) -> Result<Vec<f64>, ChooseError> {
         let (ends, dims) = (&self.model.ends, &self.model.hyper.dims);
         let mut sums = vec![0.0; states.len()];

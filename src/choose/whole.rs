@@ -99,8 +99,8 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
             .chunks(part)
             .zip(tested.chunks(part))
             .flat_map(|(reference, tested)| {
-                let logits = |x: &[f32]| self.passes.with(|pass| pass.logits(ends, x));
-                let (expected, found) = (logits(reference), logits(tested));
+                let expected = self.passes.with(|pass| pass.exact_logits(ends, reference));
+                let found = self.passes.with(|pass| pass.logits(ends, tested));
                 let expected = Predictions::new(&expected, dims.vocab);
                 expected.kld(&Predictions::new(&found, dims.vocab))
             });

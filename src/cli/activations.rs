@@ -16,6 +16,8 @@ use crate::kernels::ActivationScales;
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct ActivationsArgs {
     /// How many activations share a scale when our engine rounds them to 8 bits
+    ///
+    /// Finer scales cost nothing while decoding, and up to a third of the speed of a prompt: docs/benchmarks.md.
     #[arg(long, value_name = "SCALES", default_value = ActivationScales::LlamaCpp.name(), value_parser = parser())]
     pub activations: ActivationScales,
 }

@@ -246,6 +246,7 @@ fn bench_products(args: &BenchArgs, context: &super::Context) -> Result<ExitCode
     let options = Options {
         isa: args.isa.unwrap_or(Isa::best()),
         activations: args.rounding.activations,
+        ..Options::default()
     };
     let mut witness = match Witness::start(&context.witness) {
         Ok(witness) => Some(witness),

@@ -17,6 +17,7 @@ use super::contract::{FloatPanel, Grouping, NR, Panel, STEP};
 use super::floats;
 use super::kernel::Kernel;
 use super::threads::{Threads, lock};
+use half::{bf16, f16};
 use std::ops::Range;
 use std::sync::Mutex;
 
@@ -30,7 +31,7 @@ pub struct Activations {
     grouping: Grouping,
     columns: usize,
     tokens: usize,
-    /// (panels, columns, width), where the grouping is [`Grouping::Float`].
+    /// (panels, columns, width), where there are no codes.
     floats: Vec<f32>,
     /// (panels, columns / 4, width)
     dwords: Vec<i32>,
@@ -104,8 +105,11 @@ impl Activations {
         );
         (self.grouping, self.columns) = (grouping, columns);
         self.tokens = x.len().checked_div(columns).unwrap_or(0);
-        if grouping == Grouping::Float {
-            return self.take_floats(x, threads);
+        match grouping {
+            Grouping::Float => return self.take_floats(x, |x| x, threads),
+            Grouping::F16 => return self.take_floats(x, |x| f16::from_f32(x).to_f32(), threads),
+            Grouping::Bf16 => return self.take_floats(x, |x| bf16::from_f32(x).to_f32(), threads),
+            Grouping::Q8_0 | Grouping::K(_) => {}
         }
         let backend = self.isa.backend().expect("checked when it was made");
         let kernel = backend.gemv;
@@ -143,8 +147,8 @@ impl Activations {
         });
     }
 
-    /// Interleave `x` as it is.
-    fn take_floats(&mut self, x: &[f32], threads: &Threads) {
+    /// Interleave `x`, rounded.
+    fn take_floats(&mut self, x: &[f32], round: impl Fn(f32) -> f32 + Sync, threads: &Threads) {
         let columns = self.columns;
         let padded: usize = self.panels().map(|(_, width)| width).sum();
         self.floats.clear();
@@ -159,6 +163,7 @@ impl Activations {
         threads.run(panels.len(), |i| {
             let (to, x) = &mut *lock(&panels[i]);
             floats::interleave(x, columns, to.len() / columns, to);
+            to.iter_mut().for_each(|x| *x = round(*x));
         });
     }
 
@@ -171,7 +176,7 @@ impl Activations {
         })
     }
 
-    /// Panel `index`, where the grouping is [`Grouping::Float`].
+    /// Panel `index`, where there are no codes.
     pub(super) fn float_panel(&self, index: usize) -> FloatPanel<'_> {
         let first = index * NR;
         let width = panel_width(self.tokens - first);

@@ -4,7 +4,7 @@ use super::contract::Grouping;
 use formats::block::BlockType;
 
 /// How many activations share a scale when they are rounded to 8 bits. (F32, F16 and BF16 weights multiply activations
-/// that are not rounded.)
+/// that are not rounded to 8 bits.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ActivationScales {
     /// As many as in llama.cpp's CPU backend: 256 for TQ1_0, TQ2_0 and the K types, 32 for Q2_0, Q4_0 and Q8_0.

@@ -45,6 +45,10 @@ pub(super) const NR: usize = 16;
 pub enum Grouping {
     /// No codes: the matrix multiplies f32 activations.
     Float,
+    /// No codes: f32 activations that are rounded to f16.
+    F16,
+    /// No codes: f32 activations that are rounded to bf16.
+    Bf16,
     /// One f16 scale per 32, positive (ggml's Q8_0).
     Q8_0,
     /// One f32 scale per 64, 128 or 256; its sign makes the largest activation -127 (256: ggml's Q8_K).
@@ -52,10 +56,18 @@ pub enum Grouping {
 }
 
 impl Grouping {
+    /// The same, where activations that would be rounded to halves are left in f32.
+    pub fn exact(self) -> Grouping {
+        match self {
+            Grouping::F16 | Grouping::Bf16 => Grouping::Float,
+            codes => codes,
+        }
+    }
+
     /// Activations that share a scale.
     pub fn group(self) -> usize {
         match self {
-            Grouping::Float => 1,
+            Grouping::Float | Grouping::F16 | Grouping::Bf16 => 1,
             Grouping::Q8_0 => 32,
             Grouping::K(group) => group,
         }

@@ -85,16 +85,31 @@ const ONE_PANEL: Tile = Tile {
 pub struct Options {
     /// The instructions to use.
     pub isa: Isa,
-    /// How activations are rounded.
+    /// How activations are rounded to 8 bits.
     pub activations: ActivationScales,
+    /// Whether those of F16 and BF16 weights are rounded to the type of the weights, as llama.cpp does (ggml-cpu.c,
+    /// `vec_dot_type`).
+    pub halves: bool,
 }
 
 impl Default for Options {
-    /// The best instructions, and llama.cpp's arithmetic.
+    /// The best instructions, and llama.cpp's arithmetic but for F16 and BF16, where rounding saves nothing.
     fn default() -> Options {
         Options {
             isa: Isa::best(),
             activations: ActivationScales::LlamaCpp,
+            halves: false,
+        }
+    }
+}
+
+impl Options {
+    /// The activations that a matrix of this type and so many columns multiplies.
+    fn grouping(&self, ty: BlockType, columns: usize) -> Grouping {
+        match ty {
+            BlockType::F16 if self.halves => Grouping::F16,
+            BlockType::BF16 if self.halves => Grouping::Bf16,
+            _ => self.activations.grouping(ty, columns),
         }
     }
 }
@@ -225,7 +240,7 @@ impl Matrix {
             ty,
             isa,
             backend,
-            grouping: options.activations.grouping(ty, columns),
+            grouping: options.grouping(ty, columns),
             weights,
             gemm: None,
         };
@@ -301,9 +316,16 @@ impl Matrix {
     /// `y[t * rows + r] = sum_c W[r][c] * x[t * columns + c]`; everything in `y` is overwritten.
     ///
     /// # Panics
-    /// Where the activations are not grouped as [`Matrix::grouping`] says, or a length does not fit.
+    /// Where the activations are grouped neither as [`Matrix::grouping`] says nor as its [`Grouping::exact`], or a length
+    /// does not fit.
     pub fn multiply(&self, x: &Activations, y: &mut [f32], threads: &Threads) {
-        assert_eq!(x.grouping(), self.grouping, "grouping of the activations");
+        let fits = x.grouping() == self.grouping || x.grouping() == self.grouping.exact();
+        assert!(
+            fits,
+            "activations grouped as {:?}, not {:?}",
+            x.grouping(),
+            self.grouping
+        );
         assert_eq!(x.columns(), self.columns(), "columns of the activations");
         assert_eq!(y.len(), x.tokens() * self.rows(), "length of the product");
         match &self.weights {

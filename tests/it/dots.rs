@@ -101,6 +101,7 @@ fn products_equal_ggml_s_to_f32_rounding() {
                 let options = Options {
                     isa,
                     activations: ActivationScales::LlamaCpp,
+                    ..Options::default()
                 };
                 let matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
                 let found = difference(&ours(&matrix, &x, &threads), &theirs);

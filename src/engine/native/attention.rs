@@ -10,7 +10,7 @@
 //! out / sum
 //! ```
 //! Keys and values of a block stay in the first-level cache for all queries. Blocks begin at multiples of 64, whatever
-//! tokens come together, so a token gets the same bits alone as among others.
+//! tokens come together, so a token gets the same bits alone as among others, as long as all values are finite.
 
 use std::array;
 

@@ -82,6 +82,13 @@ impl Pass {
         self.head(ends)
     }
 
+    /// As [`logits`](Self::logits), but a head of halves multiplies activations that are not rounded.
+    pub fn exact_logits(&mut self, ends: &Ends, x: &[f32]) -> Vec<f32> {
+        self.buffers.x.clear();
+        self.buffers.x.extend_from_slice(x);
+        self.head_with(ends, ends.head.grouping().exact())
+    }
+
     /// Look up `tokens`, which follow those in the cache.
     pub(super) fn start(&mut self, ends: &Ends, tokens: &[u32]) {
         let (x, hidden) = (&mut self.buffers.x, self.hyper.dims.hidden);
@@ -205,6 +212,10 @@ impl Pass {
 
     /// Logits (wanted, vocab) of the tokens in `buffers.x`.
     pub(super) fn head(&mut self, ends: &Ends) -> Vec<f32> {
+        self.head_with(ends, ends.head.grouping())
+    }
+
+    fn head_with(&mut self, ends: &Ends, grouping: Grouping) -> Vec<f32> {
         let Pass {
             hyper,
             threads,
@@ -213,8 +224,10 @@ impl Pass {
             ..
         } = self;
         b.norm(*level, &ends.norm, hyper.norm_epsilon as f32, threads);
-        let mut logits = Vec::new();
-        multiply(&mut b.activations, &b.normed, [(&ends.head, &mut logits)], threads);
+        b.activations
+            .quantize(&b.normed, ends.head.columns(), grouping, threads);
+        let mut logits = vec![0.0; b.activations.tokens() * ends.head.rows()];
+        ends.head.multiply(&b.activations, &mut logits, threads);
         math::scale(&mut logits, hyper.variant.logit_scale as f32);
         logits
     }

@@ -24,7 +24,11 @@ const TYPES: [BlockType; 11] = [
 ];
 
 fn options(isa: Isa, activations: ActivationScales) -> Options {
-    Options { isa, activations }
+    Options {
+        isa,
+        activations,
+        halves: false,
+    }
 }
 
 /// The choices of scales that differ for a type and so many columns.
@@ -237,13 +241,40 @@ fn rounded(x: &[f32], grouping: Grouping) -> Vec<f32> {
     let mut rounded = vec![];
     for x in x.chunks_exact(grouping.group()) {
         let scale = match grouping {
-            Grouping::Float => return x.to_vec(),
+            Grouping::Float | Grouping::F16 | Grouping::Bf16 => unreachable!("of floats"),
             Grouping::Q8_0 => scalar::quantize_q8_0(x, &mut codes),
             Grouping::K(_) => scalar::quantize_k(x, &mut codes),
         };
         rounded.extend(codes.iter().map(|&code| f32::from(code) * scale));
     }
     rounded
+}
+
+/// Halves are multiplied as llama.cpp does where that is asked for: as if the activations had been halves.
+#[test]
+fn activations_of_halves_are_rounded_where_asked() {
+    let mut random = Random(19);
+    let (rows, columns, tokens, threads) = (20, 96, 5, Threads::new(2));
+    let x = random.floats(tokens * columns);
+    type Round = fn(f32) -> f32;
+    let types: [(_, Round); 2] = [
+        (BlockType::F16, |x| half::f16::from_f32(x).to_f32()),
+        (BlockType::BF16, |x| half::bf16::from_f32(x).to_f32()),
+    ];
+    for (ty, round) in types {
+        let rounded: Vec<_> = x.iter().copied().map(round).collect();
+        let bytes = random_blocks(&mut random, ty, rows * columns);
+        let matrix = |halves| {
+            let options = Options {
+                halves,
+                ..options(Isa::Scalar, ActivationScales::LlamaCpp)
+            };
+            Matrix::new(ty, rows, columns, &bytes, &options).unwrap()
+        };
+        let expected = product(&matrix(false), &rounded, &threads);
+        assert_eq!(product(&matrix(true), &x, &threads), expected, "{ty}");
+        assert_ne!(product(&matrix(false), &x, &threads), expected, "{ty}");
+    }
 }
 
 /// Whatever has scales, multipliers and minimums: with activations of any scales the product is that of the weights of

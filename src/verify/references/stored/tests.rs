@@ -42,7 +42,7 @@ fn activations_are_rounded_as_the_kernels_round_them() {
                     activations,
                 };
                 let expected = match activations.grouping(ty, columns) {
-                    Grouping::Float => Rounding::None,
+                    Grouping::Float | Grouping::F16 | Grouping::Bf16 => Rounding::None,
                     Grouping::Q8_0 => Rounding::Q8_0,
                     Grouping::K(group) => Rounding::K(group),
                 };
