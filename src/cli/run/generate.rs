@@ -159,7 +159,11 @@ impl Job<'_> {
         let (prefill, decode) = outcome.rates();
         let engine = match self.called.verbose {
             true => engine.name().to_string(),
-            false => engine.name().short.into(),
+            false => [Some(engine.name().short.into()), engine.name().cache()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(", "),
         };
         // Nobody may be listening on stderr either; the text has been delivered all the same.
         let _ = writeln!(
