@@ -30,10 +30,10 @@ describe() {
   "$program" completions fish > "$share/fish/vendor_completions.d/tqconv.fish"
 }
 
-compile() { cargo build --release --no-default-features --bin tqconv --target "$1" "${@:2}"; }
+wheel() { maturin build --release --zig --target "$1" --compatibility manylinux2014 --out "$2"; }
 
 small() {
-  maturin build --release --zig --target "$1" --compatibility manylinux2014 --out "$wheels"
+  wheel "$1" "$wheels"
   local folder=tqconv-$1
   mkdir -p "target/$folder"
   cp -r "target/$1/release/tqconv" "$share" LICENSE-* "target/$folder"
@@ -43,7 +43,7 @@ small() {
 
 [ $# -gt 0 ] || set -- small arm
 rustup target add "$host" aarch64-unknown-linux-gnu
-compile "$host"
+wheel "$host" target/wheel-tools # for a program that describes itself
 describe
 for flavour; do
   case $flavour in
