@@ -21,7 +21,7 @@ use crate::engine::EngineError;
 use crate::engine::threads_text;
 use crate::kernels::{Isa, Options};
 use crate::mapped::Model;
-use crate::witness::{self, Witness, WitnessError};
+use crate::witness::{Witness, WitnessError};
 
 /// Measure speed, ours and llama.cpp's, in one run
 ///
@@ -164,7 +164,7 @@ fn bench_model(args: &BenchArgs, context: &super::Context, model: &Path) -> Resu
         .iter()
         .map(|speed| speed_text(speed, context.verbose))
         .collect();
-    if !witness::BUILT_IN {
+    if !context.witness.has_llama() {
         text += &without_llama();
     }
     super::print(&text)
@@ -287,7 +287,9 @@ fn bench_products(args: &BenchArgs, context: &super::Context) -> Result<ExitCode
             one_token: costs,
         });
     }
-    let ggml = witness.map_or_else(without_llama, |witness| ggml_text(args.isa, witness.system()));
+    let ggml = witness.map_or_else(without_llama, |witness| {
+        format!("{}\n{}", witness.build(), ggml_text(args.isa, witness.system()))
+    });
     super::print(&(table(&outcomes, context.verbose) + &costs_text(&costs) + &disturbed_text(&outcomes) + &ggml))
 }
 

@@ -37,12 +37,25 @@ use crate::pack::PackError;
 use crate::system;
 use crate::witness::{self, Program};
 
+/// What `--version` tells beyond `-V`. The library itself is asked only in a child: a test compares.
+const LONG_VERSION: &str = if cfg!(feature = "llama") {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        "\nllama.cpp 0.6.0-dev, ggml 0.26.0, linked in"
+    )
+} else {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        "\nno llama.cpp linked in; --llama PATH names one"
+    )
+};
+
 /// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
 ///
 /// A checkpoint trained with Tequila (arXiv 2509.23809) holds latent weights. `pack` makes them ternary exactly as
 /// training did, folds the dead zone into one bias per output row, and writes a file that runs as it is.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(version, long_version = LONG_VERSION, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -58,6 +71,17 @@ pub struct Cli {
     /// Threads to work with [default: all processors]
     #[arg(long, global = true, help_heading = "General", value_name = "N", value_parser = threads)]
     threads: Option<usize>,
+    /// The llama.cpp to verify and to compare with, in place of the one that is linked in: libllama, or the folder that
+    /// holds it with its ggml libraries
+    #[arg(
+        long,
+        global = true,
+        help_heading = "General",
+        env = "TQCONV_LLAMA",
+        hide_env_values = true,
+        value_name = "PATH"
+    )]
+    llama: Option<PathBuf>,
     /// The program whose child is llama.cpp, where it is not this one
     #[arg(long, global = true, hide = true, value_name = "PROGRAM")]
     witness: Option<PathBuf>,
@@ -123,7 +147,10 @@ Examples:
     Template,
     /// Be the process that runs llama.cpp
     #[command(name = witness::SUBCOMMAND, hide = true)]
-    Witness,
+    Witness {
+        /// The library to load
+        library: Option<PathBuf>,
+    },
 }
 
 /// A number of threads.
@@ -147,7 +174,7 @@ impl Command {
             Self::Inspect(args) => args.json,
             Self::Diff(args) => args.json,
             Self::Bench(args) => args.json,
-            Self::Completions { .. } | Self::Man { .. } | Self::Template | Self::Witness => false,
+            Self::Completions { .. } | Self::Man { .. } | Self::Template | Self::Witness { .. } => false,
         }
     }
 }
@@ -254,6 +281,9 @@ pub fn schemas() -> Vec<(&'static str, serde_json::Value)> {
 /// Whatever kept it from being done; the text says where, what was found, and what to do.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut witness = cli.witness.map_or_else(Program::this, Program::at);
+    if let Some(library) = cli.llama {
+        witness = witness.with_library(library);
+    }
     if let Some(seconds) = cli.witness_patience {
         witness = witness.with_patience(Duration::try_from_secs_f64(seconds)?);
     }
@@ -287,7 +317,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Template => Ok(run::serve_template()),
-        Command::Witness => Ok(witness::serve()),
+        Command::Witness { library } => Ok(witness::serve(library.as_deref())),
     }
 }
 

@@ -178,7 +178,7 @@ impl Engine for Session<'_> {
         let witness = self.model.witness();
         EngineName {
             short: "llama.cpp",
-            ggml: Some(witness.ggml_version().to_string()),
+            ggml: Some(witness.build().ggml.clone()),
             threads: Some(self.settings.threads),
             precision: Some(cache),
             ..EngineName::default()

@@ -1,5 +1,6 @@
 //! What each system does in its own way: files at positions and on the disk, signals, limits, the end of a process. One
-//! file for Unix, one for Windows, with the same functions; no other file of `src/` names a system's own interface.
+//! file for Unix, one for Windows, with the same functions; no other file of `src/` names a system's own interface, but for
+//! the loader of libraries, which is unsafe to call (`witness/ffi/loaded.rs`).
 //!
 //! | promised | Unix | Windows |
 //! |---|---|---|

@@ -132,15 +132,6 @@ pub fn free_space(folder: &Path) -> Option<u64> {
     Some(found.f_bavail * found.f_frsize)
 }
 
-/// A name of the open file that is UTF-8, whatever it is called.
-#[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
-pub fn utf8_name(file: &File) -> Option<PathBuf> {
-    #[cfg(target_os = "linux")]
-    return Some(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)).into());
-    #[cfg(not(target_os = "linux"))]
-    None
-}
-
 /// Call `interrupted` each time that the process is asked to end, by a signal that it was not started to ignore.
 ///
 /// # Errors

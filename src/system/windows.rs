@@ -139,11 +139,6 @@ pub fn free_space(folder: &Path) -> Option<u64> {
     fs4::available_space(folder).ok()
 }
 
-/// A name of the open file that is UTF-8, whatever it is called: there is none.
-pub fn utf8_name(_: &File) -> Option<PathBuf> {
-    None
-}
-
 /// Call `interrupted` each time that the process is asked to end.
 ///
 /// # Errors

@@ -220,6 +220,7 @@ pub fn verify(
         file: path.display().to_string(),
         against: against.map(|against| against.name.clone()),
         verdict: Verdict::NothingChecked,
+        llama_cpp: None,
         mismatches: vec![],
         levels: vec![],
         model: None,
@@ -257,6 +258,7 @@ pub fn verify(
         }
     }
     report.verdict = report.judge();
+    report.llama_cpp = options.witness.build().cloned();
     Ok(report)
 }
 

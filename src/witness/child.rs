@@ -4,6 +4,7 @@
 //! kernel's. Ctrl-C reaches it, too, and is left to the parent to decide about.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +19,10 @@ use crate::system;
 /// How often the child says that it is at work.
 pub(super) const ALIVE: Duration = Duration::from_millis(250);
 
-/// Serve the parent, until it closes stdin. Exit code 0; 3 where it speaks another language, or takes no answers.
-pub fn serve() -> ExitCode {
-    match run() {
+/// Serve the parent, until it closes stdin, with the llama.cpp at `library` or the one that is linked in. Exit code 0; 3
+/// where it speaks another language, or takes no answers.
+pub fn serve(library: Option<&Path>) -> ExitCode {
+    match run(library) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "the witness cannot go on: {error}");
@@ -29,12 +31,12 @@ pub fn serve() -> ExitCode {
     }
 }
 
-fn run() -> io::Result<()> {
+fn run(library: Option<&Path>) -> io::Result<()> {
     let out = Arc::new(Output::take()?);
     alone()?;
-    let Some(mut library) = Library::open() else {
-        let none = "this program was built without llama.cpp; use one of the same build";
-        return out.send(Kind::CouldNot, &none, &[]);
+    let mut library = match Library::open(library) {
+        Ok(library) => library,
+        Err(why) => return out.send(Kind::CouldNot, &why, &[]),
     };
     let busy = Arc::new(AtomicBool::new(false));
     let watched = (out.clone(), busy.clone());

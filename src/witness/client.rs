@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::error::WitnessError;
 use super::process::Process;
-use super::protocol::{Hello, Piece, Products, Settings, Work};
+use super::protocol::{Build, Hello, Piece, Products, Settings, Work};
 use super::size::{LONGEST_RUN, ModelSize, Size, longest_run};
-use super::{BUILT_IN, Program, size};
+use super::{Program, size};
 
 /// A running child.
 pub struct Witness {
@@ -30,13 +30,15 @@ impl Witness {
     /// Start the child.
     ///
     /// # Errors
-    /// There is none, or it cannot be started.
+    /// There is none, it cannot be started, or the user's library cannot be used.
     pub fn start(program: &Program) -> Result<Self, WitnessError> {
-        if !BUILT_IN {
+        if !program.has_llama() {
             return Err(WitnessError::NotBuiltIn);
         }
         let cost = Size::default().cost(0, program.patience);
-        let (process, hello) = Process::start(program, cost)?;
+        let started: Result<(_, Hello), _> = Process::start(program, cost);
+        let (process, hello) = started.map_err(|error| error.of_library(program.library.as_deref()))?;
+        let _ = program.build.set(hello.build.clone());
         Ok(Self {
             process,
             hello,
@@ -47,9 +49,9 @@ impl Witness {
         })
     }
 
-    /// ggml's version, with the commit where the build knows it.
-    pub fn ggml_version(&self) -> &str {
-        &self.hello.ggml
+    /// The llama.cpp that answers.
+    pub fn build(&self) -> &Build {
+        &self.hello.build
     }
 
     /// The CPU features that ggml was compiled with and found: `CPU : AVX2 = 1 | F16C = 1 | ...`.

@@ -1,7 +1,7 @@
 //! What can go wrong with a witness, and which of it is a finding about the file.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use crate::system::{self, Fault, MORE_PROCESSES};
@@ -10,8 +10,16 @@ use crate::system::{self, Fault, MORE_PROCESSES};
 #[derive(Debug, thiserror::Error)]
 pub enum WitnessError {
     /// The feature `llama` is off.
-    #[error("this tqconv was built without llama.cpp: build it with the feature `llama`, or use --engine native")]
+    #[error("this tqconv was built without llama.cpp: name one with --llama PATH, or use --engine native")]
     NotBuiltIn,
+    /// The user's library cannot be used.
+    #[error("the llama.cpp at {} cannot be used: {why}", path.display())]
+    Library {
+        /// As the user named it.
+        path: PathBuf,
+        /// What was found, and what would help.
+        why: String,
+    },
     /// The process cannot be started.
     #[error(
         "llama.cpp cannot be started as {}: {source}; {MORE_PROCESSES}", program.display()
@@ -117,11 +125,27 @@ pub enum WitnessError {
 }
 
 impl WitnessError {
+    /// An error of starting as one of the library that the user named, where one was.
+    pub(super) fn of_library(self, library: Option<&Path>) -> Self {
+        let Some(path) = library.filter(|_| !matches!(self, Self::Start { .. })) else {
+            return self;
+        };
+        let path = path.to_owned();
+        let why = match self {
+            Self::CouldNot { why, .. } => why,
+            Self::Crashed { ending, log, .. } => {
+                format!("it ends its process: {ending}{}; name another build", last_words(&log))
+            }
+            error => error.to_string(),
+        };
+        Self::Library { path, why }
+    }
+
     /// Whether this says something about the file or about llama.cpp; else something was lacking.
     pub fn is_finding(&self) -> bool {
         !matches!(
             self,
-            Self::NotBuiltIn | Self::Start { .. } | Self::CouldNot { .. } | Self::LongRun { .. }
+            Self::NotBuiltIn | Self::Library { .. } | Self::Start { .. } | Self::CouldNot { .. } | Self::LongRun { .. }
         )
     }
 }

@@ -14,15 +14,13 @@
 //! | `process`, `pipes`, `log` | the parent's end: waiting within limits, threads at the pipes, what the child wrote last |
 //! | `error` | what a failure means, and what to try |
 //! | `child`, `answer` | the child's end |
-//! | `ffi` or `absent` | llama.cpp, or nothing: the one gate of the feature `llama` |
+//! | `ffi` | llama.cpp, linked in (feature `llama`) or loaded from a library of the user's |
 
-#[cfg_attr(not(feature = "llama"), allow(dead_code))] // which only llama.cpp gives
 mod answer;
 mod child;
 mod client;
 mod error;
-#[cfg_attr(not(feature = "llama"), path = "absent.rs")]
-#[cfg_attr(feature = "llama", allow(unsafe_code))]
+#[allow(unsafe_code)]
 mod ffi;
 mod log;
 mod pipes;
@@ -31,6 +29,7 @@ mod protocol;
 mod size;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::system;
@@ -38,22 +37,23 @@ use crate::system;
 pub use child::serve;
 pub use client::{Matrix, Weights, Witness, pieces};
 pub use error::{Ending, WitnessError};
-pub use protocol::{Piece, Settings};
+pub use protocol::{Build, Piece, Settings};
 pub use size::{LONGEST_RUN, ModelSize};
 
 /// Starts the child. No test can have this name, should the program be one that runs tests.
 pub const SUBCOMMAND: &str = "llama.cpp-witness";
 
-/// Whether there is a witness to start.
-pub const BUILT_IN: bool = ffi::BUILT_IN;
-
 /// For how long a child may give no sign of life; it gives four a second.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The program whose child is the witness, and how patient its parent is.
+/// The program whose child is the witness, the library that it loads, and how patient its parent is.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
+    /// llama.cpp, where it is not the one that is linked in.
+    library: Option<PathBuf>,
+    /// What the first child said of its llama.cpp.
+    build: Arc<OnceLock<Build>>,
     patience: Duration,
 }
 
@@ -67,6 +67,8 @@ impl Program {
     pub fn at(path: PathBuf) -> Self {
         Self {
             path,
+            library: None,
+            build: Arc::default(),
             patience: PATIENCE,
         }
     }
@@ -74,6 +76,22 @@ impl Program {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// With a llama.cpp of the user's: a shared library, or the folder that holds it with its ggml libraries.
+    pub fn with_library(self, library: PathBuf) -> Self {
+        let library = Some(library);
+        Self { library, ..self }
+    }
+
+    /// The llama.cpp of the children that were started; `None` before the first.
+    pub fn build(&self) -> Option<&Build> {
+        self.build.get()
+    }
+
+    /// Whether there is a llama.cpp to start.
+    pub fn has_llama(&self) -> bool {
+        cfg!(feature = "llama") || self.library.is_some()
     }
 
     /// With another time that the child may be silent for; the limits for its work are longer in the same measure.

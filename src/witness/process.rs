@@ -4,7 +4,6 @@
 //! [`Process::wait`]: for as long as the child gives signs of life and has not had its time.
 
 use std::io;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -52,7 +51,7 @@ type Answer<B> = (Kind, Vec<u8>, Vec<B>);
 impl Process {
     /// Start the program, and take what it says of itself.
     pub fn start<T: DeserializeOwned>(program: &Program, cost: Cost) -> Result<(Self, T), WitnessError> {
-        let spawned = spawn(&program.path, program.patience, cost.memory);
+        let spawned = spawn(program, cost.memory);
         let mut process = spawned.map_err(|source| WitnessError::Start {
             program: program.path.clone(),
             source,
@@ -262,9 +261,10 @@ fn read<T: DeserializeOwned>(header: &[u8]) -> Result<T, Failure> {
     }
 }
 
-fn spawn(program: &Path, patience: Duration, memory: u64) -> io::Result<Process> {
-    let mut child = Command::new(program)
+fn spawn(program: &Program, memory: u64) -> io::Result<Process> {
+    let mut child = Command::new(&program.path)
         .arg(SUBCOMMAND)
+        .args(&program.library)
         .env("GGML_NO_BACKTRACE", "1") // which would start a debugger
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -274,7 +274,7 @@ fn spawn(program: &Path, patience: Duration, memory: u64) -> io::Result<Process>
         Ok(pipes) => Ok(Process {
             child,
             pipes,
-            patience,
+            patience: program.patience,
             doing: "starting".into(),
             memory,
         }),

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::fmt;
 
 use formats::block::BlockType;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What each frame begins with.
@@ -79,10 +80,36 @@ pub(super) fn head(kind: Kind, header: &impl Serialize, bulk: usize) -> Vec<u8> 
 pub(super) struct Hello {
     /// Version of tqconv.
     pub tqconv: String,
-    /// Version of ggml, with the commit where the build knows it: `0.26.0` or `0.26.0 (abc1234)`.
-    pub ggml: String,
+    pub build: Build,
     /// The CPU features that ggml was compiled with and found: `CPU : AVX2 = 1 | F16C = 1 | ...`.
     pub system: String,
+}
+
+/// A build of llama.cpp.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Build {
+    /// Version of llama.cpp: `0.6.0-dev`.
+    pub version: String,
+    /// The number of the build, where the library has it: 11549 for b11549.
+    pub number: Option<u32>,
+    /// Version of ggml, with the commit where the build knows it: `0.26.0` or `0.26.0 (abc1234)`.
+    pub ggml: String,
+    /// The library that was loaded; `None`: llama.cpp is linked in.
+    pub path: Option<String>,
+}
+
+impl fmt::Display for Build {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "llama.cpp {}", self.version)?;
+        if let Some(number) = self.number {
+            write!(f, " build {number}")?;
+        }
+        write!(f, ", ggml {}", self.ggml)?;
+        match &self.path {
+            Some(path) => write!(f, ", at {path}"),
+            None => f.write_str(", linked in"),
+        }
+    }
 }
 
 /// What the child is to do, and what memory it may have for it.

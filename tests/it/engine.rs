@@ -625,7 +625,7 @@ mod llamacpp {
     #[test]
     fn the_build_is_named() {
         let witness = Witness::start(&program()).unwrap();
-        assert!(witness.ggml_version().starts_with("0."));
+        assert!(witness.build().ggml.starts_with("0."));
         assert!(witness.system().contains("CPU"), "{}", witness.system());
     }
 

@@ -19,6 +19,7 @@ mod hostile {
     pub mod input;
 }
 mod json;
+mod library;
 #[cfg(unix)]
 mod limits;
 mod max_kld;

@@ -104,7 +104,7 @@ pub struct RunArgs {
 enum EngineArg {
     /// Packed weights on our kernels
     Native,
-    /// llama.cpp, as it was built into this program
+    /// llama.cpp, as it was built into this program or named by --llama
     #[value(name = "llama.cpp", alias = "llama")]
     LlamaCpp,
 }

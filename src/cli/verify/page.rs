@@ -315,6 +315,7 @@ fn gloss() -> Markup {
 
 fn footer(report: &Report) -> String {
     let mut parts = vec![format!("tqconv {}", env!("CARGO_PKG_VERSION"))];
+    parts.extend(report.llama_cpp.iter().map(ToString::to_string));
     parts.extend(report.notes.iter().cloned());
     parts.join(" \u{b7} ")
 }
@@ -335,6 +336,7 @@ mod tests {
             file: "<a b=\"c\">&\u{202e}".into(),
             against: None,
             verdict: Verdict::NothingChecked,
+            llama_cpp: None,
             mismatches: vec![],
             levels: vec![],
             model: None,

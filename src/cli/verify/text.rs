@@ -146,6 +146,9 @@ impl Text {
         if let Some(speed) = &report.speed {
             text += &speed_text(speed, self.verbose);
         }
+        if let Some(build) = &report.llama_cpp {
+            text += &format!("witness: {}\n", shown(&build.to_string()));
+        }
         text
     }
 }

@@ -41,17 +41,18 @@ pub fn attend(
 ) {
     let (kv_heads, head_dim) = (cache.kv_heads(), cache.head_dim());
     let group = width / kv_heads; // the queries of one key-value head, side by side
+    let heads = group / head_dim;
     if q.len() == width {
         for_each_chunk(threads, out, group, |kv_head, out| {
-            let queries = q[kv_head * group..][..group].chunks_exact(head_dim);
-            let queries = queries.map(|q| (q, first + 1)).collect();
-            let done = |i: usize, y: &[f32]| out[i * head_dim..][..head_dim].copy_from_slice(y);
+            let q = &q[kv_head * group..][..group];
             level.run(Head {
                 cache,
                 layer,
                 kv_head,
-                queries,
-                done,
+                groups: &mut Group::of(heads, head_dim),
+                query: |i| (&q[i * head_dim..][..head_dim], first + 1),
+                out,
+                place: |i| i * head_dim,
             });
         });
         return;
@@ -59,63 +60,71 @@ pub fn attend(
     /// Tokens of one piece of work: enough queries for a block, few enough that all threads finish together.
     const TOKENS: usize = 8;
     for_each_chunk(threads, out, TOKENS * width, |chunk, out| {
-        let tokens = chunk * TOKENS..chunk * TOKENS + out.len() / width;
-        let heads = group / head_dim;
+        let (start, tokens) = (chunk * TOKENS, out.len() / width);
+        let mut groups = Group::of(tokens * heads, head_dim);
         for kv_head in 0..kv_heads {
-            let query = |i: usize| {
-                let token = tokens.start + i / heads;
-                let start = token * width + kv_head * group + i % heads * head_dim;
-                (&q[start..][..head_dim], first + token + 1)
-            };
-            let queries = (0..tokens.len() * heads).map(query).collect();
-            let done = |i: usize, y: &[f32]| {
-                let start = i / heads * width + kv_head * group + i % heads * head_dim;
-                out[start..][..head_dim].copy_from_slice(y);
-            };
+            let place = |i: usize| i / heads * width + kv_head * group + i % heads * head_dim;
             level.run(Head {
                 cache,
                 layer,
                 kv_head,
-                queries,
-                done,
+                groups: &mut groups,
+                query: |i| {
+                    (
+                        &q[start * width + place(i)..][..head_dim],
+                        first + start + i / heads + 1,
+                    )
+                },
+                out,
+                place,
             });
         }
     });
 }
 
 /// Attention over one key-value head.
-struct Head<'a, F> {
+struct Head<'a, Q, P> {
     cache: &'a Cache,
     layer: usize,
     kv_head: usize,
-    /// Each with the number of positions that it sees.
-    queries: Vec<(&'a [f32], usize)>,
-    /// Takes the output of each query.
-    done: F,
+    /// Room for all queries.
+    groups: &'a mut [Group],
+    /// Each query, (head_dim,), and the number of positions that it sees.
+    query: Q,
+    out: &'a mut [f32],
+    /// Where in `out` the output of a query begins.
+    place: P,
 }
 
-impl<F: FnMut(usize, &[f32])> Work for Head<'_, F> {
+impl<'q, Q: Fn(usize) -> (&'q [f32], usize), P: Fn(usize) -> usize> Work for Head<'_, Q, P> {
     type Output = ();
 
     #[inline(always)]
-    fn run(mut self, lanes: impl Lanes) {
-        let mut groups: Vec<_> = self.queries.chunks(QUERIES).map(Group::new).collect();
-        let seen = self.queries.iter().map(|(_, seen)| *seen).max().unwrap_or(0);
-        let blocks = self.cache.blocks(self.layer, self.kv_head).take(seen.div_ceil(BLOCK));
+    fn run(self, lanes: impl Lanes) {
+        let mut most = 0;
+        for (i, group) in self.groups.iter_mut().enumerate() {
+            group.start(array::from_fn(|j| (self.query)(i * QUERIES + j.min(group.count - 1))));
+            most = group.seen.into_iter().fold(most, usize::max);
+        }
+        let blocks = self.cache.blocks(self.layer, self.kv_head).take(most.div_ceil(BLOCK));
         for (block, (keys, values)) in blocks.enumerate() {
-            for group in &mut groups {
+            for group in &mut *self.groups {
                 group.add_block(lanes, block * BLOCK, keys, values);
             }
         }
-        for (i, (q, _)) in self.queries.iter().enumerate() {
-            (self.done)(i, &groups[i / QUERIES].output(i % QUERIES)[..q.len()]);
+        for (i, group) in self.groups.iter().enumerate() {
+            for j in 0..group.count {
+                group.finish(j, &mut self.out[(self.place)(i * QUERIES + j)..]);
+            }
         }
     }
 }
 
 /// Some queries, and what they have seen so far.
 struct Group {
-    /// (head_dim,) each, divided by the root of head_dim. The last query stands in for those behind the end.
+    /// How many there are. The last one stands in for those behind it.
+    count: usize,
+    /// (head_dim,) each, divided by the root of head_dim.
     q: [Vec<f32>; QUERIES],
     /// Positions that each is to see.
     seen: [usize; QUERIES],
@@ -127,17 +136,32 @@ struct Group {
 }
 
 impl Group {
-    fn new(queries: &[(&[f32], usize)]) -> Self {
-        let query: [_; QUERIES] = array::from_fn(|i| queries[i.min(queries.len() - 1)]);
-        let head_dim = query[0].0.len();
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        Group {
-            q: query.map(|(q, _)| q.iter().map(|q| q * scale).collect()),
-            seen: query.map(|(_, seen)| seen),
-            max: [f32::NEG_INFINITY; QUERIES],
+    /// Room for so many queries.
+    fn of(queries: usize, head_dim: usize) -> Vec<Self> {
+        let group = |first: usize| Group {
+            count: QUERIES.min(queries - first),
+            q: array::from_fn(|_| vec![0.0; head_dim]),
+            seen: [0; QUERIES],
+            max: [0.0; QUERIES],
             sums: [[0.0; LANES]; QUERIES],
             out: vec![[[0.0; LANES]; QUERIES]; head_dim.div_ceil(LANES)],
+        };
+        (0..queries).step_by(QUERIES).map(group).collect()
+    }
+
+    /// Begin with these queries, each with the number of positions that it sees.
+    #[inline(always)]
+    fn start(&mut self, queries: [(&[f32], usize); QUERIES]) {
+        for ((q, seen), (query, sees)) in self.q.iter_mut().zip(&mut self.seen).zip(queries) {
+            let scale = 1.0 / (query.len() as f32).sqrt();
+            for (q, query) in q.iter_mut().zip(query) {
+                *q = query * scale;
+            }
+            *seen = sees;
         }
+        self.max = [f32::NEG_INFINITY; QUERIES];
+        self.sums = [[0.0; LANES]; QUERIES];
+        self.out.fill([[0.0; LANES]; QUERIES]);
     }
 
     /// Go over the block that begins at position `first`.
@@ -190,10 +214,15 @@ impl Group {
         (scores, factor)
     }
 
-    /// Of query `i`, padded to whole vectors.
-    fn output(&self, i: usize) -> Vec<f32> {
+    /// The output of query `i`, to the first numbers of `out`.
+    #[inline(always)]
+    fn finish(&self, i: usize, out: &mut [f32]) {
         let factor = 1.0 / in_order(&self.sums[i]);
-        self.out.iter().flat_map(|out| out[i]).map(|out| out * factor).collect()
+        for (out, sums) in out[..self.q[i].len()].chunks_mut(LANES).zip(&self.out) {
+            for (out, sum) in out.iter_mut().zip(sums[i]) {
+                *out = sum * factor;
+            }
+        }
     }
 }
 

@@ -80,11 +80,11 @@ impl Cache {
         let blocks = &mut self.memory[at + start * per_block..at + last.div_ceil(BLOCK) * per_block];
         for_each_chunk(threads, blocks, per_block, |block, heads| {
             let positions = (start + block) * BLOCK..(start + block + 1) * BLOCK;
-            for position in positions.start.max(first)..positions.end.min(last) {
-                let i = position % BLOCK;
-                for (kv_head, head) in heads.chunks_exact_mut(per_head).enumerate() {
+            for (kv_head, head) in heads.chunks_exact_mut(per_head).enumerate() {
+                let (keys, values) = head.split_at_mut(key_vectors);
+                for position in positions.start.max(first)..positions.end.min(last) {
+                    let i = position % BLOCK;
                     let number = ((position - first) * kv_heads + kv_head) * head_dim;
-                    let (keys, values) = head.split_at_mut(key_vectors);
                     let tile = &mut keys[i / LANES * head_dim..][..head_dim];
                     for (dimension, k) in tile.iter_mut().zip(&k[number..]) {
                         dimension[i % LANES] = *k;

@@ -14,6 +14,7 @@ pub use facts::{
 
 use super::mismatch::Mismatch;
 use crate::bench::SpeedFacts;
+use crate::witness::Build;
 
 /// Everything that was found about one file.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -25,6 +26,8 @@ pub struct Report {
     pub against: Option<String>,
     /// Whether all checks passed.
     pub verdict: Verdict,
+    /// The llama.cpp that was asked; `None`: none was, or it did not start.
+    pub llama_cpp: Option<Build>,
     /// How the model differs in shape from that which it is compared with: then it is another one.
     pub mismatches: Vec<Mismatch>,
     /// The levels that were asked for, in order.

@@ -1,37 +1,42 @@
 //! The gate to llama.cpp: the only place that calls it, run in the child alone.
 //!
-//! Models go through `llama-cpp-2`, single operations of ggml through `llama-cpp-sys-2`. llama.cpp answers what it does
-//! not understand with an abort of the process as often as with an error; that is the parent's to notice. What it logs
-//! goes to stderr, which the parent keeps.
+//! ```text
+//! api         the functions, in a table: of the llama.cpp that is linked in (feature `llama`), or of ...
+//! loaded      ... a library that the user names
+//! parameters  structs that differ from build to build
+//! model, products   what is done with them
+//! ```
+//! llama.cpp answers what it does not understand with an abort of the process as often as with an error; that is the
+//! parent's to notice. What it logs goes to stderr, which the parent keeps.
 
+mod api;
+mod loaded;
 mod model;
+mod parameters;
 mod products;
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{fs, ptr};
 
 use formats::block::BlockType;
-use llama_cpp_2::gguf::GgufContext;
-use llama_cpp_2::llama_backend::LlamaBackend;
-use llama_cpp_sys_2 as sys;
 
 use super::answer::{Output, Refusal, can_start_threads};
-use super::protocol::{self, Hello, Piece, Work};
+use super::protocol::{self, Build, Hello, Piece, Work};
 use crate::mapped::Mapped;
-use crate::system;
-use model::{Model, Session};
+use api::{Api, GgufParameters};
+use loaded::Loaded;
+use model::{Layouts, Model, Session};
 use products::Products;
-
-/// Whether llama.cpp is built in.
-pub(super) const BUILT_IN: bool = true;
 
 /// llama.cpp and what it holds for the parent.
 pub(super) struct Library {
-    backend: LlamaBackend,
+    api: Api,
+    layouts: Layouts,
+    build: Build,
     /// Lives as long as the process: contexts point into it.
     model: Option<&'static Model>,
     sessions: Vec<Option<Session>>,
@@ -40,15 +45,29 @@ pub(super) struct Library {
 }
 
 impl Library {
-    /// Initialize llama.cpp, which is done once for the process.
-    pub fn open() -> Option<Self> {
-        // SAFETY: the callback is a function that lives as long as the process, and needs no user data.
-        unsafe { sys::llama_log_set(Some(log), ptr::null_mut()) };
-        let backend = LlamaBackend::init().expect("initialized once in this process");
-        // SAFETY: no arguments; fills ggml's tables for F16, which single operations need.
-        unsafe { sys::ggml_cpu_init() };
-        Some(Self {
-            backend,
+    /// Initialize llama.cpp, which is done once for the process: the library at `path`, or the one that is linked in.
+    ///
+    /// # Errors
+    /// What keeps it from being used, and what to do.
+    pub fn open(path: Option<&Path>) -> Result<Self, String> {
+        let (api, file, build) = match path {
+            Some(path) => {
+                let loaded = Loaded::open(path, log)?;
+                (loaded.api, Some(loaded.file), loaded.build)
+            }
+            None => (linked()?, None, None),
+        };
+        // SAFETY: the callback is a function that lives as long as the process, and needs no user data; the others take
+        // no arguments. The last fills ggml's tables for F16, which single operations need.
+        unsafe {
+            (api.llama_log_set)(Some(log), ptr::null_mut());
+            (api.llama_backend_init)();
+            (api.ggml_cpu_init)();
+        }
+        Ok(Self {
+            api,
+            layouts: Layouts::of(&api)?,
+            build: build_of(&api, file, build),
             model: None,
             sessions: vec![],
             products: None,
@@ -57,21 +76,12 @@ impl Library {
     }
 
     pub fn hello(&self) -> Hello {
-        // SAFETY: the first two return constants of the library, the third a static buffer that only another call of
-        // the same function writes to; the child asks from one thread.
-        let (version, commit, system) = unsafe {
-            (
-                text(sys::ggml_version()),
-                text(sys::ggml_commit()),
-                text(sys::llama_print_system_info()),
-            )
-        };
+        // SAFETY: returns a static buffer that only another call of the same function writes to; the child asks from one
+        // thread.
+        let system = unsafe { text((self.api.llama_print_system_info)()) };
         Hello {
             tqconv: env!("CARGO_PKG_VERSION").into(),
-            ggml: match &*commit {
-                "unknown" => version,
-                _ => format!("{version} ({commit})"),
-            },
+            build: self.build.clone(),
             system,
         }
     }
@@ -79,10 +89,11 @@ impl Library {
     /// Do the work, and send the answer.
     pub fn answer(&mut self, work: Work, bulk: Vec<u8>, out: &Output) -> Result<(), Refusal> {
         match work {
-            Work::ReadGguf { path } => out.done(&read_gguf(&PathBuf::from(path))?, &[]),
+            Work::ReadGguf { path } => out.done(&self.read_gguf(&PathBuf::from(path))?, &[]),
             Work::CheckBlocks { path, pieces } => {
+                let api = self.api;
                 let file = self.map(path.into())?;
-                let sound = pieces.iter().map(|piece| check_blocks(file, piece));
+                let sound = pieces.iter().map(|piece| check_blocks(&api, file, piece));
                 out.done(&sound.collect::<Result<Vec<_>, _>>()?, &[])
             }
             Work::Multiply(task) => {
@@ -100,13 +111,13 @@ impl Library {
                 out.done(&products.time(graph, repeats, x), &[])
             }
             Work::Load { path } => {
-                let model = Model::load(&self.backend, &PathBuf::from(path))?;
+                let model = Model::load(self.api, &self.layouts, &PathBuf::from(path))?;
                 self.model = Some(Box::leak(Box::new(model)));
                 out.done(&(), &[])
             }
             Work::Session { settings } => {
                 can_start_threads(settings.threads)?;
-                let session = self.model()?.session(&self.backend, settings)?;
+                let session = self.model()?.session(settings)?;
                 self.sessions.push(Some(session));
                 out.done(&(self.sessions.len() - 1), &[])
             }
@@ -136,7 +147,7 @@ impl Library {
                 out.done(&(), &[bytemuck::cast_slice(&tokens)])
             }
             Work::Detokenize => {
-                let bytes = self.model()?.detokenize(&tokens(&bulk));
+                let bytes = self.model()?.detokenize(&tokens(&bulk))?;
                 out.done(&(), &[&bytes])
             }
             Work::IsEnd { token } => out.done(&self.model()?.is_end(token), &[]),
@@ -155,7 +166,7 @@ impl Library {
     /// The products of `task`, and their activations.
     fn products(&mut self, task: protocol::Products, bulk: &[u8]) -> Result<(Products, Vec<f32>), Refusal> {
         can_start_threads(task.threads)?;
-        let ty = BlockType::from_id(task.ty).ok_or(OUT_OF_TURN)?;
+        let (api, ty) = (self.api, BlockType::from_id(task.ty).ok_or(OUT_OF_TURN)?);
         let (x, sent) = bulk
             .split_at_checked(4 * task.tokens * task.columns)
             .ok_or(OUT_OF_TURN)?;
@@ -164,6 +175,7 @@ impl Library {
             None => sent,
         };
         let products = Products::new(
+            api,
             ty,
             (task.rows, task.columns),
             task.tokens,
@@ -172,6 +184,27 @@ impl Library {
             task.threads,
         )?;
         Ok((products, bytemuck::pod_collect_to_vec(x)))
+    }
+
+    /// How many tensors and keys ggml's own reader finds in a file; it maps no weights.
+    fn read_gguf(&self, path: &Path) -> Result<(usize, usize), Refusal> {
+        let (api, path) = (&self.api, c_path(path).map_err(Refusal::CouldNot)?);
+        let parameters = GgufParameters {
+            no_alloc: true,
+            context: ptr::null_mut(),
+        };
+        // SAFETY: the name lives as long as the call. What comes back is asked and freed once.
+        let (tensors, keys) = unsafe {
+            let file = (api.gguf_init_from_file)(path.as_ptr(), parameters);
+            if file.is_null() {
+                return Err(Refusal::Llama(String::new()));
+            }
+            let counts = ((api.gguf_get_n_tensors)(file), (api.gguf_get_n_kv)(file));
+            (api.gguf_free)(file);
+            counts
+        };
+        let count = |n: i64| usize::try_from(n).unwrap_or(0);
+        Ok((count(tensors), count(keys)))
     }
 
     /// The file, which is mapped once.
@@ -203,48 +236,70 @@ fn part<'a>(file: &'a Mapped, piece: &Piece) -> Result<&'a [u8], Refusal> {
         .ok_or_else(|| Refusal::CouldNot("the file has become shorter; leave it as it is meanwhile".into()))
 }
 
-/// How many tensors and keys ggml's own reader finds in a file; it maps no weights.
-fn read_gguf(path: &Path) -> Result<(usize, usize), Refusal> {
-    let context = open(path, GgufContext::from_file)?.ok_or_else(|| Refusal::Llama(String::new()))?;
-    let count = |n: i64| usize::try_from(n).unwrap_or(0);
-    Ok((count(context.n_tensors()), count(context.n_kv())))
-}
-
 /// Whether blocks keep to ggml's own rules (no scale that is NaN or infinite, ...): what llama.cpp does with
 /// `--check-tensors`. ggml prints the place on stderr by itself.
-fn check_blocks(file: &Mapped, piece: &Piece) -> Result<bool, Refusal> {
+fn check_blocks(api: &Api, file: &Mapped, piece: &Piece) -> Result<bool, Refusal> {
     let bytes = part(file, piece)?;
     // SAFETY: ggml reads `bytes.len()` bytes and checks that they are whole blocks of the type.
-    Ok(unsafe { sys::ggml_validate_row_data(piece.ty, bytes.as_ptr().cast(), bytes.len()) })
+    Ok(unsafe { (api.ggml_validate_row_data)(piece.ty, bytes.as_ptr().cast(), bytes.len()) })
 }
 
-/// Call `use_path` with a name of the file that is UTF-8, as llama-cpp-2 wants it: its own, or that of a descriptor.
-fn open<T>(path: &Path, use_path: impl FnOnce(&Path) -> T) -> Result<T, Refusal> {
-    if path.to_str().is_some() {
-        return Ok(use_path(path));
+/// The functions of the llama.cpp that is linked in.
+fn linked() -> Result<Api, String> {
+    #[cfg(feature = "llama")]
+    return Ok(Api::linked());
+    #[cfg(not(feature = "llama"))]
+    Err("this program was built without llama.cpp; use one of the same build".into())
+}
+
+/// What errors call the build.
+fn build_name(api: &Api) -> String {
+    let Build { version, ggml, .. } = build_of(api, None, None);
+    format!("llama.cpp {version}, ggml {ggml}")
+}
+
+/// What the library says of itself.
+fn build_of(api: &Api, file: Option<PathBuf>, number: Option<u32>) -> Build {
+    // SAFETY: they return constants of the library.
+    let (llama, ggml, commit) = unsafe {
+        (
+            text((api.llama_version)()),
+            text((api.ggml_version)()),
+            text((api.ggml_commit)()),
+        )
+    };
+    let ggml = match &*commit {
+        "unknown" => ggml,
+        _ => format!("{ggml} ({commit})"),
+    };
+    Build {
+        version: llama,
+        number: number.filter(|number| *number > 0),
+        ggml,
+        path: file.map(|file| file.to_string_lossy().into_owned()),
     }
-    let file = fs::File::open(path).map_err(|error| {
-        Refusal::CouldNot(format!(
-            "the file cannot be opened: {error}; check that you may read it"
-        ))
-    })?;
-    let name = system::utf8_name(&file).ok_or_else(|| {
-        Refusal::CouldNot(format!(
-            "{path:?} is not Unicode, as llama.cpp needs it here; rename the file"
-        ))
-    })?;
-    Ok(use_path(&name))
+}
+
+/// A path as llama.cpp has it: UTF-8 on Windows, elsewhere any bytes.
+fn c_path(path: &Path) -> Result<CString, String> {
+    if cfg!(windows) && path.to_str().is_none() {
+        return Err(format!(
+            "{path:?} is not Unicode, as llama.cpp needs it here; rename it"
+        ));
+    }
+    CString::new(path.as_os_str().as_encoded_bytes())
+        .map_err(|_| format!("{} has a zero byte in its name; rename it", path.display()))
 }
 
 /// Write llama.cpp's warnings and errors to stderr.
-unsafe extern "C" fn log(level: sys::ggml_log_level, message: *const c_char, _: *mut c_void) {
+unsafe extern "C" fn log(level: c_int, message: *const c_char, _: *mut c_void) {
     /// Whether the last message was worth keeping: its continuation then is, too.
     static KEEPING: AtomicBool = AtomicBool::new(false);
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock();
     let keep = match level {
-        sys::GGML_LOG_LEVEL_WARN | sys::GGML_LOG_LEVEL_ERROR => true,
-        sys::GGML_LOG_LEVEL_CONT => KEEPING.load(Ordering::Relaxed),
+        api::WARN | api::ERROR => true,
+        api::CONTINUED => KEEPING.load(Ordering::Relaxed),
         _ => false,
     };
     KEEPING.store(keep, Ordering::Relaxed);

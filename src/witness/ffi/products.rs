@@ -7,17 +7,20 @@
 use std::ptr::NonNull;
 use std::time::Instant;
 
-use formats::block::BlockType;
-use llama_cpp_sys_2 as sys;
-
 use super::super::answer::Refusal;
+use super::api::{
+    Api, ContextParameters, F32, GgmlContext, GgmlGraph, GgmlTensor, GgmlThreadpool, Plan, SUCCESS,
+    ThreadpoolParameters,
+};
 use crate::kernels::memory::Region;
+use formats::block::BlockType;
 
 /// Products `W x`, one for each of several copies of W, in graphs of several products each.
 pub(super) struct Products {
-    graphs: Vec<(*mut sys::ggml_cgraph, sys::ggml_cplan)>,
-    x: *mut sys::ggml_tensor,
-    y: Vec<*mut sys::ggml_tensor>,
+    api: Api,
+    graphs: Vec<(*mut GgmlGraph, Plan)>,
+    x: *mut GgmlTensor,
+    y: Vec<*mut GgmlTensor>,
     // What the pointers above point into, in the order in which it is freed.
     pool: Pool,
     _context: Context,
@@ -29,6 +32,7 @@ impl Products {
     /// `graphs` graphs of `batch` products of (rows, columns) weights with `tokens` activations each, every product
     /// with its own copy of the weights, on `threads` threads.
     pub fn new(
+        api: Api,
         ty: BlockType,
         (rows, columns): (usize, usize),
         tokens: usize,
@@ -37,7 +41,7 @@ impl Products {
         threads: usize,
     ) -> Result<Products, Refusal> {
         let refused = |why: String| Err(Refusal::Llama(why));
-        if !can_multiply(ty) {
+        if !can_multiply(&api, ty) {
             return refused(format!("ggml has no product of {ty} on the CPU"));
         }
         let bytes = ty.row_bytes(columns).and_then(|row| row.checked_mul(rows));
@@ -46,30 +50,31 @@ impl Products {
             return refused(format!("{length} bytes of {ty} are no {rows} x {columns} matrix"));
         }
         let no_memory = |error| Refusal::CouldNot(format!("no memory for the product: {error}; free memory"));
-        let product = weights.len() + 4 * rows * tokens + 2 * overhead();
-        let size = graphs * (graph_overhead(batch) + batch * product) + 4 * columns * tokens + 2 * overhead();
+        let overhead = overhead(&api);
+        let product = weights.len() + 4 * rows * tokens + 2 * overhead;
+        let size = graphs * (graph_overhead(&api, batch) + batch * product) + 4 * columns * tokens + 2 * overhead;
         let mut memory = Region::zeroed(size).map_err(no_memory)?;
-        let context = Context::new(&mut memory)?;
-        let pool = Pool::new(threads)?;
+        let context = Context::new(api, &mut memory)?;
+        let pool = Pool::new(api, threads)?;
         let mut y = Vec::with_capacity(graphs * batch);
         // SAFETY: ggml is called as its header says. Every tensor belongs to the context, which allocates from
         // `memory`, and `size` is what these tensors and graphs need; the sizes of what is copied are the sizes that
         // the tensors are made with.
         let (x, mut graphs) = unsafe {
             let (ne0, ne1) = (columns as i64, rows as i64);
-            let context = context.0.as_ptr();
-            let x = sys::ggml_new_tensor_2d(context, sys::GGML_TYPE_F32, ne0, tokens as i64);
+            let context = context.pointer.as_ptr();
+            let x = (api.ggml_new_tensor_2d)(context, F32, ne0, tokens as i64);
             let mut graph = || {
-                let graph = sys::ggml_new_graph_custom(context, 2 * batch + 1, false);
+                let graph = (api.ggml_new_graph_custom)(context, 2 * batch + 1, false);
                 for _ in 0..batch {
-                    let w = sys::ggml_new_tensor_2d(context, ty.id() as sys::ggml_type, ne0, ne1);
-                    let to = sys::ggml_get_data(w).cast::<u8>();
+                    let w = (api.ggml_new_tensor_2d)(context, ty.id(), ne0, ne1);
+                    let to = (api.ggml_get_data)(w).cast::<u8>();
                     to.copy_from_nonoverlapping(weights.as_ptr(), weights.len());
-                    let product = sys::ggml_mul_mat(context, w, x);
-                    sys::ggml_build_forward_expand(graph, product);
+                    let product = (api.ggml_mul_mat)(context, w, x);
+                    (api.ggml_build_forward_expand)(graph, product);
                     y.push(product);
                 }
-                let plan = sys::ggml_graph_plan(graph, threads as i32, pool.0.as_ptr());
+                let plan = (api.ggml_graph_plan)(graph, threads as i32, pool.pointer.as_ptr());
                 (graph, plan)
             };
             (x, (0..graphs).map(|_| graph()).collect::<Vec<_>>())
@@ -80,6 +85,7 @@ impl Products {
             plan.work_data = work.as_mut_ptr();
         }
         Ok(Products {
+            api,
             graphs,
             x,
             y,
@@ -98,10 +104,12 @@ impl Products {
         let (graph, plan) = &mut self.graphs[index];
         // SAFETY: the tensor has as many floats as are copied; the graph and its plan belong together.
         unsafe {
-            assert_eq!(x.len() as i64, sys::ggml_nelements(self.x), "activations");
-            sys::ggml_get_data_f32(self.x).copy_from_nonoverlapping(x.as_ptr(), x.len());
-            let status = sys::ggml_graph_compute(*graph, plan);
-            assert_eq!(status, sys::GGML_STATUS_SUCCESS, "ggml_graph_compute");
+            assert_eq!(x.len() as i64, (self.api.ggml_nelements)(self.x), "activations");
+            (self.api.ggml_get_data)(self.x)
+                .cast::<f32>()
+                .copy_from_nonoverlapping(x.as_ptr(), x.len());
+            let status = (self.api.ggml_graph_compute)(*graph, plan);
+            assert_eq!(status, SUCCESS, "ggml_graph_compute");
         }
     }
 
@@ -121,24 +129,32 @@ impl Products {
     pub fn result(&self, index: usize) -> &[f32] {
         let y = self.y[index];
         // SAFETY: an F32 tensor of this context, written by `compute` only.
-        unsafe { std::slice::from_raw_parts(sys::ggml_get_data_f32(y), sys::ggml_nelements(y) as usize) }
+        unsafe {
+            std::slice::from_raw_parts(
+                (self.api.ggml_get_data)(y).cast::<f32>(),
+                (self.api.ggml_nelements)(y) as usize,
+            )
+        }
     }
 }
 
 /// ggml's bookkeeping, in memory of ours.
-struct Context(NonNull<sys::ggml_context>);
+struct Context {
+    api: Api,
+    pointer: NonNull<GgmlContext>,
+}
 
 impl Context {
     /// `memory` has to outlive the context.
-    fn new(memory: &mut Region) -> Result<Self, Refusal> {
-        let params = sys::ggml_init_params {
+    fn new(api: Api, memory: &mut Region) -> Result<Self, Refusal> {
+        let parameters = ContextParameters {
             mem_size: memory.len(),
             mem_buffer: memory.as_mut_ptr().cast(),
             no_alloc: false,
         };
         // SAFETY: the buffer is as long as is said, and used by nothing else while the context lives.
-        NonNull::new(unsafe { sys::ggml_init(params) })
-            .map(Self)
+        NonNull::new(unsafe { (api.ggml_init)(parameters) })
+            .map(|pointer| Self { api, pointer })
             .ok_or_else(|| Refusal::CouldNot("ggml has no memory for a context; free memory".into()))
     }
 }
@@ -146,59 +162,65 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: made by `ggml_init`, freed once.
-        unsafe { sys::ggml_free(self.0.as_ptr()) }
+        unsafe { (self.api.ggml_free)(self.pointer.as_ptr()) }
     }
 }
 
 /// ggml's threads.
-struct Pool(NonNull<sys::ggml_threadpool>);
+struct Pool {
+    api: Api,
+    pointer: NonNull<GgmlThreadpool>,
+}
 
 impl Pool {
-    fn new(threads: usize) -> Result<Self, Refusal> {
+    fn new(api: Api, threads: usize) -> Result<Self, Refusal> {
+        let mut parameters = ThreadpoolParameters::ZERO;
         // SAFETY: the parameters are ggml's own, and live during the call.
         NonNull::new(unsafe {
-            let mut parameters = sys::ggml_threadpool_params_default(threads as i32);
-            sys::ggml_threadpool_new(&mut parameters)
+            (api.ggml_threadpool_params_init)(&mut parameters, threads as i32);
+            (api.ggml_threadpool_new)(&mut parameters)
         })
-        .map(Self)
+        .map(|pointer| Self { api, pointer })
         .ok_or_else(|| Refusal::CouldNot("ggml has no memory for its threads; free memory".into()))
     }
 
     /// Let the idle threads sleep until they are woken.
     fn rest(&mut self) {
         // SAFETY: the pool lives; its threads wake by themselves when a graph is computed.
-        unsafe { sys::ggml_threadpool_pause(self.0.as_ptr()) }
+        unsafe { (self.api.ggml_threadpool_pause)(self.pointer.as_ptr()) }
     }
 
     /// Wake the threads, which then wait for the next product.
     fn wake(&mut self) {
         // SAFETY: the pool lives.
-        unsafe { sys::ggml_threadpool_resume(self.0.as_ptr()) }
+        unsafe { (self.api.ggml_threadpool_resume)(self.pointer.as_ptr()) }
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         // SAFETY: made by `ggml_threadpool_new`, freed once; no graph is being computed.
-        unsafe { sys::ggml_threadpool_free(self.0.as_ptr()) }
+        unsafe { (self.api.ggml_threadpool_free)(self.pointer.as_ptr()) }
     }
 }
 
-/// Whether ggml has a CPU kernel for a matrix of `ty`.
-fn can_multiply(ty: BlockType) -> bool {
-    let id = ty.id() as sys::ggml_type;
-    // SAFETY: the table has an entry for each id below GGML_TYPE_COUNT, and is constant.
-    id < sys::GGML_TYPE_COUNT && unsafe { (*sys::ggml_get_type_traits_cpu(id)).vec_dot.is_some() }
+/// Whether ggml knows the type, which older builds may not, and has a CPU kernel for a matrix of it.
+fn can_multiply(api: &Api, ty: BlockType) -> bool {
+    let id = ty.id();
+    // SAFETY: no bytes are read; it is false for a type that this build does not know.
+    let known = unsafe { (api.ggml_validate_row_data)(id, NonNull::dangling().as_ptr(), 0) };
+    // SAFETY: the table has an entry for each type that is known, and is constant.
+    known && unsafe { !(*(api.ggml_get_type_traits_cpu)(id)).vec_dot.is_null() }
 }
 
 /// Bytes that a tensor needs beside its data, with its alignment.
-fn overhead() -> usize {
+fn overhead(api: &Api) -> usize {
     // SAFETY: returns a constant.
-    unsafe { sys::ggml_tensor_overhead() + 64 }
+    unsafe { (api.ggml_tensor_overhead)() + 64 }
 }
 
 /// Bytes of a graph of so many products.
-fn graph_overhead(batch: usize) -> usize {
+fn graph_overhead(api: &Api, batch: usize) -> usize {
     // SAFETY: takes no pointers.
-    unsafe { sys::ggml_graph_overhead_custom(2 * batch + 1, false) }
+    unsafe { (api.ggml_graph_overhead_custom)(2 * batch + 1, false) }
 }

@@ -62,6 +62,7 @@ impl Case {
             28..=30 => "28-30 | tokenizer",
             31..=38 => "31-38 | GGUF",
             39..=40 => "39-40 | process",
+            41 => "41 | llama.cpp",
             _ => LIBRARY,
         }
     }
@@ -80,12 +81,13 @@ pub fn all() -> Vec<Case> {
     text(&mut cases);
     process(&mut cases);
     max_kld(&mut cases);
+    super::libraries::libraries(&mut cases);
     library(&mut cases);
     cases.0
 }
 
 #[derive(Default)]
-struct List(Vec<Case>);
+pub struct List(Vec<Case>);
 
 impl List {
     fn add(
@@ -128,7 +130,7 @@ impl List {
     }
 
     /// Any command; `make` writes what it needs and gives the arguments.
-    fn command(
+    pub fn command(
         &mut self,
         row: u8,
         variant: &'static str,
@@ -185,11 +187,11 @@ impl List {
         says: &'static [&'static str],
         call: fn(&Path) -> anyhow::Error,
     ) {
-        self.add(41, variant, variant, says, Input::Call(call)).names_file = false;
+        self.add(42, variant, variant, says, Input::Call(call)).names_file = false;
     }
 }
 
-fn text_of(path: &Path) -> String {
+pub fn text_of(path: &Path) -> String {
     path.to_str().unwrap().into()
 }
 
@@ -1421,7 +1423,7 @@ fn library(cases: &mut List) {
     cases.call("EngineError::Weights", &["the weights cannot be read: no room", "fetch the checkpoint again"], |_| {
         tqconv::engine::EngineError::Weights("no room".into()).into()
     });
-    cases.call("EngineError::Witness", &["built without llama.cpp", "build it with the feature `llama`"], |_| {
+    cases.call("EngineError::Witness", &["built without llama.cpp", "name one with --llama PATH"], |_| {
         EngineError::from(WitnessError::NotBuiltIn).into()
     });
     cases.call("VerifyError::Witness", &["llama.cpp stopped while loading the model: no room", "free memory"], |_| {

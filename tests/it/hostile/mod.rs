@@ -6,6 +6,8 @@ mod cases;
 mod changes;
 mod gguf;
 pub mod input;
+#[rustfmt::skip] // a table: one line a case
+mod libraries;
 mod raw;
 mod robust;
 mod variants;
