@@ -1,7 +1,7 @@
 //! Which files to consider: every linear in its smallest type, then step by step a larger type for the linear where a byte
 //! saves most KLD. And which of these files is the smallest within a budget.
 
-use formats::block::BlockType;
+mod trim;
 
 use super::Tried;
 
@@ -25,7 +25,8 @@ pub struct Ladder<'t> {
 /// A file within the budget, or else the best.
 #[derive(Debug, PartialEq)]
 pub struct Found {
-    pub rung: usize,
+    /// Which of its types each linear takes.
+    pub taken: Vec<usize>,
     /// Its KLD on each backend.
     pub kld: Vec<f64>,
     /// How many files were measured.
@@ -42,6 +43,10 @@ impl Found {
     /// Whether its KLD is no more than `budget`: NaN is none that is.
     pub fn is_within(&self, budget: f64) -> bool {
         self.worst() <= budget
+    }
+
+    fn uses_all(&self, budget: f64) -> bool {
+        self.worst() >= (1.0 - SLACK) * budget
     }
 }
 
@@ -71,15 +76,18 @@ impl<'t> Ladder<'t> {
             steps,
             sums: vec![],
         };
-        ladder.sums = (0..=ladder.steps.len()).map(|rung| ladder.added_up(rung)).collect();
+        let rungs = 0..=ladder.steps.len();
+        ladder.sums = rungs.map(|rung| ladder.sum(&ladder.taken(rung))).collect();
         ladder
     }
 
-    fn added_up(&self, rung: usize) -> f64 {
-        let taken = self.taken(rung).into_iter().zip(self.tried);
-        taken.map(|(taken, tried)| cost(&tried[taken])).sum()
+    /// What the linears cost alone, added up.
+    pub fn sum(&self, taken: &[usize]) -> f64 {
+        let taken = taken.iter().zip(self.tried);
+        taken.map(|(&taken, tried)| cost(&tried[taken])).sum()
     }
 
+    /// Which of its types each linear takes.
     fn taken(&self, rung: usize) -> Vec<usize> {
         let mut taken = self.first.clone();
         for &(linear, ty) in &self.steps[..rung] {
@@ -88,56 +96,47 @@ impl<'t> Ladder<'t> {
         taken
     }
 
-    /// The type of each linear.
-    pub fn types(&self, rung: usize) -> Vec<BlockType> {
-        let taken = self.taken(rung).into_iter().zip(self.tried);
-        taken.map(|(taken, tried)| tried[taken].ty).collect()
-    }
-
-    /// What the linears cost alone, added up.
-    pub fn sum(&self, rung: usize) -> f64 {
-        self.sums[rung]
-    }
-
     /// The lowest rung whose file is within the budget, as far as a bounded number of measurements tells; the best file
-    /// where none is. `measure`: the KLD of the file of a rung, on each backend.
+    /// where none is. `measure`: the KLD, on each backend, of the file where each linear takes such a type.
     ///
     /// The first guess takes the sum of the parts for the whole, each further one what the whole was in relation to the
     /// sum the last time; where guesses come close from one side only, the middle is tried in between.
     ///
     /// # Errors
     /// Those of `measure`.
-    pub fn lowest<E>(&self, budget: f64, mut measure: impl FnMut(usize) -> Result<Vec<f64>, E>) -> Result<Found, E> {
+    pub fn lowest<E>(&self, budget: f64, mut measure: impl FnMut(&[usize]) -> Result<Vec<f64>, E>) -> Result<Found, E> {
         let best = self.steps.len();
-        let (mut least, mut found, mut ratio) = (0usize, None::<Found>, 1.0);
+        let (mut least, mut lowest, mut ratio) = (0usize, None::<(usize, Found)>, 1.0);
         for measured in 1..=MOST_MEASURED {
-            let most = found.as_ref().map_or(best, |found| found.rung - 1);
+            let most = lowest.as_ref().map_or(best, |(rung, _)| rung - 1);
             let guess = self.sums.iter().position(|sum| ratio * sum <= budget);
-            let rung = match found {
+            let rung = match lowest {
                 // The last measurement but the best one is the last chance to find any.
                 None if measured == MOST_MEASURED => best,
                 Some(_) if measured % 2 == 0 => least.midpoint(most),
                 _ => guess.unwrap_or(best).clamp(least, most),
             };
-            let kld = measure(rung)?;
-            let file = Found { rung, kld, measured };
+            let taken = self.taken(rung);
+            let kld = measure(&taken)?;
+            let file = Found { taken, kld, measured };
             if self.sums[rung] > 0.0 {
                 ratio = file.worst() / self.sums[rung];
             }
-            let uses_all = file.worst() >= (1.0 - SLACK) * budget;
+            let uses_all = file.uses_all(budget);
             if file.is_within(budget) || rung == best {
-                found = Some(file);
+                lowest = Some((rung, file));
             } else {
                 least = rung + 1;
             }
-            if let Some(found) = &mut found {
+            if let Some((lowest, found)) = &mut lowest {
                 found.measured = measured;
-                if least >= found.rung || (found.rung == rung && uses_all) {
+                if least >= *lowest || (*lowest == rung && uses_all) {
                     break;
                 }
             }
         }
-        Ok(found.expect("the best file is measured at last"))
+        let (_, found) = lowest.expect("the best file is measured at last");
+        Ok(found)
     }
 }
 

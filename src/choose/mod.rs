@@ -7,6 +7,7 @@
 //! parts       the same with one linear in one type: its weights and its activations rounded            `parts`
 //! ladder      every linear in its smallest type, then step by step up, most KLD for a byte first        `ladder`
 //! whole       a file of so many steps on all of the text: the fewest steps that are within the budget   `whole`
+//! trim        what of these steps was of no use in the whole is taken back                              `ladder/trim`
 //! ```
 //! Parts are measured on some of the tokens, and only rank the steps; what is promised is what was measured of the whole.
 //! Passes are the same on every instruction set and number of threads, and sums have one order: the same request
@@ -119,19 +120,20 @@ pub fn choose(
     let parts = parts::measure(&model, &text, backends[0].scales(), progress)?;
     let ladder = Ladder::new(&parts.tried);
     let mut whole = Whole::new(&model, &text, backends, progress)?;
-    let found = ladder.lowest(request.max_kld, |rung| whole.kld(&ladder.types(rung)))?;
-    drop(whole);
-    let types = ladder.types(found.rung);
-    let (max_kld, best) = (request.max_kld, found.worst());
+    let (max_kld, types) = (request.max_kld, |taken: &[usize]| types(&parts.tried, taken));
+    let mut measure = |taken: &[usize]| whole.kld(&types(taken));
+    let found = ladder.lowest(max_kld, &mut measure)?;
     if !found.is_within(max_kld) {
         return Err(ChooseError::Budget {
             max_kld,
-            best,
+            best: found.worst(),
             tokens,
             text: request.text.source.clone(),
         });
     }
-    let sum = ladder.sum(found.rung);
+    let found = ladder.trim(found, max_kld, &mut measure)?;
+    drop(whole);
+    let (types, sum) = (types(&found.taken), ladder.sum(&found.taken));
     let linears = choices.into_iter().zip(parts.tried).zip(&types);
     let linears = linears.map(|((choice, tried), &ty)| Linear {
         name: choice.name,
@@ -148,4 +150,8 @@ pub fn choose(
     };
     plan.choose(&types);
     Ok(chosen)
+}
+
+fn types(tried: &[Vec<Tried>], taken: &[usize]) -> Vec<BlockType> {
+    tried.iter().zip(taken).map(|(tried, &taken)| tried[taken].ty).collect()
 }

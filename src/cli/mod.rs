@@ -38,12 +38,25 @@ use crate::pack::PackError;
 use crate::system;
 use crate::witness::{self, Program};
 
+/// What `--version` tells beyond `-V`. The library itself is asked only in a child: a test compares.
+const LONG_VERSION: &str = if cfg!(feature = "llama") {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        "\nllama.cpp 0.6.0-dev, ggml 0.26.0, linked in"
+    )
+} else {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        "\nno llama.cpp linked in; --llama PATH names one"
+    )
+};
+
 /// Pack Tequila ternary checkpoints into GGUF files for llama.cpp and Ollama, and prove the result.
 ///
 /// A checkpoint trained with Tequila (arXiv 2509.23809) holds latent weights. `pack` makes them ternary exactly as
 /// training did, folds the dead zone into one bias per output row, and writes a file that runs as it is.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(version, long_version = LONG_VERSION, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -217,7 +217,9 @@ mod tests {
             let folder = TempDir::new().unwrap();
             write(&paths(&folder), "old");
             let files = create(&folder).unwrap();
-            std::fs::remove_file(beside(&paths(&folder)[lost], ".tqconv.partial")).unwrap();
+            let elsewhere = TempDir::new().unwrap();
+            let partial = beside(&paths(&folder)[lost], ".tqconv.partial");
+            std::fs::rename(partial, elsewhere.path().join("lost")).unwrap();
             files.finish().unwrap_err();
             assert_eq!(found(&folder), (all("old"), 0), "file {lost}");
         }

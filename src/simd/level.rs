@@ -124,4 +124,13 @@ mod tests {
             assert_eq!(level.run(Sum(&numbers)), in_order, "{}", level.name());
         }
     }
+
+    /// Beside an f32 and a half of its last place, 2^-80 decides: who rounds to 64 bits in between does not see it.
+    #[test]
+    fn a_fused_product_is_rounded_once() {
+        let [x, tiny] = std::hint::black_box([1.0 + 1.0 / 4096.0, 2f32.powi(-80)]);
+        let above = 1.0 + 1.0 / 2048.0 + f32::EPSILON;
+        assert_eq!(x.mul_add(x, tiny).to_bits(), above.to_bits());
+        assert_eq!(x.mul_add(x, -tiny).to_bits(), (above - f32::EPSILON).to_bits());
+    }
 }

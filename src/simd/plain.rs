@@ -4,6 +4,15 @@ use half::f16;
 
 use super::{LANES, Lanes};
 
+/// What `f32::mul_add` calls on a processor without the instruction. MinGW's own goes through the x87's registers and rounds
+/// twice.
+// SAFETY: the C library's function of that name, arguments and result, which is left out where the linker finds this one.
+#[cfg(windows)]
+#[unsafe(no_mangle)]
+extern "C" fn fmaf(a: f32, b: f32, c: f32) -> f32 {
+    libm::fmaf(a, b, c)
+}
+
 /// Arrays, for the instructions that the program was compiled for.
 #[derive(Clone, Copy)]
 pub struct Plain;

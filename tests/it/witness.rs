@@ -44,6 +44,17 @@ fn report(ran: &Output) -> Json {
         .unwrap_or_else(|_| panic!("{}: {}", ran.status, String::from_utf8_lossy(&ran.stderr)))
 }
 
+#[test]
+fn the_version_names_the_llama_cpp_that_is_linked_in() {
+    let told = Command::new(binary()).arg("--version").output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    let linked = Witness::start(&program())
+        .ok()
+        .map(|witness| witness.build().to_string());
+    let expected = linked.unwrap_or_else(|| "no llama.cpp linked in; --llama PATH names one".into());
+    assert_eq!(told, format!("tqconv {}\n{expected}\n", env!("CARGO_PKG_VERSION")));
+}
+
 /// Children of a process, by /proc.
 #[cfg(target_os = "linux")]
 fn children(parent: u32) -> Vec<u32> {

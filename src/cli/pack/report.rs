@@ -149,7 +149,7 @@ impl Report<'_> {
             None => String::new(),
         };
         format!(
-            "{}, {} ({} of the file){saved}",
+            "{} {} ({} of all){saved}",
             info.ty,
             render::bytes(bytes),
             render::percent(share)

@@ -157,24 +157,21 @@ impl Job<'_> {
     pub fn print_speed(&self, engine: &dyn Generate, outcome: &Outcome, load_time: Duration) {
         let rate = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{rate:.1}"));
         let (prefill, decode) = outcome.rates();
-        let engine = match self.called.verbose {
-            true => engine.name().to_string(),
-            false => [Some(engine.name().short.into()), engine.name().cache()]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-                .join(", "),
+        let name = engine.name();
+        let by = match (self.called.verbose, name.cache()) {
+            (true, _) => format!("loaded in {:.2} s; {name}", load_time.as_secs_f64()),
+            (false, Some(cache)) => format!("{}, {cache}", name.short),
+            (false, None) => name.short.into(),
         };
         // Nobody may be listening on stderr either; the text has been delivered all the same.
         let _ = writeln!(
             io::stderr(),
-            "prompt: {} tokens, {} tok/s; generated: {} tokens, {} tok/s{}; loaded in {:.2} s; {engine}",
+            "prompt: {} tokens, {} tok/s; generated: {} tokens, {} tok/s{}; {by}",
             outcome.prompt,
             rate(prefill),
             outcome.tokens.len(),
             rate(decode),
             outcome.stopped.remark(),
-            load_time.as_secs_f64(),
         );
     }
 
