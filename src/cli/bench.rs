@@ -27,7 +27,7 @@ use crate::witness::{Witness, WitnessError};
 ///
 /// With a GGUF file: prefill and decode of the whole model by both engines, in turn. Without: single matrix products
 /// against llama.cpp's ggml, and as a share of what this machine reads from memory ("of read") and of what its dot
-/// instruction does from the first-level cache ("of dots", which the kernel avx512lookup can pass).
+/// instruction does from the first-level cache ("of dots", which the kernels avx512lookup and amx can pass).
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -60,7 +60,7 @@ pub struct BenchArgs {
     /// Numbers of threads to measure with, the same on both sides
     #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "2"], value_parser = super::threads)]
     thread_counts: Vec<usize>,
-    /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, avx512lookup, neon-dotprod or neon-i8mm
+    /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, avx512lookup, amx, neon-dotprod or neon-i8mm
     #[arg(long, conflicts_with = "model")]
     isa: Option<Isa>,
     #[command(flatten)]

@@ -13,9 +13,10 @@
 //! row length: rows at a stride of a power of two would fall into the same few cache sets.
 
 use super::Isa;
-use super::contract::{FloatPanel, Grouping, NR, Panel, STEP};
+use super::contract::{FloatPanel, Grouping, Lines, NR, Panel, STEP};
 use super::floats;
 use super::kernel::Kernel;
+use super::lines::LineStore;
 use super::threads::{Threads, lock};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -39,6 +40,8 @@ pub struct Activations {
     scales: Vec<f32>,
     /// (panels, [`sums_per_token`], width)
     sums: Vec<i32>,
+    /// See `Panel::lines`.
+    lines: LineStore,
     /// Memory for panels that are being filled.
     rows: Mutex<Vec<Rows>>,
 }
@@ -70,6 +73,7 @@ impl Activations {
             dwords: Vec::new(),
             scales: Vec::new(),
             sums: Vec::new(),
+            lines: LineStore::default(),
             rows: Mutex::new(Vec::new()),
         }
     }
@@ -104,6 +108,7 @@ impl Activations {
             x.len()
         );
         (self.grouping, self.columns) = (grouping, columns);
+        self.lines.clear();
         self.tokens = x.len().checked_div(columns).unwrap_or(0);
         match grouping {
             Grouping::Float => return self.take_floats(x, |x| x, threads),
@@ -203,7 +208,18 @@ impl Activations {
             dwords: &self.dwords[range(4, self.columns / 4, 0)],
             scales: &self.scales[range(group, self.columns / group, 0)],
             sums: &self.sums[range(run, sums_per_token(self.columns, group), skip)],
+            lines: match width {
+                NR => self.lines.of_panel(index, columns.start),
+                _ => Lines::default(),
+            },
         }
+    }
+
+    /// Make the lines of all panels of 16 tokens, if they are not there.
+    pub(super) fn make_lines(&self, threads: &Threads) {
+        let panels = self.panels().filter(|(_, width)| *width == NR).count();
+        let dwords = &self.dwords[..panels * NR * self.columns / 4];
+        self.lines.make(dwords, panels, threads);
     }
 }
 

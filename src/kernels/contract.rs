@@ -39,6 +39,8 @@ pub(super) const MR: usize = 16;
 pub(super) const STEP: usize = 16;
 /// Most tokens in a panel.
 pub(super) const NR: usize = 16;
+/// Columns of a span.
+pub(super) const SPAN: usize = 256;
 
 /// How activations share scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +100,38 @@ pub(super) struct Panel<'a> {
     pub scales: &'a [f32],
     /// `sums[r * width + token]`: the sum of the activations of inner run r.
     pub sums: &'a [i32],
+    /// `dwords` once more, where the panel is one of 16 tokens and a product asked for it.
+    pub lines: Lines<'a>,
+}
+
+/// 64 activations of a token, in a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub [i32; 16]);
+
+impl Line {
+    pub const ZERO: Line = Line([0; 16]);
+}
+
+/// The lines of a span and a panel: 16 tokens of columns 0 to 63, then of 64 to 127, ...
+pub(super) const SPAN_LINES: usize = SPAN / 64 * NR;
+
+/// The activations of a panel of 16 tokens, a line for each token. What is multiplied together lies together: a span of
+/// all panels, then the next.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lines<'a> {
+    /// From the first span of the panel on.
+    pub lines: &'a [Line],
+    /// Panels that have lines.
+    pub panels: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// Those of span `index`.
+    pub fn span(&self, index: usize) -> &'a [Line; SPAN_LINES] {
+        let lines = &self.lines[index * self.panels * SPAN_LINES..];
+        lines.first_chunk().expect("all lines of a span")
+    }
 }
 
 /// How inner and outer runs follow from the two groups.

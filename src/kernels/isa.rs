@@ -26,6 +26,8 @@ pub enum Isa {
     /// The same and, for many tokens and ternary codes, sums looked up by `vpermw` beside it: for CPUs whose ports it
     /// leaves idle.
     Avx512Lookup,
+    /// AVX-512 VNNI and, for many tokens and ternary codes, AMX-INT8: `tdpbssd` on tiles.
+    Amx,
     /// AArch64 NEON with `sdot`.
     NeonDot,
     /// AArch64 NEON with `sdot` and, for several tokens, `smmla`.
@@ -34,12 +36,13 @@ pub enum Isa {
 
 impl Isa {
     /// All instruction sets, slowest first.
-    pub const ALL: [Isa; 7] = [
+    pub const ALL: [Isa; 8] = [
         Isa::Scalar,
         Isa::Avx2,
         Isa::AvxVnni,
         Isa::Avx512Vnni,
         Isa::Avx512Lookup,
+        Isa::Amx,
         Isa::NeonDot,
         Isa::NeonI8mm,
     ];
@@ -64,6 +67,7 @@ impl Isa {
             Isa::AvxVnni => "avxvnni",
             Isa::Avx512Vnni => "avx512vnni",
             Isa::Avx512Lookup => "avx512lookup",
+            Isa::Amx => "amx",
             Isa::NeonDot => "neon-dotprod",
             Isa::NeonI8mm => "neon-i8mm",
         }
@@ -91,6 +95,8 @@ impl Isa {
             Isa::Avx512Vnni => x86::avx512_vnni().map(backend),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Lookup => x86::avx512_vnni().map(|gemv| with_gemm((gemv, x86::load_lut))),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => x86::avx512_amx().map(with_gemm),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => aarch64::dotprod().map(backend),
             #[cfg(target_arch = "aarch64")]

@@ -47,6 +47,11 @@ pub(super) trait Gemm: Send + Sync {
     /// It multiplies panels whose width is a multiple of this; narrower ones are left to the kernel.
     fn width(&self) -> usize;
 
+    /// Whether it reads [`Panel::lines`].
+    fn reads_lines(&self) -> bool {
+        false
+    }
+
     /// The largest tile that it wants at a time.
     fn tile(&self) -> Tile;
 

@@ -24,7 +24,7 @@
 //! | `packed` | the packed layout |
 //! | `repack`, `sources` | from the blocks of a file to the packed layout; the block types |
 //! | `tiles` | the order of a product, and its threads |
-//! | `activations` | 8-bit activations |
+//! | `activations`, `lines` | 8-bit activations, and those as tile registers take them |
 //! | `floats` | F32, F16 and BF16 |
 //! | `choice` | which activations a type is multiplied with |
 //! | `minimums` | what minimums add, where activations have finer scales than the weights' f16 |
@@ -44,6 +44,7 @@ pub mod exact;
 mod floats;
 mod isa;
 mod kernel;
+mod lines;
 pub(crate) mod memory;
 mod minimums;
 mod packed;
@@ -350,6 +351,9 @@ impl Matrix {
         let (rows, run, gemv) = (weights.format.rows, self.run_columns(weights), self.backend.gemv);
         let minimums = weights.format.shift.is_none() && !weights.format.in_spans(self.grouping.group());
         if let Some(gemm) = self.gemm(x.tokens(), threads.count()) {
+            if gemm.reads_lines() {
+                x.make_lines(threads);
+            }
             return for_tiles(rows, x, y, threads, gemm.tile(), |groups, panels, out| {
                 for k_panel in weights.k_panels() {
                     let panel = |index| x.panel(index, k_panel.columns(), run);

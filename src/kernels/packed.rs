@@ -19,13 +19,13 @@
 //! Neighbouring blocks of a file whose scales have equal bits become one group of up to 256 weights: fewer bytes to
 //! read and fewer conversions, and exact.
 
-use super::contract::{MR, Panel, Runs, STEP};
+use super::contract::{MR, Panel, Runs, SPAN, STEP};
 use super::memory::Region;
 use half::f16;
 use std::ops::Range;
 
 /// The largest group that scales are merged into, and the span of an f16 that has multipliers.
-pub(super) const MAX_GROUP: usize = 256;
+pub(super) const MAX_GROUP: usize = SPAN;
 
 /// Columns of a K-panel; a multiple of every group and block.
 pub(super) const KC: usize = 4096;

@@ -11,6 +11,7 @@
 //! | [`on_interrupt`] | INT, TERM, HUP unless ignored (`nohup`; seen on Linux alone) | Ctrl-C, Ctrl-Break, closing |
 //! | [`end_with_parent`] | a signal on Linux; elsewhere the end of stdin does it | the end of stdin does it |
 //! | [`take_stdout`] keeps foreign output out of it | yes | no: a reader has to notice it |
+//! | [`permit_tiles`]: AMX's registers | Linux, where it says so | no: nobody has tried it |
 //! | [`limit_memory`] | `RLIMIT_DATA`, which macOS does not keep | no limit |
 //!
 //! A file that another process has open or mapped can be replaced on Unix; on Windows this is an error. Locks, and waiting

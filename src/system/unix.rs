@@ -268,6 +268,22 @@ pub fn ending(status: ExitStatus) -> (String, Option<Fault>) {
     }
 }
 
+/// Ask for the tile registers of AMX, for all threads of this process; whether it may use them.
+#[allow(unsafe_code, reason = "no crate has this call")]
+pub fn permit_tiles() -> bool {
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    {
+        // asm/prctl.h and asm/fpu/types.h of Linux 5.16, which was the first to have them.
+        const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+        const XFEATURE_XTILE_DATA: libc::c_ulong = 18;
+        // SAFETY: the call takes two numbers and reads and writes nothing of this process.
+        let answer = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA) };
+        answer == 0
+    }
+    #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+    false
+}
+
 /// What to raise where the machine lacks something, for people who do not know the system's words for it.
 pub fn limit_hint(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error)? {

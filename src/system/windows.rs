@@ -234,6 +234,11 @@ pub fn ending(status: ExitStatus) -> (String, Option<Fault>) {
     }
 }
 
+/// Whether this process may use the tile registers of AMX.
+pub fn permit_tiles() -> bool {
+    false
+}
+
 /// What to do where the machine lacks something, for people who do not know the system's words for it. The numbers are
 /// those of winerror.h.
 pub fn limit_hint(error: &io::Error) -> Option<&'static str> {

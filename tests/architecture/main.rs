@@ -52,7 +52,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["blueprint", "kernels", "mapped", "simd", "witness"]),
     ("witness", &["kernels", "mapped", "system"]),
     ("model", &["blueprint", "files", "mapped"]),
-    ("kernels", &["simd"]),
+    ("kernels", &["simd", "system"]),
     ("blueprint", &[]),
     ("simd", &[]),
     ("metrics", &[]),

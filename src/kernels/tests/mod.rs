@@ -1,5 +1,7 @@
 //! One suite for every kernel: its bits are the scalar kernel's bits, and the scalar kernel is near the f64 product.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod blocks;
 mod gemm;
 

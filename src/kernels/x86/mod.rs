@@ -5,6 +5,7 @@
     reason = "an index names the same lane, token or step in several arrays of registers"
 )]
 
+mod amx;
 mod avx2;
 mod avx512;
 mod floats512;
@@ -13,6 +14,7 @@ mod one_token;
 mod quantize;
 mod zmm;
 
+pub(super) use amx::avx512_amx;
 #[cfg(test)]
 pub(super) use avx2::avx_vnni_as_evex;
 pub(super) use avx2::{avx_vnni, avx2};

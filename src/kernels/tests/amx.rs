@@ -1,0 +1,100 @@
+//! Tiles against the scalar kernel: where tokens, rows and columns do not fill them, and with all scales that they take.
+
+use super::blocks::{Random, ternary_blocks};
+use super::*;
+
+const TYPES: [BlockType; 5] = [
+    BlockType::TQ2_0,
+    BlockType::TQ1_0,
+    BlockType::Q2_0,
+    BlockType::Q2_K,
+    BlockType::Q4_0,
+];
+
+/// Whether a product of so many tokens is to be made with tiles.
+fn is_for_tiles(matrix: &Matrix, tokens: usize) -> bool {
+    let Weights::Packed(weights) = &matrix.weights else {
+        return false;
+    };
+    let activations = matrix.grouping.group();
+    let run = match weights.format.multiplied {
+        true => activations / 256 * 256,
+        false => weights.format.group.min(activations),
+    };
+    weights.format.ternary && tokens >= 16 && run >= 64
+}
+
+#[test]
+fn tiles_equal_scalar_around_every_edge() {
+    let Some(amx) = Isa::Amx.backend() else {
+        return println!("skipped: this CPU has no AMX, or the system does not permit it");
+    };
+    let mut random = Random(11);
+    let threads: Vec<Threads> = (1..=2).map(Threads::new).collect();
+    let all_tokens = [1, 8, 15, 16, 17, 28, 29, 31, 32, 33, 48, 49, 64, 65, 128, 129];
+    let all_rows = [1, 15, 16, 17, 31, 32, 33, 48, 49, 64, 80, 97];
+    let (mut products, mut with_tiles, mut kinds) = (0, 0, std::collections::BTreeSet::new());
+    for (ty, run) in TYPES
+        .into_iter()
+        .flat_map(|ty| [16, 32, 64, 128, 256].map(|run| (ty, run)))
+    {
+        for (case, blocks) in [1, 2, 3, 5, 4, 8].into_iter().enumerate() {
+            let columns = match case {
+                4 if run == 128 => KC + 256,
+                _ => blocks * ty.weights().max(64),
+            };
+            for (turn, &tokens) in all_tokens.iter().enumerate().filter(|(turn, _)| turn % 3 == case % 3) {
+                let rows = all_rows[(turn * 5 + case * 7 + run / 16) % all_rows.len()];
+                let bytes = ternary_blocks(&mut random, ty, rows * columns, run);
+                let mut x = random.floats(tokens * columns);
+                match turn % 5 {
+                    0 => x.fill(127.0),
+                    1 => x.fill(-127.0),
+                    _ => {}
+                }
+                for activations in choices(ty, columns) {
+                    let options = options(Isa::Scalar, activations);
+                    let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
+                    let scalar = bits(&product(&matrix, &x, &threads[0]));
+                    matrix.use_backend(amx);
+                    let at = format!("{ty} {rows}x{columns} {tokens} tokens {}", matrix.kernel_name());
+                    assert_eq!(matrix.gemm(tokens, 1).is_some(), is_for_tiles(&matrix, tokens), "{at}");
+                    for threads in &threads {
+                        assert!(
+                            bits(&product(&matrix, &x, threads)) == scalar,
+                            "{at} {} threads",
+                            threads.count()
+                        );
+                        products += 1;
+                        with_tiles += usize::from(is_for_tiles(&matrix, tokens));
+                    }
+                    if is_for_tiles(&matrix, tokens) {
+                        kinds.insert(matrix.kernel_name());
+                    }
+                }
+            }
+        }
+    }
+    println!("{products} products, {with_tiles} with tiles, of {kinds:#?}");
+}
+
+/// One code that is not ternary, and the whole matrix is left to the kernel.
+#[test]
+fn other_codes_are_not_for_tiles() {
+    let Some(amx) = Isa::Amx.backend() else {
+        return println!("skipped: this CPU has no AMX, or the system does not permit it");
+    };
+    let (rows, columns, tokens) = (33, 512, 32);
+    let mut bytes = ternary_blocks(&mut Random(12), BlockType::TQ2_0, rows * columns, 256);
+    let x = Random(13).floats(tokens * columns);
+    for (code, tiles) in [(0, true), (3, false)] {
+        let last = bytes.len() - 3;
+        bytes[last] |= code;
+        let options = options(Isa::Scalar, ActivationScales::LlamaCpp);
+        let mut matrix = Matrix::new(BlockType::TQ2_0, rows, columns, &bytes, &options).unwrap();
+        let scalar = bits(&product(&matrix, &x, &Threads::new(1)));
+        matrix.use_backend(amx);
+        assert_eq!(matrix.gemm(tokens, 1).is_some(), tiles);
+        assert!(bits(&product(&matrix, &x, &Threads::new(1))) == scalar);
+    }
+}

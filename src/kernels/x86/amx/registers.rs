@@ -1,0 +1,172 @@
+//! The tile registers: eight, of 16 rows of 64 bytes. Compilers do not know them yet, so they are in assembly, and what
+//! is in them stays there from one block of it to the next.
+//!
+//! ```text
+//! tmm0  first panel x first row group     tmm1  first panel x second row group        sums, i32: a row is a token
+//! tmm2  second panel x first row group    tmm3  second panel x second row group
+//! tmm4, tmm5  activations of the panels: a row is 64 columns of a token
+//! tmm6, tmm7  codes of the row groups: a row is 4 columns of 16 rows
+//! ```
+
+use crate::kernels::contract::{Line, NR};
+use crate::system;
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::marker::PhantomData;
+use std::sync::OnceLock;
+
+/// What a register holds.
+pub(super) type Block = [Line; NR];
+
+/// The proof that the CPU has AMX-TILE and AMX-INT8 and that the system lets this process use them.
+#[derive(Clone, Copy)]
+pub(super) struct Amx(());
+
+/// The proof, where there is one. The system is asked once, since it gives every thread room for the registers then.
+pub(super) fn amx() -> Option<Amx> {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    let found = || is_x86_feature_detected!("xsave") && has_tiles() && system::permit_tiles();
+    FOUND.get_or_init(found).then_some(Amx(()))
+}
+
+/// Whether the CPU has AMX-TILE and AMX-INT8, and the system keeps the registers of threads that do not run.
+fn has_tiles() -> bool {
+    let features = __cpuid_count(7, 0).edx >> 24;
+    // SAFETY: the caller found that the instruction is there.
+    let kept = unsafe { _xgetbv(0) } >> 17;
+    features & kept as u32 & 3 == 3
+}
+
+/// The registers of this thread, all of full size, until this is dropped: left as they are, they would make every change
+/// of threads carry 8 KiB.
+pub(super) struct Registers(PhantomData<*mut ()>);
+
+/// What `ldtilecfg` reads.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static SHAPES: Shapes = Shapes {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+macro_rules! zero {
+    ($register:tt) => {
+        // SAFETY: a value of `Registers` is there while they are configured; changed is the register alone.
+        unsafe { asm!(concat!("tilezero ", $register), out($register) _, options(nostack, preserves_flags)) }
+    };
+}
+
+macro_rules! load {
+    ($register:tt, $block:expr) => {
+        // SAFETY: a value of `Registers` is there while they are configured; read are the 16 lines of a block.
+        unsafe {
+            let block: &Block = $block;
+            asm!(
+                concat!("tileloadd ", $register, ", [{} + {}]"),
+                in(reg) block.as_ptr(),
+                in(reg) size_of::<Line>(),
+                out($register) _,
+                options(nostack, preserves_flags)
+            )
+        }
+    };
+}
+
+/// Add the products of `$a` and `$b` to `$sums`.
+macro_rules! dot {
+    ($sums:tt, $a:tt, $b:tt) => {
+        // SAFETY: a value of `Registers` is there while they are configured; changed is the register alone.
+        unsafe {
+            asm!(
+                concat!("tdpbssd ", $sums, ", ", $a, ", ", $b),
+                out($sums) _,
+                options(nostack, preserves_flags)
+            )
+        }
+    };
+}
+
+macro_rules! store {
+    ($register:tt, $block:expr) => {
+        // SAFETY: a value of `Registers` is there while they are configured; written are the 16 lines of a block.
+        unsafe {
+            let block: &mut Block = $block;
+            asm!(
+                concat!("tilestored [{} + {}], ", $register),
+                in(reg) block.as_mut_ptr(),
+                in(reg) size_of::<Line>(),
+                options(nostack, preserves_flags)
+            )
+        }
+    };
+}
+
+impl Registers {
+    pub fn configure(_: Amx) -> Registers {
+        // SAFETY: `Amx` is the proof that the instruction is there; read is `SHAPES`.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, preserves_flags, readonly)) };
+        Registers(PhantomData)
+    }
+
+    /// The products of one or two panels with two row groups, over 64 * K columns, are in the registers afterwards.
+    /// Calls `beside` with 0, 1, ... 4K - 1 for what is to be computed beside them; of `codes[k]` the first was read
+    /// before call 4k, the second before call 4k + 1.
+    #[inline(always)]
+    pub fn multiply<const K: usize, Beside: FnMut(usize, &mut [[Block; 2]; K])>(
+        &self,
+        first: &[Block; K],
+        second: Option<&[Block; K]>,
+        codes: &mut [[Block; 2]; K],
+        mut beside: Beside,
+    ) {
+        zero!("tmm0");
+        zero!("tmm1");
+        zero!("tmm2");
+        zero!("tmm3");
+        for k in 0..K {
+            load!("tmm6", &codes[k][0]);
+            load!("tmm4", &first[k]);
+            dot!("tmm0", "tmm4", "tmm6");
+            beside(4 * k, codes);
+            load!("tmm7", &codes[k][1]);
+            dot!("tmm1", "tmm4", "tmm7");
+            beside(4 * k + 1, codes);
+            if let Some(second) = second {
+                load!("tmm5", &second[k]);
+                dot!("tmm2", "tmm5", "tmm6");
+                beside(4 * k + 2, codes);
+                dot!("tmm3", "tmm5", "tmm7");
+                beside(4 * k + 3, codes);
+            } else {
+                beside(4 * k + 2, codes);
+                beside(4 * k + 3, codes);
+            }
+        }
+    }
+
+    /// What [`Registers::multiply`] computed: the sums of a panel with both row groups, then those of the next.
+    #[inline(always)]
+    pub fn store(&self, sums: &mut [Block; 4]) {
+        store!("tmm0", &mut sums[0]);
+        store!("tmm1", &mut sums[1]);
+        store!("tmm2", &mut sums[2]);
+        store!("tmm3", &mut sums[3]);
+    }
+}
+
+impl Drop for Registers {
+    fn drop(&mut self) {
+        // SAFETY: a value of this type is made only where the instruction is there.
+        unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) }
+    }
+}
