@@ -1435,7 +1435,7 @@ fn library(cases: &mut List) {
         let why = "no room; free memory".into();
         VerifyError::from(WitnessError::CouldNot { doing: LOADING.into(), why }).into()
     });
-    cases.call("WitnessError::NotBuiltIn", &["use --engine native"], |_| WitnessError::NotBuiltIn.into());
+    cases.call("WitnessError::NotBuiltIn", &["--llama PATH"], |_| WitnessError::NotBuiltIn.into());
     cases.call("WitnessError::Start", &["llama.cpp cannot be started as nowhere", "raise `ulimit -n`"], |_| {
         let source = std::io::Error::other("too many processes");
         WitnessError::Start { program: "nowhere".into(), source }.into()
