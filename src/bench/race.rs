@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::memory::read_rate;
 use crate::engine::hyper::Hyper;
 use crate::engine::llamacpp::{Model, Settings};
-use crate::engine::native::{self, Native};
+use crate::engine::native::{self, CacheTypes, Native};
 use crate::engine::{EngineError, EngineName, Generate};
 use crate::kernels::{ActivationScales, Threads};
 use crate::metrics;
@@ -35,6 +35,8 @@ pub struct Workload {
     pub runs: usize,
     /// How our engine rounds activations.
     pub activations: ActivationScales,
+    /// What our engine keeps keys and values in.
+    pub cache: CacheTypes,
     /// After so long no further run is begun.
     pub patience: Duration,
 }
@@ -49,6 +51,7 @@ impl Workload {
             decode: 32,
             runs: 5,
             activations: ActivationScales::LlamaCpp,
+            cache: CacheTypes::default(),
             patience,
         }
     }
@@ -81,6 +84,8 @@ pub struct SpeedFacts {
     pub decode_tokens: usize,
     /// Runs of which the median is taken, at most.
     pub runs: usize,
+    /// Bytes of the keys and values of all tokens in our engine.
+    pub cache_bytes: u64,
     /// What our engine did before.
     pub load: LoadFacts,
     /// The engines.
@@ -162,11 +167,13 @@ pub fn race(
     progress("memory", None);
     let bandwidth = read_bandwidth(threads);
     progress("loading", None);
-    let settings = native::Settings::new(context, threads).with_activations(workload.activations);
+    let settings = native::Settings::new(context, threads)
+        .with_activations(workload.activations)
+        .with_cache(workload.cache);
     let first = Native::load(file, settings)?.load_time();
     let mut native = Native::load(file, settings)?;
     let load = load_facts(file, &native, first);
-    let packed = load.packed_bytes;
+    let (packed, cache_bytes) = (load.packed_bytes, native.cache_bytes() as u64);
     let together = llama(program, path, file, context, threads, |llama| {
         time_in_turn(
             &mut [(&mut native, packed), (llama, load.stored_bytes)],
@@ -187,6 +194,7 @@ pub fn race(
         prefill_tokens: workload.prefill,
         decode_tokens: workload.decode,
         runs: workload.runs,
+        cache_bytes,
         load,
         engines,
     };

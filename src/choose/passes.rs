@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::model::Model;
-use crate::engine::native::Pass;
+use crate::engine::native::{Cache, CacheTypes, Pass};
 
 /// Passes through one layer at a time, made when they are needed and kept for the next that needs one.
 pub struct Passes<'m> {
@@ -16,7 +16,10 @@ impl<'m> Passes<'m> {
     pub fn new(model: &'m Model, context: usize, threads: usize) -> Self {
         Self {
             spare: Mutex::default(),
-            new: Box::new(move || Pass::new(model.hyper.clone(), 1, context, model.isa, threads)),
+            new: Box::new(move || {
+                let cache = Cache::new(CacheTypes::default(), &model.hyper.dims, 1, context);
+                Pass::new(model.hyper.clone(), cache, model.isa, threads)
+            }),
         }
     }
 

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::activations::ActivationsArgs;
+use super::cache::CacheArgs;
 use super::json::{Document, print_json};
 use super::{lossy, render};
 use crate::bench::{
@@ -65,6 +66,8 @@ pub struct BenchArgs {
     isa: Option<Isa>,
     #[command(flatten)]
     rounding: ActivationsArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Keep one matrix in the cache; without this many are read from memory in turn
     #[arg(long, conflicts_with = "model")]
     hot: bool,
@@ -143,6 +146,7 @@ fn bench_model(args: &BenchArgs, context: &super::Context, model: &Path) -> Resu
             runs: args.runs,
             patience: Duration::from_secs(600),
             activations: args.rounding.activations,
+            cache: args.cache.types(),
             ..Workload::new(threads)
         };
         let (facts, missing) = race(model, &file, &context.witness, workload, &progress).with_context(place)?;
@@ -203,6 +207,7 @@ pub(super) fn speed_text(speed: &SpeedFacts, verbose: bool) -> String {
     text += &render::table(&head, rows.collect());
     text += &tokens_text(speed);
     text += &load_text(&speed.load);
+    text += &cache_text(speed);
     if let [ours, theirs] = &speed.engines[..] {
         text += &format!(
             "  ours to theirs: prefill {:.2}x, decode {:.2}x\n",
@@ -242,7 +247,21 @@ fn load_text(load: &LoadFacts) -> String {
     )
 }
 
+/// What keys and values of the whole context take in our engine, and what each engine keeps them in.
+fn cache_text(speed: &SpeedFacts) -> String {
+    let engines = speed.engines.iter().map(|engine| &engine.name);
+    let caches = engines.filter_map(|name| Some(format!("{}: {}", name.short, name.cache()?)));
+    format!(
+        "  keys and values of {} tokens take {} in our engine\n    {}\n",
+        speed.prefill_tokens + speed.decode_tokens,
+        render::bytes(speed.cache_bytes),
+        caches.collect::<Vec<_>>().join("; ")
+    )
+}
+
 fn bench_products(args: &BenchArgs, context: &super::Context) -> Result<ExitCode> {
+    args.cache
+        .unused("single products have no keys and values", "name a model")?;
     let options = Options {
         isa: args.isa.unwrap_or(Isa::best()),
         activations: args.rounding.activations,

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use crate::blueprint::{Linear, Norm, Part};
 use crate::engine::hyper::Hyper;
-use crate::engine::native::{Native, Settings};
+use crate::engine::native::{CacheTypes, Native, Settings};
 use crate::engine::oracle::{Oracle, Precision, Rows, Weights};
 use crate::engine::text::TextOptions;
 use crate::engine::{Engine, EngineError};
@@ -247,6 +247,7 @@ fn proof(path: &Path, checkpoint: Checkpoint) -> impl Fn() -> verify::Report {
         metadata: vec![],
         max_kld: None,
         activations: ActivationScales::LlamaCpp,
+        cache: CacheTypes::default(),
         text: TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,

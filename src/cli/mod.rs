@@ -2,6 +2,7 @@
 
 mod activations;
 mod bench;
+mod cache;
 mod card;
 mod checkpoint;
 mod diff;

@@ -170,17 +170,18 @@ impl Session<'_> {
 
 impl Engine for Session<'_> {
     fn name(&self) -> EngineName {
-        let cache = if self.settings.exact_cache {
-            "F32 cache"
-        } else {
-            "F16 cache"
+        let (precision, cache) = match self.settings.exact_cache {
+            true => ("F32 cache", "f32"),
+            false => ("F16 cache", "f16"),
         };
         let witness = self.model.witness();
         EngineName {
             short: "llama.cpp",
             ggml: Some(witness.build().ggml.clone()),
             threads: Some(self.settings.threads),
-            precision: Some(cache),
+            precision: Some(precision),
+            cache_type_k: Some(cache),
+            cache_type_v: Some(cache),
             ..EngineName::default()
         }
     }

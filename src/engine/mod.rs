@@ -49,6 +49,10 @@ pub struct EngineName {
     pub threads: Option<usize>,
     /// What is rounded, or is not: `f64`, `F16 cache`.
     pub precision: Option<&'static str>,
+    /// What it keeps keys in: `f32`, `f16` or `q8_0`.
+    pub cache_type_k: Option<&'static str>,
+    /// What it keeps values in.
+    pub cache_type_v: Option<&'static str>,
 }
 
 impl EngineName {
@@ -62,10 +66,17 @@ impl EngineName {
     }
 }
 
+impl EngineName {
+    /// What it keeps keys and values in: `F16 cache`, `F16 keys, Q8_0 values`.
+    pub fn cache(&self) -> Option<String> {
+        Some(cache_text(self.cache_type_k?, self.cache_type_v?))
+    }
+}
+
 impl fmt::Display for EngineName {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let ggml = self.ggml.as_ref().map(|version| format!("ggml {version}"));
-        let precision = self.precision.map(String::from);
+        let precision = self.cache().or(self.precision.map(String::from));
         let details = [ggml, self.kernel.clone(), self.threads.map(threads_text), precision];
         let details: Vec<_> = details.into_iter().flatten().collect();
         write!(f, "{} ({})", self.short, details.join(", "))
@@ -100,6 +111,15 @@ pub trait Generate: Engine {
             self.feed(&[*token])?;
         }
         Ok((prefill, start.elapsed()))
+    }
+}
+
+/// `F16 cache`, `F16 keys, Q8_0 values`.
+pub fn cache_text(keys: &str, values: &str) -> String {
+    let [keys, values] = [keys, values].map(str::to_uppercase);
+    match keys == values {
+        true => format!("{keys} cache"),
+        false => format!("{keys} keys, {values} values"),
     }
 }
 
@@ -204,6 +224,19 @@ pub enum EngineError {
         name: String,
         /// Why not.
         source: crate::kernels::KernelError,
+    },
+    /// A type of the cache whose groups a head has no whole number of.
+    #[error(
+        "heads of {head_dim} numbers are no whole groups of {group}, which share a scale in {ty}; pass --cache-type-k f16 \
+         --cache-type-v f16"
+    )]
+    CacheType {
+        /// The type.
+        ty: &'static str,
+        /// Numbers that share a scale.
+        group: usize,
+        /// Numbers in a head.
+        head_dim: usize,
     },
     /// The oracle's weights could not be had.
     #[error("the weights cannot be read: {0}; fetch the checkpoint again")]

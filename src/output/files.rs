@@ -150,9 +150,9 @@ fn replace(partials: &mut [Partial]) -> Result<(), OutputError> {
         last_to_first.try_for_each(|partial| partial.rename(&mut unfinished))
     })();
     if replaced.is_err() {
-        for partial in partials.iter().filter(|partial| partial.is_finished()) {
-            let _ = std::fs::remove_file(&partial.output);
-        }
+        partials
+            .iter_mut()
+            .for_each(|partial| partial.rename_back(&mut unfinished));
     }
     for output in kept.iter().rev() {
         match &replaced {

@@ -90,11 +90,6 @@ impl Partial {
         }
     }
 
-    /// Whether it has its name.
-    pub fn is_finished(&self) -> bool {
-        self.finished
-    }
-
     pub fn failed(&self, source: io::Error) -> OutputError {
         OutputError::Io {
             path: self.path.clone(),
@@ -111,6 +106,14 @@ impl Partial {
         unfinished.retain(|path| *path != self.path);
         self.finished = true;
         Ok(())
+    }
+
+    /// Free its name again, where it has it. Removed while it is open, a file keeps its name on some Windows.
+    pub fn rename_back(&mut self, unfinished: &mut Vec<PathBuf>) {
+        if self.finished && std::fs::rename(&self.output, &self.path).is_ok() {
+            unfinished.push(self.path.clone());
+            self.finished = false;
+        }
     }
 }
 

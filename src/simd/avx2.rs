@@ -4,13 +4,13 @@ use std::arch::x86_64::*;
 
 use super::{LANES, Lanes};
 
-/// AVX2, FMA and POPCNT: a value exists only where the processor has them.
+/// AVX2, FMA, F16C and POPCNT: a value exists only where the processor has them.
 #[derive(Clone, Copy)]
 pub struct Avx2(());
 
 impl Avx2 {
     /// # Safety
-    /// The processor has AVX2, FMA and POPCNT.
+    /// The processor has AVX2, FMA, F16C and POPCNT.
     pub unsafe fn new() -> Self {
         Self(())
     }
@@ -36,6 +36,29 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn halves(self, x: &[u16; LANES]) -> [__m256; 2] {
+        // SAFETY: Avx2 is the proof of its instructions; the array is as long as what is loaded or stored.
+        unsafe {
+            let halves = _mm256_loadu_si256(x.as_ptr().cast());
+            [
+                _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn bytes(self, x: &[i8; LANES]) -> [__m256; 2] {
+        // SAFETY: Avx2 is the proof of its instructions; the array is as long as what is loaded or stored.
+        unsafe {
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            let low = _mm256_cvtepi8_epi32(bytes);
+            let high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes));
+            [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)]
+        }
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> [__m256; 2] {
         // SAFETY: Avx2 is the proof of its instructions.
         unsafe { [_mm256_set1_ps(x); 2] }
@@ -55,6 +78,12 @@ impl Lanes for Avx2 {
     fn fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: Avx2 is the proof of its instructions.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: Avx2 is the proof of its instructions.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
     }
 
     #[inline(always)]

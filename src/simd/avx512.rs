@@ -35,6 +35,18 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn halves(self, x: &[u16; LANES]) -> __m512 {
+        // SAFETY: Avx512 is the proof of its instructions; the array is as long as what is loaded or stored.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn bytes(self, x: &[i8; LANES]) -> __m512 {
+        // SAFETY: Avx512 is the proof of its instructions; the array is as long as what is loaded or stored.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: Avx512 is the proof of its instructions.
         unsafe { _mm512_set1_ps(x) }
@@ -52,6 +64,12 @@ impl Lanes for Avx512 {
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: Avx512 is the proof of its instructions.
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: Avx512 is the proof of its instructions.
+        unsafe { _mm512_mul_ps(a, b) }
     }
 
     #[inline(always)]

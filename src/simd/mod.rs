@@ -47,12 +47,18 @@ pub trait Lanes: Copy {
     fn zero(self) -> Self::Sums;
     /// These numbers.
     fn load(self, x: &[f32; LANES]) -> Self::Numbers;
+    /// These numbers in half precision, as bits. No NaN that signals is among them.
+    fn halves(self, x: &[u16; LANES]) -> Self::Numbers;
+    /// These whole numbers.
+    fn bytes(self, x: &[i8; LANES]) -> Self::Numbers;
     /// The same number in each lane.
     fn splat(self, x: f32) -> Self::Numbers;
     /// The numbers, one by one.
     fn store(self, x: Self::Numbers) -> [f32; LANES];
     /// a * b + c, rounded once.
     fn fma(self, a: Self::Numbers, b: Self::Numbers, c: Self::Numbers) -> Self::Numbers;
+    /// a * b
+    fn mul(self, a: Self::Numbers, b: Self::Numbers) -> Self::Numbers;
     /// |x|
     fn abs(self, x: Self::Numbers) -> Self::Numbers;
     /// sums + x

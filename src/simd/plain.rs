@@ -1,5 +1,7 @@
 //! The steps in arrays.
 
+use half::f16;
+
 use super::{LANES, Lanes};
 
 /// What `f32::mul_add` calls on a processor without the instruction. MinGW's own goes through the x87's registers and rounds
@@ -32,6 +34,16 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn halves(self, x: &[u16; LANES]) -> [f32; LANES] {
+        x.map(|bits| f16::from_bits(bits).to_f32())
+    }
+
+    #[inline(always)]
+    fn bytes(self, x: &[i8; LANES]) -> [f32; LANES] {
+        x.map(f32::from)
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> [f32; LANES] {
         [x; LANES]
     }
@@ -47,6 +59,14 @@ impl Lanes for Plain {
             *c = a.mul_add(b, *c);
         }
         c
+    }
+
+    #[inline(always)]
+    fn mul(self, mut a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a *= b;
+        }
+        a
     }
 
     #[inline(always)]

@@ -135,3 +135,50 @@ fn every_level_computes_the_bits_of_plain_loops() {
         }
     }
 }
+
+/// Halves and bytes as numbers, and their products.
+struct Converted<'t>(&'t [u16; LANES], &'t [i8; LANES]);
+
+impl Work for Converted<'_> {
+    type Output = [[f32; LANES]; 3];
+
+    #[inline(always)]
+    fn run(self, lanes: impl Lanes) -> [[f32; LANES]; 3] {
+        let (halves, bytes) = (lanes.halves(self.0), lanes.bytes(self.1));
+        [halves, bytes, lanes.mul(halves, bytes)].map(|x| lanes.store(x))
+    }
+}
+
+/// By IEEE 754: 1 bit of sign, 5 of exponent, 10 of fraction.
+fn half(bits: u16) -> f32 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+    let magnitude = match exponent {
+        0 => fraction * 2f32.powi(-24),
+        31 => f32::INFINITY,
+        _ => (1024.0 + fraction) * 2f32.powi(exponent - 25),
+    };
+    if bits >> 15 == 0 { magnitude } else { -magnitude }
+}
+
+#[test]
+fn every_level_converts_halves_and_bytes() {
+    let is_nan = |bits: u16| bits >> 10 & 31 == 31 && bits & 1023 != 0;
+    for first in (0..=u16::MAX).step_by(LANES) {
+        let halves: [u16; LANES] = std::array::from_fn(|lane| first + lane as u16);
+        if halves.iter().all(|&bits| is_nan(bits)) {
+            continue;
+        }
+        let halves = halves.map(|bits| if is_nan(bits) { 0 } else { bits });
+        let bytes: [i8; LANES] = std::array::from_fn(|lane| (first / 16 % 16 * 16 + lane as u16) as i8);
+        let plain = [halves.map(half), bytes.map(f32::from)];
+        let products = std::array::from_fn(|lane| plain[0][lane] * plain[1][lane]);
+        let expected = [plain[0], plain[1], products].map(|x| x.map(f32::to_bits));
+        for level in Level::available() {
+            let found = level.run(Converted(&halves, &bytes)).map(|x| x.map(f32::to_bits));
+            assert_eq!(found[..2], expected[..2], "{} {first}", level.name());
+            if halves.iter().all(|&bits| half(bits).is_finite()) {
+                assert_eq!(found[2], expected[2], "{} {first}", level.name()); // infinity times 0 is a NaN of any sign
+            }
+        }
+    }
+}

@@ -46,6 +46,7 @@ pub use report::{
 
 use crate::blueprint::{Graph, Linear};
 use crate::engine::EngineError;
+use crate::engine::native::CacheTypes;
 use crate::engine::text::TextOptions;
 use crate::kernels::ActivationScales;
 use crate::mapped::{Model, OpenError};
@@ -74,6 +75,8 @@ pub struct Options {
     pub max_kld: Option<f64>,
     /// How our engine rounds activations.
     pub activations: ActivationScales,
+    /// What our engine keeps keys and values in.
+    pub cache: CacheTypes,
     /// What the engines predict.
     pub text: TextOptions,
     /// Run level 4 however large the model is.

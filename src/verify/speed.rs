@@ -22,6 +22,7 @@ pub(super) fn check(
     let progress = |what: &str, share| progress(&format!("speed: {what}"), share);
     let workload = Workload {
         activations: options.activations,
+        cache: options.cache,
         ..Workload::new(options.threads)
     };
     let (facts, missing) = race(path, file, &options.witness, workload, &progress)?;

@@ -10,7 +10,7 @@ use crate::system::{self, Fault, MORE_PROCESSES};
 #[derive(Debug, thiserror::Error)]
 pub enum WitnessError {
     /// The feature `llama` is off.
-    #[error("this tqconv was built without llama.cpp: name one with --llama PATH, or use --engine native")]
+    #[error("this tqconv was built without llama.cpp: name one with --llama PATH")]
     NotBuiltIn,
     /// The user's library cannot be used.
     #[error("the llama.cpp at {} cannot be used: {why}", path.display())]

@@ -50,6 +50,35 @@ fn finer_activations_are_named_and_are_ours_alone() {
     assert!(message.contains("--engine native"), "{message}");
 }
 
+/// What keys and values are kept in is told, and is our engine's alone.
+#[test]
+fn the_types_of_the_cache_are_named_and_are_ours_alone() {
+    let bench = Bench::new();
+    bench.pack(&data::fixture("kjv"), "");
+    let file = bench.path("out.gguf");
+    let arguments = ["run", file.to_str().unwrap(), "-p", PROMPT, "-n", "2"];
+    let types = ["--cache-type-k", "q8_0", "--cache-type-v", "f16"];
+    let ran = bench.run(&[&arguments[..], &types].concat());
+    let last = String::from_utf8(ran.stderr).unwrap();
+    assert!(last.contains("native, Q8_0 keys, F16 values"), "{last}");
+    let ran = bench.run(&[&arguments[..], &types, &["--json"]].concat());
+    let report: Json = serde_json::from_slice(&ran.stdout).unwrap();
+    let engine = &report["engine"];
+    assert_eq!([&engine["cache_type_k"], &engine["cache_type_v"]], ["q8_0", "f16"]);
+
+    let refused = |more: &[&str], says: &str| {
+        let refused = bench.run(&[&arguments[..], more].concat());
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{message}");
+        assert!(message.contains(says), "{message}");
+    };
+    refused(&["--cache-type-k", "f16", "--engine", "llama.cpp"], "--engine native");
+    refused(
+        &["--cache-type-v", "q4_0"],
+        "invalid value 'q4_0' for '--cache-type-v <TYPE>'",
+    );
+}
+
 /// An interrupted text is whole as far as it goes, and what was measured is told.
 #[cfg(unix)]
 #[test]

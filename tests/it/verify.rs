@@ -299,6 +299,41 @@ fn each_link_has_its_cost() {
     );
 }
 
+/// Keys and values of fewer bits cost what the reference says that they cost, and nothing else: both round the same
+/// numbers in the same groups.
+#[test]
+fn a_smaller_cache_costs_what_rounding_keys_and_values_costs() {
+    let packed = Packed::new("kjv", "--exact");
+    let costs = |types: [&str; 2]| {
+        let [k, v] = types;
+        let verdict = packed.verify(&format!("--levels 4 --cache-type-k {k} --cache-type-v {v}"));
+        verdict.assert_agrees();
+        let links = verdict.report["text"]["links"].as_array().unwrap();
+        let of = |cause: &str, to: &str| {
+            let link = links
+                .iter()
+                .find(|link| link["link"] == cause && link["to"] == to)
+                .unwrap();
+            assert_eq!([&link["cache_type_k"], &link["cache_type_v"]], types, "{link}");
+            link["mean_kld_nats"].as_f64().unwrap()
+        };
+        let tested = verdict.report["text"]["tested"].as_array().unwrap();
+        let name = &tested
+            .iter()
+            .find(|tested| tested["engine"]["name"] == "native")
+            .unwrap()["engine"];
+        assert_eq!([&name["cache_type_k"], &name["cache_type_v"]], types, "{name}");
+        let (rounded, engine) = (of("activations", "rounded"), of("engine", "native"));
+        println!("{types:?}: rounded {rounded:.2e}, the engine from that {engine:.2e}");
+        [rounded, engine]
+    };
+    let [_, plain] = costs(["f32", "f32"]);
+    for types in [["f16", "f16"], ["q8_0", "f32"], ["f32", "q8_0"], ["q8_0", "q8_0"]] {
+        let [_, engine] = costs(types);
+        assert!(engine < 3.0 * plain, "{types:?}: {engine} {plain}");
+    }
+}
+
 /// llama.cpp rounds as it always does, and is compared with that.
 #[test]
 #[cfg(feature = "llama")]

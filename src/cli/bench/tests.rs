@@ -72,6 +72,8 @@ fn speed_fits_a_terminal() {
     let engine = |short, prefill, decode| EngineSpeed {
         name: EngineName {
             short,
+            cache_type_k: Some("q8_0"),
+            cache_type_v: Some("f16"),
             ..EngineName::default()
         },
         prefill: rate(prefill),
@@ -85,6 +87,7 @@ fn speed_fits_a_terminal() {
         prefill_tokens: 65536,
         decode_tokens: 65536,
         runs: 1000,
+        cache_bytes: 9_999_999_999,
         load: LoadFacts {
             threads: 16,
             first_seconds: 100.0,
@@ -100,5 +103,6 @@ fn speed_fits_a_terminal() {
         text.contains("native 40.0 + 10.0 ms, llama.cpp 40.0 + 40.0 ms"),
         "{text}"
     );
+    assert!(text.contains("native: Q8_0 keys, F16 values; llama.cpp: "), "{text}");
     assert_fits(&text);
 }

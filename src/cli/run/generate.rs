@@ -157,9 +157,11 @@ impl Job<'_> {
     pub fn print_speed(&self, engine: &dyn Generate, outcome: &Outcome, load_time: Duration) {
         let rate = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{rate:.1}"));
         let (prefill, decode) = outcome.rates();
-        let by = match self.called.verbose {
-            true => format!("loaded in {:.2} s; {}", load_time.as_secs_f64(), engine.name()),
-            false => engine.name().short.into(),
+        let name = engine.name();
+        let by = match (self.called.verbose, name.cache()) {
+            (true, _) => format!("loaded in {:.2} s; {name}", load_time.as_secs_f64()),
+            (false, Some(cache)) => format!("{}, {cache}", name.short),
+            (false, None) => name.short.into(),
         };
         // Nobody may be listening on stderr either; the text has been delivered all the same.
         let _ = writeln!(

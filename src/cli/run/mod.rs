@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 use formats::gguf::File;
 
 use super::activations::ActivationsArgs;
+use super::cache::CacheArgs;
 use super::{Context, INTERRUPTED, stop_signal};
 use crate::engine::Generate;
 use crate::engine::hyper::Hyper;
@@ -95,6 +96,8 @@ pub struct RunArgs {
     engine: EngineArg,
     #[command(flatten)]
     rounding: ActivationsArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Print JSON, at the end
     #[arg(long)]
     pub(super) json: bool,
@@ -166,6 +169,8 @@ pub fn run(args: &RunArgs, context: &Context) -> anyhow::Result<ExitCode> {
 fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
     if matches!(args.engine, EngineArg::LlamaCpp) {
         args.rounding.of_llama_cpp()?;
+        let why = "llama.cpp keeps keys and values in f16 here";
+        args.cache.unused(why, "pass --engine native")?;
     }
     let model = mapped::Model::open(&args.model)?;
     let file = model.parse()?;
@@ -197,7 +202,9 @@ fn run_file(args: &RunArgs, called: &Context) -> anyhow::Result<ExitCode> {
     };
     match args.engine {
         EngineArg::Native => {
-            let settings = Settings::new(context, threads).with_activations(args.rounding.activations);
+            let settings = Settings::new(context, threads)
+                .with_activations(args.rounding.activations)
+                .with_cache(args.cache.types());
             let mut engine = Native::load(&file, settings)?;
             let load_time = engine.load_time();
             work.run(&job, &mut engine, load_time)

@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::activations::ActivationsArgs;
+use super::cache::CacheArgs;
 use super::checkpoint::CheckpointArgs;
 use super::evidence::{FileDigest, Machine, command_line, files_of_checkpoint, now};
 use super::json::{Document, print_json};
@@ -84,6 +85,8 @@ pub struct VerifyArgs {
     window: usize,
     #[command(flatten)]
     rounding: ActivationsArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     checkpoint: CheckpointArgs,
     /// A key that `pack` was told to set, and its value; can be repeated
@@ -266,6 +269,7 @@ fn options(args: &VerifyArgs, witness: Program) -> anyhow::Result<Options> {
         metadata: args.metadata.clone(),
         max_kld: args.max_kld,
         activations: args.rounding.activations,
+        cache: args.cache.types(),
         text,
         threads: rayon::current_num_threads(),
         witness,

@@ -252,8 +252,8 @@ fn facts(report: &Report, evidence: &Evidence) -> Markup {
 fn links(text: &TextFacts) -> Markup {
     let perplexity = |perplexity: f64| format!("{perplexity:.4}");
     html! {
-        section {
-            div class="card" {
+        section class="charts" {
+            div class="card wide" {
                 h2 { "What each link costs" }
                 div class="rows" {
                     table {

@@ -5,6 +5,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use super::super::bench::speed_text;
 use super::super::render;
 use super::super::text::shown;
+use crate::engine::cache_text;
 use crate::metrics::mean;
 use crate::verify::{Check, LevelReport, LinkCause, LinkFacts, Report, Status, TextFacts, Unit, Verdict};
 
@@ -240,10 +241,14 @@ fn perplexity(perplexity: f64) -> String {
     format!("{perplexity:.4}")
 }
 
-/// What a link leads to: `file`, `rounded per-32`, `native`.
+/// What a link leads to: `file`, `rounded per-32`, `rounded llama.cpp, Q8_0 cache`, `native`.
 pub fn link_end(link: &LinkFacts) -> String {
-    match (link.link, link.activations) {
-        (LinkCause::Activations, Some(way)) => format!("{} {way}", link.to),
+    let rounded = (link.activations, link.cache_type_k, link.cache_type_v);
+    match (link.link, rounded) {
+        (LinkCause::Activations, (Some(way), Some("f32"), Some("f32"))) => format!("{} {way}", link.to),
+        (LinkCause::Activations, (Some(way), Some(keys), Some(values))) => {
+            format!("{} {way}, {}", link.to, cache_text(keys, values))
+        }
         _ => link.to.into(),
     }
 }

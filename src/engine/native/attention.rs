@@ -17,7 +17,8 @@ use std::array;
 use crate::kernels::Threads;
 use crate::simd::{LANES, Lanes, Level, Work};
 
-use super::cache::{BLOCK, Cache, Vector};
+use super::cache::{Cache, Room};
+use super::cells::{BLOCK, Vector};
 use super::chunks::for_each_chunk;
 use super::math::{exp, in_order};
 
@@ -49,6 +50,7 @@ pub fn attend(
                 cache,
                 layer,
                 kv_head,
+                room: &mut cache.room(),
                 groups: &mut Group::of(heads, head_dim),
                 query: |i| (&q[i * head_dim..][..head_dim], first + 1),
                 out,
@@ -61,13 +63,14 @@ pub fn attend(
     const TOKENS: usize = 8;
     for_each_chunk(threads, out, TOKENS * width, |chunk, out| {
         let (start, tokens) = (chunk * TOKENS, out.len() / width);
-        let mut groups = Group::of(tokens * heads, head_dim);
+        let (mut room, mut groups) = (cache.room(), Group::of(tokens * heads, head_dim));
         for kv_head in 0..kv_heads {
             let place = |i: usize| i / heads * width + kv_head * group + i % heads * head_dim;
             level.run(Head {
                 cache,
                 layer,
                 kv_head,
+                room: &mut room,
                 groups: &mut groups,
                 query: |i| {
                     (
@@ -87,6 +90,7 @@ struct Head<'a, Q, P> {
     cache: &'a Cache,
     layer: usize,
     kv_head: usize,
+    room: &'a mut Room,
     /// Room for all queries.
     groups: &'a mut [Group],
     /// Each query, (head_dim,), and the number of positions that it sees.
@@ -107,7 +111,8 @@ impl<'q, Q: Fn(usize) -> (&'q [f32], usize), P: Fn(usize) -> usize> Work for Hea
             most = group.seen.into_iter().fold(most, usize::max);
         }
         let blocks = self.cache.blocks(self.layer, self.kv_head).take(most.div_ceil(BLOCK));
-        for (block, (keys, values)) in blocks.enumerate() {
+        for (block, cells) in blocks.enumerate() {
+            let (keys, values) = cells.read(lanes, self.room);
             for group in &mut *self.groups {
                 group.add_block(lanes, block * BLOCK, keys, values);
             }
@@ -311,73 +316,4 @@ fn add_tiles<L: Lanes, const T: usize>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEADS: usize = 6;
-    const KV_HEADS: usize = 2;
-
-    /// Numbers in -2..2 without a pattern.
-    fn numbers(seed: usize, count: usize) -> Vec<f32> {
-        let number = |i: usize| (i * 7919 + seed * 104_729) % 1009;
-        (0..count).map(|i| number(i) as f32 / 252.0 - 2.0).collect()
-    }
-
-    /// Attention of one head of a token that sees `seen` positions, as it is written down, in f64.
-    fn plain(q: &[f32], k: &[f32], v: &[f32], kv_head: usize, seen: usize) -> Vec<f64> {
-        let head_dim = q.len();
-        let at = |x: &[f32], position: usize, i: usize| f64::from(x[(position * KV_HEADS + kv_head) * head_dim + i]);
-        let score = |position: usize| {
-            let dot: f64 = (0..head_dim).map(|i| f64::from(q[i]) * at(k, position, i)).sum();
-            (dot / (head_dim as f64).sqrt()).exp()
-        };
-        let scores: Vec<f64> = (0..seen).map(score).collect();
-        let total: f64 = scores.iter().sum();
-        let output = |i: usize| {
-            let terms = (0..seen).map(|position| scores[position] * at(v, position, i));
-            terms.sum::<f64>() / total
-        };
-        (0..head_dim).map(output).collect()
-    }
-
-    fn bits(x: &[f32]) -> Vec<u32> {
-        x.iter().map(|x| x.to_bits()).collect()
-    }
-
-    #[test]
-    fn every_level_attends_with_the_same_bits() {
-        // 24 ends inside a vector, 80 has five; 37 positions end inside a tile, 150 are three blocks, 128 end with one.
-        for (head_dim, stored) in [(16, 37), (24, 150), (64, 150), (64, 128), (80, 70)] {
-            let width = HEADS * head_dim;
-            let [k, v] = [1, 2].map(|seed| numbers(seed, stored * KV_HEADS * head_dim));
-            let mut cache = Cache::new(1, KV_HEADS, head_dim, stored);
-            let before = 29 * KV_HEADS * head_dim; // what comes in two parts lies as what comes at once
-            cache.store(0, 0, &k[..before], &v[..before], &Threads::new(1));
-            cache.store(0, 29, &k[before..], &v[before..], &Threads::new(2));
-            let q = numbers(3, stored * width);
-            let attend = |level, tokens: usize| {
-                let first = stored - tokens;
-                let mut out = vec![f32::NAN; tokens * width];
-                let q = &q[first * width..];
-                super::attend(&cache, level, (0, first), q, width, &mut out, &Threads::new(2));
-                out
-            };
-            let expected = attend(Level::BASELINE, 21);
-            for level in Level::available() {
-                for tokens in [1, 3, 9, 21] {
-                    let same = &expected[(21 - tokens) * width..];
-                    let found = attend(level, tokens);
-                    assert_eq!(bits(&found), bits(same), "{} {head_dim} {tokens}", level.name());
-                }
-            }
-            let heads = expected.chunks_exact(head_dim).enumerate();
-            for (i, found) in heads {
-                let (token, kv_head) = (stored - 21 + i / HEADS, i % HEADS / (HEADS / KV_HEADS));
-                let q = &q[token * width + i % HEADS * head_dim..][..head_dim];
-                let exact = plain(q, &k, &v, kv_head, token + 1);
-                let error = found.iter().zip(exact).map(|(y, exact)| (f64::from(*y) - exact).abs());
-                assert!(error.fold(0.0, f64::max) < 1e-5, "{head_dim} {stored} {i}");
-            }
-        }
-    }
-}
+mod tests;

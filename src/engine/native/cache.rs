@@ -6,33 +6,47 @@
 //! values  [dimension / 16][position][dimension % 16]      16 outputs at a time; dimensions padded with zeros
 //! ```
 
+use crate::engine::hyper::Dims;
 use crate::kernels::Threads;
-use crate::simd::LANES;
+use crate::simd::{LANES, Lanes};
 
+use super::cells::{BLOCK, CacheTypes, Order, Vector};
 use super::chunks::for_each_chunk;
-
-pub type Vector = [f32; LANES];
-
-/// Positions of a block.
-pub const BLOCK: usize = 64;
 
 /// Keys and values of every position so far.
 pub struct Cache {
     /// (layers, blocks, kv_heads) of keys, then values.
     memory: Vec<Vector>,
+    types: CacheTypes,
     kv_heads: usize,
     head_dim: usize,
     /// Of a layer.
     blocks: usize,
 }
 
+/// Keys and values of a head in a block.
+pub struct Cells<'c> {
+    types: CacheTypes,
+    head_dim: usize,
+    keys: &'c [Vector],
+    values: &'c [Vector],
+}
+
+/// Where keys and values of a head in a block become f32, if they are not.
+pub struct Room {
+    keys: Vec<Vector>,
+    values: Vec<Vector>,
+}
+
 impl Cache {
-    /// Room for `context` positions in each of so many layers. Memory is touched only as it fills.
-    pub fn new(layers: usize, kv_heads: usize, head_dim: usize, context: usize) -> Self {
+    /// Room for `context` positions in each of so many layers of a model, whose heads the types divide
+    /// ([`CacheTypes::check`]). Memory is touched only as it fills.
+    pub fn new(types: CacheTypes, dims: &Dims, layers: usize, context: usize) -> Self {
         let mut cache = Cache {
             memory: Vec::new(),
-            kv_heads,
-            head_dim,
+            types,
+            kv_heads: dims.kv_heads,
+            head_dim: dims.head_dim,
             blocks: context.div_ceil(BLOCK),
         };
         cache.memory = vec![[0.0; LANES]; layers * cache.per_layer()];
@@ -47,14 +61,26 @@ impl Cache {
         self.head_dim
     }
 
-    /// Vectors of the keys of a head in a block.
-    fn keys(&self) -> usize {
-        BLOCK / LANES * self.head_dim
+    /// All of it, filled or not.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.memory[..])
     }
 
-    /// Vectors of a head in a block.
+    pub fn room(&self) -> Room {
+        Room {
+            keys: self.types.keys.room(Order::Keys, self.head_dim),
+            values: self.types.values.room(Order::Values, self.head_dim),
+        }
+    }
+
+    /// Units of the keys of a head in a block.
+    fn keys(&self) -> usize {
+        self.types.keys.units(Order::Keys.vectors(self.head_dim))
+    }
+
+    /// Units of a head in a block.
     fn per_head(&self) -> usize {
-        self.keys() + self.head_dim.div_ceil(LANES) * BLOCK
+        self.keys() + self.types.values.units(Order::Values.vectors(self.head_dim))
     }
 
     fn per_layer(&self) -> usize {
@@ -62,18 +88,28 @@ impl Cache {
     }
 
     /// Keys and values of a head in block after block.
-    pub fn blocks(&self, layer: usize, kv_head: usize) -> impl Iterator<Item = (&[Vector], &[Vector])> {
+    pub fn blocks(&self, layer: usize, kv_head: usize) -> impl Iterator<Item = Cells<'_>> {
         let heads = self.memory[layer * self.per_layer()..][..self.per_layer()].chunks_exact(self.per_head());
-        heads
-            .skip(kv_head)
-            .step_by(self.kv_heads)
-            .map(|head| head.split_at(self.keys()))
+        heads.skip(kv_head).step_by(self.kv_heads).map(|head| {
+            let (keys, values) = head.split_at(self.keys());
+            Cells {
+                types: self.types,
+                head_dim: self.head_dim,
+                keys,
+                values,
+            }
+        })
     }
 
     /// Store keys and values of the positions from `first` on in `layer`. `k`, `v`: (tokens, kv_heads, head_dim).
     pub fn store(&mut self, layer: usize, first: usize, k: &[f32], v: &[f32], threads: &Threads) {
-        let &mut Cache { kv_heads, head_dim, .. } = self;
-        let (per_head, key_vectors) = (self.per_head(), self.keys());
+        let &mut Cache {
+            kv_heads,
+            head_dim,
+            types,
+            ..
+        } = self;
+        let (per_head, key_units) = (self.per_head(), self.keys());
         let (start, last) = (first / BLOCK, first + k.len() / (kv_heads * head_dim));
         let per_block = kv_heads * per_head;
         let at = layer * self.per_layer();
@@ -81,19 +117,26 @@ impl Cache {
         for_each_chunk(threads, blocks, per_block, |block, heads| {
             let positions = (start + block) * BLOCK..(start + block + 1) * BLOCK;
             for (kv_head, head) in heads.chunks_exact_mut(per_head).enumerate() {
-                let (keys, values) = head.split_at_mut(key_vectors);
+                let (keys, values) = head.split_at_mut(key_units);
                 for position in positions.start.max(first)..positions.end.min(last) {
-                    let i = position % BLOCK;
                     let number = ((position - first) * kv_heads + kv_head) * head_dim;
-                    let tile = &mut keys[i / LANES * head_dim..][..head_dim];
-                    for (dimension, k) in tile.iter_mut().zip(&k[number..]) {
-                        dimension[i % LANES] = *k;
-                    }
-                    for (piece, v) in v[number..][..head_dim].chunks(LANES).enumerate() {
-                        values[piece * BLOCK + i][..v.len()].copy_from_slice(v);
-                    }
+                    let [k, v] = [k, v].map(|x| &x[number..][..head_dim]);
+                    types.keys.write(Order::Keys, keys, position % BLOCK, k);
+                    types.values.write(Order::Values, values, position % BLOCK, v);
                 }
             }
         });
+    }
+}
+
+impl Cells<'_> {
+    /// Keys and values, in f32.
+    #[inline(always)]
+    pub fn read<'c>(&'c self, lanes: impl Lanes, room: &'c mut Room) -> (&'c [Vector], &'c [Vector]) {
+        let CacheTypes { keys, values } = self.types;
+        (
+            keys.read(lanes, Order::Keys, self.keys, self.head_dim, &mut room.keys),
+            values.read(lanes, Order::Values, self.values, self.head_dim, &mut room.values),
+        )
     }
 }

@@ -11,6 +11,7 @@
 
 mod attention;
 mod cache;
+mod cells;
 mod chunks;
 mod math;
 mod pass;
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 use formats::gguf::File;
 use rayon::prelude::*;
 
+pub use self::cache::Cache;
+pub use self::cells::{CacheType, CacheTypes};
 pub use self::pass::Pass;
 pub use self::weights::{Ends, Layer, Linear, Source, Tensor, Tensors};
 use super::hyper::Hyper;
@@ -40,6 +43,8 @@ pub struct Settings {
     pub threads: usize,
     /// Instructions and rounding of activations.
     pub kernels: kernels::Options,
+    /// What keys and values are kept in.
+    pub cache: CacheTypes,
 }
 
 impl Settings {
@@ -49,6 +54,7 @@ impl Settings {
             context,
             threads,
             kernels: kernels::Options::default(),
+            cache: CacheTypes::default(),
         }
     }
 
@@ -57,6 +63,12 @@ impl Settings {
     pub fn with_activations(mut self, activations: ActivationScales) -> Self {
         self.kernels.activations = activations;
         self
+    }
+
+    /// The same, with keys and values kept in these types.
+    #[must_use]
+    pub fn with_cache(self, cache: CacheTypes) -> Self {
+        Settings { cache, ..self }
     }
 }
 
@@ -73,10 +85,12 @@ impl<'file> Native<'file> {
     /// Pack the weights of `file` for the kernels.
     ///
     /// # Errors
-    /// Those of [`Hyper::read`]; a matrix of a type that no kernel multiplies; no memory.
+    /// Those of [`Hyper::read`]; a matrix of a type that no kernel multiplies; heads that a type of the cache does not
+    /// divide; no memory.
     pub fn load(file: &File<'file>, settings: Settings) -> Result<Self, EngineError> {
         let start = Instant::now();
         let hyper = Hyper::read(file)?;
+        settings.cache.check(hyper.dims.head_dim)?;
         let tensors = Tensors::new(file, settings.kernels);
         // Together, so that no thread waits at the end of each small matrix.
         let (layers, ends) = rayon::join(
@@ -87,16 +101,11 @@ impl<'file> Native<'file> {
             },
             || Ends::load(&tensors, &hyper),
         );
+        let cache = Cache::new(settings.cache, &hyper.dims, hyper.dims.layers, settings.context);
         Ok(Native {
             ends: ends?,
             layers: layers.into_iter().collect::<Result<_, _>>()?,
-            pass: Pass::new(
-                hyper.clone(),
-                hyper.dims.layers,
-                settings.context,
-                settings.kernels.isa,
-                settings.threads,
-            ),
+            pass: Pass::new(hyper, cache, settings.kernels.isa, settings.threads),
             settings,
             load_time: start.elapsed(),
         })
@@ -116,6 +125,11 @@ impl<'file> Native<'file> {
     pub fn packed_bytes(&self) -> usize {
         let linears = self.layers.iter().flat_map(Layer::linears);
         linears.map(|linear| linear.matrix.packed_bytes()).sum::<usize>() + self.ends.head.packed_bytes()
+    }
+
+    /// Bytes of keys and values, for the whole context.
+    pub fn cache_bytes(&self) -> usize {
+        self.pass.cache.bytes()
     }
 
     /// The kernel of the linears, for reports; all that occur, where layers differ.
@@ -155,6 +169,8 @@ impl Engine for Native<'_> {
             short: "native",
             kernel: Some(self.kernel_name()),
             threads: Some(self.threads()),
+            cache_type_k: Some(self.settings.cache.keys.name()),
+            cache_type_v: Some(self.settings.cache.values.name()),
             ..EngineName::default()
         }
     }

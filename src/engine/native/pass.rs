@@ -16,7 +16,7 @@ pub struct Pass {
     pub(super) threads: Threads,
     level: Level,
     rotation: Rotation,
-    cache: Cache,
+    pub(super) cache: Cache,
     /// Positions in the cache.
     pub(super) used: usize,
     buffers: Buffers,
@@ -39,12 +39,11 @@ struct Buffers {
 }
 
 impl Pass {
-    /// A pass through models of this shape, with a cache for `layers` of their layers, each with room for `context`
-    /// positions.
-    pub fn new(hyper: Hyper, layers: usize, context: usize, isa: kernels::Isa, threads: usize) -> Self {
+    /// A pass through models of this shape, with a cache for them.
+    pub fn new(hyper: Hyper, cache: Cache, isa: kernels::Isa, threads: usize) -> Self {
         Self {
             rotation: Rotation::new(&hyper),
-            cache: Cache::new(layers, hyper.dims.kv_heads, hyper.dims.head_dim, context),
+            cache,
             used: 0,
             buffers: Buffers::new(isa),
             threads: Threads::new(threads),

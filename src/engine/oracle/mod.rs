@@ -33,7 +33,8 @@ pub struct Oracle<'a, W: ?Sized> {
 pub struct Sequence<'a> {
     /// Its tokens.
     pub tokens: &'a [u32],
-    /// Whether the activations of each matrix are rounded as engines round them ([`Rows::rounding`]).
+    /// Whether the activations of each matrix are rounded as engines round them ([`Rows::rounding`]), and keys and values
+    /// as they keep them ([`Weights::round_head`]).
     pub rounded: bool,
 }
 
@@ -126,7 +127,7 @@ impl<W: Weights + ?Sized> Pass<'_, W> {
         let x = self.norm(Norm::Attention(layer), x)?;
         let mut q = self.linear(layer, Part::Q, &x)?;
         let mut k = self.linear(layer, Part::K, &x)?;
-        let v = self.linear(layer, Part::V, &x)?;
+        let mut v = self.linear(layer, Part::V, &x)?;
         if self.hyper.variant.qk_norm == QkNorm::BeforeRope {
             q = self.norm(Norm::Query(layer), &q)?;
             k = self.norm(Norm::Key(layer), &k)?;
@@ -140,6 +141,7 @@ impl<W: Weights + ?Sized> Pass<'_, W> {
             q = self.norm(Norm::Query(layer), &q)?;
             k = self.norm(Norm::Key(layer), &k)?;
         }
+        self.round_heads(&mut k, &mut v);
         let mut mixed = vec![0.0; q.len()]; // (tokens, heads, head_dim)
         for tokens in self.ranges() {
             let (of_q, of_kv) = (
@@ -158,6 +160,20 @@ impl<W: Weights + ?Sized> Pass<'_, W> {
             mixed = self.norm(Norm::AttentionSub(layer), &mixed)?;
         }
         self.linear(layer, Part::O, &mixed)
+    }
+
+    /// Round keys and values of the sequences that are rounded. `k`, `v`: (tokens, kv_heads, head_dim).
+    fn round_heads(&self, k: &mut [f64], v: &mut [f64]) {
+        let dims = &self.hyper.dims;
+        for (sequence, tokens) in self.sequences.iter().zip(self.ranges()) {
+            if sequence.rounded {
+                let [k, v] = [&mut *k, &mut *v].map(|x| &mut x[of(&tokens, dims.kv_width())]);
+                let heads = k
+                    .par_chunks_exact_mut(dims.head_dim)
+                    .zip(v.par_chunks_exact_mut(dims.head_dim));
+                heads.for_each(|(k, v)| self.oracle.weights.round_head(k, v));
+            }
+        }
     }
 
     /// `down(silu(gate(x)) * up(x))` of the normed `x`. (tokens, hidden) to (tokens, hidden).

@@ -37,6 +37,9 @@ pub trait Weights: Sync {
     /// # Errors
     /// Those of the source.
     fn norm(&self, norm: Norm) -> Result<Vec<f32>, EngineError>;
+
+    /// Round the key and the value of a head, (head_dim,) each, as engines keep them. Not at all, unless they do.
+    fn round_head(&self, _key: &mut [f64], _value: &mut [f64]) {}
 }
 
 /// The rows of a matrix, made as they are asked for: `y = W x + b`.
@@ -74,7 +77,7 @@ pub enum Rounding {
 
 impl Rounding {
     /// Round `x`, whole groups.
-    pub(super) fn apply(self, x: &mut [f64]) {
+    pub fn apply(self, x: &mut [f64]) {
         match self {
             Rounding::None => {}
             Rounding::Bf16 => x.iter_mut().for_each(|x| *x = bf16::from_f64(*x).into()),

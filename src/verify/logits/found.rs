@@ -2,10 +2,10 @@
 
 use super::super::Options;
 use super::super::distance::{Allowed, Distance};
+use super::super::references::Rounded;
 use super::super::report::{Check, CheckId, EngineFacts, Limit, LinkCause, LinkFacts, TextFacts, Unit};
 use crate::engine::text::Windows;
 use crate::engine::{EngineError, EngineName};
-use crate::kernels::ActivationScales;
 use crate::metrics::{self, Predictions};
 
 /// KLD and NMSE that f32 arithmetic may cost, where nothing else does: it costs 1e-12 where it was measured.
@@ -18,7 +18,7 @@ pub struct Part<'a> {
     pub next: &'a [u32],
     pub oracle: Option<&'a Predictions<'a>>,
     pub file: &'a Predictions<'a>,
-    /// The file with activations rounded, in each way.
+    /// The file, rounded in each way.
     pub rounded: &'a [Predictions<'a>],
 }
 
@@ -29,8 +29,8 @@ pub struct Found {
     pub turned: Distance,
     /// The file, from the oracle.
     file: Link,
-    /// The file with activations rounded in each way, from the file.
-    rounded: Vec<(ActivationScales, Link)>,
+    /// The file rounded in each way, from the file.
+    rounded: Vec<(Rounded, Link)>,
     pub engines: Vec<Run>,
     /// Why the witness is no longer among the engines.
     pub lost: Option<EngineError>,
@@ -51,11 +51,13 @@ impl Link {
         }
     }
 
-    fn facts(&self, link: LinkCause, to: &'static str, activations: Option<ActivationScales>) -> LinkFacts {
+    fn facts(&self, link: LinkCause, to: &'static str, rounded: Option<Rounded>) -> LinkFacts {
         LinkFacts {
             link,
             to,
-            activations: activations.map(ActivationScales::name),
+            activations: rounded.map(|rounded| rounded.activations.name()),
+            cache_type_k: rounded.map(|rounded| rounded.cache.keys.name()),
+            cache_type_v: rounded.map(|rounded| rounded.cache.values.name()),
             perplexity: metrics::perplexity(&self.surprisals),
             mean_kld: metrics::mean(&self.distance.kld),
             top1: self.distance.top1(),
@@ -65,18 +67,18 @@ impl Link {
 
 /// What one engine gave.
 pub struct Run {
-    /// Which of the ways to round activations is its own.
+    /// Which of the ways to round is its own.
     rounding: usize,
-    /// From the file with activations rounded in that way.
+    /// From the file rounded in that way.
     from_rounded: Link,
     from_file: Distance,
     from_oracle: Distance,
 }
 
 impl Found {
-    /// `activations`: the ways in which they are rounded, that of the first engine first and those of the others last.
-    pub fn new(activations: Vec<ActivationScales>, engines: usize) -> Self {
-        let last = activations.len() - 1;
+    /// `rounded`: the ways to round, that of the first engine first and those of the others last.
+    pub fn new(rounded: Vec<Rounded>, engines: usize) -> Self {
+        let last = rounded.len() - 1;
         let run = |index: usize| Run {
             rounding: index.min(last),
             from_rounded: Link::default(),
@@ -87,7 +89,7 @@ impl Found {
             oracle: vec![],
             turned: Distance::default(),
             file: Link::default(),
-            rounded: activations.into_iter().map(|way| (way, Link::default())).collect(),
+            rounded: rounded.into_iter().map(|way| (way, Link::default())).collect(),
             engines: (0..engines).map(run).collect(),
             lost: None,
         }

@@ -21,7 +21,7 @@ use std::path::Path;
 
 use formats::gguf::File;
 
-use super::references::{Latent, Stored, Turned};
+use super::references::{Latent, Rounded, Stored, Turned};
 use super::report::{Level, LevelReport, NotChecked, TextFacts};
 use super::witness::{self, Witness};
 use super::{Options, Progress, Reference, VerifyError};
@@ -30,7 +30,6 @@ use crate::engine::hyper::Hyper;
 use crate::engine::native::{self, Native};
 use crate::engine::oracle::Weights;
 use crate::engine::text::Windows;
-use crate::kernels::ActivationScales;
 use found::Found;
 use passes::Passes;
 use work::Work;
@@ -82,19 +81,29 @@ impl<'a> Inputs<'a> {
                 "{billions:.1} billion weights take long; ask for it with --levels 1-4"
             ));
         }
-        let settings = native::Settings::new(text.window, options.threads).with_activations(options.activations);
+        let settings = native::Settings::new(text.window, options.threads)
+            .with_activations(options.activations)
+            .with_cache(options.cache);
         Ok(Self {
             native: Native::load(file, settings).map_err(|error| error.to_string())?,
-            stored: stored(file, options.activations)?,
+            stored: stored(file, rounded(options))?,
             text,
         })
     }
 }
 
-/// The file's numbers, with activations rounded in this way where they are.
-fn stored<'a>(file: &'a File, activations: ActivationScales) -> Result<Stored<'a>, String> {
+/// How our engine rounds numbers.
+fn rounded(options: &Options) -> Rounded {
+    Rounded {
+        activations: options.activations,
+        cache: options.cache,
+    }
+}
+
+/// The file's numbers, rounded in this way where they are.
+fn stored<'a>(file: &'a File, rounded: Rounded) -> Result<Stored<'a>, String> {
     let stored = Stored::new(file).map_err(|error| error.to_string())?;
-    Ok(stored.with_activations(activations))
+    Ok(stored.with_rounding(rounded))
 }
 
 fn run(
@@ -125,7 +134,7 @@ fn run(
         None => {}
     }
 
-    let as_llama_cpp = match engines.len() > 1 && options.activations != ActivationScales::LlamaCpp {
+    let as_llama_cpp = match engines.len() > 1 && rounded(options) != Rounded::AS_LLAMA_CPP {
         true => Some(Stored::new(file)?),
         false => None,
     };
@@ -136,7 +145,7 @@ fn run(
     });
     let passes = Passes::new(&stored, as_llama_cpp.as_ref(), turned.as_ref());
     let work = Work::new(progress, stored.hyper(), &text, passes.cost(), engines.len());
-    let mut found = Found::new(passes.activations(), engines.len());
+    let mut found = Found::new(passes.rounded(), engines.len());
     for batch in text.batches(BATCH) {
         passes.run(batch, &mut engines, &work, &mut found)?;
     }

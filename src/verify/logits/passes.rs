@@ -3,13 +3,12 @@
 use std::ops::Range;
 
 use super::super::VerifyError;
-use super::super::references::{Stored, Turned};
+use super::super::references::{Rounded, Stored, Turned};
 use super::found::{Found, Part};
 use super::work::Work;
 use crate::engine::oracle::{Oracle, Precision, Sequence, Weights};
 use crate::engine::text::Window;
 use crate::engine::{Engine, EngineError};
-use crate::kernels::ActivationScales;
 use crate::metrics::Predictions;
 
 /// Tokens whose logits are held at a time.
@@ -18,7 +17,7 @@ const PART: usize = 128;
 /// The reference passes, in the order of the chain.
 pub struct Passes<'a> {
     checkpoint: Option<FromCheckpoint<'a>>,
-    /// The file, which rounds activations as our engine does.
+    /// The file, which rounds as our engine does.
     file: Oracle<'a, Stored<'a>>,
     /// The same that rounds them as llama.cpp does, where that is another way and llama.cpp is there.
     as_llama_cpp: Option<Oracle<'a, Stored<'a>>>,
@@ -37,12 +36,12 @@ struct States {
     /// Of the first half of the windows.
     turned: Vec<f64>,
     file: Vec<f64>,
-    /// The same with activations rounded, in each way.
+    /// The same rounded, in each way.
     rounded: Vec<Vec<f64>>,
 }
 
 impl<'a> Passes<'a> {
-    /// `stored` rounds activations as our engine does; `as_llama_cpp` as llama.cpp, where that is another way. `turned`: of
+    /// `stored` rounds as our engine does; `as_llama_cpp` as llama.cpp, where that is another way. `turned`: of
     /// the checkpoint, where there is one of the file's shape.
     pub fn new(stored: &'a Stored<'a>, as_llama_cpp: Option<&'a Stored<'a>>, turned: Option<&'a Turned<'a>>) -> Self {
         let single = |weights| Oracle {
@@ -65,14 +64,10 @@ impl<'a> Passes<'a> {
         }
     }
 
-    /// The ways in which activations are rounded, that of our engine first.
-    pub fn activations(&self) -> Vec<ActivationScales> {
+    /// The ways in which numbers are rounded, that of our engine first.
+    pub fn rounded(&self) -> Vec<Rounded> {
         let files = [Some(&self.file), self.as_llama_cpp.as_ref()];
-        files
-            .into_iter()
-            .flatten()
-            .map(|file| file.weights.activations())
-            .collect()
+        files.into_iter().flatten().map(|file| file.weights.rounded()).collect()
     }
 
     /// How long all of them take, in passes in f32.
@@ -80,7 +75,7 @@ impl<'a> Passes<'a> {
         let of_checkpoint = self.checkpoint.as_ref().map_or(0.0, |checkpoint| {
             cost(checkpoint.oracle.precision) + 0.5 * cost(checkpoint.turned.precision)
         });
-        let rounded = self.activations().len() as f64;
+        let rounded = self.rounded().len() as f64;
         (1.0 + rounded) * cost(self.file.precision) + of_checkpoint
     }
 

@@ -6,5 +6,5 @@ mod stored;
 mod turned;
 
 pub(super) use latent::Latent;
-pub(super) use stored::Stored;
+pub(super) use stored::{Rounded, Stored};
 pub(super) use turned::Turned;

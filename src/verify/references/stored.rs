@@ -8,6 +8,7 @@ use formats::gguf::File;
 use crate::blueprint::{Linear, Norm, Part};
 use crate::engine::EngineError;
 use crate::engine::hyper::{Hyper, Pairing};
+use crate::engine::native::{CacheType, CacheTypes};
 use crate::engine::oracle::{Rounding, Rows, Weights};
 use crate::kernels::ActivationScales;
 
@@ -17,8 +18,25 @@ pub struct Stored<'a> {
     hyper: Hyper,
     /// How the file has the rows of q and k.
     pairing: Pairing,
-    /// How activations are rounded where they are.
-    activations: ActivationScales,
+    rounded: Rounded,
+}
+
+/// How numbers are rounded where they are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Rounded {
+    pub activations: ActivationScales,
+    pub cache: CacheTypes,
+}
+
+impl Rounded {
+    /// As llama.cpp has it, with keys and values in f32.
+    pub const AS_LLAMA_CPP: Self = Self {
+        activations: ActivationScales::LlamaCpp,
+        cache: CacheTypes {
+            keys: CacheType::F32,
+            values: CacheType::F32,
+        },
+    };
 }
 
 impl<'a> Stored<'a> {
@@ -32,17 +50,17 @@ impl<'a> Stored<'a> {
             file,
             hyper,
             pairing,
-            activations: ActivationScales::LlamaCpp,
+            rounded: Rounded::AS_LLAMA_CPP,
         })
     }
 
-    /// The same, with activations rounded in this way where they are.
-    pub fn with_activations(self, activations: ActivationScales) -> Self {
-        Self { activations, ..self }
+    /// The same, with numbers rounded in this way where they are.
+    pub fn with_rounding(self, rounded: Rounded) -> Self {
+        Self { rounded, ..self }
     }
 
-    pub fn activations(&self) -> ActivationScales {
-        self.activations
+    pub fn rounded(&self) -> Rounded {
+        self.rounded
     }
 
     pub(super) fn rows(&self, name: &str, interleaved: bool) -> Result<StoredRows<'a>, EngineError> {
@@ -58,7 +76,7 @@ impl<'a> Stored<'a> {
             bias: self.file.tensor(&format!("{name}.bias")).map(|(_, bytes)| bytes),
             shape: (info.rows() as usize, info.columns() as usize),
             interleaved: interleaved.then_some(self.hyper.dims.head_dim),
-            activations: self.activations,
+            activations: self.rounded.activations,
         })
     }
 }
@@ -92,6 +110,35 @@ impl Weights for Stored<'_> {
             None => Err(EngineError::MissingTensor { name }),
         }
     }
+
+    /// In the order of the file, which decides what shares a scale.
+    fn round_head(&self, key: &mut [f64], value: &mut [f64]) {
+        let CacheTypes { keys, values } = self.rounded.cache;
+        let place = |row| match self.pairing {
+            Pairing::Interleaved => interleaved(row, key.len()),
+            Pairing::Halves => row,
+        };
+        let places: Vec<_> = (0..key.len()).map(place).collect();
+        let mut in_file = vec![0.0; key.len()];
+        places.iter().zip(&*key).for_each(|(&place, key)| in_file[place] = *key);
+        rounding(keys).apply(&mut in_file);
+        places.iter().zip(key).for_each(|(&place, key)| *key = in_file[place]);
+        rounding(values).apply(value);
+    }
+}
+
+fn rounding(ty: CacheType) -> Rounding {
+    match ty {
+        CacheType::F32 => Rounding::None,
+        CacheType::F16 => Rounding::F16,
+        CacheType::Q8_0 => Rounding::Q8_0,
+    }
+}
+
+/// Where a file whose pairs are beside each other has row `row` of the checkpoint.
+fn interleaved(row: usize, head_dim: usize) -> usize {
+    let (within, half) = (row % head_dim, head_dim / 2);
+    row - within + 2 * (within % half) + within / half
 }
 
 /// The numbers of a tensor of F32.
@@ -114,11 +161,7 @@ pub(super) struct StoredRows<'a> {
 impl StoredRows<'_> {
     /// Where the file has row `row` of the checkpoint.
     fn place(&self, row: usize) -> usize {
-        let Some(head_dim) = self.interleaved else {
-            return row;
-        };
-        let (within, half) = (row % head_dim, head_dim / 2);
-        row - within + 2 * (within % half) + within / half
+        self.interleaved.map_or(row, |head_dim| interleaved(row, head_dim))
     }
 }
 

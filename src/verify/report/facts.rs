@@ -191,6 +191,10 @@ pub struct LinkFacts {
     pub to: &'static str,
     /// How activations are rounded there; not in the file's numbers.
     pub activations: Option<&'static str>,
+    /// What keys are kept in there; as they are in the file's numbers.
+    pub cache_type_k: Option<&'static str>,
+    /// What values are kept in there.
+    pub cache_type_v: Option<&'static str>,
     /// exp of the mean surprisal at its end.
     pub perplexity: f64,
     /// Mean KLD of its end from its beginning, in nats a token.
@@ -206,7 +210,7 @@ pub struct LinkFacts {
 pub enum LinkCause {
     /// What storing the weights lost: from the checkpoint to the file's numbers.
     Weights,
-    /// What rounding activations costs: from the file's numbers to the same with activations rounded.
+    /// What rounding activations costs, and keys and values where they are: from the file's numbers to the same rounded.
     Activations,
     /// What an engine adds: from there to its own predictions.
     Engine,

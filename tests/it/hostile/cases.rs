@@ -1018,6 +1018,11 @@ fn engine(cases: &mut List) {
         info.ty = BlockType::Q5_0;
         bytes.resize(info.bytes().unwrap() as usize, 0);
     });
+    cases.command(38, "EngineError::CacheType", &["heads of 16 numbers are no whole groups of 32", "--cache-type-k f16"], |folder| {
+        let path = folder.join("sound.gguf");
+        std::fs::write(&path, Gguf::sound().bytes()).unwrap();
+        vec!["run".into(), text_of(&path), "-p".into(), "abcd".into(), "--cache-type-k".into(), "q8_0".into()]
+    });
     cases.command(38, "EngineError::ContextFull", &["tokens do not fit the context of 64", "shorten the text"], |_| {
         let file = text_of(&crate::data::fixture("broken/sound.gguf"));
         vec!["run".into(), file, "-p".into(), "i".repeat(99)]
@@ -1430,7 +1435,7 @@ fn library(cases: &mut List) {
         let why = "no room; free memory".into();
         VerifyError::from(WitnessError::CouldNot { doing: LOADING.into(), why }).into()
     });
-    cases.call("WitnessError::NotBuiltIn", &["use --engine native"], |_| WitnessError::NotBuiltIn.into());
+    cases.call("WitnessError::NotBuiltIn", &["--llama PATH"], |_| WitnessError::NotBuiltIn.into());
     cases.call("WitnessError::Start", &["llama.cpp cannot be started as nowhere", "raise `ulimit -n`"], |_| {
         let source = std::io::Error::other("too many processes");
         WitnessError::Start { program: "nowhere".into(), source }.into()

@@ -1,0 +1,126 @@
+//! Attention of every level against the plain one and a formula in f64, with every type of the cache.
+
+use formats::block::BlockType;
+
+use super::super::cells::{CacheType, CacheTypes};
+use super::*;
+use crate::engine::hyper::Dims;
+
+const HEADS: usize = 6;
+const KV_HEADS: usize = 2;
+
+fn dims(head_dim: usize) -> Dims {
+    Dims {
+        hidden: HEADS * head_dim,
+        intermediate: 1,
+        layers: 1,
+        heads: HEADS,
+        kv_heads: KV_HEADS,
+        head_dim,
+        vocab: 1,
+    }
+}
+
+/// Numbers in -2..2 without a pattern.
+fn numbers(seed: usize, count: usize) -> Vec<f32> {
+    let number = |i: usize| (i * 7919 + seed * 104_729) % 1009;
+    (0..count).map(|i| number(i) as f32 / 252.0 - 2.0).collect()
+}
+
+/// Attention of one head of a token that sees `seen` positions, as it is written down, in f64.
+fn plain(q: &[f32], k: &[f32], v: &[f32], kv_head: usize, seen: usize) -> Vec<f64> {
+    let head_dim = q.len();
+    let at = |x: &[f32], position: usize, i: usize| f64::from(x[(position * KV_HEADS + kv_head) * head_dim + i]);
+    let score = |position: usize| {
+        let dot: f64 = (0..head_dim).map(|i| f64::from(q[i]) * at(k, position, i)).sum();
+        (dot / (head_dim as f64).sqrt()).exp()
+    };
+    let scores: Vec<f64> = (0..seen).map(score).collect();
+    let total: f64 = scores.iter().sum();
+    let output = |i: usize| {
+        let terms = (0..seen).map(|position| scores[position] * at(v, position, i));
+        terms.sum::<f64>() / total
+    };
+    (0..head_dim).map(output).collect()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// `x`, of heads of `head_dim` numbers, as a file of the type has it.
+fn rounded(x: &[f32], head_dim: usize, ty: CacheType) -> Vec<f32> {
+    let ty = match ty {
+        CacheType::F32 => BlockType::F32,
+        CacheType::F16 => BlockType::F16,
+        CacheType::Q8_0 => BlockType::Q8_0,
+    };
+    let mut out = vec![f32::NAN; x.len()];
+    for (x, out) in x.chunks(head_dim).zip(out.chunks_mut(head_dim)) {
+        let mut row = vec![0; ty.row_bytes(head_dim).unwrap()];
+        ty.quantize_row(x, &mut row).unwrap();
+        ty.dequantize_row(&row, out).unwrap();
+    }
+    out
+}
+
+#[test]
+fn every_level_attends_with_the_same_bits() {
+    use CacheType::{F16, F32, Q8_0};
+    let pairs = [(F32, F32), (F16, F16), (Q8_0, Q8_0), (F16, Q8_0), (Q8_0, F32)];
+    for (keys, values) in pairs {
+        // 24 ends inside a vector, 80 has five; 37 positions end inside a tile, 150 are three blocks, 128 end with one.
+        for (head_dim, stored) in [(16, 37), (24, 150), (64, 150), (64, 128), (80, 70), (96, 100)] {
+            let types = CacheTypes { keys, values };
+            if types.check(head_dim).is_ok() {
+                check(types, head_dim, stored);
+            }
+        }
+    }
+}
+
+fn check(types: CacheTypes, head_dim: usize, stored: usize) {
+    let width = HEADS * head_dim;
+    let [k, v] = [1, 2].map(|seed| numbers(seed, stored * KV_HEADS * head_dim));
+    let mut cache = Cache::new(types, &dims(head_dim), 1, stored);
+    let before = 29 * KV_HEADS * head_dim; // what comes in two parts lies as what comes at once
+    cache.store(0, 0, &k[..before], &v[..before], &Threads::new(1));
+    cache.store(0, 29, &k[before..], &v[before..], &Threads::new(2));
+    let q = numbers(3, stored * width);
+    let attend = |level, tokens: usize| {
+        let first = stored - tokens;
+        let mut out = vec![f32::NAN; tokens * width];
+        let q = &q[first * width..];
+        super::attend(&cache, level, (0, first), q, width, &mut out, &Threads::new(2));
+        out
+    };
+    let expected = attend(Level::BASELINE, 21);
+    for level in Level::available() {
+        for tokens in [1, 3, 9, 21] {
+            let same = &expected[(21 - tokens) * width..];
+            let found = attend(level, tokens);
+            let place = format!("{types:?} {} {head_dim} {tokens}", level.name());
+            assert_eq!(bits(&found), bits(same), "{place}");
+        }
+    }
+    let (k, v) = (rounded(&k, head_dim, types.keys), rounded(&v, head_dim, types.values));
+    for (i, found) in expected.chunks_exact(head_dim).enumerate() {
+        let (token, kv_head) = (stored - 21 + i / HEADS, i % HEADS / (HEADS / KV_HEADS));
+        let q = &q[token * width + i % HEADS * head_dim..][..head_dim];
+        let exact = plain(q, &k, &v, kv_head, token + 1);
+        let error = found.iter().zip(exact).map(|(y, exact)| (f64::from(*y) - exact).abs());
+        assert!(error.fold(0.0, f64::max) < 1e-5, "{types:?} {head_dim} {stored} {i}");
+    }
+}
+
+#[test]
+fn the_cache_takes_what_its_types_take() {
+    let bytes = |keys, values| Cache::new(CacheTypes { keys, values }, &dims(64), 3, 128).bytes();
+    let numbers = 3 * 128 * KV_HEADS * 64; // of the keys, and as many of the values
+    assert_eq!(bytes(CacheType::F32, CacheType::F32), 2 * 4 * numbers);
+    assert_eq!(bytes(CacheType::F16, CacheType::F16), 2 * 2 * numbers);
+    assert_eq!(
+        bytes(CacheType::Q8_0, CacheType::F32),
+        (34 * numbers) / 32 + 4 * numbers
+    );
+}

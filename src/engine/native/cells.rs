@@ -1,0 +1,204 @@
+//! Keys or values of a head in a block of the cache, as f32, f16 or Q8_0.
+//!
+//! The numbers of all types lie in the order of their [`Order`]; those of Q8_0 are codes, and behind them are the scales,
+//! one for 32 dimensions of a position:
+//! ```text
+//! scales  [position / 16][dimension / 32][position % 16]
+//! ```
+
+use std::iter;
+
+use formats::block::q8_0;
+use half::f16;
+
+use crate::engine::EngineError;
+use crate::simd::{LANES, Lanes};
+
+/// 16 numbers, or 64 bytes of a cache that holds others.
+pub type Vector = [f32; LANES];
+
+/// Positions of a block.
+pub const BLOCK: usize = 64;
+
+/// What keys or values are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CacheType {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// Each rounded to half precision; infinite above 65504.
+    F16,
+    /// Codes of 8 bits, and an f16 scale for 32 dimensions of a head: ggml's Q8_0.
+    Q8_0,
+}
+
+/// What keys are kept in, and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheTypes {
+    /// What keys are kept in.
+    pub keys: CacheType,
+    /// What values are kept in.
+    pub values: CacheType,
+}
+
+impl CacheTypes {
+    /// # Errors
+    /// A type that heads of so many numbers have no whole number of groups of.
+    pub fn check(self, head_dim: usize) -> Result<(), EngineError> {
+        let divides = |ty: &CacheType| head_dim.is_multiple_of(ty.group());
+        match [self.keys, self.values].into_iter().find(|ty| !divides(ty)) {
+            None => Ok(()),
+            Some(ty) => Err(EngineError::CacheType {
+                ty: ty.name(),
+                group: ty.group(),
+                head_dim,
+            }),
+        }
+    }
+}
+
+/// How numbers lie in a block.
+#[derive(Clone, Copy)]
+pub enum Order {
+    /// `[position / 16][dimension][position % 16]`
+    Keys,
+    /// `[dimension / 16][position][dimension % 16]`
+    Values,
+}
+
+impl CacheType {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8_0];
+
+    /// As in ggml, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Dimensions of a head that share a scale, and of which it has a whole number of groups.
+    pub fn group(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 => 1,
+            Self::Q8_0 => q8_0::WEIGHTS,
+        }
+    }
+
+    /// 64 bytes each, for so many vectors of numbers.
+    pub fn units(self, vectors: usize) -> usize {
+        match self {
+            Self::F32 => vectors,
+            Self::F16 => vectors / 2,
+            Self::Q8_0 => vectors / 4 + vectors / 64,
+        }
+    }
+
+    /// Where a head's numbers become f32: nowhere, where they are.
+    pub fn room(self, order: Order, head_dim: usize) -> Vec<Vector> {
+        let vectors = match self {
+            Self::F32 => 0,
+            Self::F16 | Self::Q8_0 => order.vectors(head_dim),
+        };
+        vec![[0.0; LANES]; vectors]
+    }
+
+    /// Write `x`, (head_dim,), the numbers of the position that is `i` after the first, to the `cells` of a head.
+    pub fn write(self, order: Order, cells: &mut [Vector], i: usize, x: &[f32]) {
+        match self {
+            Self::F32 => order.write(cells, i, x.len(), x.iter().copied()),
+            Self::F16 => {
+                let halves = x.iter().map(|x| f16::from_f32(*x).to_bits());
+                order.write(bytemuck::cast_slice_mut(cells), i, x.len(), halves);
+            }
+            Self::Q8_0 => {
+                let (codes, scales) = cells.split_at_mut(order.vectors(x.len()) / 4);
+                let blocks = || x.as_chunks().0.iter().map(q8_0::quantize);
+                let of_block = |block: [u8; q8_0::BYTES]| block.into_iter().skip(2).map(|code| code as i8);
+                order.write(bytemuck::cast_slice_mut(codes), i, x.len(), blocks().flat_map(of_block));
+                let of_blocks = blocks().map(|block| q8_0::view(&block).scale().to_bits());
+                let groups = x.len() / q8_0::WEIGHTS;
+                Order::Keys.write(bytemuck::cast_slice_mut(scales), i, groups, of_blocks);
+            }
+        }
+    }
+
+    /// The numbers of a head's `cells`: where they are not f32, in `room`.
+    #[inline(always)]
+    pub fn read<'c>(
+        self,
+        lanes: impl Lanes,
+        order: Order,
+        cells: &'c [Vector],
+        head_dim: usize,
+        room: &'c mut [Vector],
+    ) -> &'c [Vector] {
+        match self {
+            Self::F32 => return cells,
+            Self::F16 => {
+                let halves: &[[u16; LANES]] = bytemuck::cast_slice(cells);
+                for (out, halves) in room.iter_mut().zip(halves) {
+                    *out = lanes.store(lanes.halves(halves));
+                }
+            }
+            Self::Q8_0 => {
+                let (codes, scales) = cells.split_at(order.vectors(head_dim) / 4);
+                let (codes, scales) = (bytemuck::cast_slice(codes), bytemuck::cast_slice(scales));
+                match order {
+                    Order::Keys => read_keys(lanes, codes, scales, room),
+                    Order::Values => read_values(lanes, codes, scales, room),
+                }
+            }
+        }
+        room
+    }
+}
+
+impl Order {
+    /// Of the numbers of a block.
+    pub fn vectors(self, head_dim: usize) -> usize {
+        match self {
+            Self::Keys => BLOCK / LANES * head_dim,
+            Self::Values => head_dim.div_ceil(LANES) * BLOCK,
+        }
+    }
+
+    /// Write the numbers of a position: so many `dimensions`.
+    fn write<T>(self, to: &mut [[T; LANES]], i: usize, dimensions: usize, numbers: impl Iterator<Item = T>) {
+        for (dimension, number) in numbers.enumerate() {
+            match self {
+                Self::Keys => to[i / LANES * dimensions + dimension][i % LANES] = number,
+                Self::Values => to[dimension / LANES * BLOCK + i][dimension % LANES] = number,
+            }
+        }
+    }
+}
+
+/// `keys = codes * scales`: a vector of scales for 32 vectors of codes.
+#[inline(always)]
+fn read_keys(lanes: impl Lanes, codes: &[[i8; LANES]], scales: &[[u16; LANES]], keys: &mut [Vector]) {
+    let groups = codes.as_chunks::<{ q8_0::WEIGHTS }>().0.iter().zip(scales);
+    for (keys, (codes, scales)) in keys.as_chunks_mut::<{ q8_0::WEIGHTS }>().0.iter_mut().zip(groups) {
+        let scales = lanes.halves(scales);
+        for (key, codes) in iter::zip(keys, codes) {
+            *key = lanes.store(lanes.mul(lanes.bytes(codes), scales));
+        }
+    }
+}
+
+/// `values = codes * scales`: two vectors of codes share a lane of the scales.
+#[inline(always)]
+fn read_values(lanes: impl Lanes, codes: &[[i8; LANES]], scales: &[[u16; LANES]], values: &mut [Vector]) {
+    const PIECES: usize = q8_0::WEIGHTS / LANES;
+    let groups = scales.len() / (BLOCK / LANES);
+    let tiles = codes.as_chunks::<LANES>().0.iter().enumerate();
+    for (values, (i, codes)) in values.as_chunks_mut::<LANES>().0.iter_mut().zip(tiles) {
+        let (piece, tile) = (i / (BLOCK / LANES), i % (BLOCK / LANES));
+        let scales = lanes.store(lanes.halves(&scales[tile * groups + piece / PIECES]));
+        for ((value, codes), scale) in iter::zip(values, codes).zip(scales) {
+            *value = lanes.store(lanes.mul(lanes.bytes(codes), lanes.splat(scale)));
+        }
+    }
+}
