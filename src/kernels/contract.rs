@@ -101,6 +101,7 @@ pub(super) struct Panel<'a> {
     /// `sums[r * width + token]`: the sum of the activations of inner run r.
     pub sums: &'a [i32],
     /// `dwords` once more, where the panel is one of 16 tokens and a product asked for it.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by x86-64's tiles"))]
     pub lines: Lines<'a>,
 }
 
@@ -118,6 +119,7 @@ pub(super) const SPAN_LINES: usize = SPAN / 64 * NR;
 
 /// The activations of a panel of 16 tokens, a line for each token. What is multiplied together lies together: a span of
 /// all panels, then the next.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by x86-64's tiles"))]
 #[derive(Clone, Copy, Default)]
 pub(super) struct Lines<'a> {
     /// From the first span of the panel on.
@@ -128,6 +130,7 @@ pub(super) struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     /// Those of span `index`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by x86-64's tiles"))]
     pub fn span(&self, index: usize) -> &'a [Line; SPAN_LINES] {
         let lines = &self.lines[index * self.panels * SPAN_LINES..];
         lines.first_chunk().expect("all lines of a span")

@@ -71,8 +71,58 @@ impl Work for Transpose<'_> {
     fn run(self, _: impl Lanes) {
         let (dwords, lines) = (self.dwords.as_chunks::<NR>().0, self.lines.as_chunks_mut::<NR>().0);
         for (dwords, lines) in dwords.as_chunks::<16>().0.iter().zip(lines) {
-            for (token, line) in lines.iter_mut().enumerate() {
-                line.0 = std::array::from_fn(|dword| dwords[dword][token]);
+            let rows = riffle(&riffle(&riffle(&riffle(dwords))));
+            for (line, row) in lines.iter_mut().zip(rows) {
+                line.0 = row;
+            }
+        }
+    }
+}
+
+/// The numbers of rows 0 to 7 and of rows 8 to 15 in turns. What was at 16 * row + column is then at a place whose 8 bits
+/// are rotated by one; after four times row and column have changed places. (Plain loops, which compilers make
+/// permutations of; of a transposition they make scattered writes.)
+#[inline(always)]
+fn riffle(rows: &[[i32; 16]; 16]) -> [[i32; 16]; 16] {
+    let mut riffled = [[0; 16]; 16];
+    for i in 0..8 {
+        for j in 0..8 {
+            riffled[2 * i][2 * j] = rows[i][j];
+            riffled[2 * i][2 * j + 1] = rows[i + 8][j];
+            riffled[2 * i + 1][2 * j] = rows[i][j + 8];
+            riffled[2 * i + 1][2 * j + 1] = rows[i + 8][j + 8];
+        }
+    }
+    riffled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_the_tokens_of_their_panels() {
+        let (panels, columns) = (3, 2 * SPAN + 64);
+        let value = |panel: usize, dword: usize, token: usize| (panel * 10_000 + dword * 16 + token) as i32;
+        let dwords: Vec<_> = (0..panels * columns / 4 * NR)
+            .map(|i| value(i / (columns / 4 * NR), i / NR % (columns / 4), i % NR))
+            .collect();
+        for threads in [1, 2] {
+            let mut store = LineStore::default();
+            for _ in 0..2 {
+                store.make(&dwords, panels, &Threads::new(threads));
+                for panel in 0..panels {
+                    for (span, columns) in [SPAN, SPAN, 64].into_iter().enumerate() {
+                        for first in [0, span] {
+                            let lines = store.of_panel(panel, first * SPAN).span(span - first);
+                            for (i, line) in lines.iter().take(columns / 64 * NR).enumerate() {
+                                let dword = |d: usize| value(panel, span * SPAN / 4 + i / NR * 16 + d, i % NR);
+                                assert_eq!(line.0, std::array::from_fn(dword), "{panel} {span} {i}");
+                            }
+                        }
+                    }
+                }
+                store.clear();
             }
         }
     }
