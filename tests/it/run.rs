@@ -104,8 +104,7 @@ fn an_interrupt_ends_the_text() {
             .unwrap()
             .read_exact(&mut [0; PROMPT.len()])
             .unwrap();
-        let id = child.id().to_string();
-        Command::new("kill").args(["-INT", &id]).status().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
         let ran = child.wait_with_output().unwrap();
         let last = String::from_utf8(ran.stderr).unwrap();
         match ran.status.code() {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::RunArgs;
 use crate::cli::json::{Document, text_of};
 use crate::cli::{Context, lossy};
+use crate::engine::native::CacheTypes;
 use crate::engine::sample::Sampler;
 use crate::engine::text::Text;
 use crate::engine::{EngineName, Generate};
@@ -158,7 +159,11 @@ impl Job<'_> {
         let rate = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{rate:.1}"));
         let (prefill, decode) = outcome.rates();
         let name = engine.name();
-        let by = match (self.called.verbose, name.cache()) {
+        // What is as usual is told by -v: the line is to fit 80 columns.
+        let cache = name
+            .cache()
+            .filter(|_| self.args.cache.types() != CacheTypes::default());
+        let by = match (self.called.verbose, cache) {
             (true, _) => format!("loaded in {:.2} s; {name}", load_time.as_secs_f64()),
             (false, Some(cache)) => format!("{}, {cache}", name.short),
             (false, None) => name.short.into(),
