@@ -6,6 +6,7 @@ use std::path::Path;
 use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use tqconv::cli::{Cli, run};
+use tqconv::engine::native::CacheTypes;
 use tqconv::engine::text::TextOptions;
 use tqconv::kernels::ActivationScales;
 use tqconv::model::{Checkpoint, Source, TrainingOverrides};
@@ -60,6 +61,7 @@ fuzz_target!(|data: &[u8]| {
         metadata: vec![],
         max_kld: None,
         activations: ActivationScales::default(),
+        cache: CacheTypes::default(),
         text: TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,

@@ -4,6 +4,7 @@
 use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use tqconv::cli::{Cli, run};
+use tqconv::engine::native::CacheTypes;
 use tqconv::engine::text::TextOptions;
 use tqconv::kernels::ActivationScales;
 use tqconv::verify::{Level, Options, verify};
@@ -20,6 +21,7 @@ fuzz_target!(|data: &[u8]| {
         metadata: vec![],
         max_kld: None,
         activations: ActivationScales::default(),
+        cache: CacheTypes::default(),
         text: TextOptions::default(),
         level_4_at_any_size: false,
         threads: 1,
