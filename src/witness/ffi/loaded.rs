@@ -84,7 +84,8 @@ fn library_file(path: &Path) -> Result<PathBuf, String> {
     fs::canonicalize(path.join(name)).map_err(unreadable)
 }
 
-/// The processor that an ELF file is for, where that is another one: the system's loader says only that there is no file.
+/// The name of the processor that an ELF file was built for, where it is not this one. The system's loader reports such a
+/// library as a missing file.
 fn other_processor(file: &Path) -> io::Result<Option<String>> {
     let mut head = vec![];
     File::open(file)?.take(20).read_to_end(&mut head)?;
