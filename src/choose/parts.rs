@@ -15,7 +15,7 @@ use super::work::Work;
 use super::{ChooseError, Progress, Tried};
 use crate::blueprint::{Linear, Part};
 use crate::engine::native::Layer;
-use crate::engine::text::Windows;
+use crate::engine::text::{Window, Windows};
 use crate::kernels::ActivationScales;
 use crate::metrics::Predictions;
 use crate::pack::Choice;
@@ -157,16 +157,15 @@ fn multiplications(model: &Model, changes: &[Change]) -> u64 {
     from(0) + changed.sum::<u64>()
 }
 
-/// About so many of the first tokens of the text.
+/// About so many tokens of the text, the first of each window: on many networks a window's first token decides how coarsely
+/// the activations of all are rounded.
 fn windows(text: &Windows, tokens: u64) -> Vec<&[u32]> {
-    let mut left = tokens.clamp(LEAST_TOKENS, MOST_TOKENS) as usize;
-    let mut windows = vec![];
-    for window in &text.windows {
-        let tokens = &window.tokens[..window.tokens.len().min(left)];
-        left -= tokens.len();
-        windows.extend((!tokens.is_empty()).then_some(tokens));
-    }
-    windows
+    let (tokens, all) = (tokens.clamp(LEAST_TOKENS, MOST_TOKENS) as usize, text.predictions());
+    let some = |window: &Window| (window.tokens.len() * tokens.min(all)).div_ceil(all);
+    text.windows
+        .iter()
+        .map(|window| &window.tokens[..some(window)])
+        .collect()
 }
 
 /// States, a layer in F32 and what it is made from, its changed linears, and logits.
