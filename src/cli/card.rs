@@ -127,7 +127,7 @@ impl New<'_> {
                     .into()
             }
             (true, 1) => {
-                let model = super::pack::ollama_name(self.file);
+                let model = super::ollama::name(self.file);
                 format!(
                     "Ollama:\n\n```sh\necho \"FROM ./{0}\" > Modelfile\nollama create {model} -f Modelfile && ollama run {model}\n```\n",
                     code(&name.to_string_lossy())

@@ -13,6 +13,7 @@ mod json;
 mod made_up;
 #[cfg(test)]
 mod made_up_scheme;
+mod ollama;
 mod pack;
 mod render;
 mod run;

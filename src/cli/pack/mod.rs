@@ -18,7 +18,7 @@ use formats::block::BlockType;
 use formats::gguf::Value;
 
 use super::json::{print_json, text_of};
-use super::{Context, card, print, render, stop_signal, texts};
+use super::{Context, card, ollama, print, render, stop_signal, texts};
 use crate::choose::Chosen;
 use crate::files::folder_of;
 use crate::model::card::Card;
@@ -34,7 +34,6 @@ pub(super) use args::{MAX_NMSE, parse_nmse, parse_pair};
 pub(super) use json::PackReport;
 pub(super) use manifest::Manifest;
 use next::Next;
-pub(super) use next::ollama_name;
 use report::Report;
 
 /// Pack, and tell what came of it.
@@ -223,7 +222,7 @@ fn tell(
     let modelfile = target.modelfile.as_deref();
     let paths = paths(&target.output, packed.files);
     if let Some(path) = modelfile.filter(|_| !args.dry_run) {
-        let text = next::modelfile_text(&paths[0], &packed.metadata);
+        let text = ollama::modelfile(&paths[0], &packed.metadata);
         output::write(path, text.as_bytes())?;
     }
     if let Some(path) = args.manifest.as_deref().filter(|_| !args.dry_run) {
@@ -241,7 +240,7 @@ fn tell(
             packed,
             chosen,
             first: &paths[0],
-            has_template: next::has_template(&packed.metadata),
+            has_template: packed.metadata.iter().any(|(key, _)| key == "tokenizer.chat_template"),
             modelfile,
         },
         paths: &paths,
