@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::memory::read_rate;
 use super::sample;
 use crate::kernels::memory::Region;
-use crate::kernels::{Activations, KernelError, Matrix, Options, Threads};
+use crate::kernels::{Activations, KernelError, KernelName, Matrix, Options, Threads};
 use crate::witness::{self, Weights, Witness};
 
 /// Weights in rotation in a cold case: more than a last-level cache keeps.
@@ -88,8 +88,10 @@ pub struct Outcome {
     pub threads: usize,
     /// Weights from the cache, not from memory.
     pub hot: bool,
-    /// Our kernel and layout.
+    /// Our kernel and layout, in words.
     pub kernel: String,
+    /// The same in parts.
+    pub layout: KernelName,
     /// Turns counted.
     pub turns: usize,
     /// Turns before or after which the dot instruction ran below 90 % of its best rate; absent where that is not known.
@@ -279,7 +281,8 @@ fn outcome(case: &Case, matrix: &Matrix, times: Times) -> Outcome {
         tokens,
         threads: case.threads,
         hot: case.hot,
-        kernel: matrix.kernel_name(),
+        kernel: matrix.kernel().to_string(),
+        layout: matrix.kernel(),
         turns,
         disturbed,
         ours,

@@ -18,6 +18,7 @@ use formats::block::BlockType;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::kernels::KernelName;
 use crate::witness::WitnessError;
 
 /// Something that predicts the next token.
@@ -43,8 +44,10 @@ pub struct EngineName {
     pub short: &'static str,
     /// The version of the ggml that computes.
     pub ggml: Option<String>,
-    /// Our kernel and layout.
+    /// Our kernels and layouts, in words.
     pub kernel: Option<String>,
+    /// The same in parts.
+    pub layouts: Vec<KernelName>,
     /// Where they are not all of the machine.
     pub threads: Option<usize>,
     /// What is rounded, or is not: `f64`, `F16 cache`.

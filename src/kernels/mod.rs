@@ -70,6 +70,8 @@ use formats::block::BlockType;
 use kernel::{Backend, Gemm, Kernel};
 use minimums::add_minimums;
 use packed::{KPanel, Packed};
+use schemars::JsonSchema;
+use serde::Serialize;
 use sources::PackError;
 use std::ops::Range;
 use tiles::for_tiles;
@@ -106,12 +108,40 @@ impl Default for Options {
 
 impl Options {
     /// The activations that a matrix of this type and so many columns multiplies.
-    fn grouping(&self, ty: BlockType, columns: usize) -> Grouping {
+    pub(crate) fn grouping(&self, ty: BlockType, columns: usize) -> Grouping {
         match ty {
             BlockType::F16 if self.halves => Grouping::F16,
             BlockType::BF16 if self.halves => Grouping::Bf16,
             _ => self.activations.grouping(ty, columns),
         }
+    }
+}
+
+/// A kernel and its layout: `avx512vnni 2-bit x16, scale per 128, activations per 32`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
+pub struct KernelName {
+    /// The instruction set.
+    pub isa: &'static str,
+    /// What the weights are packed as: `2-bit`, `4-bit`, `8-bit`, `F16`.
+    pub weights: String,
+    /// Rows that are interleaved.
+    pub rows: usize,
+    /// None of floats.
+    pub weights_per_scale: Option<usize>,
+    /// None where they are not rounded to 8 bits.
+    pub activations_per_scale: Option<usize>,
+}
+
+impl std::fmt::Display for KernelName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} x{}", self.isa, self.weights, self.rows)?;
+        if let Some(weights) = self.weights_per_scale {
+            write!(f, ", scale per {weights}")?;
+        }
+        if let Some(activations) = self.activations_per_scale {
+            write!(f, ", activations per {activations}")?;
+        }
+        Ok(())
     }
 }
 
@@ -157,8 +187,8 @@ pub enum KernelError {
         /// Bytes that belong to the shape.
         expected: usize,
     },
-    /// The CPU lacks the instructions asked for.
-    #[error("this CPU has no {isa}; it has {}", names(&Isa::available()))]
+    /// The CPU lacks the instructions asked for, or the system withholds them.
+    #[error("no {isa} here: the CPU lacks it, or the system does not permit it; there are {}", names(&Isa::available()))]
     Isa {
         /// The instructions asked for.
         isa: Isa,
@@ -302,15 +332,24 @@ impl Matrix {
         self.backend.gemv.dots(repeats)
     }
 
-    /// Kernel and layout, for reports: `avx512vnni 2-bit x16, scale per 128, activations per 32`.
-    pub fn kernel_name(&self) -> String {
+    /// Kernel and layout, for reports.
+    pub fn kernel(&self) -> KernelName {
         let isa = self.backend.name;
         match &self.weights {
-            Weights::Packed(w) => {
-                let (bits, group, activations) = (w.format.bits, w.format.group, self.grouping.group());
-                format!("{isa} {bits}-bit x{MR}, scale per {group}, activations per {activations}")
-            }
-            Weights::Floats(w) => format!("{isa} {:?} x{MR}", w.ty),
+            Weights::Packed(w) => KernelName {
+                isa,
+                weights: format!("{}-bit", w.format.bits),
+                rows: MR,
+                weights_per_scale: Some(w.format.group),
+                activations_per_scale: Some(self.grouping.group()),
+            },
+            Weights::Floats(w) => KernelName {
+                isa,
+                weights: format!("{:?}", w.ty),
+                rows: MR,
+                weights_per_scale: None,
+                activations_per_scale: None,
+            },
         }
     }
 

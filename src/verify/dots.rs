@@ -65,7 +65,7 @@ pub(super) fn check(
                 continue;
             }
         };
-        let kernel = format!("{} ({})", info.ty, matrix.kernel_name());
+        let kernel = format!("{} ({})", info.ty, matrix.kernel());
         if !kernels.contains(&kernel) {
             kernels.push(kernel);
         }

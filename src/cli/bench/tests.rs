@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::EngineName;
+use crate::kernels::KernelName;
 
 const SYSTEM: &str = "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX_VNNI = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | BMI2 = 1 | \
                       AVX512 = 0 | LLAMAFILE = 1 | REPACK = 1 | ";
@@ -12,6 +13,13 @@ fn outcome(rows: usize, micro: f64, disturbed: usize) -> Outcome {
         median,
         p90: median,
     };
+    let layout = KernelName {
+        isa: "avx2",
+        weights: "2-bit".into(),
+        rows: 16,
+        weights_per_scale: Some(256),
+        activations_per_scale: Some(256),
+    };
     Outcome {
         ty: "TQ2_0".into(),
         rows,
@@ -19,7 +27,8 @@ fn outcome(rows: usize, micro: f64, disturbed: usize) -> Outcome {
         tokens: 1,
         threads: 1,
         hot: false,
-        kernel: "avx2".into(),
+        kernel: layout.to_string(),
+        layout,
         turns: 20,
         disturbed: Some(disturbed),
         ours: seconds(micro * 1e-6),

@@ -29,7 +29,7 @@ pub use self::pass::Pass;
 pub use self::weights::{Ends, Layer, Linear, Source, Tensor, Tensors};
 use super::hyper::Hyper;
 use super::{Engine, EngineError, EngineName, Generate, check_tokens};
-use crate::kernels::{self, ActivationScales};
+use crate::kernels::{self, ActivationScales, KernelName};
 
 /// Most tokens that go through the layers together.
 const BATCH: usize = 512;
@@ -132,16 +132,16 @@ impl<'file> Native<'file> {
         self.pass.cache.bytes()
     }
 
-    /// The kernel of the linears, for reports; all that occur, where layers differ.
-    pub fn kernel_name(&self) -> String {
-        let mut names = Vec::new();
+    /// The kernels of the linears, for reports.
+    pub fn layouts(&self) -> Vec<KernelName> {
+        let mut layouts = vec![];
         for linear in self.layers.iter().flat_map(Layer::linears) {
-            let name = linear.matrix.kernel_name();
-            if !names.contains(&name) {
-                names.push(name);
+            let layout = linear.matrix.kernel();
+            if !layouts.contains(&layout) {
+                layouts.push(layout);
             }
         }
-        names.join(" and ")
+        layouts
     }
 
     /// Run up to `BATCH` tokens through all layers; the states of the last `wanted` of them are then ready for the head.
@@ -165,9 +165,17 @@ impl<'file> Native<'file> {
 
 impl Engine for Native<'_> {
     fn name(&self) -> EngineName {
+        let layouts = self.layouts();
         EngineName {
             short: "native",
-            kernel: Some(self.kernel_name()),
+            kernel: Some(
+                layouts
+                    .iter()
+                    .map(KernelName::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" and "),
+            ),
+            layouts,
             threads: Some(self.threads()),
             cache_type_k: Some(self.settings.cache.keys.name()),
             cache_type_v: Some(self.settings.cache.values.name()),

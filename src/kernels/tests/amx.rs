@@ -57,7 +57,7 @@ fn tiles_equal_scalar_around_every_edge() {
                     let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
                     let scalar = bits(&product(&matrix, &x, &threads[0]));
                     matrix.use_backend(amx);
-                    let at = format!("{ty} {rows}x{columns} {tokens} tokens {}", matrix.kernel_name());
+                    let at = format!("{ty} {rows}x{columns} {tokens} tokens {}", matrix.kernel());
                     assert_eq!(matrix.gemm(tokens, 1).is_some(), is_for_tiles(&matrix, tokens), "{at}");
                     for threads in &threads {
                         assert!(
@@ -69,7 +69,7 @@ fn tiles_equal_scalar_around_every_edge() {
                         with_tiles += usize::from(is_for_tiles(&matrix, tokens));
                     }
                     if is_for_tiles(&matrix, tokens) {
-                        kinds.insert(matrix.kernel_name());
+                        kinds.insert(matrix.kernel().to_string());
                     }
                 }
             }

@@ -132,7 +132,7 @@ fn every_kernel_equals_scalar_whatever_the_group() {
             for activations in choices(ty, columns) {
                 let options = options(Isa::Scalar, activations);
                 let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
-                names.insert(matrix.kernel_name());
+                names.insert(matrix.kernel().to_string());
                 for tokens in [1, 3, 7, 9, 16] {
                     let x = random.floats(tokens * columns);
                     matrix.use_backend(scalar());
@@ -203,9 +203,9 @@ fn merged_scales_change_nothing_but_the_bytes_read() {
                 let matrix = Matrix::new(ty, rows, columns, &bytes, &options(isa, ActivationScales::LlamaCpp)).unwrap();
                 let name = format!("scale per {}", merged.min(256));
                 assert!(
-                    matrix.kernel_name().contains(&name),
+                    matrix.kernel().to_string().contains(&name),
                     "{} {merged}",
-                    matrix.kernel_name()
+                    matrix.kernel()
                 );
                 let found = nmse(&product(&matrix, &x, &threads), &exact);
                 assert!(found < 3e-4, "{ty} {merged}: {found}");
