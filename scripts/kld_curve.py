@@ -4,7 +4,8 @@
     scripts/kld_curve.py TQCONV CHECKPOINT [--text FILE] [--for cpu] [--budgets 0.05,0.02,...] [--json OUT.json]
 
 TQCONV is a program with llama.cpp built in, so that `verify` measures each file with both engines. Prints a table in
-Markdown. A type whose blocks do not fill the columns of a linear gives way to the next of the target's list there.
+Markdown. For gpu our engine rounds activations as CUDA does, llama.cpp as on a CPU. A type whose blocks do not fill the
+columns of a linear gives way to the next of the target's list there.
 """
 
 import argparse
@@ -52,8 +53,9 @@ def measure(args, target, options, folder):
     packed = run(args.tqconv, "pack", args.checkpoint, file, "--force", "--json", "--for", target, *options)
     seconds = time.time() - start
     text = ["--text", args.text] if args.text else []
+    rounded = ["--activations", "per-64"] if target == "gpu" else []  # our engine as CUDA
     verified = run(args.tqconv, "verify", file, "--against", args.checkpoint, "--levels", "4", "--tokens", args.tokens,
-                   "--max-nmse", "1", "--json", *text)
+                   "--max-nmse", "1", "--json", *text, *rounded)
     kld = {engine["engine"]["name"]: sum(engine["kld_nats"]) / len(engine["kld_nats"])
            for engine in verified["text"]["tested"]}
     told = packed["max_kld"] or {"kld_nats": {}}
@@ -72,7 +74,7 @@ def row(name, found):
     linears = ", ".join(f"{count} {ty}" for ty, count in found["linears"].items())
     cells = [
         found["for"], name, f"{found['bits']:.3f}", f"{found['bytes'] / 1e6:.1f}", linears,
-        number(found["predicted"].get("cpu")), number(found["predicted"].get("cuda")),
+        *(number(found["predicted"].get(backend)) for backend in ["cpu", "native", "cuda"]),
         number(found["verified"].get("native")), number(found["verified"].get("llama.cpp")),
         f"{found['seconds']:.0f}",
     ]
@@ -89,8 +91,8 @@ def main():
     parser.add_argument("--tokens", default="1024")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
-    print("| for | request | bits | MB | linears | predicted, CPU | CUDA | verify, native | llama.cpp | s |")
-    print("|---|---|---:|---:|---|---:|---:|---:|---:|---:|")
+    print("| for | request | bits | MB | linears | told, CPU | tqconv | CUDA | verify, tqconv | llama.cpp | s |")
+    print("|---|---|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for target in args.targets.split(","):

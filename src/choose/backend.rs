@@ -1,15 +1,18 @@
-//! The kernels that round activations as the backends of llama.cpp do that a file may be run on
-//! ([`crate::engine::backends`]). Metal does not round them, which costs less than any of these.
+//! What a file may be run on, by how it rounds activations: the backends of llama.cpp ([`crate::engine::backends`]) and our
+//! own engine. Metal does not round them, which costs less than any of these.
 
-use crate::kernels::ActivationScales;
+use crate::kernels::{ActivationScales, Isa, Options};
 use crate::pack::Target;
 
 /// What multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// Processors.
+    /// llama.cpp on processors.
     Cpu,
-    /// GPUs of NVIDIA, on many tokens: the coarsest rounding of any GPU.
+    /// Our engine: as llama.cpp on processors, but for activations of halves. Where activations have outliers, even so
+    /// small a difference decides how those of a whole window are rounded.
+    Native,
+    /// llama.cpp on GPUs of NVIDIA, on many tokens: the coarsest rounding of any GPU.
     Cuda,
 }
 
@@ -17,9 +20,9 @@ impl Backend {
     /// Those that a file for `target` may be run on, the coarsest rounding first.
     pub fn of(target: Target) -> &'static [Backend] {
         match target {
-            Target::Cpu | Target::Arm => &[Backend::Cpu],
+            Target::Cpu | Target::Arm => &[Backend::Cpu, Backend::Native],
             Target::Gpu => &[Backend::Cuda],
-            Target::Any | Target::Ollama => &[Backend::Cpu, Backend::Cuda],
+            Target::Any | Target::Ollama => &[Backend::Cpu, Backend::Native, Backend::Cuda],
         }
     }
 
@@ -27,23 +30,29 @@ impl Backend {
     pub fn key(self) -> &'static str {
         match self {
             Backend::Cpu => "cpu",
+            Backend::Native => "native",
             Backend::Cuda => "cuda",
         }
     }
 
-    /// What reports call it.
-    pub fn name(self) -> &'static str {
+    /// Where that is, for reports.
+    pub fn place(self) -> &'static str {
         match self {
-            Backend::Cpu => "CPUs",
-            Backend::Cuda => "CUDA",
+            Backend::Cpu => "on CPUs",
+            Backend::Native => "in tqconv",
+            Backend::Cuda => "on CUDA",
         }
     }
 
-    /// The scales of its activations.
-    pub(super) fn scales(self) -> ActivationScales {
-        match self {
-            Backend::Cpu => ActivationScales::LlamaCpp,
-            Backend::Cuda => ActivationScales::Per64,
+    /// How our kernels multiply as it does.
+    pub(super) fn options(self, isa: Isa) -> Options {
+        Options {
+            isa,
+            activations: match self {
+                Backend::Cpu | Backend::Native => ActivationScales::LlamaCpp,
+                Backend::Cuda => ActivationScales::Per64,
+            },
+            halves: self != Backend::Native,
         }
     }
 }
@@ -63,12 +72,8 @@ mod tests {
         ] {
             for ty in PACKABLE {
                 if let Some(of_many) = theirs.rounded(ty).and_then(|rounded| rounded.many) {
-                    assert_eq!(
-                        ours.scales().grouping(ty, 256).group(),
-                        of_many,
-                        "{ty} on {}",
-                        ours.name()
-                    );
+                    let grouping = ours.options(Isa::Scalar).grouping(ty, 256);
+                    assert_eq!(grouping.group(), of_many, "{ty} {}", ours.place());
                 }
             }
         }

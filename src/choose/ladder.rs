@@ -27,7 +27,7 @@ pub struct Ladder<'t> {
 pub struct Found {
     /// Which of its types each linear takes.
     pub taken: Vec<usize>,
-    /// Its KLD on each backend.
+    /// Its KLD on each backend, up to one where it is over the budget.
     pub kld: Vec<f64>,
     /// How many files were measured.
     pub measured: usize,
@@ -97,7 +97,8 @@ impl<'t> Ladder<'t> {
     }
 
     /// The lowest rung whose file is within the budget, as far as a bounded number of measurements tells; the best file
-    /// where none is. `measure`: the KLD, on each backend, of the file where each linear takes such a type.
+    /// where none is. `measure`: the KLD of the file where each linear takes such a type, on each backend up to one where it
+    /// is over the budget.
     ///
     /// The first guess takes the sum of the parts for the whole, each further one what the whole was in relation to the
     /// sum the last time; where guesses come close from one side only, the middle is tried in between.

@@ -117,11 +117,11 @@ pub fn choose(
         return Err(ChooseError::TooShort { found: tokens, least });
     }
     let backends = Backend::of(request.target);
-    let parts = parts::measure(&model, &text, backends[0].scales(), progress)?;
+    let parts = parts::measure(&model, &text, backends[0], progress)?;
     let ladder = Ladder::new(&parts.tried);
     let mut whole = Whole::new(&model, &text, backends, progress)?;
     let (max_kld, types) = (request.max_kld, |taken: &[usize]| types(&parts.tried, taken));
-    let mut measure = |taken: &[usize]| whole.kld(&types(taken));
+    let mut measure = |taken: &[usize]| whole.kld(&types(taken), max_kld);
     let found = ladder.lowest(max_kld, &mut measure)?;
     if !found.is_within(max_kld) {
         return Err(ChooseError::Budget {

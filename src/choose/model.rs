@@ -6,11 +6,12 @@ use formats::block::BlockType;
 use formats::gguf::{TensorInfo, Value};
 
 use super::ChooseError;
+use super::backend::Backend;
 use crate::blueprint::{Linear, Slot};
 use crate::engine::EngineError;
 use crate::engine::hyper::Hyper;
 use crate::engine::native::{Ends, Layer, Source, Tensor, Tensors};
-use crate::kernels::{ActivationScales, Isa, Matrix, Options};
+use crate::kernels::{Isa, Matrix};
 use crate::pack::{Choice, Plan};
 
 /// The file of a plan.
@@ -66,10 +67,7 @@ impl<'p, 'a> Model<'p, 'a> {
             places: &places,
             ty: &|_| None,
         };
-        let ends = Ends::load(
-            &Tensors::new(&as_planned, options(isa, ActivationScales::LlamaCpp)),
-            &hyper,
-        )?;
+        let ends = Ends::load(&Tensors::new(&as_planned, Backend::Cpu.options(isa)), &hyper)?;
         Ok(Self {
             plan,
             choices,
@@ -86,7 +84,7 @@ impl<'p, 'a> Model<'p, 'a> {
     ///
     /// # Errors
     /// Weights that cannot be read; no memory.
-    pub fn layer(&self, index: usize, types: Types, scales: ActivationScales) -> Result<Layer, ChooseError> {
+    pub fn layer(&self, index: usize, types: Types, backend: Backend) -> Result<Layer, ChooseError> {
         let ty = |name: &str| {
             let choice = self.chosen.get(name)?;
             Some(match types {
@@ -100,31 +98,23 @@ impl<'p, 'a> Model<'p, 'a> {
             places: &self.places,
             ty: &ty,
         };
-        Ok(Layer::load(&Tensors::new(&source, options(self.isa, scales)), index)?)
+        Ok(Layer::load(&Tensors::new(&source, backend.options(self.isa)), index)?)
     }
 
     /// The weights of a choice as `ty`.
     ///
     /// # Errors
     /// Weights that cannot be read; no memory.
-    pub fn matrix(&self, choice: usize, ty: BlockType, scales: ActivationScales) -> Result<Matrix, ChooseError> {
+    pub fn matrix(&self, choice: usize, ty: BlockType, backend: Backend) -> Result<Matrix, ChooseError> {
         let Choice { name, shape, .. } = &self.choices[choice];
         let bytes = self.plan.encoded(self.places[name], ty)?;
-        let matrix = Matrix::new(ty, shape.0, shape.1, &bytes, &options(self.isa, scales));
+        let matrix = Matrix::new(ty, shape.0, shape.1, &bytes, &backend.options(self.isa));
         matrix.map_err(|source| ChooseError::kernel(name, source))
     }
 
     /// Which of the choices a linear is, if it is one.
     pub fn choice(&self, linear: Linear) -> Option<usize> {
         self.chosen.get(&Slot::Linear(linear).gguf_name()).copied()
-    }
-}
-
-fn options(isa: Isa, activations: ActivationScales) -> Options {
-    Options {
-        isa,
-        activations,
-        halves: true,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use formats::block::BlockType;
 use rayon::prelude::*;
 
+use super::backend::Backend;
 use super::model::{Model, Types};
 use super::passes::Passes;
 use super::work::Work;
@@ -16,7 +17,7 @@ use super::{ChooseError, Progress, Tried};
 use crate::blueprint::{Linear, Part};
 use crate::engine::native::Layer;
 use crate::engine::text::{Window, Windows};
-use crate::kernels::ActivationScales;
+use crate::kernels::Options;
 use crate::metrics::Predictions;
 use crate::pack::Choice;
 use crate::system::available_memory;
@@ -54,20 +55,15 @@ struct States {
     x: Vec<f32>,
 }
 
-/// Measure all choices of `model`, with activations of these scales.
+/// Measure all choices of `model`, as on `backend`.
 ///
 /// # Errors
 /// Weights that cannot be read; too little memory; an interruption.
-pub fn measure(
-    model: &Model,
-    text: &Windows,
-    scales: ActivationScales,
-    progress: &Progress,
-) -> Result<Parts, ChooseError> {
+pub fn measure(model: &Model, text: &Windows, backend: Backend, progress: &Progress) -> Result<Parts, ChooseError> {
     let mut tried: Vec<_> = model
         .choices
         .iter()
-        .map(|choice| worth_trying(choice, scales))
+        .map(|choice| worth_trying(choice, backend.options(model.isa)))
         .collect();
     let changes = changes(model, &tried);
     if changes.is_empty() {
@@ -83,7 +79,7 @@ pub fn measure(
     );
     let sweep = Sweep {
         model,
-        scales,
+        backend,
         windows: &windows,
         changes: &changes,
         work: &work,
@@ -101,12 +97,12 @@ pub fn measure(
 
 /// The types of a linear without those that a smaller one equals or betters: one that loses nothing, and multiplies
 /// activations with a scale for as few. (Q8_0 holds codes and scales as Q4_0 does.)
-fn worth_trying(choice: &Choice, scales: ActivationScales) -> Vec<Tried> {
+fn worth_trying(choice: &Choice, options: Options) -> Vec<Tried> {
     let (rows, columns) = choice.shape;
     let mut tried: Vec<Tried> = vec![];
     let mut finest = usize::MAX;
     for &(ty, loss) in &choice.types {
-        let group = scales.grouping(ty, columns).group();
+        let group = options.grouping(ty, columns).group();
         let has_q4_0 = tried.iter().any(|tried| tried.ty == BlockType::Q4_0);
         if finest <= group || (ty == BlockType::Q8_0 && has_q4_0) {
             continue;
@@ -187,7 +183,7 @@ fn check_memory(model: &Model, changes: usize, tokens: usize) -> Result<(), Choo
 
 struct Sweep<'m, 'p, 'a> {
     model: &'m Model<'p, 'a>,
-    scales: ActivationScales,
+    backend: Backend,
     windows: &'m [&'m [u32]],
     changes: &'m [Change],
     work: &'m Work<'m>,
@@ -205,7 +201,7 @@ impl Sweep<'_, '_, '_> {
         };
         let mut states: Vec<_> = self.windows.iter().enumerate().map(embed).collect();
         for index in 0..model.hyper.dims.layers {
-            let exact = model.layer(index, Types::All(BlockType::F32), ActivationScales::LlamaCpp)?;
+            let exact = model.layer(index, Types::All(BlockType::F32), Backend::Native)?;
             let changed = self.changed(index, &exact)?;
             let mut new: Vec<_> = changed
                 .iter()
@@ -233,7 +229,7 @@ impl Sweep<'_, '_, '_> {
     fn changed(&self, index: usize, exact: &Layer) -> Result<Vec<(Change, Layer)>, ChooseError> {
         let of_layer = self.changes.iter().filter(|change| change.linear.layer == index);
         let changed = of_layer.map(|change| {
-            let matrix = self.model.matrix(change.choice, change.ty, self.scales)?;
+            let matrix = self.model.matrix(change.choice, change.ty, self.backend)?;
             let place = Part::ALL.iter().position(|part| *part == change.linear.part);
             let mut layer = exact.clone();
             layer.linears_mut()[place.expect("one of all")].matrix = Arc::new(matrix);

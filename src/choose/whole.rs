@@ -9,7 +9,6 @@ use super::passes::Passes;
 use super::work::Work;
 use super::{ChooseError, Progress};
 use crate::engine::text::{Window, Windows};
-use crate::kernels::ActivationScales;
 use crate::metrics::{self, Predictions};
 
 /// Tokens whose logits are held at a time.
@@ -49,50 +48,53 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
             progress,
         };
         let doing = format!("the reference, on {} tokens", text.predictions());
-        whole.reference = whole.states(Types::All(BlockType::F32), ActivationScales::LlamaCpp, doing)?;
+        whole.reference = whole.states(Types::All(BlockType::F32), Backend::Native, doing)?;
         Ok(whole)
     }
 
-    /// The mean KLD of the file with these types, in nats a token, on each backend.
+    /// The mean KLD of the file with these types, in nats a token, on each backend, up to one where it is over `budget`.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn kld(&mut self, types: &[BlockType]) -> Result<Vec<f64>, ChooseError> {
+    pub fn kld(&mut self, types: &[BlockType], budget: f64) -> Result<Vec<f64>, ChooseError> {
         self.count += 1;
-        let mut found: Vec<f64> = vec![];
-        for (index, &backend) in self.backends.iter().enumerate() {
-            let scales = backend.scales();
-            let alike = |other: &Backend| self.round_alike(types, scales, other.scales());
-            let kld = match self.backends[..index].iter().position(alike) {
-                Some(other) => found[other],
-                None => self.kld_on(types, backend)?,
+        let (mut found, mut states) = (vec![], vec![]);
+        for &backend in self.backends {
+            let alike = |(other, _): &(Backend, _)| self.round_alike(types, backend, *other);
+            let place = match states.iter().position(alike) {
+                Some(place) => place,
+                None => {
+                    let (tokens, count) = (self.text.predictions(), self.count);
+                    let doing = format!("whole file {count} as {}, on {tokens} tokens", backend.place());
+                    states.push((backend, self.states(Types::Each(types), backend, doing)?));
+                    states.len() - 1
+                }
             };
+            let kld = self.mean_kld(&states[place].1, backend);
             found.push(kld);
+            if kld.is_nan() || kld > budget {
+                break;
+            }
         }
         Ok(found)
     }
 
     /// Whether all linears of a file multiply the same activations.
-    fn round_alike(&self, types: &[BlockType], a: ActivationScales, b: ActivationScales) -> bool {
+    fn round_alike(&self, types: &[BlockType], a: Backend, b: Backend) -> bool {
+        let [a, b] = [a, b].map(|backend| backend.options(self.model.isa));
         let mut linears = self.model.choices.iter().zip(types);
         linears.all(|(choice, &ty)| a.grouping(ty, choice.shape.1) == b.grouping(ty, choice.shape.1))
     }
 
-    fn kld_on(&self, types: &[BlockType], backend: Backend) -> Result<f64, ChooseError> {
-        let (tokens, count) = (self.text.predictions(), self.count);
-        let doing = format!("whole file {count} as on {}, on {tokens} tokens", backend.name());
-        let states = self.states(Types::Each(types), backend.scales(), doing)?;
-        let kld: Vec<_> = self
-            .reference
-            .par_iter()
-            .zip(&states)
-            .map(|(x, y)| self.klds(x, y))
-            .collect();
-        Ok(metrics::mean(&kld.concat()))
+    /// The mean KLD of a file, whose states behind the last layer are `states`, of each window.
+    fn mean_kld(&self, states: &[Vec<f32>], backend: Backend) -> f64 {
+        let windows = self.reference.par_iter().zip(states);
+        let kld: Vec<_> = windows.map(|(x, y)| self.klds(x, y, backend)).collect();
+        metrics::mean(&kld.concat())
     }
 
     /// The KLD of each token of a window, whose states behind the last layer are `reference` and `tested`.
-    fn klds(&self, reference: &[f32], tested: &[f32]) -> Vec<f64> {
+    fn klds(&self, reference: &[f32], tested: &[f32], backend: Backend) -> Vec<f64> {
         let (ends, dims) = (&self.model.ends, &self.model.hyper.dims);
         let part = LOGITS * dims.hidden;
         let kld = reference
@@ -100,7 +102,10 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
             .zip(tested.chunks(part))
             .flat_map(|(reference, tested)| {
                 let expected = self.passes.with(|pass| pass.exact_logits(ends, reference));
-                let found = self.passes.with(|pass| pass.logits(ends, tested));
+                let found = self.passes.with(|pass| match backend {
+                    Backend::Native => pass.exact_logits(ends, tested),
+                    Backend::Cpu | Backend::Cuda => pass.logits(ends, tested),
+                });
                 let expected = Predictions::new(&expected, dims.vocab);
                 expected.kld(&Predictions::new(&found, dims.vocab))
             });
@@ -108,13 +113,13 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
     }
 
     /// The states behind the last layer, of each window.
-    fn states(&self, types: Types, scales: ActivationScales, doing: String) -> Result<Vec<Vec<f32>>, ChooseError> {
+    fn states(&self, types: Types, backend: Backend, doing: String) -> Result<Vec<Vec<f32>>, ChooseError> {
         let layers = self.model.hyper.dims.layers;
         let work = Work::new(self.progress, doing, layers as u64);
         let embed = |window: &Window| self.passes.with(|pass| pass.embed(&self.model.ends, &window.tokens));
         let mut states: Vec<_> = self.text.windows.iter().map(embed).collect();
         for index in 0..layers {
-            let layer = self.model.layer(index, types, scales)?;
+            let layer = self.model.layer(index, types, backend)?;
             let run = |x: &mut Vec<f32>| self.passes.with(|pass| pass.layer(&layer, x));
             states.par_iter_mut().for_each(run);
             work.advance(1)?;

@@ -40,6 +40,25 @@ fn verified(bench: &Bench, report: &Json) -> Vec<(String, f64)> {
     tested.collect()
 }
 
+/// Whether the engines found what was told of them: of llama.cpp nearly, of our own engine but for the reference, whose
+/// pass has another order.
+fn agrees(told: &Json, engines: &[(String, f64)]) {
+    /// What the oracle's f64 may differ by from f32: 1e-12 where it was measured.
+    const SINGLE_PRECISION: f64 = 1e-9;
+    for (engine, found) in engines {
+        let (key, within) = match engine.starts_with("native") {
+            true => ("native", 0.01),
+            false => ("cpu", 0.25),
+        };
+        let told = told["kld_nats"][key].as_f64().unwrap();
+        println!("  {engine}: {found:.3e}");
+        assert!(
+            (found - told).abs() < within * told + SINGLE_PRECISION,
+            "{engine} finds {found:e}, told was {told:e}"
+        );
+    }
+}
+
 /// What was found of one budget.
 struct Kept {
     kld: f64,
@@ -50,14 +69,11 @@ struct Kept {
 fn kept(bench: &Bench, input: &Path, budget: f64, options: &str) -> Kept {
     let (file, report) = bench.pack(input, &format!("--max-kld {budget} {options}"));
     let told = &report["max_kld"];
-    let kld = told["kld_nats"]["cpu"].as_f64().unwrap();
+    let of_each = told["kld_nats"].as_object().unwrap();
+    let of_each = of_each.values().map(|kld| kld.as_f64().unwrap());
+    let kld = of_each.fold(0.0, f64::max);
     println!("{options} {budget:e}: {} bytes, KLD {kld:.3e}", file.len());
-    let worst = told["kld_nats"]
-        .as_object()
-        .unwrap()
-        .values()
-        .map(|kld| kld.as_f64().unwrap());
-    assert!(worst.fold(0.0, f64::max) <= budget, "{told:#}");
+    assert!(kld <= budget, "{told:#}");
     let parsed = File::parse(&file).unwrap();
     for linear in told["linears"].as_array().unwrap() {
         let (info, _) = parsed.tensor(linear["name"].as_str().unwrap()).unwrap();
@@ -68,13 +84,7 @@ fn kept(bench: &Bench, input: &Path, budget: f64, options: &str) -> Kept {
     }
     let engines = verified(bench, &report);
     assert!(engines[0].0.starts_with("native"));
-    for (engine, found) in engines {
-        println!("  {engine}: {found:.3e}");
-        assert!(
-            (found / kld - 1.0).abs() < 0.25,
-            "{engine} finds {found:e}, told was {kld:e}"
-        );
-    }
+    agrees(told, &engines);
     let bytes = file.len();
     Kept { kld, bytes }
 }
@@ -177,24 +187,19 @@ fn every_instruction_set_chooses_alike() {
 }
 
 /// llama.cpp rounds the activations of F16 to f16 and those of a BF16 head to bf16, our engine does not: what is told is
-/// what llama.cpp has, and a budget below that is refused.
+/// what each has, and a budget below either is refused.
 #[test]
 fn halves_cost_what_llama_cpp_rounds() {
     let (bench, kjv) = (Bench::new(), data::fixture("kjv"));
     let (_, report) = bench.pack(&kjv, "--max-kld 3e-6");
     assert_eq!(report["linears"], serde_json::json!({"F16": 28}));
-    let told = report["max_kld"]["kld_nats"]["cpu"].as_f64().unwrap();
-    for (engine, found) in verified(&bench, &report) {
-        println!("told {told:.3e}, {engine}: {found:.3e}");
-        if engine.starts_with("llama.cpp") {
-            assert!(
-                (found / told - 1.0).abs() < 0.25,
-                "{engine} finds {found:e}, told was {told:e}"
-            );
-        } else {
-            assert!(found < told, "{engine} finds {found:e}, told was {told:e}");
-        }
-    }
+    let told = |engine: &str| report["max_kld"]["kld_nats"][engine].as_f64().unwrap();
+    assert!(
+        told("native") < 0.5 * told("cpu"),
+        "{:#}",
+        report["max_kld"]["kld_nats"]
+    );
+    agrees(&report["max_kld"], &verified(&bench, &report));
     let (kjv, out) = (kjv.to_str().unwrap().to_owned(), bench.path("refused.gguf"));
     let ran = bench.run(&["pack", &kjv, out.to_str().unwrap(), "--max-kld", "1e-9"]);
     let message = String::from_utf8(ran.stderr).unwrap();

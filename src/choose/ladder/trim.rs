@@ -4,7 +4,7 @@
 use super::{Found, Ladder, cost};
 
 /// Whole files that are measured at most.
-const MOST_MEASURED: usize = 10;
+const MOST_MEASURED: usize = 8;
 
 /// A linear in its next smaller type.
 #[derive(Clone, Copy, PartialEq)]

@@ -87,7 +87,7 @@ pub(super) fn facts(args: &PackArgs, chosen: &Chosen) -> Vec<(&'static str, Stri
     let on = chosen
         .kld
         .iter()
-        .map(|(backend, kld)| format!("{} on {}", render::small(*kld), backend.name()));
+        .map(|(backend, kld)| format!("{} {}", render::small(*kld), backend.place()));
     let (kld, allowed) = (on.collect::<Vec<_>>().join(", "), args.max_kld.unwrap_or_default());
     let tokens = render::count(chosen.tokens as u64);
     let files = if chosen.measured == 1 { "file" } else { "files" };
@@ -211,18 +211,20 @@ impl LinearReport {
     }
 }
 
-/// What `verify` is to be told: the text, and what its engines, which round as on CPUs, may be away from the checkpoint.
+/// What `verify` is to be told: the text, and what its engines, ours and llama.cpp on the CPU, may be away from the
+/// checkpoint.
 pub(super) fn words(args: &PackArgs, chosen: &Chosen) -> Vec<OsString> {
     /// What llama.cpp may differ from our engine, and the checkpoint's own pass from that of the reference.
     const MARGIN: f64 = 1.25;
     let mut words = vec![];
     words.extend(args.text.iter().flat_map(|path| shell::option("--text", path)));
     words.extend(shell::option("--tokens", MOST_TOKENS.to_string()));
-    let on_cpu = chosen.kld.iter().find(|(backend, _)| *backend == Backend::Cpu);
+    let engines = chosen.kld.iter().filter(|(backend, _)| *backend != Backend::Cuda);
+    let worst = engines.map(|(_, kld)| *kld).reduce(f64::max);
     // What is lost beside the linears is in the checkpoint, and was not in the reference.
     let alike = args.embedding == Embedding::Keep && !args.drop_biases;
     // Nothing is lost where all is F32, and what engines then differ by is above any multiple of 0.
-    if let Some((_, kld)) = on_cpu.filter(|(_, kld)| alike && *kld > 0.0) {
+    if let Some(kld) = worst.filter(|kld| alike && *kld > 0.0) {
         words.extend(shell::option("--max-kld", format!("{:e}", rounded_up(MARGIN * kld))));
     }
     words
