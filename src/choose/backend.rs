@@ -9,20 +9,23 @@ use crate::pack::Target;
 pub enum Backend {
     /// llama.cpp on processors.
     Cpu,
-    /// Our engine: as llama.cpp on processors, but for activations of halves. Where activations have outliers, even so
-    /// small a difference decides how those of a whole window are rounded.
-    Native,
+    /// Our engine, with activations of these scales: as llama.cpp with the same, but for activations of halves. Where
+    /// activations have outliers, even so small a difference decides how those of a whole window are rounded.
+    Native(ActivationScales),
     /// llama.cpp on GPUs of NVIDIA, on many tokens: the coarsest rounding of any GPU.
     Cuda,
 }
 
 impl Backend {
+    /// Our engine as it is by default.
+    pub const NATIVE: Backend = Backend::Native(ActivationScales::LlamaCpp);
+
     /// Those that a file for `target` may be run on, the coarsest rounding first.
     pub fn of(target: Target) -> &'static [Backend] {
         match target {
-            Target::Cpu | Target::Arm => &[Backend::Cpu, Backend::Native],
-            Target::Gpu => &[Backend::Cuda],
-            Target::Any | Target::Ollama => &[Backend::Cpu, Backend::Native, Backend::Cuda],
+            Target::Cpu | Target::Arm => &[Backend::Cpu, Backend::NATIVE],
+            Target::Gpu => &[Backend::Cuda, Backend::Native(ActivationScales::Per64)],
+            Target::Any | Target::Ollama => &[Backend::Cpu, Backend::NATIVE, Backend::Cuda],
         }
     }
 
@@ -30,7 +33,7 @@ impl Backend {
     pub fn key(self) -> &'static str {
         match self {
             Backend::Cpu => "cpu",
-            Backend::Native => "native",
+            Backend::Native(_) => "native",
             Backend::Cuda => "cuda",
         }
     }
@@ -39,7 +42,7 @@ impl Backend {
     pub fn place(self) -> &'static str {
         match self {
             Backend::Cpu => "on CPUs",
-            Backend::Native => "in tqconv",
+            Backend::Native(_) => "in tqconv",
             Backend::Cuda => "on CUDA",
         }
     }
@@ -49,10 +52,11 @@ impl Backend {
         Options {
             isa,
             activations: match self {
-                Backend::Cpu | Backend::Native => ActivationScales::LlamaCpp,
+                Backend::Cpu => ActivationScales::LlamaCpp,
+                Backend::Native(scales) => scales,
                 Backend::Cuda => ActivationScales::Per64,
             },
-            halves: self != Backend::Native,
+            halves: !matches!(self, Backend::Native(_)),
         }
     }
 }

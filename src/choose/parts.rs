@@ -201,7 +201,7 @@ impl Sweep<'_, '_, '_> {
         };
         let mut states: Vec<_> = self.windows.iter().enumerate().map(embed).collect();
         for index in 0..model.hyper.dims.layers {
-            let exact = model.layer(index, Types::All(BlockType::F32), Backend::Native)?;
+            let exact = model.layer(index, Types::All(BlockType::F32), Backend::NATIVE)?;
             let changed = self.changed(index, &exact)?;
             let mut new: Vec<_> = changed
                 .iter()

@@ -48,7 +48,7 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
             progress,
         };
         let doing = format!("the reference, on {} tokens", text.predictions());
-        whole.reference = whole.states(Types::All(BlockType::F32), Backend::Native, doing)?;
+        whole.reference = whole.states(Types::All(BlockType::F32), Backend::NATIVE, doing)?;
         Ok(whole)
     }
 
@@ -103,7 +103,7 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
             .flat_map(|(reference, tested)| {
                 let expected = self.passes.with(|pass| pass.exact_logits(ends, reference));
                 let found = self.passes.with(|pass| match backend {
-                    Backend::Native => pass.exact_logits(ends, tested),
+                    Backend::Native(_) => pass.exact_logits(ends, tested),
                     Backend::Cpu | Backend::Cuda => pass.logits(ends, tested),
                 });
                 let expected = Predictions::new(&expected, dims.vocab);

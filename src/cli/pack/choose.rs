@@ -219,7 +219,8 @@ pub(super) fn words(args: &PackArgs, chosen: &Chosen) -> Vec<OsString> {
     let mut words = vec![];
     words.extend(args.text.iter().flat_map(|path| shell::option("--text", path)));
     words.extend(shell::option("--tokens", MOST_TOKENS.to_string()));
-    let engines = chosen.kld.iter().filter(|(backend, _)| *backend != Backend::Cuda);
+    let default = [Backend::Cpu, Backend::NATIVE];
+    let engines = chosen.kld.iter().filter(|(backend, _)| default.contains(backend));
     let worst = engines.map(|(_, kld)| *kld).reduce(f64::max);
     // What is lost beside the linears is in the checkpoint, and was not in the reference.
     let alike = args.embedding == Embedding::Keep && !args.drop_biases;
