@@ -157,6 +157,54 @@ fn a_model_with_a_template_answers() {
     );
 }
 
+/// At a terminal an interrupt ends the answer; where none is being given, the conversation.
+#[cfg(unix)]
+#[test]
+fn a_conversation_goes_on_after_an_interrupt() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+    const TRIES: usize = 20;
+    let bench = with_template("{% for message in messages %}{{ message['content'] }}{% endfor %}");
+    // An answer that is done before the signal comes proves nothing.
+    let interrupted = (0..TRIES).any(|_| {
+        let mut terminal = std::fs::File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap());
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, vec![]).unwrap().into_string().unwrap();
+        let mut child = Command::new(assert_cmd::cargo::cargo_bin!("tqconv"))
+            .arg("run")
+            .arg(bench.path("chat.gguf"))
+            .args(["-n", "200", "--threads", "1"])
+            .stdin(std::fs::File::open(name).unwrap())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        terminal.write_all(b"And God said\n").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+        terminal.write_all(b"And it was so\n\x04").unwrap();
+        let ran = child.wait_with_output().unwrap();
+        let asked = String::from_utf8(ran.stderr).unwrap().matches("> ").count();
+        match ran.status.code() {
+            Some(0) => {
+                assert_eq!(asked, 3, "an answer, another, and the end");
+                true
+            }
+            Some(130) => {
+                assert_eq!(
+                    asked, 2,
+                    "the answer was done, and the interrupt ended the conversation"
+                );
+                false
+            }
+            _ => panic!("{}", ran.status),
+        }
+    });
+    assert!(interrupted, "{TRIES} answers were done before the signal came");
+}
+
 /// Somebody else's template takes no more than it may.
 #[test]
 fn a_hostile_template_is_stopped() {

@@ -7,6 +7,7 @@ mod template;
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -288,16 +289,18 @@ impl Work<'_> {
     }
 }
 
-/// One turn after the other, until the input ends. Ctrl-C ends it as it ends any program: all that came has been shown.
-/// What was measured is of all turns.
+/// One turn after the other, until the input ends. Ctrl-C ends an answer, and the process where none is being given. What
+/// was measured is of all turns.
 fn talk(job: &Job, engine: &mut dyn Generate, mut chat: Conversation) -> anyhow::Result<Outcome> {
     let mut sampler = Sampler::new(job.args.sampling(), job.args.seed);
     let (mut all, mut lines) = (Outcome::default(), io::stdin().lock().lines());
-    let never = std::sync::atomic::AtomicBool::new(false);
+    let stop = stop_signal()?;
     loop {
         let _ = write!(io::stderr(), "> ");
+        stop.store(true, Ordering::Relaxed);
         let Some(line) = lines.next() else {
             let _ = writeln!(io::stderr());
+            all.stopped = Stop::default();
             return Ok(all);
         };
         let line = line.context("standard input")?;
@@ -306,7 +309,8 @@ fn talk(job: &Job, engine: &mut dyn Generate, mut chat: Conversation) -> anyhow:
         }
         chat.say("user", line);
         let (_, tokens) = chat.prompt()?;
-        let turn = job.generate(engine, &mut sampler, ("", &tokens), &mut io::stdout().lock(), &never)?;
+        stop.store(false, Ordering::Relaxed);
+        let turn = job.generate(engine, &mut sampler, ("", &tokens), &mut io::stdout().lock(), &stop)?;
         chat.say("assistant", turn.text.clone());
         all.add(turn);
         if matches!(all.stopped, Stop::Context | Stop::Closed) {
