@@ -297,6 +297,7 @@ fn talk(job: &Job, engine: &mut dyn Generate, mut chat: Conversation) -> anyhow:
     let stop = stop_signal()?;
     loop {
         let _ = write!(io::stderr(), "> ");
+        // As if there had been one already: the next interrupt ends the process.
         stop.store(true, Ordering::Relaxed);
         let Some(line) = lines.next() else {
             let _ = writeln!(io::stderr());
