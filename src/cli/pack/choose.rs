@@ -89,23 +89,21 @@ pub(super) fn facts(args: &PackArgs, chosen: &Chosen) -> Vec<(&'static str, Stri
         .iter()
         .map(|(backend, kld)| format!("{} {}", render::small(*kld), backend.place()));
     let (kld, allowed) = (on.collect::<Vec<_>>().join(", "), args.max_kld.unwrap_or_default());
-    let tokens = render::count(chosen.tokens as u64);
+    let (tokens, text) = (render::count(chosen.tokens as u64), text_name(args));
     let files = if chosen.measured == 1 { "file" } else { "files" };
     let whole = format!("{} whole {files}", chosen.measured);
     let by = match chosen.tokens_of_parts {
-        0 => format!("--type and --tensor-type alone, and measured on {whole}"),
+        0 => format!("--type and --tensor-type alone; measured: {whole}"),
         tokens => {
             let sum = render::small(chosen.sum);
-            format!("the KLD of each linear alone, on {tokens} tokens (together {sum}), and of {whole}")
+            format!("each linear on {tokens} tokens (KLD together {sum}), {whole}")
         }
     };
     vec![
+        ("mean KLD", kld),
         (
-            "mean KLD",
-            format!(
-                "{kld}; {allowed:e} nats a token allowed, on {tokens} tokens of {}",
-                text_name(args)
-            ),
+            "allowed",
+            format!("{allowed:e} nats a token, on {tokens} tokens of {text}"),
         ),
         ("chosen by", by),
     ]
