@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The unit tests of all code with `unsafe` in it but the calls of llama.cpp, under AddressSanitizer, on the processor at
+# The unit tests of the kernels, vectors, native engine and memory map under AddressSanitizer, on the processor at
 # hand: scripts/test_sanitizer.sh
 #
 # The sanitizer is not stable in Rust yet, hence RUSTC_BOOTSTRAP. The standard library is the usual one: what it does

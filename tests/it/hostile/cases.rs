@@ -1340,7 +1340,7 @@ fn library(cases: &mut List) {
     cases.call("KernelError::Unsupported", &["no kernel multiplies Q5_0; there are kernels for F32"], |_| matrix(BlockType::Q5_0, 1, 32, &[0; 22]));
     cases.call("KernelError::PartialBlock", &["rows of 100 columns are not a whole number of TQ2_0 blocks"], |_| matrix(BlockType::TQ2_0, 1, 100, &[]));
     cases.call("KernelError::Length", &["a TQ2_0 matrix of 1 rows and 256 columns has 65 bytes, expected 66"], |_| matrix(BlockType::TQ2_0, 1, 256, &[0; 65]));
-    cases.call("KernelError::Isa", &["no ", "there are scalar"], |_| {
+    cases.call("KernelError::Isa", &["here: the CPU lacks it, or the system does not permit it", "there are scalar"], |_| {
         let isa = Isa::ALL.into_iter().find(|isa| !Isa::available().contains(isa)).unwrap();
         let options = tqconv::kernels::Options { isa, ..Default::default() };
         anyhow::Error::new(Matrix::new(BlockType::TQ2_0, 1, 256, &[0; 66], &options).err().unwrap())
