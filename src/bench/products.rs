@@ -11,13 +11,14 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use aligned_vec::avec;
 use formats::block::BlockType;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::memory::read_rate;
 use super::sample;
-use crate::kernels::memory::Region;
+use crate::kernels::memory::{LineVec, Region};
 use crate::kernels::{Activations, KernelError, KernelName, Matrix, Options, Threads};
 use crate::witness::{self, Weights, Witness};
 
@@ -156,10 +157,10 @@ struct Ours {
     /// Copies that one turn reads.
     distinct: usize,
     /// (tokens, columns)
-    x: Vec<f32>,
+    x: LineVec<f32>,
     activations: Activations,
     /// (tokens, rows)
-    y: Vec<f32>,
+    y: LineVec<f32>,
     threads: Threads,
 }
 
@@ -188,9 +189,9 @@ impl Ours {
             batch,
             batches,
             distinct,
-            x: sample::activations(tokens * columns),
+            x: LineVec::from_slice(0, &sample::activations(tokens * columns)),
             activations: Activations::new(case.options.isa),
-            y: vec![0.0; tokens * rows],
+            y: avec!([64]| 0.0; tokens * rows),
             threads: Threads::new(case.threads),
         })
     }

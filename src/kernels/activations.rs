@@ -13,14 +13,14 @@
 //! row length: rows at a stride of a power of two would fall into the same few cache sets.
 
 use super::Isa;
-use super::contract::{FloatPanel, Grouping, Lines, NR, Panel, STEP};
+use super::contract::{FloatPanel, Grouping, NR, Panel, STEP};
 use super::floats;
-use super::kernel::Kernel;
-use super::lines::LineStore;
+use super::kernel::{Backend, Kernel};
+use super::lines::{LINE, LineStore};
 use super::threads::{Threads, lock};
 use half::{bf16, f16};
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 /// The activations of some tokens, ready for every matrix that wants this [`Grouping`].
 ///
@@ -28,22 +28,31 @@ use std::sync::Mutex;
 ///
 /// What is interleaved lies panel by panel, `width` numbers for each item: see `Panel` and `FloatPanel`.
 pub struct Activations {
-    isa: Isa,
+    backend: Backend,
     grouping: Grouping,
     columns: usize,
     tokens: usize,
     /// (panels, columns, width), where there are no codes.
     floats: Vec<f32>,
-    /// (panels, columns / 4, width)
-    dwords: Vec<i32>,
     /// (panels, columns / group, width)
     scales: Vec<f32>,
+    /// Where there are lines, made when a product asks for it.
+    interleaved: OnceLock<Interleaved>,
+    /// See `Panel::lines`: where there are any, all panels are of 16 tokens.
+    lines: LineStore,
+    /// The codes of each panel, where there are lines.
+    rows: Vec<Rows>,
+    /// Memory for panels that are being filled.
+    spare: Mutex<Vec<Rows>>,
+}
+
+/// The codes of all panels.
+#[derive(Default)]
+struct Interleaved {
+    /// (panels, columns / 4, width)
+    dwords: Vec<i32>,
     /// (panels, [`sums_per_token`], width)
     sums: Vec<i32>,
-    /// See `Panel::lines`.
-    lines: LineStore,
-    /// Memory for panels that are being filled.
-    rows: Mutex<Vec<Rows>>,
 }
 
 /// Words between two rows, so that rows of 2^n words do not fall into the same cache sets.
@@ -63,18 +72,22 @@ impl Activations {
     /// # Panics
     /// Where the CPU does not have `isa`.
     pub fn new(isa: Isa) -> Activations {
-        assert!(isa.backend().is_some(), "this CPU has no {isa}");
+        Activations::of(isa.backend().unwrap_or_else(|| panic!("this CPU has no {isa}")))
+    }
+
+    /// The same for a backend.
+    pub(super) fn of(backend: Backend) -> Activations {
         Activations {
-            isa,
+            backend,
             grouping: Grouping::Float,
             columns: 0,
             tokens: 0,
             floats: Vec::new(),
-            dwords: Vec::new(),
             scales: Vec::new(),
-            sums: Vec::new(),
+            interleaved: OnceLock::new(),
             lines: LineStore::default(),
-            rows: Mutex::new(Vec::new()),
+            rows: Vec::new(),
+            spare: Mutex::new(Vec::new()),
         }
     }
 
@@ -108,47 +121,106 @@ impl Activations {
             x.len()
         );
         (self.grouping, self.columns) = (grouping, columns);
-        self.lines.clear();
         self.tokens = x.len().checked_div(columns).unwrap_or(0);
+        self.lines.clear();
         match grouping {
             Grouping::Float => return self.take_floats(x, |x| x, threads),
             Grouping::F16 => return self.take_floats(x, |x| f16::from_f32(x).to_f32(), threads),
             Grouping::Bf16 => return self.take_floats(x, |x| bf16::from_f32(x).to_f32(), threads),
             Grouping::Q8_0 | Grouping::K(_) => {}
         }
-        let backend = self.isa.backend().expect("checked when it was made");
-        let kernel = backend.gemv;
+        let backend = self.backend;
+        let enough = backend.lines.is_some_and(|least| self.tokens >= least);
+        if enough && group.is_multiple_of(LINE) {
+            return self.fill_lines(x, backend.gemv, threads);
+        }
         let padded: usize = self.panels().map(|(_, width)| width).sum();
-        let sums = sums_per_token(columns, group);
-        self.dwords.resize(padded * columns / 4, 0);
         self.scales.resize(padded * columns / group, 0.0);
-        self.sums.resize(padded * sums, 0);
+        let sums = sums_per_token(columns, group);
+        let mut interleaved = self.interleaved.take().unwrap_or_default();
+        interleaved.dwords.resize(padded * columns / 4, 0);
+        interleaved.sums.resize(padded * sums, 0);
+        let Interleaved { dwords, sums: all_sums } = &mut interleaved;
         if self.tokens == 1 {
             // A panel of one is the row itself.
-            let codes = bytemuck::cast_slice_mut(&mut self.dwords);
-            kernel.quantize(x, grouping, codes, &mut self.scales, &mut self.sums[..columns / STEP]);
-            fill_longer_sums(&mut self.sums, columns, group);
-            return;
+            let codes = bytemuck::cast_slice_mut(dwords);
+            let (sixteens, kernel) = (&mut all_sums[..columns / STEP], backend.gemv);
+            kernel.quantize(x, grouping, codes, &mut self.scales, sixteens);
+            fill_longer_sums(all_sums, columns, group, 1);
+        } else {
+            let panels: Vec<_> = dwords
+                .chunks_mut(NR * columns / 4)
+                .zip(self.scales.chunks_mut(NR * columns / group))
+                .zip(all_sums.chunks_mut(NR * sums))
+                .zip(x.chunks(NR * columns))
+                .map(Mutex::new)
+                .collect();
+            threads.run(panels.len(), |i| {
+                let (((dwords, scales), sums), x) = &mut *lock(&panels[i]);
+                let mut rows = lock(&self.spare).pop().unwrap_or_default();
+                let width = dwords.len() / (columns / 4);
+                rows.quantize(x, width, backend.gemv, columns, grouping);
+                interleave(&rows.scales, width, scales);
+                rows.interleave(width, group, dwords, sums);
+                lock(&self.spare).push(rows);
+            });
         }
-        let panels: Vec<Mutex<PanelMut<'_>>> = self
-            .dwords
-            .chunks_mut(NR * columns / 4)
-            .zip(self.scales.chunks_mut(NR * columns / group))
-            .zip(self.sums.chunks_mut(NR * sums))
+        let _ = self.interleaved.set(interleaved);
+    }
+
+    /// Take `x` in panels of 16 tokens, and make their lines.
+    fn fill_lines(&mut self, x: &[f32], kernel: &dyn Kernel, threads: &Threads) {
+        let (columns, grouping) = (self.columns, self.grouping);
+        let panels = self.tokens.div_ceil(NR);
+        self.interleaved.take();
+        self.rows.resize_with(panels, Rows::default);
+        self.scales.resize(panels * NR * columns / grouping.group(), 0.0);
+        let lines = self.lines.make(panels, columns);
+        let all: Vec<_> = self
+            .rows
+            .iter_mut()
+            .zip(self.scales.chunks_mut(NR * columns / grouping.group()))
+            .zip(lines)
             .zip(x.chunks(NR * columns))
-            .map(|(((dwords, scales), sums), x)| {
-                Mutex::new(PanelMut {
-                    x,
-                    dwords,
-                    scales,
-                    sums,
-                })
-            })
+            .map(Mutex::new)
             .collect();
-        threads.run(panels.len(), |i| {
-            let mut rows = lock(&self.rows).pop().unwrap_or_default();
-            lock(&panels[i]).fill(kernel, columns, grouping, &mut rows);
-            lock(&self.rows).push(rows);
+        threads.run(panels, |i| {
+            let (((rows, scales), lines), x) = &mut *lock(&all[i]);
+            rows.quantize(x, NR, kernel, columns, grouping);
+            interleave(&rows.scales, NR, scales);
+            for (token, codes) in rows.codes.chunks(columns / 4 + APART).enumerate() {
+                lines.put(token, &codes[..columns / 4]);
+            }
+        });
+    }
+
+    /// Whether panels have lines.
+    pub(super) fn has_lines(&self) -> bool {
+        self.lines.are_there()
+    }
+
+    /// Make ready what all products but those of lines read.
+    pub(super) fn interleave(&self, threads: &Threads) {
+        let (columns, group) = (self.columns, self.grouping.group());
+        self.interleaved.get_or_init(|| {
+            let (dwords, sums) = (NR * columns / 4, NR * sums_per_token(columns, group));
+            let mut interleaved = Interleaved {
+                dwords: vec![0; self.rows.len() * dwords],
+                sums: vec![0; self.rows.len() * sums],
+            };
+            let panels: Vec<_> = interleaved
+                .dwords
+                .chunks_mut(dwords)
+                .zip(interleaved.sums.chunks_mut(sums))
+                .zip(&self.rows)
+                .map(Mutex::new)
+                .collect();
+            threads.run(panels.len(), |i| {
+                let ((dwords, sums), rows) = &mut *lock(&panels[i]);
+                rows.interleave(NR, group, dwords, sums);
+            });
+            drop(panels);
+            interleaved
         });
     }
 
@@ -176,7 +248,7 @@ impl Activations {
     pub(super) fn panels(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
         let tokens = self.tokens;
         (0..tokens).step_by(NR).map(move |first| {
-            let width = panel_width(tokens - first);
+            let width = self.panel_width(tokens - first);
             (first..tokens.min(first + NR), width)
         })
     }
@@ -184,7 +256,7 @@ impl Activations {
     /// Panel `index`, where there are no codes.
     pub(super) fn float_panel(&self, index: usize) -> FloatPanel<'_> {
         let first = index * NR;
-        let width = panel_width(self.tokens - first);
+        let width = self.panel_width(self.tokens - first);
         FloatPanel {
             width,
             x: &self.floats[first * self.columns..][..width * self.columns],
@@ -194,7 +266,7 @@ impl Activations {
     /// Some columns of panel `index`, whole groups, with the sums of runs of `run` of them.
     pub(super) fn panel(&self, index: usize, columns: Range<usize>, run: usize) -> Panel<'_> {
         let (first, group) = (index * NR, self.grouping.group());
-        let width = panel_width(self.tokens - first);
+        let width = self.panel_width(self.tokens - first);
         // A number for each `each` columns, in lists of `list` numbers a token, of which the first `skip` are others.
         let range = |each: usize, list: usize, skip: usize| {
             let number = |column: usize| first * list + (skip + column / each) * width;
@@ -202,33 +274,27 @@ impl Activations {
         };
         let shorter: usize = run_lengths(run).map(|run| self.columns / run).sum();
         let skip = shorter - self.columns / run;
+        let interleaved = self.interleaved.get();
         Panel {
             width,
             group,
-            dwords: &self.dwords[range(4, self.columns / 4, 0)],
+            dwords: interleaved.map_or(&[], |all| &all.dwords[range(4, self.columns / 4, 0)]),
             scales: &self.scales[range(group, self.columns / group, 0)],
-            sums: &self.sums[range(run, sums_per_token(self.columns, group), skip)],
-            lines: match width {
-                NR => self.lines.of_panel(index, columns.start),
-                _ => Lines::default(),
-            },
+            sums: interleaved.map_or(&[], |all| {
+                &all.sums[range(run, sums_per_token(self.columns, group), skip)]
+            }),
+            lines: self.lines.of_panel(index, columns.start),
         }
     }
 
-    /// Make the lines of all panels of 16 tokens, if they are not there.
-    pub(super) fn make_lines(&self, threads: &Threads) {
-        let panels = self.panels().filter(|(_, width)| *width == NR).count();
-        let dwords = &self.dwords[..panels * NR * self.columns / 4];
-        self.lines.make(dwords, panels, threads);
-    }
-}
-
-/// Width of the panel that begins where `tokens` tokens are left.
-fn panel_width(tokens: usize) -> usize {
-    match tokens {
-        1 => 1,
-        2..=12 => tokens.next_multiple_of(4),
-        _ => NR,
+    /// Width of the panel that begins where `tokens` tokens are left.
+    fn panel_width(&self, tokens: usize) -> usize {
+        match tokens {
+            _ if self.has_lines() => NR,
+            1 => 1,
+            2..=12 => tokens.next_multiple_of(4),
+            _ => NR,
+        }
     }
 }
 
@@ -241,55 +307,51 @@ fn run_lengths(group: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(STEP), |run| Some(run * 2)).take_while(move |&run| run <= group)
 }
 
-/// From sums over runs of 16 at the front of `sums` make those over 32, 64 ... `group`, one list behind the other:
+/// From sums over runs of 16 columns at the front of `sums` make those over 32, 64 ... `group`, one list behind the other,
+/// of `width` tokens:
 /// ```text
 /// columns   0   16   32   48   64   80   96  112
 /// runs of 16   [ 0 ][ 1 ][ 2 ][ 3 ][ 4 ][ 5 ][ 6 ][ 7 ]     sums[0..8]
 /// runs of 32   [ 0 +  1 ][ 2 +  3 ][ 4 +  5 ][ 6 +  7 ]     sums[8..12]
 /// runs of 64   [ 0   ...    3     ][ 4    ...   7     ]     sums[12..14]
 /// ```
-fn fill_longer_sums(sums: &mut [i32], columns: usize, group: usize) {
+fn fill_longer_sums(sums: &mut [i32], columns: usize, group: usize, width: usize) {
     let mut shorter = sums;
     for run in run_lengths(group).skip(1) {
-        let (from, rest) = shorter.split_at_mut(2 * (columns / run));
-        for (to, &[a, b]) in rest.iter_mut().zip(from.as_chunks().0) {
-            *to = a + b;
+        let (from, rest) = shorter.split_at_mut(2 * (columns / run) * width);
+        for (to, from) in rest.chunks_exact_mut(width).zip(from.chunks_exact(2 * width)) {
+            let (a, b) = from.split_at(width);
+            for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+                *to = a + b;
+            }
         }
         shorter = rest;
     }
 }
 
-/// A panel being filled from its rows of `x`.
-struct PanelMut<'a> {
-    x: &'a [f32],
-    dwords: &'a mut [i32],
-    scales: &'a mut [f32],
-    sums: &'a mut [i32],
-}
-
-impl PanelMut<'_> {
-    fn fill(&mut self, kernel: &dyn Kernel, columns: usize, grouping: Grouping, rows: &mut Rows) {
-        let group = grouping.group();
-        let width = self.dwords.len() / (columns / 4);
-        let (dwords, scales) = (columns / 4, columns / group);
-        let sums = sums_per_token(columns, group);
-        for (rows, length) in [(&mut rows.codes, dwords), (&mut rows.sums, sums)] {
+impl Rows {
+    /// Quantize the tokens of `x`, of which there are up to `width`.
+    fn quantize(&mut self, x: &[f32], width: usize, kernel: &dyn Kernel, columns: usize, grouping: Grouping) {
+        let (dwords, scales, sums) = (columns / 4, columns / grouping.group(), columns / STEP);
+        for (rows, length) in [(&mut self.codes, dwords), (&mut self.sums, sums)] {
             rows.clear();
             rows.resize(width * (length + APART), 0);
         }
-        rows.scales.clear();
-        rows.scales.resize(width * (scales + APART), 0.0);
-        for (token, x) in self.x.chunks_exact(columns).enumerate() {
-            let codes = &mut rows.codes[token * (dwords + APART)..][..dwords];
-            let scales = &mut rows.scales[token * (scales + APART)..][..scales];
-            let sums = &mut rows.sums[token * (sums + APART)..][..sums];
-            let codes = bytemuck::cast_slice_mut(codes);
-            kernel.quantize(x, grouping, codes, scales, &mut sums[..columns / STEP]);
-            fill_longer_sums(sums, columns, group);
+        self.scales.clear();
+        self.scales.resize(width * (scales + APART), 0.0);
+        for (token, x) in x.chunks_exact(columns).enumerate() {
+            let codes = &mut self.codes[token * (dwords + APART)..][..dwords];
+            let scales = &mut self.scales[token * (scales + APART)..][..scales];
+            let sums = &mut self.sums[token * (sums + APART)..][..sums];
+            kernel.quantize(x, grouping, bytemuck::cast_slice_mut(codes), scales, sums);
         }
-        interleave(&rows.codes, width, self.dwords);
-        interleave(&rows.scales, width, self.scales);
-        interleave(&rows.sums, width, self.sums);
+    }
+
+    /// Interleave `width` tokens: their codes, and their sums over runs of up to `group` columns.
+    fn interleave(&self, width: usize, group: usize, dwords: &mut [i32], sums: &mut [i32]) {
+        interleave(&self.codes, width, dwords);
+        interleave(&self.sums, width, &mut sums[..dwords.len() * 4 / STEP]);
+        fill_longer_sums(sums, dwords.len() / width * 4, group, width);
     }
 }
 

@@ -79,6 +79,7 @@ impl Isa {
             name: self.name(),
             gemv,
             gemm: None,
+            lines: None,
         };
         #[cfg(target_arch = "x86_64")]
         let with_gemm = |(gemv, gemm): (_, LoadGemm)| Backend {
@@ -96,7 +97,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Lookup => x86::avx512_vnni().map(|gemv| with_gemm((gemv, x86::load_lut))),
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => x86::avx512_amx().map(with_gemm),
+            Isa::Amx => x86::avx512_amx().map(|way| Backend {
+                lines: Some(x86::TILES_FROM),
+                ..with_gemm(way)
+            }),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDot => aarch64::dotprod().map(backend),
             #[cfg(target_arch = "aarch64")]

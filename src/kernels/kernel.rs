@@ -3,6 +3,7 @@
 use super::contract::{FloatPanel, Grouping, MR, Panel, Tile};
 use super::floats::Floats;
 use super::packed::{KPanel, Packed};
+use super::tiles::Out;
 use std::ops::Range;
 
 /// The ways of an instruction set to multiply.
@@ -14,6 +15,8 @@ pub(super) struct Backend {
     pub gemv: &'static dyn Kernel,
     /// A faster way for many tokens.
     pub gemm: Option<LoadGemm>,
+    /// From how many tokens activations have [`Panel::lines`], for that.
+    pub lines: Option<usize>,
 }
 
 /// Get ready to multiply this matrix and activations of this grouping; None where there is no faster way. What is
@@ -47,7 +50,7 @@ pub(super) trait Gemm: Send + Sync {
     /// It multiplies panels whose width is a multiple of this; narrower ones are left to the kernel.
     fn width(&self) -> usize;
 
-    /// Whether it reads [`Panel::lines`].
+    /// Whether it reads [`Panel::lines`]; else what is interleaved.
     fn reads_lines(&self) -> bool {
         false
     }
@@ -55,6 +58,6 @@ pub(super) trait Gemm: Send + Sync {
     /// The largest tile that it wants at a time.
     fn tile(&self) -> Tile;
 
-    /// [`Kernel::multiply`] for several panels, whose results lie in `out` one behind the other.
-    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut [[f32; MR]]);
+    /// [`Kernel::multiply`] for several panels, which are the first of `out`.
+    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut Out<'_>);
 }

@@ -74,7 +74,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use sources::PackError;
 use std::ops::Range;
-use tiles::for_tiles;
+use tiles::{Out, for_tiles};
 
 /// One panel, and as many row groups as have 32 KiB of results.
 const ONE_PANEL: Tile = Tile {
@@ -389,9 +389,10 @@ impl Matrix {
     fn multiply_packed(&self, weights: &Packed, x: &Activations, y: &mut [f32], threads: &Threads) {
         let (rows, run, gemv) = (weights.format.rows, self.run_columns(weights), self.backend.gemv);
         let minimums = weights.format.shift.is_none() && !weights.format.in_spans(self.grouping.group());
-        if let Some(gemm) = self.gemm(x.tokens(), threads.count()) {
-            if gemm.reads_lines() {
-                x.make_lines(threads);
+        let can_read = |gemm: &&dyn Gemm| x.has_lines() || !gemm.reads_lines();
+        if let Some(gemm) = self.gemm(x.tokens(), threads.count()).filter(can_read) {
+            if !gemm.reads_lines() {
+                x.interleave(threads);
             }
             return for_tiles(rows, x, y, threads, gemm.tile(), |groups, panels, out| {
                 for k_panel in weights.k_panels() {
@@ -401,11 +402,13 @@ impl Matrix {
                 }
             });
         }
+        x.interleave(threads);
         // The products stay in the cache from K-panel to K-panel. The activations of a K-panel are in the first-level
         // cache while its weights stream by, once for each panel.
         for_tiles(rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
             for k_panel in weights.k_panels() {
                 let panel = x.panel(panels.start, k_panel.columns(), run);
+                let out = out.results(0..1);
                 gemv.multiply(&k_panel, groups.clone(), &panel, out);
                 if minimums {
                     add_minimums(&k_panel, groups.clone(), &panel, out);
@@ -418,7 +421,7 @@ impl Matrix {
         for_tiles(weights.rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
             let panel = x.float_panel(panels.start);
             let gemv = self.backend.gemv;
-            gemv.multiply_floats(weights, groups, &panel, out);
+            gemv.multiply_floats(weights, groups, &panel, out.results(0..1));
         });
     }
 }
@@ -431,14 +434,12 @@ fn multiply_panels(
     k_panel: &KPanel<'_>,
     groups: Range<usize>,
     panels: &[Panel<'_>],
-    out: &mut [[f32; MR]],
+    out: &mut Out<'_>,
 ) {
     let wide = |panel: &&Panel| panel.width.is_multiple_of(gemm.width());
-    let (wide, narrow) = panels.split_at(panels.iter().take_while(wide).count());
-    let tokens: usize = wide.iter().map(|panel| panel.width).sum();
-    let (out, rest) = out.split_at_mut(groups.len() * tokens);
-    gemm.multiply(k_panel, groups.clone(), wide, out);
-    if let [panel] = narrow {
-        gemv.multiply(k_panel, groups, panel, rest);
+    let wide = panels.iter().take_while(wide).count();
+    gemm.multiply(k_panel, groups.clone(), &panels[..wide], out);
+    if let [panel] = &panels[wide..] {
+        gemv.multiply(k_panel, groups, panel, out.results(wide..wide + 1));
     }
 }

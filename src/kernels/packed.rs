@@ -204,16 +204,19 @@ impl<'a> KPanel<'a> {
 
     /// Row group `index`.
     pub fn row_group(&self, index: usize) -> RowGroup<'a> {
-        fn part<T>(all: &[T], index: usize, length: usize) -> &[T] {
-            &all[index * length..][..length]
-        }
+        self.row_groups(index..index + 1)
+    }
+
+    /// Several row groups, the parts of each kind one behind the other.
+    pub fn row_groups(&self, groups: Range<usize>) -> RowGroup<'a> {
         let KPanel { parts, all, .. } = self;
+        let part = |length: usize| groups.start * length..groups.end * length;
         RowGroup {
-            codes: part(all.codes, index, parts.codes),
-            scales: part(all.scales, index, parts.scales / (2 * MR)),
-            multipliers: part(all.multipliers, index, parts.multipliers / MR),
-            minimums: part(all.minimums, index, parts.minimums / (2 * MR)),
-            minimum_multipliers: part(all.minimum_multipliers, index, parts.minimum_multipliers / MR),
+            codes: &all.codes[part(parts.codes)],
+            scales: &all.scales[part(parts.scales / (2 * MR))],
+            multipliers: &all.multipliers[part(parts.multipliers / MR)],
+            minimums: &all.minimums[part(parts.minimums / (2 * MR))],
+            minimum_multipliers: &all.minimum_multipliers[part(parts.minimum_multipliers / MR)],
             ..*all
         }
     }

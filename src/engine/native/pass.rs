@@ -7,6 +7,7 @@ use super::math;
 use super::rotation::Rotation;
 use super::weights::{Ends, Layer, Linear};
 use crate::engine::hyper::{Hyper, QkNorm};
+use crate::kernels::memory::LineVec;
 use crate::kernels::{self, Activations, Grouping, Matrix, Threads};
 use crate::simd::Level;
 
@@ -26,16 +27,16 @@ pub struct Pass {
 struct Buffers {
     activations: Activations,
     x: Vec<f32>,
-    normed: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    normed: LineVec<f32>,
+    q: LineVec<f32>,
+    k: LineVec<f32>,
+    v: LineVec<f32>,
     /// What the heads have made of the values.
-    mixed: Vec<f32>,
+    mixed: LineVec<f32>,
     /// First the gate, then silu(gate) * up.
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    out: Vec<f32>,
+    gate: LineVec<f32>,
+    up: LineVec<f32>,
+    out: LineVec<f32>,
 }
 
 impl Pass {
@@ -237,14 +238,14 @@ impl Buffers {
         Buffers {
             activations: Activations::new(isa),
             x: Vec::new(),
-            normed: Vec::new(),
-            q: Vec::new(),
-            k: Vec::new(),
-            v: Vec::new(),
-            mixed: Vec::new(),
-            gate: Vec::new(),
-            up: Vec::new(),
-            out: Vec::new(),
+            normed: LineVec::new(0),
+            q: LineVec::new(0),
+            k: LineVec::new(0),
+            v: LineVec::new(0),
+            mixed: LineVec::new(0),
+            gate: LineVec::new(0),
+            up: LineVec::new(0),
+            out: LineVec::new(0),
         }
     }
 
@@ -273,7 +274,7 @@ impl Buffers {
 fn multiply<const N: usize>(
     activations: &mut Activations,
     x: &[f32],
-    products: [(&Matrix, &mut Vec<f32>); N],
+    products: [(&Matrix, &mut LineVec<f32>); N],
     threads: &Threads,
 ) {
     let mut quantized: Option<Grouping> = None;

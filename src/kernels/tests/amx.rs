@@ -21,7 +21,7 @@ fn is_for_tiles(matrix: &Matrix, tokens: usize) -> bool {
         true => activations / 256 * 256,
         false => weights.format.group.min(activations),
     };
-    weights.format.ternary && tokens >= 16 && run >= 64
+    weights.format.ternary && tokens >= 4 && run >= 64
 }
 
 #[test]
@@ -31,7 +31,9 @@ fn tiles_equal_scalar_around_every_edge() {
     };
     let mut random = Random(11);
     let threads: Vec<Threads> = (1..=2).map(Threads::new).collect();
-    let all_tokens = [1, 8, 15, 16, 17, 28, 29, 31, 32, 33, 48, 49, 64, 65, 128, 129];
+    let all_tokens = [
+        1, 3, 4, 8, 13, 15, 16, 17, 28, 31, 32, 33, 48, 49, 63, 64, 65, 96, 128, 129,
+    ];
     let all_rows = [1, 15, 16, 17, 31, 32, 33, 48, 49, 64, 80, 97];
     let (mut products, mut with_tiles, mut kinds) = (0, 0, std::collections::BTreeSet::new());
     for (ty, run) in TYPES
@@ -59,6 +61,11 @@ fn tiles_equal_scalar_around_every_edge() {
                     matrix.use_backend(amx);
                     let at = format!("{ty} {rows}x{columns} {tokens} tokens {}", matrix.kernel());
                     assert_eq!(matrix.gemm(tokens, 1).is_some(), is_for_tiles(&matrix, tokens), "{at}");
+                    if is_for_tiles(&matrix, tokens) {
+                        let mut activations = Activations::of(amx);
+                        activations.quantize(&x, columns, matrix.grouping(), &threads[0]);
+                        assert!(activations.has_lines(), "{at}");
+                    }
                     for threads in &threads {
                         assert!(
                             bits(&product(&matrix, &x, threads)) == scalar,

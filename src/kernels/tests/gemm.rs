@@ -104,11 +104,11 @@ impl Gemm for Bytes {
         }
     }
 
-    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut [[f32; MR]]) {
+    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut Out<'_>) {
         PRODUCTS.fetch_add(1, Ordering::Relaxed);
         let columns = weights.columns();
         let codes = &self.codes[columns.start / KC];
-        let mut out = out.iter_mut();
+        let mut out = out.results(0..panels.len()).iter_mut();
         for panel in panels {
             let runs = weights.runs(panel);
             for group in groups.clone() {

@@ -43,7 +43,7 @@ fn choices(ty: BlockType, columns: usize) -> Vec<ActivationScales> {
 
 /// The product with `y` full of garbage before.
 fn product(matrix: &Matrix, x: &[f32], threads: &Threads) -> Vec<f32> {
-    let mut activations = Activations::new(matrix.isa());
+    let mut activations = Activations::of(matrix.backend);
     activations.quantize(x, matrix.columns(), matrix.grouping(), threads);
     let mut y = vec![f32::NAN; activations.tokens() * matrix.rows()];
     matrix.multiply(&activations, &mut y, threads);
@@ -68,6 +68,7 @@ fn backends() -> Vec<Backend> {
         name: "avxvnni as EVEX",
         gemv,
         gemm: Some(gemm),
+        lines: None,
     }));
     available.collect()
 }

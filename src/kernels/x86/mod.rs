@@ -14,7 +14,7 @@ mod one_token;
 mod quantize;
 mod zmm;
 
-pub(super) use amx::avx512_amx;
+pub(super) use amx::{TILES_FROM, avx512_amx};
 #[cfg(test)]
 pub(super) use avx2::avx_vnni_as_evex;
 pub(super) use avx2::{avx_vnni, avx2};

@@ -5,44 +5,46 @@
 
 use super::registers::Block;
 use crate::kernels::contract::{Line, MR};
+use crate::kernels::x86::fetch_to_l2;
 use crate::kernels::x86::zmm::{load, load_bytes};
 use std::arch::x86_64::*;
 
-/// Steps of a block.
-const STEPS: usize = 4;
 /// Bytes of a step.
 pub(super) const STEP_BYTES: usize = 64;
+/// The steps of a block.
+pub(super) type Steps = [[u8; STEP_BYTES]; 4];
 
-/// A span of a row group in the packed layout.
+/// Some blocks of a row group in the packed layout.
 #[derive(Clone, Copy)]
-pub(super) struct PackedSpan<'a> {
-    /// Its steps.
-    pub codes: &'a [[u8; STEP_BYTES]],
+pub(super) struct PackedBlocks<'a, const K: usize> {
+    pub steps: &'a [Steps; K],
+    /// As many that are wanted later, to be fetched beside.
+    pub later: &'a [Steps; K],
     /// Those of each row, for `STEP << shift` columns each; empty where codes are not multiplied.
     pub multipliers: &'a [[u8; MR]],
     pub shift: u32,
 }
 
-impl PackedSpan<'_> {
-    /// How many blocks it makes.
-    pub fn blocks(&self) -> usize {
-        self.codes.len() / STEPS
-    }
-
-    /// Unpack half `half` of block `index`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,gfni")]
-    pub fn unpack_half(&self, index: usize, half: usize, block: &mut Block) {
+impl<const K: usize> PackedBlocks<'_, K> {
+    /// Unpack half `half` of block `index`. (Without features of its own, so that it is inlined always.)
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 F and BW and GFNI.
+    #[inline(always)]
+    pub unsafe fn unpack_half<const MULTIPLIED: bool>(&self, index: usize, half: usize, block: &mut Block) {
         let rows = block.as_chunks_mut::<4>().0;
-        for i in half * STEPS / 2..(half + 1) * STEPS / 2 {
-            let step = index * STEPS + i;
-            let codes = load(&self.codes[step]);
-            let planes = match self.multipliers.get(step >> self.shift) {
-                None => signed(codes),
-                Some(multipliers) => times(codes, multipliers),
-            };
-            for (row, plane) in rows[i].iter_mut().zip(planes) {
-                store(row, plane);
+        for i in 2 * half..2 * half + 2 {
+            let step = &self.steps[index][i];
+            fetch_to_l2(&self.later[index][i]);
+            // SAFETY: the caller has the instructions.
+            unsafe {
+                let planes = match MULTIPLIED {
+                    false => signed(load(step)),
+                    true => times(load(step), &self.multipliers[(4 * index + i) >> self.shift]),
+                };
+                for (row, plane) in rows[i].iter_mut().zip(planes) {
+                    store(row, plane);
+                }
             }
         }
     }

@@ -11,8 +11,8 @@
 //!    codes, -15 to 15, and a span is one run.
 //! 2. Nothing waits for a tile instruction, which takes 16 cycles: beside it the sums before are made to results, and
 //!    beside the last of a span, the codes of the next one are unpacked in the place of those just read.
-//! 3. Codes, sums and the results of two row groups, 28 KiB for 128 tokens, stay in the first-level cache, through which
-//!    the activations stream.
+//! 3. Codes, sums and the results of two row groups, 20 KiB for 64 tokens, stay in the first-level cache, through which
+//!    the activations stream. A result goes to its place when all spans are done.
 //!
 //! The sums are the contract's: exact in i32, since 15 * 127 * 256 < 2^19.
 
@@ -21,17 +21,23 @@ mod operands;
 mod registers;
 mod results;
 
+use self::codes::PackedBlocks;
 use self::operands::Operands;
-use self::registers::{Amx, Registers, amx};
-use self::results::{ACTIVATION_INSIDE, NESTED, Results, SINGLE};
+use self::registers::{Amx, Beside, Block, Registers, amx};
+use self::results::{ACTIVATION_INSIDE, Aligned, Factors, NESTED, Partials, Results, SINGLE};
 use super::avx512::avx512_vnni;
 use crate::kernels::contract::{Grouping, Line, MR, NR, Panel, Runs, SPAN, Tile};
 use crate::kernels::kernel::{Gemm, Kernel, LoadGemm};
 use crate::kernels::packed::{KPanel, Packed};
+use crate::kernels::tiles::{Out, Squares};
 use std::ops::Range;
 
+/// From how many tokens tiles are faster than the kernel. (16, whether they are there or not, take the time of 3.)
+pub(in crate::kernels) const TILES_FROM: usize = 4;
 /// Columns of a block.
 const COLUMNS: usize = 64;
+/// Most panels of a product.
+const PANELS: usize = 4;
 /// Blocks of a span.
 const BLOCKS: usize = SPAN / COLUMNS;
 
@@ -55,7 +61,7 @@ struct Tiles {
 }
 
 /// Some row groups of a K-panel times some panels.
-type Product = unsafe fn(Amx, &KPanel<'_>, Range<usize>, &[Panel<'_>], &mut [[f32; MR]]);
+type Product = unsafe fn(Amx, &KPanel<'_>, Range<usize>, &[Panel<'_>], Squares<'_>);
 
 /// Tiles for a matrix whose stored codes are 0, 1 and 2 alone, in runs of 64 columns or more: shorter ones would leave
 /// half of each tile empty.
@@ -64,9 +70,9 @@ fn load(weights: &Packed, grouping: Grouping) -> Option<Box<dyn Gemm>> {
     let runs = Runs::new(weights.columns, format.group, grouping.group());
     let product = match runs.columns {
         _ if !format.ternary => return None,
-        _ if format.in_spans(grouping.group()) => product::<4, SINGLE>,
+        _ if format.in_spans(grouping.group()) => product::<4, SINGLE, true>,
         _ if format.multiplied => return None,
-        256 => product::<4, SINGLE>,
+        256 => product::<4, SINGLE, false>,
         128 => product_of::<2>(runs),
         64 => product_of::<1>(runs),
         _ => return None,
@@ -76,16 +82,15 @@ fn load(weights: &Packed, grouping: Grouping) -> Option<Box<dyn Gemm>> {
 
 fn product_of<const K: usize>(runs: Runs) -> Product {
     match runs.activation_inside {
-        _ if runs.inner == 1 => product::<K, SINGLE>,
-        false => product::<K, NESTED>,
-        true => product::<K, ACTIVATION_INSIDE>,
+        _ if runs.inner == 1 => product::<K, SINGLE, false>,
+        false => product::<K, NESTED, false>,
+        true => product::<K, ACTIVATION_INSIDE, false>,
     }
 }
 
 impl Gemm for Tiles {
-    /// A tile of 16 tokens, whole or not, takes the time in which the kernel multiplies about 4.
     fn least_tokens(&self, _rows: usize) -> Option<usize> {
-        Some(NR)
+        Some(TILES_FROM)
     }
 
     fn width(&self) -> usize {
@@ -96,84 +101,148 @@ impl Gemm for Tiles {
         true
     }
 
-    /// The activations of 128 tokens and a K-panel, 512 KiB, and the codes of 32 row groups stay in the second-level
-    /// cache.
+    /// The activations of 64 tokens and a K-panel, 256 KiB, and the codes of 32 row groups, 512 KiB, stay in the
+    /// second-level cache.
     fn tile(&self) -> Tile {
         Tile {
             groups: 32,
             least: 2,
-            panels: 8,
+            panels: PANELS,
         }
     }
 
-    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut [[f32; MR]]) {
+    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut Out<'_>) {
         // SAFETY: a value of this type is made only where `detect` found the instructions.
-        unsafe { (self.product)(self.amx, weights, groups, panels, out) }
+        unsafe { (self.product)(self.amx, weights, groups, panels, out.in_place(panels.len())) }
     }
 }
 
 /// A [`Product`] for runs of `K` blocks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c,gfni")]
-fn product<const K: usize, const KIND: usize>(
+fn product<const K: usize, const KIND: usize, const MULTIPLIED: bool>(
     amx: Amx,
     weights: &KPanel<'_>,
     groups: Range<usize>,
     panels: &[Panel<'_>],
-    out: &mut [[f32; MR]],
+    squares: Squares<'_>,
 ) {
     let Some(panel) = panels.first() else {
         return;
     };
     let registers = Registers::configure(amx);
-    let in_spans = weights.in_spans(panel);
-    let runs = match in_spans {
+    let runs = match MULTIPLIED {
         true => Runs::new(weights.columns().len(), SPAN, SPAN),
         false => weights.runs(panel),
     };
-    let mut results = Results::new(out, in_spans);
-    let of = Operands {
-        weights,
-        groups,
-        panels,
-        runs,
-    };
+    let of = Operands::new(weights, groups, panels, runs);
+    let mut results = Results::new(squares, weights.columns().start > 0);
     let mut codes = [[[Line::ZERO; NR]; 2]; BLOCKS];
-    let mut sums = [[Line::ZERO; NR]; 4];
-    let mut before = None;
-    let mut unpacked = 0;
-    for step in 0..of.steps() {
-        let (weights, next) = (of.weights(step).expect("one of the steps"), of.weights(step + 1));
-        for index in unpacked..weights.blocks() {
-            for part in 0..4 {
-                weights.packed[part / 2].unpack_half(index, part % 2, &mut codes[index][part / 2]);
+    let mut work = Work {
+        sums: [[Line::ZERO; NR]; 4],
+        partials: Aligned([[[0.0; MR]; NR]; 4]),
+    };
+    // A function of its own, which has the registers for itself. (Called by name, it would become a part of this one.)
+    let multiply: MultiplyRun<K> = std::hint::black_box(multiply_run::<K, KIND, MULTIPLIED>);
+    let mut before = Factors::none();
+    let (mut step, mut unpacked) = (of.first_step(), false);
+    while let Some(now) = step {
+        let blocks = of.blocks(now);
+        if !unpacked {
+            for i in 0..blocks {
+                for (group, packed) in of.packed::<K>(now, i / K).iter().enumerate() {
+                    for half in 0..2 {
+                        // SAFETY: this function has the instructions.
+                        unsafe { packed.unpack_half::<MULTIPLIED>(i % K, half, &mut codes[i][group]) };
+                    }
+                }
             }
         }
-        unpacked = weights.blocks();
-        of.fetch_after(step);
-        for two in 0..panels.len().div_ceil(2) {
-            let next = next.as_ref().filter(|_| 2 * two + 2 >= panels.len());
-            let ready = next.map_or(0, |next| next.blocks());
-            for (run, codes) in (0..weights.blocks() / K).zip(codes.as_chunks_mut::<K>().0) {
-                let (first, second) = of.lines(&weights, two, run);
-                registers.multiply(first, second, codes, |part, codes| {
-                    if let Some(before) = &before {
-                        // SAFETY: the caller has AVX-512 F.
-                        unsafe { results.add::<K, KIND>(before, &sums, part) };
-                    }
-                    let (index, group) = (run * K + part / 4, part / 2 % 2);
-                    if let Some(next) = next.filter(|_| index < ready) {
-                        next.packed[group].unpack_half(index, part % 2, &mut codes[part / 4][group]);
-                    }
-                });
-                registers.store(&mut sums);
-                before = Some(of.factors::<K>(&weights, two, run));
+        step = of.after(now);
+        let next = step.filter(|&next| of.blocks(next) == blocks);
+        unpacked = next.is_some();
+        for (two, (panels_of_two, lines)) in of.panels(now).enumerate() {
+            let next = next.filter(|_| 2 * two + 2 >= panels.len());
+            for (i, codes) in codes.as_chunks_mut().0.iter_mut().enumerate().take(blocks / K) {
+                let run = Run {
+                    first: &lines[0].as_chunks().0[i],
+                    second: lines.get(1).map(|lines| &lines.as_chunks().0[i]),
+                    before: &before,
+                    next: next.map(|next| of.packed(next, i)),
+                };
+                // SAFETY: this function has the instructions.
+                unsafe { multiply(&registers, &run, codes, &mut work) };
+                if before.finishes {
+                    results.put(before.place);
+                }
+                // SAFETY: this function has the instructions.
+                before = unsafe { of.factors::<K>(now, two, panels_of_two, i, &mut results) };
             }
         }
     }
-    if let Some(before) = before {
-        for part in 0..4 * K {
-            // SAFETY: the caller has AVX-512 F.
-            unsafe { results.add::<K, KIND>(&before, &sums, part) };
+    for part in 0..4 * K {
+        // SAFETY: this function has the instructions.
+        unsafe { before.add::<K, KIND, MULTIPLIED>(&work.sums, &mut work.partials, part) };
+    }
+    if before.finishes {
+        results.put(before.place);
+    }
+}
+
+/// What is multiplied, and what is computed meanwhile.
+struct Run<'a, const K: usize> {
+    /// The activations of one panel, or two.
+    first: &'a [Block; K],
+    second: Option<&'a [Block; K]>,
+    /// Of the run before.
+    before: &'a Factors<'a>,
+    /// Codes to unpack in the place of these.
+    next: Option<[PackedBlocks<'a, K>; 2]>,
+}
+
+/// What goes from run to run.
+struct Work {
+    sums: [Block; 4],
+    partials: Partials,
+}
+
+/// Multiplies a run.
+type MultiplyRun<const K: usize> = unsafe fn(&Registers, &Run<'_, K>, &mut [[Block; 2]; K], &mut Work);
+
+/// Make the sums of a run.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c,gfni")]
+fn multiply_run<const K: usize, const KIND: usize, const MULTIPLIED: bool>(
+    registers: &Registers,
+    run: &Run<'_, K>,
+    codes: &mut [[Block; 2]; K],
+    work: &mut Work,
+) {
+    let mut beside = Around::<K, KIND, MULTIPLIED> {
+        before: *run.before,
+        next: run.next,
+        work,
+    };
+    registers.multiply(run.first, run.second, codes, &mut beside);
+    registers.store(&mut work.sums);
+}
+
+/// What is computed beside a run: the results of the one before, and beside the last of a step the codes of the next.
+struct Around<'w, 'a, const K: usize, const KIND: usize, const MULTIPLIED: bool> {
+    before: Factors<'a>,
+    next: Option<[PackedBlocks<'a, K>; 2]>,
+    work: &'w mut Work,
+}
+
+impl<const K: usize, const KIND: usize, const MULTIPLIED: bool> Beside<K> for Around<'_, '_, K, KIND, MULTIPLIED> {
+    #[inline(always)]
+    fn part(&mut self, part: usize, codes: &mut [[Block; 2]; K]) {
+        let Work { sums, partials } = self.work;
+        // SAFETY: `multiply_run` has the instructions, and the results of `before` are there.
+        unsafe {
+            self.before.add::<K, KIND, MULTIPLIED>(sums, partials, part);
+            if let Some(next) = &self.next {
+                let (k, group) = (part / 4, part / 2 % 2);
+                next[group].unpack_half::<MULTIPLIED>(k, part % 2, &mut codes[k][group]);
+            }
         }
     }
 }

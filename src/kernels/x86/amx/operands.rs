@@ -1,125 +1,156 @@
 //! What a product multiplies, step by step: a step is a span of two row groups.
 
-use super::BLOCKS;
-use super::codes::PackedSpan;
+use super::codes::{PackedBlocks, STEP_BYTES};
 use super::registers::Block;
-use super::results::Factors;
-use crate::kernels::contract::{MR, NR, Panel, Runs, SPAN, STEP};
-use crate::kernels::packed::KPanel;
-use crate::kernels::x86::fetch_to_l2;
+use super::results::{Factors, Place, Results};
+use super::{BLOCKS, COLUMNS};
+use crate::kernels::contract::{Lines, NR, Panel, Runs, SPAN, SPAN_LINES, STEP};
+use crate::kernels::packed::{KPanel, RowGroup};
 use crate::kernels::x86::zmm::halves;
 use std::ops::Range;
 
 /// Some row groups of a K-panel and some panels of 16 tokens.
 pub(super) struct Operands<'a> {
-    pub weights: &'a KPanel<'a>,
-    pub groups: Range<usize>,
-    pub panels: &'a [Panel<'a>],
-    /// Where multipliers are applied to integers, a span is a run.
-    pub runs: Runs,
+    /// The parts of all row groups.
+    weights: RowGroup<'a>,
+    groups: usize,
+    columns: usize,
+    /// A multiplier is for `STEP << shift` columns.
+    shift: u32,
+    panels: &'a [Panel<'a>],
+    runs: Runs,
 }
 
-/// The weights of a step.
-pub(super) struct Weights<'a> {
-    /// The first of the row groups, counted from the first of the operands.
-    first: usize,
+/// A span of two row groups.
+#[derive(Clone, Copy)]
+pub(super) struct Step {
+    /// The first of the row groups.
+    group: usize,
     span: usize,
-    /// Of each row group; where there is no second one, of the first once more.
-    pub packed: [PackedSpan<'a>; 2],
-    /// The scales of all spans of each row group.
-    scales: [&'a [[u8; 2 * MR]]; 2],
-}
-
-impl Weights<'_> {
-    /// Blocks of each row group.
-    pub fn blocks(&self) -> usize {
-        self.packed[0].blocks()
-    }
 }
 
 impl<'a> Operands<'a> {
-    fn spans(&self) -> usize {
-        self.weights.columns().len().div_ceil(SPAN)
-    }
-
-    pub fn steps(&self) -> usize {
-        self.groups.len().div_ceil(2) * self.spans()
-    }
-
-    /// The weights of a step, if there is such a step.
-    pub fn weights(&self, step: usize) -> Option<Weights<'a>> {
-        if step >= self.steps() {
-            return None;
+    /// `runs`: spans, where multipliers are applied to integers.
+    pub fn new(weights: &KPanel<'a>, groups: Range<usize>, panels: &'a [Panel<'a>], runs: Runs) -> Self {
+        Operands {
+            weights: weights.row_groups(groups.clone()),
+            groups: groups.len(),
+            columns: weights.columns().len(),
+            shift: (weights.format.group / STEP).trailing_zeros(),
+            panels,
+            runs,
         }
-        let (first, span) = (2 * (step / self.spans()), step % self.spans());
-        let second = (first + 1).min(self.groups.len() - 1);
-        let row_groups = [first, second].map(|group| self.weights.row_group(self.groups.start + group));
-        let format = &self.weights.format;
-        let multiplied = self.weights.in_spans(&self.panels[0]);
-        Some(Weights {
-            first,
-            span,
-            packed: row_groups.map(|group| PackedSpan {
-                codes: part(group.codes.as_chunks().0, span, STEP),
-                multipliers: if multiplied {
-                    part(group.multipliers, span, format.group)
-                } else {
-                    &[]
-                },
-                shift: (format.group / STEP).trailing_zeros(),
-            }),
-            scales: row_groups.map(|group| group.scales),
+    }
+
+    /// The first step, if there are any.
+    pub fn first_step(&self) -> Option<Step> {
+        (self.groups > 0 && self.columns > 0).then_some(Step { group: 0, span: 0 })
+    }
+
+    /// The step after that.
+    #[inline]
+    pub fn after(&self, step: Step) -> Option<Step> {
+        let Step { group, span } = step;
+        if (span + 1) * SPAN < self.columns {
+            return Some(Step { group, span: span + 1 });
+        }
+        (group + 2 < self.groups).then_some(Step {
+            group: group + 2,
+            span: 0,
         })
     }
 
-    /// Fetch the codes of the same columns of the next two row groups.
-    pub fn fetch_after(&self, step: usize) {
-        for packed in self.weights(step + self.spans()).iter().flat_map(|next| &next.packed) {
-            fetch_to_l2(packed.codes.as_flattened());
+    /// Blocks of each row group in that span.
+    #[inline]
+    pub fn blocks(&self, step: Step) -> usize {
+        (self.columns / COLUMNS - step.span * BLOCKS).min(BLOCKS)
+    }
+
+    /// The blocks of run `run` of the span, of each row group; where there is no second one, of the first once more.
+    #[inline(always)]
+    pub fn packed<const K: usize>(&self, step: Step, run: usize) -> [PackedBlocks<'a, K>; 2] {
+        [self.packed_group(step, run, 0), self.packed_group(step, run, 1)]
+    }
+
+    #[inline(always)]
+    fn packed_group<const K: usize>(&self, step: Step, run: usize, i: usize) -> PackedBlocks<'a, K> {
+        let column = |group: usize| group.min(self.groups - 1) * self.columns + step.span * SPAN + run * K * COLUMNS;
+        let steps = |group: usize| {
+            let blocks = self.weights.codes.as_chunks::<STEP_BYTES>().0.as_chunks().0;
+            blocks[column(group) / COLUMNS..]
+                .first_chunk()
+                .expect("the blocks of a run")
+        };
+        let multipliers = match self.weights.multipliers {
+            [] => &[],
+            all => &all[column(step.group + i) / STEP >> self.shift..][..K * COLUMNS / STEP >> self.shift],
+        };
+        PackedBlocks {
+            steps: steps(step.group + i),
+            later: steps(step.group + i + 2),
+            multipliers,
+            shift: self.shift,
         }
     }
 
-    /// The activations of run `run` of a span: of panel 2 * `two`, and of the next if there is one.
-    #[inline]
-    pub fn lines<const K: usize>(
-        &self,
-        weights: &Weights<'_>,
-        two: usize,
-        run: usize,
-    ) -> (&'a [Block; K], Option<&'a [Block; K]>) {
-        let lines = |panel: &Panel<'a>| &panel.lines.span(weights.span).as_chunks().0.as_chunks().0[run];
-        (lines(&self.panels[2 * two]), self.panels.get(2 * two + 1).map(lines))
+    /// Each two panels, and their activations of a span.
+    #[inline(always)]
+    pub fn panels(&self, step: Step) -> impl Iterator<Item = (&'a [Panel<'a>], &'a [[Block; BLOCKS]])> {
+        let Lines { lines, panels } = self.panels[0].lines;
+        let lines = lines[step.span * panels * SPAN_LINES..][..self.panels.len() * SPAN_LINES]
+            .as_chunks()
+            .0
+            .as_chunks()
+            .0;
+        self.panels.chunks(2).zip(lines.chunks(2))
     }
 
-    /// What makes results of the sums of that run.
-    #[inline]
-    #[target_feature(enable = "avx512f,f16c")]
-    pub fn factors<const K: usize>(&self, weights: &Weights<'a>, two: usize, run: usize) -> Factors<'a> {
-        let (inner, run) = (self.runs.inner, weights.span * (BLOCKS / K) + run);
+    /// What makes results of the sums of run `run` of a span, and of `panels`, the two from 2 * `two` on. (Without
+    /// features of its own, so that it is inlined always.)
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 F and F16C.
+    #[inline(always)]
+    pub unsafe fn factors<const K: usize>(
+        &self,
+        step: Step,
+        two: usize,
+        panels: &'a [Panel<'a>],
+        run: usize,
+        results: &mut Results<'_>,
+    ) -> Factors<'a> {
+        let (inner, run) = (self.runs.inner, step.span * (BLOCKS / K) + run);
         let outer = run >> inner.trailing_zeros();
-        let (of_weights, of_activations) = match self.runs.activation_inside {
-            true => (outer, run),
-            false => (run, outer),
+        let (of_weights, of_activations, scales) = match self.runs.activation_inside {
+            true => (outer, run, self.runs.outer),
+            false => (run, outer, self.runs.outer * inner),
         };
-        let panel = |i: usize| &self.panels[(2 * two + i).min(self.panels.len() - 1)];
-        let activations = |i: usize| &panel(i).scales.as_chunks::<NR>().0[of_activations];
-        let result = |panel: usize, group: usize| {
-            let (panel, group) = (2 * two + panel, weights.first + group);
-            let is_there = panel < self.panels.len() && group < self.groups.len();
-            is_there.then_some(panel * self.groups.len() + group)
+        let weights = |i: usize| {
+            let group = (step.group + i).min(self.groups - 1);
+            // SAFETY: the caller has the instructions.
+            unsafe { halves(&self.weights.scales[group * scales + of_weights]) }
         };
+        let activations = |panel: &Panel<'a>| &panel.scales.as_chunks::<NR>().0[of_activations];
+        let place = Place {
+            panel: 2 * two,
+            panels: panels.len(),
+            group: step.group,
+            groups: (self.groups - step.group).min(2),
+        };
+        let (from, to) = results.unfinished(place, outer == 0);
+        let spans = self.columns.div_ceil(SPAN);
+        if step.span + 1 < spans {
+            results.expect(place, step.span, spans - 1);
+        }
         Factors {
-            weights: weights.scales.map(|scales| halves(&scales[of_weights])),
-            activations: [activations(0), activations(1)],
-            results: [result(0, 0), result(0, 1), result(1, 0), result(1, 1)],
+            weights: [weights(0), weights(1)],
+            activations: [activations(&panels[0]), activations(&panels[panels.len() - 1])],
+            place,
+            from,
+            to,
             first: run == outer * inner,
             last: run + 1 == (outer + 1) * inner,
+            finishes: run + 1 == self.runs.outer * inner,
         }
     }
-}
-
-/// Of one item for each `each` columns those of span `span`.
-fn part<T>(all: &[T], span: usize, each: usize) -> &[T] {
-    let rest = &all[span * SPAN / each..];
-    &rest[..rest.len().min(SPAN / each)]
 }

@@ -62,7 +62,7 @@ static SHAPES: Shapes = Shapes {
 macro_rules! zero {
     ($register:tt) => {
         // SAFETY: a value of `Registers` is there while they are configured; changed is the register alone.
-        unsafe { asm!(concat!("tilezero ", $register), out($register) _, options(nostack, preserves_flags)) }
+        unsafe { asm!(concat!("tilezero ", $register), out($register) _, options(nomem, nostack, preserves_flags)) }
     };
 }
 
@@ -76,7 +76,7 @@ macro_rules! load {
                 in(reg) block.as_ptr(),
                 in(reg) size_of::<Line>(),
                 out($register) _,
-                options(nostack, preserves_flags)
+                options(readonly, nostack, preserves_flags)
             )
         }
     };
@@ -90,7 +90,7 @@ macro_rules! dot {
             asm!(
                 concat!("tdpbssd ", $sums, ", ", $a, ", ", $b),
                 out($sums) _,
-                options(nostack, preserves_flags)
+                options(nomem, nostack, preserves_flags)
             )
         }
     };
@@ -111,6 +111,12 @@ macro_rules! store {
     };
 }
 
+/// What is computed beside tile instructions, a part of it after each.
+pub(super) trait Beside<const K: usize> {
+    /// Part `part` of 4K. Of `codes[k]` the first was read before part 4k, the second before part 4k + 1.
+    fn part(&mut self, part: usize, codes: &mut [[Block; 2]; K]);
+}
+
 impl Registers {
     pub fn configure(_: Amx) -> Registers {
         // SAFETY: `Amx` is the proof that the instruction is there; read is `SHAPES`.
@@ -119,39 +125,44 @@ impl Registers {
     }
 
     /// The products of one or two panels with two row groups, over 64 * K columns, are in the registers afterwards.
-    /// Calls `beside` with 0, 1, ... 4K - 1 for what is to be computed beside them; of `codes[k]` the first was read
-    /// before call 4k, the second before call 4k + 1.
     #[inline(always)]
-    pub fn multiply<const K: usize, Beside: FnMut(usize, &mut [[Block; 2]; K])>(
+    pub fn multiply<const K: usize>(
         &self,
         first: &[Block; K],
         second: Option<&[Block; K]>,
         codes: &mut [[Block; 2]; K],
-        mut beside: Beside,
+        beside: &mut impl Beside<K>,
     ) {
         zero!("tmm0");
         zero!("tmm1");
         zero!("tmm2");
         zero!("tmm3");
-        for k in 0..K {
-            load!("tmm6", &codes[k][0]);
-            load!("tmm4", &first[k]);
-            dot!("tmm0", "tmm4", "tmm6");
-            beside(4 * k, codes);
-            load!("tmm7", &codes[k][1]);
-            dot!("tmm1", "tmm4", "tmm7");
-            beside(4 * k + 1, codes);
-            if let Some(second) = second {
-                load!("tmm5", &second[k]);
-                dot!("tmm2", "tmm5", "tmm6");
-                beside(4 * k + 2, codes);
-                dot!("tmm3", "tmm5", "tmm7");
-                beside(4 * k + 3, codes);
-            } else {
-                beside(4 * k + 2, codes);
-                beside(4 * k + 3, codes);
-            }
+        macro_rules! columns {
+            ($k:literal) => {
+                if $k < K {
+                    load!("tmm6", &codes[$k][0]);
+                    load!("tmm4", &first[$k]);
+                    dot!("tmm0", "tmm4", "tmm6");
+                    beside.part(4 * $k, codes);
+                    load!("tmm7", &codes[$k][1]);
+                    dot!("tmm1", "tmm4", "tmm7");
+                    beside.part(4 * $k + 1, codes);
+                    if let Some(second) = second {
+                        load!("tmm5", &second[$k]);
+                        dot!("tmm2", "tmm5", "tmm6");
+                    }
+                    beside.part(4 * $k + 2, codes);
+                    if second.is_some() {
+                        dot!("tmm3", "tmm5", "tmm7");
+                    }
+                    beside.part(4 * $k + 3, codes);
+                }
+            };
         }
+        columns!(0);
+        columns!(1);
+        columns!(2);
+        columns!(3);
     }
 
     /// What [`Registers::multiply`] computed: the sums of a panel with both row groups, then those of the next.

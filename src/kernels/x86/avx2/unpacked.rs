@@ -17,6 +17,7 @@ use crate::kernels::contract::{Grouping, MR, Panel, Runs, STEP, Tile};
 use crate::kernels::driver::{At, Operands, Run, product};
 use crate::kernels::kernel::Gemm;
 use crate::kernels::packed::{Format, KPanel, MAX_GROUP, Packed, RowGroup};
+use crate::kernels::tiles::Out;
 use crate::kernels::x86::fetch_ahead;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -74,7 +75,8 @@ impl Gemm for Unpacked {
         }
     }
 
-    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut [[f32; MR]]) {
+    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut Out<'_>) {
+        let out = out.results(0..panels.len());
         // SAFETY: a value of this type is made only where the CPU has the instructions.
         unsafe { (self.product)(weights, groups, panels, out) }
     }

@@ -34,6 +34,7 @@ use super::{fetch_ahead, fetch_to_l2};
 use crate::kernels::contract::{Grouping, MR, Panel, Runs, STEP, Tile};
 use crate::kernels::kernel::Gemm;
 use crate::kernels::packed::{KPanel, Packed};
+use crate::kernels::tiles::Out;
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -80,7 +81,8 @@ impl Gemm for Lut {
         }
     }
 
-    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut [[f32; MR]]) {
+    fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut Out<'_>) {
+        let out = out.results(0..panels.len());
         let Some(panel) = panels.first() else {
             return;
         };
