@@ -12,7 +12,7 @@ use crate::engine::hyper::Hyper;
 use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::native::{self, CacheTypes, Native};
 use crate::engine::{EngineError, EngineName, Generate};
-use crate::kernels::{ActivationScales, Threads};
+use crate::kernels::{ActivationScales, Isa, Threads};
 use crate::metrics;
 use crate::witness::Program;
 
@@ -33,6 +33,8 @@ pub struct Workload {
     pub decode: usize,
     /// Runs that are timed, after one to warm up; of an odd number the median is one of them.
     pub runs: usize,
+    /// The instructions of our engine.
+    pub isa: Isa,
     /// How our engine rounds activations.
     pub activations: ActivationScales,
     /// What our engine keeps keys and values in.
@@ -50,6 +52,7 @@ impl Workload {
             prefill: 128,
             decode: 32,
             runs: 5,
+            isa: Isa::best(),
             activations: ActivationScales::LlamaCpp,
             cache: CacheTypes::default(),
             patience,
@@ -168,6 +171,7 @@ pub fn race(
     let bandwidth = read_bandwidth(threads);
     progress("loading", None);
     let settings = native::Settings::new(context, threads)
+        .with_isa(workload.isa)
         .with_activations(workload.activations)
         .with_cache(workload.cache);
     let first = Native::load(file, settings)?.load_time();

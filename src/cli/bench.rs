@@ -61,8 +61,9 @@ pub struct BenchArgs {
     /// Numbers of threads to measure with, the same on both sides
     #[arg(long, value_name = "N", value_delimiter = ',', default_values = ["1", "2"], value_parser = super::threads)]
     thread_counts: Vec<usize>,
-    /// Instructions for our side: scalar, avx2, avxvnni, avx512vnni, avx512lookup, amx, neon-dotprod or neon-i8mm
-    #[arg(long, conflicts_with = "model")]
+    /// Instructions of our matrix products: scalar, avx2, avxvnni, avx512vnni, avx512lookup, amx, neon-dotprod or
+    /// neon-i8mm
+    #[arg(long)]
     isa: Option<Isa>,
     #[command(flatten)]
     rounding: ActivationsArgs,
@@ -145,6 +146,7 @@ fn bench_model(args: &BenchArgs, context: &super::Context, model: &Path) -> Resu
             decode: args.decode,
             runs: args.runs,
             patience: Duration::from_secs(600),
+            isa: args.isa.unwrap_or(Isa::best()),
             activations: args.rounding.activations,
             cache: args.cache.types(),
             ..Workload::new(threads)

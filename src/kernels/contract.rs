@@ -100,7 +100,8 @@ pub(super) struct Panel<'a> {
     pub scales: &'a [f32],
     /// `sums[r * width + token]`: the sum of the activations of inner run r.
     pub sums: &'a [i32],
-    /// `dwords` once more, where the panel is one of 16 tokens and a product asked for it.
+    /// The same activations, where there are enough tokens for tiles; `dwords` and `sums` are there only if a product
+    /// asked for them then.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by x86-64's tiles"))]
     pub lines: Lines<'a>,
 }
@@ -129,11 +130,11 @@ pub(super) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Those of span `index`.
+    /// Those of span `index`, of `panels` panels from this one on.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by x86-64's tiles"))]
-    pub fn span(&self, index: usize) -> &'a [Line; SPAN_LINES] {
+    pub fn span(&self, index: usize, panels: usize) -> &'a [[Line; SPAN_LINES]] {
         let lines = &self.lines[index * self.panels * SPAN_LINES..];
-        lines.first_chunk().expect("all lines of a span")
+        &lines.as_chunks().0[..panels]
     }
 }
 

@@ -81,10 +81,12 @@ mod tests {
         for panel in 0..panels {
             for (span, columns) in [SPAN, SPAN, 64].into_iter().enumerate() {
                 for first in [0, span] {
-                    let lines = store.of_panel(panel, first * SPAN).span(span - first);
-                    for (i, line) in lines.iter().take(columns / LINE * NR).enumerate() {
-                        let dword = |d: usize| value(panel, span * SPAN / 4 + i / NR * 16 + d, i % NR);
-                        assert_eq!(line.0, std::array::from_fn(dword), "{panel} {span} {i}");
+                    let spans = store.of_panel(panel, first * SPAN).span(span - first, panels - panel);
+                    for (next, lines) in spans.iter().enumerate() {
+                        for (i, line) in lines.iter().take(columns / LINE * NR).enumerate() {
+                            let dword = |d: usize| value(panel + next, span * SPAN / 4 + i / NR * 16 + d, i % NR);
+                            assert_eq!(line.0, std::array::from_fn(dword), "{panel} {span} {i}");
+                        }
                     }
                 }
             }

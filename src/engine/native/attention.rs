@@ -14,7 +14,10 @@
 
 use std::array;
 
+use aligned_vec::avec;
+
 use crate::kernels::Threads;
+use crate::kernels::memory::LineVec;
 use crate::simd::{LANES, Lanes, Level, Work};
 
 use super::cache::{Cache, Room};
@@ -137,7 +140,7 @@ struct Group {
     /// Sums of weights, in lanes.
     sums: [Vector; QUERIES],
     /// (head_dim / 16,) sums of weighted values.
-    out: Vec<[Vector; QUERIES]>,
+    out: LineVec<[Vector; QUERIES]>,
 }
 
 impl Group {
@@ -149,7 +152,7 @@ impl Group {
             seen: [0; QUERIES],
             max: [0.0; QUERIES],
             sums: [[0.0; LANES]; QUERIES],
-            out: vec![[[0.0; LANES]; QUERIES]; head_dim.div_ceil(LANES)],
+            out: avec!([64]| [[0.0; LANES]; QUERIES]; head_dim.div_ceil(LANES)),
         };
         (0..queries).step_by(QUERIES).map(group).collect()
     }
@@ -186,7 +189,7 @@ impl Group {
             let scores = array::from_fn(|tile| scores[tile][i]);
             let factor;
             (weights[i], factor) = self.weigh(i, scores, seen[i]);
-            for out in &mut self.out {
+            for out in self.out.iter_mut() {
                 for out in &mut out[i] {
                     *out *= factor;
                 }
@@ -223,7 +226,7 @@ impl Group {
     #[inline(always)]
     fn finish(&self, i: usize, out: &mut [f32]) {
         let factor = 1.0 / in_order(&self.sums[i]);
-        for (out, sums) in out[..self.q[i].len()].chunks_mut(LANES).zip(&self.out) {
+        for (out, sums) in out[..self.q[i].len()].chunks_mut(LANES).zip(self.out.iter()) {
             for (out, sum) in out.iter_mut().zip(sums[i]) {
                 *out = sum * factor;
             }

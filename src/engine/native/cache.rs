@@ -8,6 +8,7 @@
 
 use crate::engine::hyper::Dims;
 use crate::kernels::Threads;
+use crate::kernels::memory::LineVec;
 use crate::simd::{LANES, Lanes};
 
 use super::cells::{BLOCK, CacheTypes, Order, Vector};
@@ -15,8 +16,10 @@ use super::chunks::for_each_chunk;
 
 /// Keys and values of every position so far.
 pub struct Cache {
-    /// (layers, blocks, kv_heads) of keys, then values.
-    memory: Vec<Vector>,
+    /// (layers, blocks, kv_heads) of keys, then values, behind `start` numbers that are not used.
+    memory: Vec<f32>,
+    /// The first number that begins a cache line: reading a vector that lies in two of them takes twice as long.
+    start: usize,
     types: CacheTypes,
     kv_heads: usize,
     head_dim: usize,
@@ -34,8 +37,8 @@ pub struct Cells<'c> {
 
 /// Where keys and values of a head in a block become f32, if they are not.
 pub struct Room {
-    keys: Vec<Vector>,
-    values: Vec<Vector>,
+    keys: LineVec<Vector>,
+    values: LineVec<Vector>,
 }
 
 impl Cache {
@@ -44,13 +47,22 @@ impl Cache {
     pub fn new(types: CacheTypes, dims: &Dims, layers: usize, context: usize) -> Self {
         let mut cache = Cache {
             memory: Vec::new(),
+            start: 0,
             types,
             kv_heads: dims.kv_heads,
             head_dim: dims.head_dim,
             blocks: context.div_ceil(BLOCK),
         };
-        cache.memory = vec![[0.0; LANES]; layers * cache.per_layer()];
+        let numbers = layers * cache.per_layer() * LANES;
+        // As zeros of the system, which takes memory only when it is touched.
+        cache.memory = vec![0.0; numbers + LANES];
+        cache.start = cache.memory.as_ptr().align_offset(size_of::<Vector>()).min(LANES);
+        cache.memory.truncate(cache.start + numbers);
         cache
+    }
+
+    fn vectors(&self) -> &[Vector] {
+        self.memory[self.start..].as_chunks().0
     }
 
     pub fn kv_heads(&self) -> usize {
@@ -63,7 +75,7 @@ impl Cache {
 
     /// All of it, filled or not.
     pub fn bytes(&self) -> usize {
-        size_of_val(&self.memory[..])
+        size_of_val(self.vectors())
     }
 
     pub fn room(&self) -> Room {
@@ -89,7 +101,7 @@ impl Cache {
 
     /// Keys and values of a head in block after block.
     pub fn blocks(&self, layer: usize, kv_head: usize) -> impl Iterator<Item = Cells<'_>> {
-        let heads = self.memory[layer * self.per_layer()..][..self.per_layer()].chunks_exact(self.per_head());
+        let heads = self.vectors()[layer * self.per_layer()..][..self.per_layer()].chunks_exact(self.per_head());
         heads.skip(kv_head).step_by(self.kv_heads).map(|head| {
             let (keys, values) = head.split_at(self.keys());
             Cells {
@@ -113,7 +125,8 @@ impl Cache {
         let (start, last) = (first / BLOCK, first + k.len() / (kv_heads * head_dim));
         let per_block = kv_heads * per_head;
         let at = layer * self.per_layer();
-        let blocks = &mut self.memory[at + start * per_block..at + last.div_ceil(BLOCK) * per_block];
+        let vectors = self.memory[self.start..].as_chunks_mut().0;
+        let blocks = &mut vectors[at + start * per_block..at + last.div_ceil(BLOCK) * per_block];
         for_each_chunk(threads, blocks, per_block, |block, heads| {
             let positions = (start + block) * BLOCK..(start + block + 1) * BLOCK;
             for (kv_head, head) in heads.chunks_exact_mut(per_head).enumerate() {

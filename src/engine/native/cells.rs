@@ -8,10 +8,12 @@
 
 use std::iter;
 
+use aligned_vec::avec;
 use formats::block::q8_0;
 use half::f16;
 
 use crate::engine::EngineError;
+use crate::kernels::memory::LineVec;
 use crate::simd::{LANES, Lanes};
 
 /// 16 numbers, or 64 bytes of a cache that holds others.
@@ -97,12 +99,12 @@ impl CacheType {
     }
 
     /// Where a head's numbers become f32: nowhere, where they are.
-    pub fn room(self, order: Order, head_dim: usize) -> Vec<Vector> {
+    pub fn room(self, order: Order, head_dim: usize) -> LineVec<Vector> {
         let vectors = match self {
             Self::F32 => 0,
             Self::F16 | Self::Q8_0 => order.vectors(head_dim),
         };
-        vec![[0.0; LANES]; vectors]
+        avec!([64]| [0.0; LANES]; vectors)
     }
 
     /// Write `x`, (head_dim,), the numbers of the position that is `i` after the first, to the `cells` of a head.

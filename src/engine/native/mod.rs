@@ -58,6 +58,13 @@ impl Settings {
         }
     }
 
+    /// The same, with these instructions for matrix products.
+    #[must_use]
+    pub fn with_isa(mut self, isa: kernels::Isa) -> Self {
+        self.kernels.isa = isa;
+        self
+    }
+
     /// The same, with activations rounded in this way.
     #[must_use]
     pub fn with_activations(mut self, activations: ActivationScales) -> Self {

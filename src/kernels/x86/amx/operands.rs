@@ -4,7 +4,7 @@ use super::codes::{PackedBlocks, STEP_BYTES};
 use super::registers::Block;
 use super::results::{Factors, Place, Results};
 use super::{BLOCKS, COLUMNS};
-use crate::kernels::contract::{Lines, NR, Panel, Runs, SPAN, SPAN_LINES, STEP};
+use crate::kernels::contract::{NR, Panel, Runs, SPAN, STEP};
 use crate::kernels::packed::{KPanel, RowGroup};
 use crate::kernels::x86::zmm::halves;
 use std::ops::Range;
@@ -83,7 +83,10 @@ impl<'a> Operands<'a> {
         };
         let multipliers = match self.weights.multipliers {
             [] => &[],
-            all => &all[column(step.group + i) / STEP >> self.shift..][..K * COLUMNS / STEP >> self.shift],
+            all => {
+                let count = |columns: usize| (columns / STEP) >> self.shift;
+                &all[count(column(step.group + i))..][..count(K * COLUMNS)]
+            }
         };
         PackedBlocks {
             steps: steps(step.group + i),
@@ -96,12 +99,8 @@ impl<'a> Operands<'a> {
     /// Each two panels, and their activations of a span.
     #[inline(always)]
     pub fn panels(&self, step: Step) -> impl Iterator<Item = (&'a [Panel<'a>], &'a [[Block; BLOCKS]])> {
-        let Lines { lines, panels } = self.panels[0].lines;
-        let lines = lines[step.span * panels * SPAN_LINES..][..self.panels.len() * SPAN_LINES]
-            .as_chunks()
-            .0
-            .as_chunks()
-            .0;
+        let lines = self.panels[0].lines.span(step.span, self.panels.len());
+        let lines = lines.as_flattened().as_chunks().0.as_chunks().0;
         self.panels.chunks(2).zip(lines.chunks(2))
     }
 
