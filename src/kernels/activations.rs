@@ -13,7 +13,7 @@
 //! row length: rows at a stride of a power of two would fall into the same few cache sets.
 
 use super::Isa;
-use super::contract::{FloatPanel, Grouping, NR, Panel, STEP};
+use super::contract::{FloatPanel, Grouping, Lines, NR, Panel, STEP};
 use super::floats;
 use super::kernel::{Backend, Kernel};
 use super::lines::{LINE, LineStore};
@@ -34,23 +34,22 @@ pub struct Activations {
     tokens: usize,
     /// (panels, columns, width), where there are no codes.
     floats: Vec<f32>,
-    /// (panels, columns / group, width)
-    scales: Vec<f32>,
     /// Where there are lines, made when a product asks for it.
     interleaved: OnceLock<Interleaved>,
-    /// See `Panel::lines`: where there are any, all panels are of 16 tokens.
     lines: LineStore,
-    /// The codes of each panel, where there are lines.
+    /// Each 16 tokens, where there are lines.
     rows: Vec<Rows>,
     /// Memory for panels that are being filled.
     spare: Mutex<Vec<Rows>>,
 }
 
-/// The codes of all panels.
+/// All panels.
 #[derive(Default)]
 struct Interleaved {
     /// (panels, columns / 4, width)
     dwords: Vec<i32>,
+    /// (panels, columns / group, width)
+    scales: Vec<f32>,
     /// (panels, [`sums_per_token`], width)
     sums: Vec<i32>,
 }
@@ -83,7 +82,6 @@ impl Activations {
             columns: 0,
             tokens: 0,
             floats: Vec::new(),
-            scales: Vec::new(),
             interleaved: OnceLock::new(),
             lines: LineStore::default(),
             rows: Vec::new(),
@@ -134,67 +132,49 @@ impl Activations {
         if enough && group.is_multiple_of(LINE) {
             return self.fill_lines(x, backend.gemv, threads);
         }
-        let padded: usize = self.panels().map(|(_, width)| width).sum();
-        self.scales.resize(padded * columns / group, 0.0);
-        let sums = sums_per_token(columns, group);
         let mut interleaved = self.interleaved.take().unwrap_or_default();
-        interleaved.dwords.resize(padded * columns / 4, 0);
-        interleaved.sums.resize(padded * sums, 0);
-        let Interleaved { dwords, sums: all_sums } = &mut interleaved;
         if self.tokens == 1 {
             // A panel of one is the row itself.
-            let codes = bytemuck::cast_slice_mut(dwords);
-            let (sixteens, kernel) = (&mut all_sums[..columns / STEP], backend.gemv);
-            kernel.quantize(x, grouping, codes, &mut self.scales, sixteens);
-            fill_longer_sums(all_sums, columns, group, 1);
+            interleaved.resize(1, columns, group);
+            let Interleaved { dwords, scales, sums } = &mut interleaved;
+            let (codes, sixteens) = (bytemuck::cast_slice_mut(dwords), &mut sums[..columns / STEP]);
+            backend.gemv.quantize(x, grouping, codes, scales, sixteens);
+            fill_longer_sums(sums, columns, group, 1);
         } else {
-            let panels: Vec<_> = dwords
-                .chunks_mut(NR * columns / 4)
-                .zip(self.scales.chunks_mut(NR * columns / group))
-                .zip(all_sums.chunks_mut(NR * sums))
-                .zip(x.chunks(NR * columns))
-                .map(Mutex::new)
-                .collect();
+            interleaved.resize(self.padded(), columns, group);
+            let panels = interleaved.panels(columns, group).zip(x.chunks(NR * columns));
+            let panels: Vec<_> = panels.map(Mutex::new).collect();
             threads.run(panels.len(), |i| {
-                let (((dwords, scales), sums), x) = &mut *lock(&panels[i]);
+                let (panel, x) = &mut *lock(&panels[i]);
                 let mut rows = lock(&self.spare).pop().unwrap_or_default();
-                let width = dwords.len() / (columns / 4);
-                rows.quantize(x, width, backend.gemv, columns, grouping);
-                interleave(&rows.scales, width, scales);
-                rows.interleave(width, group, dwords, sums);
+                rows.quantize(x, panel.width, backend.gemv, columns, grouping);
+                rows.interleave(group, panel);
                 lock(&self.spare).push(rows);
             });
         }
         let _ = self.interleaved.set(interleaved);
     }
 
-    /// Take `x` in panels of 16 tokens, and make their lines.
+    /// Take `x`, and make its lines.
     fn fill_lines(&mut self, x: &[f32], kernel: &dyn Kernel, threads: &Threads) {
         let (columns, grouping) = (self.columns, self.grouping);
         let panels = self.tokens.div_ceil(NR);
         self.interleaved.take();
         self.rows.resize_with(panels, Rows::default);
-        self.scales.resize(panels * NR * columns / grouping.group(), 0.0);
-        let lines = self.lines.make(panels, columns);
-        let all: Vec<_> = self
-            .rows
-            .iter_mut()
-            .zip(self.scales.chunks_mut(NR * columns / grouping.group()))
-            .zip(lines)
-            .zip(x.chunks(NR * columns))
-            .map(Mutex::new)
-            .collect();
+        let lines = self.lines.make(panels, columns, grouping.group());
+        let all = self.rows.iter_mut().zip(lines).zip(x.chunks(NR * columns));
+        let all: Vec<_> = all.map(Mutex::new).collect();
         threads.run(panels, |i| {
-            let (((rows, scales), lines), x) = &mut *lock(&all[i]);
+            let ((rows, lines), x) = &mut *lock(&all[i]);
             rows.quantize(x, NR, kernel, columns, grouping);
-            interleave(&rows.scales, NR, scales);
+            interleave(&rows.scales, NR, lines.scales);
             for (token, codes) in rows.codes.chunks(columns / 4 + APART).enumerate() {
                 lines.put(token, &codes[..columns / 4]);
             }
         });
     }
 
-    /// Whether panels have lines.
+    /// Whether there are lines.
     pub(super) fn has_lines(&self) -> bool {
         self.lines.are_there()
     }
@@ -203,33 +183,29 @@ impl Activations {
     pub(super) fn interleave(&self, threads: &Threads) {
         let (columns, group) = (self.columns, self.grouping.group());
         self.interleaved.get_or_init(|| {
-            let (dwords, sums) = (NR * columns / 4, NR * sums_per_token(columns, group));
-            let mut interleaved = Interleaved {
-                dwords: vec![0; self.rows.len() * dwords],
-                sums: vec![0; self.rows.len() * sums],
-            };
-            let panels: Vec<_> = interleaved
-                .dwords
-                .chunks_mut(dwords)
-                .zip(interleaved.sums.chunks_mut(sums))
-                .zip(&self.rows)
-                .map(Mutex::new)
-                .collect();
+            let mut interleaved = Interleaved::default();
+            interleaved.resize(self.padded(), columns, group);
+            let panels = interleaved.panels(columns, group).zip(&self.rows);
+            let panels: Vec<_> = panels.map(Mutex::new).collect();
             threads.run(panels.len(), |i| {
-                let ((dwords, sums), rows) = &mut *lock(&panels[i]);
-                rows.interleave(NR, group, dwords, sums);
+                let (panel, rows) = &mut *lock(&panels[i]);
+                rows.interleave(group, panel);
             });
             drop(panels);
             interleaved
         });
     }
 
+    /// Tokens of all panels, those that are not there included.
+    fn padded(&self) -> usize {
+        self.panels().map(|(_, width)| width).sum()
+    }
+
     /// Interleave `x`, rounded.
     fn take_floats(&mut self, x: &[f32], round: impl Fn(f32) -> f32 + Sync, threads: &Threads) {
         let columns = self.columns;
-        let padded: usize = self.panels().map(|(_, width)| width).sum();
         self.floats.clear();
-        self.floats.resize(padded * columns, 0.0);
+        self.floats.resize(self.padded() * columns, 0.0);
         let panel = (NR * columns).max(1);
         let panels: Vec<_> = self
             .floats
@@ -248,7 +224,7 @@ impl Activations {
     pub(super) fn panels(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
         let tokens = self.tokens;
         (0..tokens).step_by(NR).map(move |first| {
-            let width = self.panel_width(tokens - first);
+            let width = panel_width(tokens - first);
             (first..tokens.min(first + NR), width)
         })
     }
@@ -256,7 +232,7 @@ impl Activations {
     /// Panel `index`, where there are no codes.
     pub(super) fn float_panel(&self, index: usize) -> FloatPanel<'_> {
         let first = index * NR;
-        let width = self.panel_width(self.tokens - first);
+        let width = panel_width(self.tokens - first);
         FloatPanel {
             width,
             x: &self.floats[first * self.columns..][..width * self.columns],
@@ -266,7 +242,7 @@ impl Activations {
     /// Some columns of panel `index`, whole groups, with the sums of runs of `run` of them.
     pub(super) fn panel(&self, index: usize, columns: Range<usize>, run: usize) -> Panel<'_> {
         let (first, group) = (index * NR, self.grouping.group());
-        let width = self.panel_width(self.tokens - first);
+        let width = panel_width(self.tokens - first);
         // A number for each `each` columns, in lists of `list` numbers a token, of which the first `skip` are others.
         let range = |each: usize, list: usize, skip: usize| {
             let number = |column: usize| first * list + (skip + column / each) * width;
@@ -274,27 +250,79 @@ impl Activations {
         };
         let shorter: usize = run_lengths(run).map(|run| self.columns / run).sum();
         let skip = shorter - self.columns / run;
-        let interleaved = self.interleaved.get();
+        let all = self.interleaved.get().expect("made ready before");
         Panel {
             width,
             group,
-            dwords: interleaved.map_or(&[], |all| &all.dwords[range(4, self.columns / 4, 0)]),
-            scales: &self.scales[range(group, self.columns / group, 0)],
-            sums: interleaved.map_or(&[], |all| {
-                &all.sums[range(run, sums_per_token(self.columns, group), skip)]
-            }),
-            lines: self.lines.of_panel(index, columns.start),
+            dwords: &all.dwords[range(4, self.columns / 4, 0)],
+            scales: &all.scales[range(group, self.columns / group, 0)],
+            sums: &all.sums[range(run, sums_per_token(self.columns, group), skip)],
+            lines: Lines::default(),
         }
     }
 
-    /// Width of the panel that begins where `tokens` tokens are left.
-    fn panel_width(&self, tokens: usize) -> usize {
-        match tokens {
-            _ if self.has_lines() => NR,
-            1 => 1,
-            2..=12 => tokens.next_multiple_of(4),
-            _ => NR,
+    /// The tokens of each 16, where there are lines.
+    pub(super) fn line_panels(&self) -> impl Iterator<Item = (Range<usize>, usize)> {
+        let tokens = self.tokens;
+        (0..tokens)
+            .step_by(NR)
+            .map(move |first| (first..tokens.min(first + NR), NR))
+    }
+
+    /// Some columns of 16 tokens, whole spans or the last, as lines alone.
+    pub(super) fn line_panel(&self, index: usize, columns: Range<usize>) -> Panel<'_> {
+        let group = self.grouping.group();
+        let (scales, lines) = self.lines.of_panel(index, columns, group);
+        Panel {
+            width: NR,
+            group,
+            dwords: &[],
+            scales,
+            sums: &[],
+            lines,
         }
+    }
+}
+
+/// Width of the panel that begins where `tokens` tokens are left.
+fn panel_width(tokens: usize) -> usize {
+    match tokens {
+        1 => 1,
+        2..=12 => tokens.next_multiple_of(4),
+        _ => NR,
+    }
+}
+
+/// A panel that is being filled.
+struct PanelMut<'a> {
+    width: usize,
+    dwords: &'a mut [i32],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+}
+
+impl Interleaved {
+    /// Room for so many tokens.
+    fn resize(&mut self, tokens: usize, columns: usize, group: usize) {
+        self.dwords.resize(tokens * columns / 4, 0);
+        self.scales.resize(tokens * columns / group, 0.0);
+        self.sums.resize(tokens * sums_per_token(columns, group), 0);
+    }
+
+    /// Its panels.
+    fn panels(&mut self, columns: usize, group: usize) -> impl Iterator<Item = PanelMut<'_>> {
+        let dwords = self.dwords.chunks_mut(NR * columns / 4);
+        let scales = self.scales.chunks_mut(NR * columns / group);
+        let sums = self.sums.chunks_mut(NR * sums_per_token(columns, group));
+        dwords
+            .zip(scales)
+            .zip(sums)
+            .map(move |((dwords, scales), sums)| PanelMut {
+                width: dwords.len() / (columns / 4),
+                dwords,
+                scales,
+                sums,
+            })
     }
 }
 
@@ -347,11 +375,19 @@ impl Rows {
         }
     }
 
-    /// Interleave `width` tokens: their codes, and their sums over runs of up to `group` columns.
-    fn interleave(&self, width: usize, group: usize, dwords: &mut [i32], sums: &mut [i32]) {
-        interleave(&self.codes, width, dwords);
-        interleave(&self.sums, width, &mut sums[..dwords.len() * 4 / STEP]);
-        fill_longer_sums(sums, dwords.len() / width * 4, group, width);
+    /// Interleave the first tokens in `panel`.
+    fn interleave(&self, group: usize, panel: &mut PanelMut<'_>) {
+        let PanelMut {
+            width,
+            dwords,
+            scales,
+            sums,
+        } = panel;
+        let columns = dwords.len() / *width * 4;
+        interleave(&self.codes, *width, dwords);
+        interleave(&self.scales, *width, scales);
+        interleave(&self.sums, *width, &mut sums[..columns / STEP * *width]);
+        fill_longer_sums(sums, columns, group, *width);
     }
 }
 

@@ -100,8 +100,7 @@ pub(super) struct Panel<'a> {
     pub scales: &'a [f32],
     /// `sums[r * width + token]`: the sum of the activations of inner run r.
     pub sums: &'a [i32],
-    /// The same activations, where there are enough tokens for tiles; `dwords` and `sums` are there only if a product
-    /// asked for them then.
+    /// The same activations as tiles read them, in place of `dwords` and `sums`.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "read by x86-64's tiles"))]
     pub lines: Lines<'a>,
 }

@@ -390,11 +390,19 @@ impl Matrix {
         let (rows, run, gemv) = (weights.format.rows, self.run_columns(weights), self.backend.gemv);
         let minimums = weights.format.shift.is_none() && !weights.format.in_spans(self.grouping.group());
         let can_read = |gemm: &&dyn Gemm| x.has_lines() || !gemm.reads_lines();
-        if let Some(gemm) = self.gemm(x.tokens(), threads.count()).filter(can_read) {
-            if !gemm.reads_lines() {
-                x.interleave(threads);
-            }
-            return for_tiles(rows, x, y, threads, gemm.tile(), |groups, panels, out| {
+        let gemm = self.gemm(x.tokens(), threads.count()).filter(can_read);
+        if let Some(gemm) = gemm.filter(|gemm| gemm.reads_lines()) {
+            return for_tiles(rows, x.line_panels(), y, threads, gemm.tile(), |groups, panels, out| {
+                for k_panel in weights.k_panels() {
+                    let panel = |index| x.line_panel(index, k_panel.columns());
+                    let panels: Vec<_> = panels.clone().map(panel).collect();
+                    gemm.multiply(&k_panel, groups.clone(), &panels, out);
+                }
+            });
+        }
+        x.interleave(threads);
+        if let Some(gemm) = gemm {
+            return for_tiles(rows, x.panels(), y, threads, gemm.tile(), |groups, panels, out| {
                 for k_panel in weights.k_panels() {
                     let panel = |index| x.panel(index, k_panel.columns(), run);
                     let panels: Vec<_> = panels.clone().map(panel).collect();
@@ -402,10 +410,9 @@ impl Matrix {
                 }
             });
         }
-        x.interleave(threads);
         // The products stay in the cache from K-panel to K-panel. The activations of a K-panel are in the first-level
         // cache while its weights stream by, once for each panel.
-        for_tiles(rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
+        for_tiles(rows, x.panels(), y, threads, ONE_PANEL, |groups, panels, out| {
             for k_panel in weights.k_panels() {
                 let panel = x.panel(panels.start, k_panel.columns(), run);
                 let out = out.results(0..1);
@@ -418,11 +425,18 @@ impl Matrix {
     }
 
     fn multiply_floats(&self, weights: &Floats, x: &Activations, y: &mut [f32], threads: &Threads) {
-        for_tiles(weights.rows, x, y, threads, ONE_PANEL, |groups, panels, out| {
-            let panel = x.float_panel(panels.start);
-            let gemv = self.backend.gemv;
-            gemv.multiply_floats(weights, groups, &panel, out.results(0..1));
-        });
+        for_tiles(
+            weights.rows,
+            x.panels(),
+            y,
+            threads,
+            ONE_PANEL,
+            |groups, panels, out| {
+                let panel = x.float_panel(panels.start);
+                let gemv = self.backend.gemv;
+                gemv.multiply_floats(weights, groups, &panel, out.results(0..1));
+            },
+        );
     }
 }
 

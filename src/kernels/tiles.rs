@@ -1,6 +1,5 @@
 //! The order in which a product is computed: in tiles of row groups and panels, several threads at once.
 
-use super::activations::Activations;
 use super::contract::{MR, Tile};
 use super::memory::LineVec;
 use super::threads::Threads;
@@ -10,17 +9,17 @@ use std::ops::Range;
 const CHUNKS_PER_THREAD: usize = 4;
 
 /// `y` (tokens, rows), made a tile at a time: `product(groups, panels, out)` is to put the product of these row groups
-/// with these panels into `out`.
+/// with these panels into `out`. `panels`: the tokens of each, and how many are interleaved there.
 pub(super) fn for_tiles(
     rows: usize,
-    x: &Activations,
+    panels: impl Iterator<Item = (Range<usize>, usize)>,
     y: &mut [f32],
     threads: &Threads,
     tile: Tile,
     product: impl Fn(Range<usize>, Range<usize>, &mut Out<'_>) + Sync,
 ) {
     let y = Output::new(y, rows);
-    let panels: Vec<_> = x.panels().collect();
+    let panels: Vec<_> = panels.collect();
     for_chunks(rows.div_ceil(MR), tile.least, threads, |chunk| {
         let mut results = LineVec::new(0);
         for groups in pieces(chunk, tile.groups) {
@@ -178,7 +177,7 @@ struct Output<'a> {
     owner: std::marker::PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: the only access is `write`, whose caller promises that no two write the same rows.
+// SAFETY: whoever writes or reads there promises that nobody else does so in the same row groups.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
