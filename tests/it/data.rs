@@ -24,6 +24,13 @@ pub fn find(name: &str) -> Option<PathBuf> {
     None
 }
 
+/// Whether llama.cpp multiplies with AMX here. Its products of rows of 32 columns, which only the smallest fixtures have, are
+/// NaN then (ggml 0.26.0; Q4_0 of 32 x 32).
+pub fn llama_cpp_has_amx() -> bool {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpu.contains("amx_tile") && cpu.contains("amx_int8")
+}
+
 /// All `.safetensors` files in a folder whose name starts with `prefix`.
 pub struct Tensors(Vec<(Vec<u8>, Vec<Entry>)>);
 

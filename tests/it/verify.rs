@@ -780,7 +780,8 @@ fn bench_refuses_what_it_would_not_measure() {
         (&["--shape=99999x99999"], "of at most 2^31 weights"),
         (&["--prefill=4"], "<MODEL>"),
         (&["model.gguf", "--runs=0"], "0 is not in 1..=1000"),
-        (&["model.gguf", "--isa=avx2"], "'--isa <ISA>'"),
+        (&["model.gguf", "--hot"], "'--hot'"),
+        (&["model.gguf", "--isa=mmx"], "no instruction set is called 'mmx'"),
     ] {
         let ran = bench.run(&[&["bench"], arguments].concat());
         let text = String::from_utf8(ran.stderr).unwrap();
