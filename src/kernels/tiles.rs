@@ -87,6 +87,7 @@ impl<'a> Out<'a> {
     }
 
     /// The product itself, for the results of the first `panels` panels.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "written by x86-64's tiles"))]
     pub fn in_place(&mut self, panels: usize) -> Squares<'_> {
         self.placed = panels;
         Squares {
@@ -114,12 +115,14 @@ impl<'a> Out<'a> {
 
 /// The product of some row groups with some panels, in squares: those of a row group and a panel. Nobody else writes there
 /// meanwhile.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "written by x86-64's tiles"))]
 pub(super) struct Squares<'a> {
     y: &'a Output<'a>,
     groups: Range<usize>,
     panels: &'a [(Range<usize>, usize)],
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "written by x86-64's tiles"))]
 impl Squares<'_> {
     /// Put the results (row groups, tokens) of some row groups and a panel there; tokens and rows that are not there do
     /// not count.
@@ -157,6 +160,7 @@ impl Squares<'_> {
     }
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "written by x86-64's tiles"))]
 #[inline(always)]
 fn prefetch(place: *const f32) {
     #[cfg(target_arch = "x86_64")]
