@@ -20,7 +20,7 @@ use crate::bench::{
 };
 use crate::engine::EngineError;
 use crate::engine::threads_text;
-use crate::kernels::{Isa, Options};
+use crate::kernels::{Isa, KernelError, Options};
 use crate::mapped::Model;
 use crate::witness::{Witness, WitnessError};
 
@@ -63,7 +63,7 @@ pub struct BenchArgs {
     thread_counts: Vec<usize>,
     /// Instructions of our matrix products: scalar, avx2, avxvnni, avx512vnni, avx512lookup, amx, neon-dotprod or
     /// neon-i8mm
-    #[arg(long)]
+    #[arg(long, value_parser = available)]
     isa: Option<Isa>,
     #[command(flatten)]
     rounding: ActivationsArgs,
@@ -116,6 +116,15 @@ fn shape(text: &str) -> Result<(usize, usize), String> {
         .and_then(|(rows, columns)| Some((number(rows)?, number(columns)?)))
         .filter(|&(rows, columns)| rows.checked_mul(columns).is_some_and(|n| n <= 1 << 31))
         .ok_or_else(|| format!("'{text}' is no shape such as 2048x8192, of at most 2^31 weights"))
+}
+
+/// An instruction set that is here.
+fn available(text: &str) -> Result<Isa, String> {
+    let isa = text.parse()?;
+    match Isa::available().contains(&isa) {
+        true => Ok(isa),
+        false => Err(KernelError::Isa { isa }.to_string()),
+    }
 }
 
 fn block_type(text: &str) -> Result<BlockType, String> {

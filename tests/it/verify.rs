@@ -772,6 +772,10 @@ fn the_fault_is_named_and_the_verdict_is_last() {
 #[test]
 fn bench_refuses_what_it_would_not_measure() {
     let bench = Bench::new();
+    let elsewhere = match cfg!(target_arch = "aarch64") {
+        true => "--isa=amx",
+        false => "--isa=neon-dotprod",
+    };
     for (arguments, said) in [
         (&["--tokens=0"][..], "0 is not in 1..=65536"),
         (&["--thread-counts=0"], "expected 1 to 512: llama.cpp has room"),
@@ -782,6 +786,8 @@ fn bench_refuses_what_it_would_not_measure() {
         (&["model.gguf", "--runs=0"], "0 is not in 1..=1000"),
         (&["model.gguf", "--hot"], "'--hot'"),
         (&["model.gguf", "--isa=mmx"], "no instruction set is called 'mmx'"),
+        (&["model.gguf", elsewhere], "here: the CPU lacks it"),
+        (&[elsewhere], "here: the CPU lacks it"),
     ] {
         let ran = bench.run(&[&["bench"], arguments].concat());
         let text = String::from_utf8(ran.stderr).unwrap();
