@@ -12,6 +12,11 @@ use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use super::bf16::Bf16Tiles;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use super::x86::Bf16Tiles;
+
 /// An instruction set with a kernel of its own. Every one of them gives the same bits as [`Isa::Scalar`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
@@ -70,6 +75,15 @@ impl Isa {
             Isa::Amx => "amx",
             Isa::NeonDot => "neon-dotprod",
             Isa::NeonI8mm => "neon-i8mm",
+        }
+    }
+
+    /// Tile registers of this thread for products of bf16: of [`Isa::Amx`], where the CPU has AMX-BF16, too.
+    pub(crate) fn bf16_tiles(self) -> Option<Bf16Tiles> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Bf16Tiles::configure(),
+            _ => None,
         }
     }
 

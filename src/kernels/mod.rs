@@ -26,6 +26,7 @@
 //! | `tiles` | the order of a product, and its threads |
 //! | `activations`, `lines` | 8-bit activations, and those as tile registers take them |
 //! | `floats` | F32, F16 and BF16 |
+//! | `bf16` | tile registers for attention |
 //! | `choice` | which activations a type is multiplied with |
 //! | `minimums` | what minimums add, where activations have finer scales than the weights' f16 |
 //! | `exact` | the product in f64, to measure against |
@@ -36,6 +37,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod activations;
+pub(crate) mod bf16;
 mod choice;
 mod contract;
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
@@ -61,6 +63,7 @@ mod x86;
 pub use activations::Activations;
 pub use choice::ActivationScales;
 pub use contract::Grouping;
+pub(crate) use isa::Bf16Tiles;
 pub use isa::Isa;
 pub use threads::Threads;
 

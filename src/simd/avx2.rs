@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Lanes};
+use super::{LANES, Lanes, ONE};
 
 /// AVX2, FMA, F16C and POPCNT: a value exists only where the processor has them.
 #[derive(Clone, Copy)]
@@ -84,6 +84,73 @@ impl Lanes for Avx2 {
     fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: Avx2 is the proof of its instructions.
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn plus(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: Avx2 is the proof of its instructions.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn minus(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: Avx2 is the proof of its instructions.
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn larger(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: Avx2 is the proof of its instructions.
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, mut x: [__m256; 2]) -> [__m256; 2] {
+        for x in &mut x {
+            // SAFETY: Avx2 is the proof of its instructions.
+            unsafe {
+                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(*x));
+                *x = _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_set1_epi32(ONE)));
+            }
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn to_bf16(self, mut x: [__m256; 2]) -> [__m256; 2] {
+        for x in &mut x {
+            // SAFETY: Avx2 is the proof of its instructions.
+            unsafe {
+                let rounded = _mm256_add_epi32(_mm256_castps_si256(*x), _mm256_set1_epi32(0x8000));
+                *x = _mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(-0x1_0000)));
+            }
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn pairs(self, low: [__m256; 2], high: [__m256; 2]) -> [u16; 2 * LANES] {
+        let mut out = [0; 2 * LANES];
+        for (out, (low, high)) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(low.into_iter().zip(high)) {
+            // SAFETY: Avx2 is the proof of its instructions; the array is as long as what is stored.
+            unsafe {
+                let low = _mm256_srli_epi32::<16>(_mm256_castps_si256(low));
+                let pairs = _mm256_or_si256(low, _mm256_castps_si256(high));
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), pairs);
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn largest(self, [low, high]: [__m256; 2]) -> f32 {
+        // SAFETY: Avx2 is the proof of its instructions.
+        unsafe {
+            let eight = _mm256_max_ps(low, high);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Lanes};
+use super::{LANES, Lanes, ONE};
 
 /// AVX-512 F, BW, DQ and VL: a value exists only where the processor has them.
 #[derive(Clone, Copy)]
@@ -70,6 +70,60 @@ impl Lanes for Avx512 {
     fn mul(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: Avx512 is the proof of its instructions.
         unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn plus(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: Avx512 is the proof of its instructions.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn minus(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: Avx512 is the proof of its instructions.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn larger(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: Avx512 is the proof of its instructions.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, shifted: __m512) -> __m512 {
+        // SAFETY: Avx512 is the proof of its instructions.
+        unsafe {
+            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
+            _mm512_castsi512_ps(_mm512_add_epi32(exponent, _mm512_set1_epi32(ONE)))
+        }
+    }
+
+    #[inline(always)]
+    fn to_bf16(self, x: __m512) -> __m512 {
+        // SAFETY: Avx512 is the proof of its instructions.
+        unsafe {
+            let rounded = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+            _mm512_castsi512_ps(_mm512_and_epi32(rounded, _mm512_set1_epi32(-0x1_0000)))
+        }
+    }
+
+    #[inline(always)]
+    fn pairs(self, low: __m512, high: __m512) -> [u16; 2 * LANES] {
+        let mut out = [0; 2 * LANES];
+        // SAFETY: Avx512 is the proof of its instructions; the array is as long as what is stored.
+        unsafe {
+            let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(low));
+            let pairs = _mm512_or_epi32(low, _mm512_castps_si512(high));
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), pairs);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn largest(self, x: __m512) -> f32 {
+        // SAFETY: Avx512 is the proof of its instructions.
+        unsafe { _mm512_reduce_max_ps(x) }
     }
 
     #[inline(always)]

@@ -23,6 +23,9 @@ pub use plain::Plain;
 /// Lanes of every sum.
 pub const LANES: usize = 16;
 
+/// The bits of 1.0.
+const ONE: i32 = 1f32.to_bits() as i32;
+
 /// A row's codes, and what its dead zone is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Split {
@@ -59,6 +62,20 @@ pub trait Lanes: Copy {
     fn fma(self, a: Self::Numbers, b: Self::Numbers, c: Self::Numbers) -> Self::Numbers;
     /// a * b
     fn mul(self, a: Self::Numbers, b: Self::Numbers) -> Self::Numbers;
+    /// a + b
+    fn plus(self, a: Self::Numbers, b: Self::Numbers) -> Self::Numbers;
+    /// a - b
+    fn minus(self, a: Self::Numbers, b: Self::Numbers) -> Self::Numbers;
+    /// The larger of both, lane by lane; of `b` where one is NaN.
+    fn larger(self, a: Self::Numbers, b: Self::Numbers) -> Self::Numbers;
+    /// `2^n` of `n + 1.5 * 2^23`, where `n` is whole and from -126 to 127: its lowest bits are `n`.
+    fn power_of_two(self, shifted: Self::Numbers) -> Self::Numbers;
+    /// The nearest numbers of bfloat16, the larger one of two in magnitude. No NaN is to have all bits set.
+    fn to_bf16(self, x: Self::Numbers) -> Self::Numbers;
+    /// Two times 16 numbers of bfloat16 as bits, first one of `low`, then one of `high`.
+    fn pairs(self, low: Self::Numbers, high: Self::Numbers) -> [u16; 2 * LANES];
+    /// The largest of the numbers, none of which is to be NaN.
+    fn largest(self, x: Self::Numbers) -> f32;
     /// |x|
     fn abs(self, x: Self::Numbers) -> Self::Numbers;
     /// sums + x

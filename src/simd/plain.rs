@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{LANES, Lanes};
+use super::{LANES, Lanes, ONE};
 
 /// What `f32::mul_add` calls on a processor without the instruction. MinGW's own goes through the x87's registers and rounds
 /// twice.
@@ -67,6 +67,60 @@ impl Lanes for Plain {
             *a *= b;
         }
         a
+    }
+
+    #[inline(always)]
+    fn plus(self, mut a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a += b;
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn minus(self, mut a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a -= b;
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn larger(self, mut a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a = if *a > b { *a } else { b };
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, mut x: [f32; LANES]) -> [f32; LANES] {
+        for x in &mut x {
+            *x = f32::from_bits((x.to_bits() << 23).wrapping_add(ONE as u32));
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn to_bf16(self, mut x: [f32; LANES]) -> [f32; LANES] {
+        for x in &mut x {
+            *x = f32::from_bits(x.to_bits().wrapping_add(0x8000) & 0xffff_0000);
+        }
+        x
+    }
+
+    #[inline(always)]
+    fn pairs(self, low: [f32; LANES], high: [f32; LANES]) -> [u16; 2 * LANES] {
+        let mut out = [0; 2 * LANES];
+        for (out, (low, high)) in out.as_chunks_mut().0.iter_mut().zip(low.into_iter().zip(high)) {
+            *out = [low, high].map(|x| (x.to_bits() >> 16) as u16);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn largest(self, x: [f32; LANES]) -> f32 {
+        x.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
 
     #[inline(always)]

@@ -182,3 +182,68 @@ fn every_level_converts_halves_and_bytes() {
         }
     }
 }
+
+/// What two times 16 numbers are added up, compared and rounded to, and the bits of the rounded ones.
+struct Compared<'t>(&'t [f32; LANES], &'t [f32; LANES]);
+
+impl Work for Compared<'_> {
+    type Output = ([[f32; LANES]; 5], f32, [u16; 2 * LANES]);
+
+    #[inline(always)]
+    fn run(self, lanes: impl Lanes) -> Self::Output {
+        let (a, b) = (lanes.load(self.0), lanes.load(self.1));
+        let rounded = [lanes.to_bf16(a), lanes.to_bf16(b)];
+        let all = [
+            lanes.plus(a, b),
+            lanes.minus(a, b),
+            lanes.larger(a, b),
+            rounded[0],
+            rounded[1],
+        ];
+        (
+            all.map(|x| lanes.store(x)),
+            lanes.largest(a),
+            lanes.pairs(rounded[0], rounded[1]),
+        )
+    }
+}
+
+#[test]
+fn every_level_compares_and_rounds() {
+    let [a, b] = [3, 4].map(|seed| mixed(1600, seed, &[f32::INFINITY, f32::MAX, f32::MIN]));
+    // The bf16 below in magnitude, and the next one where that is not farther away.
+    let nearest = |x: f32| {
+        let below = f32::from_bits(x.to_bits() & 0xffff_0000);
+        let above = f32::from_bits((x.to_bits() & 0xffff_0000).wrapping_add(0x1_0000));
+        let wide = |x: f32| f64::from(x).clamp(-(2f64.powi(128)), 2f64.powi(128));
+        let [below_by, above_by] = [below, above].map(|to| (wide(x) - wide(to)).abs());
+        if x == below || below_by < above_by {
+            below
+        } else {
+            above
+        }
+    };
+    for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+        let of = |of: &dyn Fn(f32, f32) -> f32| std::array::from_fn(|lane| of(a[lane], b[lane]).to_bits());
+        let expected: [[u32; LANES]; 5] = [
+            of(&|a, b| a + b),
+            of(&|a, b| a - b),
+            of(&|a, b| if a > b { a } else { b }),
+            of(&|a, _| nearest(a)),
+            of(&|_, b| nearest(b)),
+        ];
+        let largest = a.iter().copied().fold(f32::MIN, f32::max);
+        for level in Level::available() {
+            let (found, found_largest, pairs) = level.run(Compared(a, b));
+            let is_nan = |bits: u32| f32::from_bits(bits).is_nan();
+            for (found, expected) in found.map(|x| x.map(f32::to_bits)).iter().zip(&expected) {
+                let same = |(x, y): (&u32, &u32)| x == y || is_nan(*x) && is_nan(*y);
+                assert!(found.iter().zip(expected).all(same), "{}: {a:?} {b:?}", level.name());
+            }
+            assert_eq!(found_largest, largest, "{}", level.name());
+            for (lane, pair) in pairs.as_chunks::<2>().0.iter().enumerate() {
+                assert_eq!(pair.map(|x| u32::from(x) << 16), [expected[3][lane], expected[4][lane]]);
+            }
+        }
+    }
+}

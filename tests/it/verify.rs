@@ -327,7 +327,16 @@ fn a_smaller_cache_costs_what_rounding_keys_and_values_costs() {
         [rounded, engine]
     };
     assert_eq!(costs(["f32", "f32"])[0], 0.0);
-    for types in [["f16", "f16"], ["q8_0", "f32"], ["f32", "q8_0"], ["q8_0", "q8_0"]] {
+    let all = [
+        ["f16", "f16"],
+        ["bf16", "bf16"],
+        ["bf16", "f32"],
+        ["f32", "bf16"],
+        ["q8_0", "f32"],
+        ["f32", "q8_0"],
+        ["q8_0", "q8_0"],
+    ];
+    for types in all {
         let [rounded, engine] = costs(types);
         assert!(
             rounded > 1e-8 && engine < 0.1 * rounded,

@@ -8,6 +8,7 @@
 
 use crate::engine::hyper::Dims;
 use crate::kernels::Threads;
+use crate::kernels::bf16::Pairs;
 use crate::kernels::memory::LineVec;
 use crate::simd::{LANES, Lanes};
 
@@ -73,6 +74,10 @@ impl Cache {
         self.head_dim
     }
 
+    pub fn types(&self) -> CacheTypes {
+        self.types
+    }
+
     /// All of it, filled or not.
     pub fn bytes(&self) -> usize {
         size_of_val(self.vectors())
@@ -87,12 +92,12 @@ impl Cache {
 
     /// Units of the keys of a head in a block.
     fn keys(&self) -> usize {
-        self.types.keys.units(Order::Keys.vectors(self.head_dim))
+        self.types.keys.units(Order::Keys, self.head_dim)
     }
 
     /// Units of a head in a block.
     fn per_head(&self) -> usize {
-        self.keys() + self.types.values.units(Order::Values.vectors(self.head_dim))
+        self.keys() + self.types.values.units(Order::Values, self.head_dim)
     }
 
     fn per_layer(&self) -> usize {
@@ -129,6 +134,9 @@ impl Cache {
         let blocks = &mut vectors[at + start * per_block..at + last.div_ceil(BLOCK) * per_block];
         for_each_chunk(threads, blocks, per_block, |block, heads| {
             let positions = (start + block) * BLOCK..(start + block + 1) * BLOCK;
+            if first <= positions.start {
+                heads.fill([0.0; LANES]); // what an earlier text left there, finite or not
+            }
             for (kv_head, head) in heads.chunks_exact_mut(per_head).enumerate() {
                 let (keys, values) = head.split_at_mut(key_units);
                 for position in positions.start.max(first)..positions.end.min(last) {
@@ -142,10 +150,15 @@ impl Cache {
     }
 }
 
-impl Cells<'_> {
+impl<'c> Cells<'c> {
+    /// Keys and values of bf16, as they are kept.
+    pub fn pairs(&self) -> (&'c [Pairs], &'c [Pairs]) {
+        (bytemuck::cast_slice(self.keys), bytemuck::cast_slice(self.values))
+    }
+
     /// Keys and values, in f32.
     #[inline(always)]
-    pub fn read<'c>(&'c self, lanes: impl Lanes, room: &'c mut Room) -> (&'c [Vector], &'c [Vector]) {
+    pub fn read<'r>(&'r self, lanes: impl Lanes, room: &'r mut Room) -> (&'r [Vector], &'r [Vector]) {
         let CacheTypes { keys, values } = self.types;
         (
             keys.read(lanes, Order::Keys, self.keys, self.head_dim, &mut room.keys),

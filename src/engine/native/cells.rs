@@ -1,7 +1,12 @@
-//! Keys or values of a head in a block of the cache, as f32, f16 or Q8_0.
+//! Keys or values of a head in a block of the cache, as f32, f16, bf16 or Q8_0.
 //!
-//! The numbers of all types lie in the order of their [`Order`]; those of Q8_0 are codes, and behind them are the scales,
-//! one for 32 dimensions of a position:
+//! The numbers of all types lie in the order of their [`Order`]. Those of bf16 are in pairs, of 32 vectors one of the first
+//! half and one of the second in one, as tile registers take them, and dimensions are padded with zeros to a multiple of 32:
+//! ```text
+//! keys    [position / 16][dimension / 32][dimension % 16][position % 16][dimension / 16 % 2]
+//! values  [dimension / 16][position / 32][position % 16][dimension % 16][position / 16 % 2]
+//! ```
+//! Those of Q8_0 are codes, and behind them are the scales, one for 32 dimensions of a position:
 //! ```text
 //! scales  [position / 16][dimension / 32][position % 16]
 //! ```
@@ -16,11 +21,15 @@ use crate::engine::EngineError;
 use crate::kernels::memory::LineVec;
 use crate::simd::{LANES, Lanes};
 
+use super::math::to_bf16;
+
 /// 16 numbers, or 64 bytes of a cache that holds others.
 pub type Vector = [f32; LANES];
 
 /// Positions of a block.
 pub const BLOCK: usize = 64;
+/// Products of bf16 that a tile instruction adds to a sum.
+pub const CHUNK: usize = 32;
 
 /// What keys or values are kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +39,8 @@ pub enum CacheType {
     F32,
     /// Each rounded to half precision; infinite above 65504.
     F16,
+    /// Each rounded to bfloat16, as are the queries and weights that they are multiplied with.
+    Bf16,
     /// Codes of 8 bits, and an f16 scale for 32 dimensions of a head: ggml's Q8_0.
     Q8_0,
 }
@@ -70,13 +81,14 @@ pub enum Order {
 
 impl CacheType {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8_0];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0];
 
     /// As in ggml, in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Bf16 => "bf16",
             Self::Q8_0 => "q8_0",
         }
     }
@@ -84,16 +96,30 @@ impl CacheType {
     /// Dimensions of a head that share a scale, and of which it has a whole number of groups.
     pub fn group(self) -> usize {
         match self {
-            Self::F32 | Self::F16 => 1,
+            Self::F32 | Self::F16 | Self::Bf16 => 1,
             Self::Q8_0 => q8_0::WEIGHTS,
         }
     }
 
-    /// 64 bytes each, for so many vectors of numbers.
-    pub fn units(self, vectors: usize) -> usize {
+    /// The dimensions of a head as they are kept.
+    pub fn dimensions(self, head_dim: usize) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Q8_0 => head_dim,
+            Self::Bf16 => head_dim.next_multiple_of(CHUNK),
+        }
+    }
+
+    /// Vectors of numbers of a head.
+    fn vectors(self, order: Order, head_dim: usize) -> usize {
+        order.vectors(self.dimensions(head_dim))
+    }
+
+    /// 64 bytes each, for the numbers of a head.
+    pub fn units(self, order: Order, head_dim: usize) -> usize {
+        let vectors = self.vectors(order, head_dim);
         match self {
             Self::F32 => vectors,
-            Self::F16 => vectors / 2,
+            Self::F16 | Self::Bf16 => vectors / 2,
             Self::Q8_0 => vectors / 4 + vectors / 64,
         }
     }
@@ -102,7 +128,7 @@ impl CacheType {
     pub fn room(self, order: Order, head_dim: usize) -> LineVec<Vector> {
         let vectors = match self {
             Self::F32 => 0,
-            Self::F16 | Self::Q8_0 => order.vectors(head_dim),
+            Self::F16 | Self::Bf16 | Self::Q8_0 => self.vectors(order, head_dim),
         };
         avec!([64]| [0.0; LANES]; vectors)
     }
@@ -114,6 +140,10 @@ impl CacheType {
             Self::F16 => {
                 let halves = x.iter().map(|x| f16::from_f32(*x).to_bits());
                 order.write(bytemuck::cast_slice_mut(cells), i, x.len(), halves);
+            }
+            Self::Bf16 => {
+                let halves = x.iter().map(|x| (to_bf16(*x).to_bits() >> 16) as u16);
+                order.write_pairs(bytemuck::cast_slice_mut(cells), i, self.dimensions(x.len()), halves);
             }
             Self::Q8_0 => {
                 let (codes, scales) = cells.split_at_mut(order.vectors(x.len()) / 4);
@@ -145,6 +175,18 @@ impl CacheType {
                     *out = lanes.store(lanes.halves(halves));
                 }
             }
+            Self::Bf16 => {
+                let pairs: &[[[u32; LANES]; CHUNK / 2]] = bytemuck::cast_slice(cells);
+                for (out, pairs) in room.as_chunks_mut::<CHUNK>().0.iter_mut().zip(pairs) {
+                    let (first, second) = out.split_at_mut(CHUNK / 2);
+                    for (out, pair) in first.as_flattened_mut().iter_mut().zip(pairs.as_flattened()) {
+                        *out = f32::from_bits(pair << 16);
+                    }
+                    for (out, pair) in second.as_flattened_mut().iter_mut().zip(pairs.as_flattened()) {
+                        *out = f32::from_bits(pair & 0xffff_0000);
+                    }
+                }
+            }
             Self::Q8_0 => {
                 let (codes, scales) = cells.split_at(order.vectors(head_dim) / 4);
                 let (codes, scales) = (bytemuck::cast_slice(codes), bytemuck::cast_slice(scales));
@@ -170,10 +212,25 @@ impl Order {
     /// Write the numbers of a position: so many `dimensions`.
     fn write<T>(self, to: &mut [[T; LANES]], i: usize, dimensions: usize, numbers: impl Iterator<Item = T>) {
         for (dimension, number) in numbers.enumerate() {
-            match self {
-                Self::Keys => to[i / LANES * dimensions + dimension][i % LANES] = number,
-                Self::Values => to[dimension / LANES * BLOCK + i][dimension % LANES] = number,
-            }
+            let (vector, lane) = self.place(i, dimension, dimensions);
+            to[vector][lane] = number;
+        }
+    }
+
+    /// The same, two vectors in one.
+    fn write_pairs<T>(self, to: &mut [[[T; 2]; LANES]], i: usize, dimensions: usize, numbers: impl Iterator<Item = T>) {
+        for (dimension, number) in numbers.enumerate() {
+            let (vector, lane) = self.place(i, dimension, dimensions);
+            let (chunk, half, i) = (vector / CHUNK, vector / (CHUNK / 2) % 2, vector % (CHUNK / 2));
+            to[chunk * (CHUNK / 2) + i][lane][half] = number;
+        }
+    }
+
+    /// The vector and the lane of a number of position `i`.
+    fn place(self, i: usize, dimension: usize, dimensions: usize) -> (usize, usize) {
+        match self {
+            Self::Keys => (i / LANES * dimensions + dimension, i % LANES),
+            Self::Values => (dimension / LANES * BLOCK + i, dimension % LANES),
         }
     }
 }

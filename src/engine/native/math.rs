@@ -4,13 +4,14 @@
 
 use crate::simd::{LANES, Lanes, Level, Work};
 
+/// Adding it leaves the nearest whole number in the lowest bits (1.5 * 2^23).
+const ROUND: f32 = 12_582_912.0;
+
 /// `e^x` to about 1e-7 of its value; 1.2e-38 below -87 and the largest power of two above 88, a NaN stays one.
 ///
 /// `x = n ln 2 + r` with |r| <= ln 2 / 2, and `e^x = 2^n e^r` with the Taylor series of `e^r` to r^7 (rest below 6e-9).
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    /// Adding it leaves the nearest whole number in the lowest bits (1.5 * 2^23).
-    const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts, the first with so few bits that `n * LN2_HIGH` is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -23,9 +24,58 @@ pub fn exp(x: f32) -> f32 {
     for coefficient in series {
         e_r = r.mul_add(e_r, coefficient);
     }
-    // 2^n: the lowest bits of `shifted` are n, the exponent field of 1.0 is added to them.
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
-    e_r * power
+    e_r * power_of_two(shifted)
+}
+
+/// `2^x` for `x` from -50 to 1, to about 2e-7 of its value, a whole `x` exactly; 2^-50 below, a NaN stays one. Several at a
+/// time, so that no step waits for the one before.
+///
+/// `x = n + r` with |r| <= 1/2, and `2^x = 2^n 2^r` with the polynomial of degree 5 that is 1 for 0 and at most 9.2e-8 of
+/// its value from `2^r`.
+#[inline(always)]
+pub fn exp2<L: Lanes, const N: usize>(lanes: L, mut x: [L::Numbers; N]) -> [L::Numbers; N] {
+    /// Those of r^4 down; that of r^5 begins.
+    #[allow(clippy::approx_constant, reason = "near ln 2, which is that of the series")]
+    const COEFFICIENTS: [f32; 5] = [9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0];
+    let (least, round) = (lanes.splat(-50.0), lanes.splat(ROUND));
+    let mut shifted = x;
+    for i in 0..N {
+        x[i] = lanes.larger(least, x[i]);
+        shifted[i] = lanes.plus(x[i], round);
+    }
+    for i in 0..N {
+        x[i] = lanes.minus(x[i], lanes.minus(shifted[i], round));
+    }
+    let mut power = [lanes.splat(1.326_472_7e-3); N];
+    for coefficient in COEFFICIENTS {
+        let coefficient = lanes.splat(coefficient);
+        for i in 0..N {
+            power[i] = lanes.fma(x[i], power[i], coefficient);
+        }
+    }
+    for i in 0..N {
+        power[i] = lanes.mul(power[i], lanes.power_of_two(shifted[i]));
+    }
+    power
+}
+
+/// `2^n` for `shifted = n + ROUND`: its lowest bits are n, the exponent field of 1.0 is added to them.
+#[inline(always)]
+fn power_of_two(shifted: f32) -> f32 {
+    f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()))
+}
+
+/// The nearest number of bfloat16, the even one of two, but 0 for magnitudes below 2^-50, so that neither a product of two
+/// such numbers nor a sum of those is subnormal, which tile registers take for 0. A NaN stays one.
+#[inline(always)]
+pub fn to_bf16(x: f32) -> f32 {
+    const LEAST: f32 = 1.0 / (1u64 << 50) as f32;
+    let bits = x.to_bits();
+    if x.abs() >= LEAST {
+        f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+    } else {
+        x * 0.0
+    }
 }
 
 /// `x * sigmoid(x)`.
@@ -181,6 +231,53 @@ mod tests {
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(1e9) > 1e38);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    struct Exp2(Vec<[f32; LANES]>);
+
+    impl Work for Exp2 {
+        type Output = Vec<[f32; LANES]>;
+
+        #[inline(always)]
+        fn run(mut self, lanes: impl Lanes) -> Self::Output {
+            for pair in self.0.as_chunks_mut().0 {
+                let [a, b] = exp2(lanes, [lanes.load(&pair[0]), lanes.load(&pair[1])]);
+                *pair = [lanes.store(a), lanes.store(b)];
+            }
+            self.0
+        }
+    }
+
+    #[test]
+    fn exp2_is_close_everywhere_and_exact_for_whole_numbers() {
+        let mut x: Vec<f32> = (-500_000..=10_000).map(|i| i as f32 * 1e-4).collect();
+        x.extend([f32::NAN, f32::NEG_INFINITY, -126.0]);
+        x.resize(x.len().next_multiple_of(2 * LANES), -0.0);
+        let expected = Level::BASELINE.run(Exp2(x.as_chunks().0.to_vec()));
+        for (&x, found) in x.iter().zip(expected.as_flattened()) {
+            let exact = f64::from(x).exp2().max(2f64.powi(-50));
+            let error = (f64::from(*found) - exact).abs() / exact;
+            let limit = if x.fract() == 0.0 { 0.0 } else { 2e-7 };
+            assert!(error <= limit || x.is_nan() && found.is_nan(), "{x}: {error:e}");
+        }
+        let bits = |x: &[[f32; LANES]]| x.as_flattened().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        for level in Level::available() {
+            let found = level.run(Exp2(x.as_chunks().0.to_vec()));
+            assert!(bits(&found) == bits(&expected), "{}", level.name());
+        }
+    }
+
+    #[test]
+    fn bf16_is_the_nearest_and_never_tiny() {
+        for exponent in -50..127 {
+            for i in 0..4096 {
+                let x = (1.0 + i as f32 / 4096.0) * 2f32.powi(exponent) * if i % 3 == 0 { -1.0 } else { 1.0 };
+                assert_eq!(to_bf16(x), half::bf16::from_f32(x).to_f32(), "{x}");
+            }
+        }
+        assert_eq!([8.88e-16, -1e-40, 0.0].map(to_bf16), [0.0; 3]);
+        assert_eq!([f32::INFINITY, f32::MAX].map(to_bf16), [f32::INFINITY; 2]);
+        assert!(to_bf16(f32::NAN).is_nan() && to_bf16(f32::from_bits(u32::MAX)).is_nan());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The steps of a forward pass, whatever holds the weights: states in the order of the model, positions, the cache.
 
-use super::attention::attend;
+use super::attention::{Means, attend};
 use super::cache::Cache;
 use super::chunks::for_each_row;
 use super::math;
@@ -16,6 +16,7 @@ pub struct Pass {
     pub(super) hyper: Hyper,
     pub(super) threads: Threads,
     level: Level,
+    isa: kernels::Isa,
     rotation: Rotation,
     pub(super) cache: Cache,
     /// Positions in the cache.
@@ -49,6 +50,7 @@ impl Pass {
             buffers: Buffers::new(isa),
             threads: Threads::new(threads),
             level: Level::widest(),
+            isa,
             hyper,
         }
     }
@@ -164,13 +166,18 @@ impl Pass {
             hyper,
             threads,
             level,
+            isa,
             buffers: b,
             ..
         } = self;
         let width = hyper.dims.q_width();
         b.mixed.resize(b.q.len(), 0.0);
-        let at = (index, self.used);
-        attend(&self.cache, *level, at, &b.q, width, &mut b.mixed, threads);
+        let means = Means {
+            level: *level,
+            isa: *isa,
+            threads,
+        };
+        attend(&self.cache, means, (index, self.used), &b.q, width, &mut b.mixed);
         if let Some(weight) = &layer.attention_sub_norm {
             let epsilon = hyper.norm_epsilon as f32;
             let norm = |_, mixed: &mut [f32]| math::rms_norm_pieces(*level, mixed, weight, epsilon);

@@ -12,7 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub use product::Precision;
-pub use weights::{Rounding, Rows, Weights};
+pub use weights::{AttentionRounding, Rounding, Rows, Weights};
 
 use self::product::product;
 pub use crate::blueprint::{Norm, Part};
@@ -33,8 +33,8 @@ pub struct Oracle<'a, W: ?Sized> {
 pub struct Sequence<'a> {
     /// Its tokens.
     pub tokens: &'a [u32],
-    /// Whether the activations of each matrix are rounded as engines round them ([`Rows::rounding`]), and keys and values
-    /// as they keep them ([`Weights::round_head`]).
+    /// Whether the activations of each matrix are rounded as engines round them ([`Rows::rounding`]), keys and values as
+    /// they keep them ([`Weights::round_head`]), and what is multiplied with these ([`Weights::attention_rounding`]).
     pub rounded: bool,
 }
 
@@ -143,13 +143,18 @@ impl<W: Weights + ?Sized> Pass<'_, W> {
         }
         self.round_heads(&mut k, &mut v);
         let mut mixed = vec![0.0; q.len()]; // (tokens, heads, head_dim)
-        for tokens in self.ranges() {
+        for (sequence, tokens) in self.sequences.iter().zip(self.ranges()) {
             let (of_q, of_kv) = (
                 of(&tokens, self.hyper.dims.q_width()),
                 of(&tokens, self.hyper.dims.kv_width()),
             );
+            let rounding = match sequence.rounded {
+                true => self.oracle.weights.attention_rounding(),
+                false => AttentionRounding::default(),
+            };
             attend(
                 self.hyper,
+                rounding,
                 &q[of_q.clone()],
                 &k[of_kv.clone()],
                 &v[of_kv],
@@ -239,15 +244,16 @@ fn round_rows(rounding: Rounding, x: &mut [f64], columns: usize) {
     x.par_chunks_exact_mut(columns).for_each(|x| rounding.apply(x));
 }
 
-/// `mixed = softmax(q k^T / sqrt(head_dim)) v`, causal. `q`, `mixed`: (tokens, heads, head_dim); `k`, `v`: (tokens,
-/// kv_heads, head_dim).
-fn attend(hyper: &Hyper, q: &[f64], k: &[f64], v: &[f64], mixed: &mut [f64]) {
+/// `mixed = softmax(q k^T / sqrt(head_dim)) v`, causal, by powers of two: `e^x = 2^(x log2 e)`. `q`, `mixed`: (tokens,
+/// heads, head_dim); `k`, `v`: (tokens, kv_heads, head_dim).
+fn attend(hyper: &Hyper, rounding: AttentionRounding, q: &[f64], k: &[f64], v: &[f64], mixed: &mut [f64]) {
     let Dims {
         heads,
         kv_heads,
         head_dim,
         ..
     } = hyper.dims;
+    let scale = std::f64::consts::LOG2_E / (head_dim as f64).sqrt();
     mixed
         .par_chunks_mut(heads * head_dim)
         .enumerate()
@@ -255,11 +261,11 @@ fn attend(hyper: &Hyper, q: &[f64], k: &[f64], v: &[f64], mixed: &mut [f64]) {
             for (head, mixed) in mixed.chunks_mut(head_dim).enumerate() {
                 let kv_head = head / (heads / kv_heads);
                 let q = &q[(token * heads + head) * head_dim..][..head_dim];
+                let mut q: Vec<f64> = q.iter().map(|q| q * scale).collect();
+                rounding.queries.apply(&mut q);
                 let start = |past: usize| (past * kv_heads + kv_head) * head_dim;
-                let mut weights: Vec<f64> = (0..=token)
-                    .map(|past| dot(q, &k[start(past)..][..head_dim]) / (head_dim as f64).sqrt())
-                    .collect();
-                softmax(&mut weights);
+                let mut weights: Vec<f64> = (0..=token).map(|past| dot(&q, &k[start(past)..][..head_dim])).collect();
+                softmax(&mut weights, rounding.weights);
                 for (past, weight) in weights.into_iter().enumerate() {
                     for (mixed, v) in mixed.iter_mut().zip(&v[start(past)..][..head_dim]) {
                         *mixed += weight * v;
@@ -297,14 +303,15 @@ fn rms_norm(x: &[f64], weight: &[f32], epsilon: f64) -> Vec<f64> {
     y
 }
 
-/// `exp(x_i) / sum_j exp(x_j)`, shifted by the maximum so that nothing overflows.
-fn softmax(x: &mut [f64]) {
-    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mut sum = 0.0;
+/// `2^x_i / sum_j 2^x_j`, shifted by a whole number so that nothing overflows and the largest is between 1/2 and 1: so they
+/// are rounded.
+fn softmax(x: &mut [f64], rounding: Rounding) {
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max).ceil();
     for x in &mut *x {
-        *x = (*x - max).exp();
-        sum += *x;
+        *x = (*x - max).exp2();
     }
+    rounding.apply(x);
+    let sum: f64 = x.iter().sum();
     for x in x {
         *x /= sum;
     }

@@ -17,9 +17,18 @@ fn norm_by_hand() {
 #[test]
 fn silu_and_softmax_by_hand() {
     close(&[silu(0.0), silu(2.0)], &[0.0, 2.0 / (1.0 + (-2.0f64).exp())]);
-    let mut x = [1000.0, 1000.0 + 3f64.ln()];
-    softmax(&mut x);
-    close(&x, &[0.25, 0.75]);
+    let x = [1000.0, 1000.0 + 3f64.log2(), 0.0];
+    let of = |rounding| {
+        let mut x = x;
+        softmax(&mut x, rounding);
+        x
+    };
+    close(&of(Rounding::None), &[0.25, 0.75, 0.0]);
+    // Of the powers 1/4 and 3/4, which bfloat16 has; of 2^-0.3 it has 0.8125 (2^-0.3 = 0.81225...).
+    close(&of(Rounding::Bf16), &[0.25, 0.75, 0.0]);
+    let mut x = [7.7, 7.0];
+    softmax(&mut x, Rounding::Bf16);
+    close(&x, &[0.8125 / 1.3125, 0.5 / 1.3125]);
 }
 
 #[test]
@@ -47,8 +56,31 @@ fn attention_averages_what_it_cannot_tell_apart() {
     (hyper.dims.heads, hyper.dims.head_dim) = (2, 2);
     let kv = [1.0, 1.0, 1.0, -1.0];
     let mut mixed = [0.0; 8];
-    attend(&hyper, &[0.0; 8], &kv, &kv, &mut mixed);
+    attend(&hyper, AttentionRounding::default(), &[0.0; 8], &kv, &kv, &mut mixed);
     close(&mixed, &[1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0]);
+}
+
+/// Two tokens of one head of one dimension: the query log2(e) * 1.001 is 1.4453125 in bfloat16, of which the second key
+/// takes twice as much as the first.
+#[test]
+fn attention_rounds_queries_and_weights_where_it_is_asked_to() {
+    let mut hyper = small().0;
+    (hyper.dims.heads, hyper.dims.kv_heads, hyper.dims.head_dim) = (1, 1, 1);
+    let of = |queries, weights| {
+        let mut mixed = [0.0; 2];
+        let rounding = AttentionRounding { queries, weights };
+        attend(&hyper, rounding, &[0.0, 1.001], &[1.0, 2.0], &[0.0, 1.0], &mut mixed);
+        mixed[1]
+    };
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp2());
+    let exact = std::f64::consts::LOG2_E * 1.001;
+    close(&[of(Rounding::None, Rounding::None)], &[sigmoid(exact)]);
+    close(&[of(Rounding::Bf16, Rounding::None)], &[sigmoid(1.4453125)]);
+    let weights = [(exact - 3.0).exp2(), (2.0 * exact - 3.0).exp2()].map(|w| f64::from(half::bf16::from_f64(w)));
+    close(
+        &[of(Rounding::None, Rounding::Bf16)],
+        &[weights[1] / (weights[0] + weights[1])],
+    );
 }
 
 /// A model of one layer whose numbers are all of order 1, with texts of its own for every position.

@@ -40,6 +40,20 @@ pub trait Weights: Sync {
 
     /// Round the key and the value of a head, (head_dim,) each, as engines keep them. Not at all, unless they do.
     fn round_head(&self, _key: &mut [f64], _value: &mut [f64]) {}
+
+    /// How engines round what they multiply with keys and values.
+    fn attention_rounding(&self) -> AttentionRounding {
+        AttentionRounding::default()
+    }
+}
+
+/// How an engine rounds what it multiplies with keys and values.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttentionRounding {
+    /// Of the queries, times `log2(e) / sqrt(head_dim)`.
+    pub queries: Rounding,
+    /// Of the weights, times the power of two that makes the largest of them between 1/2 and 1.
+    pub weights: Rounding,
 }
 
 /// The rows of a matrix, made as they are asked for: `y = W x + b`.
@@ -61,9 +75,10 @@ pub trait Rows: Sync {
 }
 
 /// How an engine rounds the activations that it multiplies by a matrix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rounding {
     /// Not at all.
+    #[default]
     None,
     /// Each to bfloat16.
     Bf16,

@@ -105,3 +105,53 @@ fn other_codes_are_not_for_tiles() {
         assert!(bits(&product(&matrix, &x, &Threads::new(1))) == scalar);
     }
 }
+
+/// Products of bf16, and their order: what attention in vectors relies on.
+#[test]
+fn bf16_tiles_add_up_as_documented() {
+    use crate::kernels::bf16::{Pairs, Product, Sums};
+    let Some(mut tiles) = Isa::Amx.bf16_tiles() else {
+        return println!("skipped: this CPU has no AMX-BF16, or the system does not permit it");
+    };
+    let mut random = Random(5);
+    // Numbers of very different sizes, so that every other order gives other bits; none whose products are subnormal.
+    let mut numbers = |blocks: usize| -> Vec<Pairs> {
+        let mut number = || {
+            let x = random.floats(2);
+            (x[0] * 2f32.powi((x[1] * 24.0) as i32)).to_bits() >> 16
+        };
+        (0..blocks)
+            .map(|_| std::array::from_fn(|_| std::array::from_fn(|_| number() as u16)))
+            .collect()
+    };
+    let wide = |x: u16| f32::from_bits(u32::from(x) << 16);
+    for (blocks, count) in [(1, 1), (2, 4), (3, 6), (4, 9)] {
+        let (a, b) = (numbers(blocks), numbers(blocks * count));
+        let before: Vec<Sums> = vec![std::array::from_fn(|i| [i as f32 - 0.3; 16]); count];
+        for add in [false, true] {
+            let mut found = before.clone();
+            let sums = &mut found[..];
+            tiles.multiply(match add {
+                true => Product::adding(&a, &b, sums),
+                false => Product::new(&a, &b, sums),
+            });
+            for (tile, row, column) in (0..count).flat_map(|t| (0..256).map(move |i| (t, i / 16, i % 16))) {
+                let mut sum = if add { before[tile][row][column] } else { 0.0 };
+                for (a, b) in a.iter().zip(&b[tile * blocks..]) {
+                    let [mut first, mut second] = [0f32; 2];
+                    for pair in 0..16 {
+                        first = wide(a[row][2 * pair]).mul_add(wide(b[pair][2 * column]), first);
+                        second = wide(a[row][2 * pair + 1]).mul_add(wide(b[pair][2 * column + 1]), second);
+                    }
+                    sum += first + second;
+                }
+                let found = found[tile][row][column];
+                assert_eq!(
+                    found.to_bits(),
+                    sum.to_bits(),
+                    "{blocks} {count} {tile} {row} {column} {add}"
+                );
+            }
+        }
+    }
+}

@@ -14,6 +14,7 @@ mod one_token;
 mod quantize;
 mod zmm;
 
+pub use amx::Bf16Tiles;
 pub(super) use amx::{TILES_FROM, avx512_amx};
 #[cfg(test)]
 pub(super) use avx2::avx_vnni_as_evex;

@@ -9,7 +9,7 @@ use crate::blueprint::{Linear, Norm, Part};
 use crate::engine::EngineError;
 use crate::engine::hyper::{Hyper, Pairing};
 use crate::engine::native::{CacheType, CacheTypes};
-use crate::engine::oracle::{Rounding, Rows, Weights};
+use crate::engine::oracle::{AttentionRounding, Rounding, Rows, Weights};
 use crate::kernels::ActivationScales;
 
 /// The file, its blocks dequantized.
@@ -125,12 +125,22 @@ impl Weights for Stored<'_> {
         places.iter().zip(key).for_each(|(&place, key)| *key = in_file[place]);
         rounding(values).apply(value);
     }
+
+    fn attention_rounding(&self) -> AttentionRounding {
+        let CacheTypes { keys, values } = self.rounded.cache;
+        let [queries, weights] = [keys, values].map(|ty| match ty {
+            CacheType::Bf16 => Rounding::Bf16,
+            CacheType::F32 | CacheType::F16 | CacheType::Q8_0 => Rounding::None,
+        });
+        AttentionRounding { queries, weights }
+    }
 }
 
 fn rounding(ty: CacheType) -> Rounding {
     match ty {
         CacheType::F32 => Rounding::None,
         CacheType::F16 => Rounding::F16,
+        CacheType::Bf16 => Rounding::Bf16,
         CacheType::Q8_0 => Rounding::Q8_0,
     }
 }

@@ -16,10 +16,13 @@
 //!
 //! The sums are the contract's: exact in i32, since 15 * 127 * 256 < 2^19.
 
+mod bf16;
 mod codes;
 mod operands;
 mod registers;
 mod results;
+
+pub use self::bf16::Bf16Tiles;
 
 use self::codes::PackedBlocks;
 use self::operands::Operands;

@@ -7,7 +7,9 @@
 //! tmm4, tmm5  activations of the panels: a row is 64 columns of a token
 //! tmm6, tmm7  codes of the row groups: a row is 4 columns of 16 rows
 //! ```
+//! Products of bf16 have sums of f32 in tmm0 to tmm3 and factors in tmm4 and tmm6.
 
+use crate::kernels::bf16::{Pairs, Sums};
 use crate::kernels::contract::{Line, NR};
 use crate::system;
 use std::arch::asm;
@@ -27,6 +29,17 @@ pub(super) fn amx() -> Option<Amx> {
     static FOUND: OnceLock<bool> = OnceLock::new();
     let found = || is_x86_feature_detected!("xsave") && has_tiles() && system::permit_tiles();
     FOUND.get_or_init(found).then_some(Amx(()))
+}
+
+/// The proof that the CPU has AMX-BF16, too.
+#[derive(Clone, Copy)]
+pub(super) struct Bf16(());
+
+/// The proofs, where they are. The CPU is asked once, which takes long in a virtual machine.
+pub(super) fn amx_bf16() -> Option<(Amx, Bf16)> {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    let found = || __cpuid_count(7, 0).edx >> 22 & 1 == 1;
+    Some((amx()?, FOUND.get_or_init(found).then_some(Bf16(()))?))
 }
 
 /// Whether the CPU has AMX-TILE and AMX-INT8, and the system keeps the registers of threads that do not run.
@@ -70,10 +83,9 @@ macro_rules! load {
     ($register:tt, $block:expr) => {
         // SAFETY: a value of `Registers` is there while they are configured; read are the 16 lines of a block.
         unsafe {
-            let block: &Block = $block;
             asm!(
                 concat!("tileloadd ", $register, ", [{} + {}]"),
-                in(reg) block.as_ptr(),
+                in(reg) start($block),
                 in(reg) size_of::<Line>(),
                 out($register) _,
                 options(readonly, nostack, preserves_flags)
@@ -82,13 +94,16 @@ macro_rules! load {
     };
 }
 
-/// Add the products of `$a` and `$b` to `$sums`.
+/// Add the products of `$a` and `$b`, by this instruction, to `$sums`.
 macro_rules! dot {
     ($sums:tt, $a:tt, $b:tt) => {
+        dot!("tdpbssd", $sums, $a, $b)
+    };
+    ($instruction:tt, $sums:tt, $a:tt, $b:tt) => {
         // SAFETY: a value of `Registers` is there while they are configured; changed is the register alone.
         unsafe {
             asm!(
-                concat!("tdpbssd ", $sums, ", ", $a, ", ", $b),
+                concat!($instruction, " ", $sums, ", ", $a, ", ", $b),
                 out($sums) _,
                 options(nomem, nostack, preserves_flags)
             )
@@ -100,15 +115,28 @@ macro_rules! store {
     ($register:tt, $block:expr) => {
         // SAFETY: a value of `Registers` is there while they are configured; written are the 16 lines of a block.
         unsafe {
-            let block: &mut Block = $block;
             asm!(
                 concat!("tilestored [{} + {}], ", $register),
-                in(reg) block.as_mut_ptr(),
+                in(reg) start_mut($block),
                 in(reg) size_of::<Line>(),
                 options(nostack, preserves_flags)
             )
         }
     };
+}
+
+/// Where the 16 lines of a block begin.
+#[inline(always)]
+fn start<T>(block: &[T; NR]) -> *const T {
+    const { assert!(size_of::<T>() == size_of::<Line>()) };
+    block.as_ptr()
+}
+
+/// The same, to be written.
+#[inline(always)]
+fn start_mut<T>(block: &mut [T; NR]) -> *mut T {
+    const { assert!(size_of::<T>() == size_of::<Line>()) };
+    block.as_mut_ptr()
 }
 
 /// What is computed beside tile instructions, a part of it after each.
@@ -163,6 +191,48 @@ impl Registers {
         columns!(1);
         columns!(2);
         columns!(3);
+    }
+
+    /// [`super::Bf16Tiles::multiply`] for up to four tiles of sums.
+    #[inline(always)]
+    pub fn multiply_bf16(&self, _: Bf16, a: &[Pairs], b: &[Pairs], sums: &mut [Sums], add: bool) {
+        macro_rules! each {
+            ($do:ident) => {
+                $do!(0, "tmm0");
+                $do!(1, "tmm1");
+                $do!(2, "tmm2");
+                $do!(3, "tmm3");
+            };
+        }
+        macro_rules! begin {
+            ($tile:literal, $register:tt) => {
+                match sums.get($tile) {
+                    Some(sums) if add => load!($register, sums),
+                    _ => zero!($register),
+                }
+            };
+        }
+        macro_rules! end {
+            ($tile:literal, $register:tt) => {
+                if let Some(sums) = sums.get_mut($tile) {
+                    store!($register, sums);
+                }
+            };
+        }
+        each!(begin);
+        for (block, of_a) in a.iter().enumerate() {
+            macro_rules! add {
+                ($tile:literal, $register:tt) => {
+                    if $tile < sums.len() {
+                        load!("tmm6", &b[$tile * a.len() + block]);
+                        dot!("tdpbf16ps", $register, "tmm4", "tmm6");
+                    }
+                };
+            }
+            load!("tmm4", of_a);
+            each!(add);
+        }
+        each!(end);
     }
 
     /// What [`Registers::multiply`] computed: the sums of a panel with both row groups, then those of the next.
