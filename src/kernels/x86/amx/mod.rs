@@ -182,6 +182,7 @@ fn product<const K: usize, const KIND: usize, const MULTIPLIED: bool>(
             }
         }
     }
+    registers.store(&mut work.sums);
     for part in 0..4 * K {
         // SAFETY: this function has the instructions.
         unsafe { before.add::<K, KIND, MULTIPLIED>(&work.sums, &mut work.partials, part) };
@@ -211,7 +212,7 @@ struct Work {
 /// Multiplies a run.
 type MultiplyRun<const K: usize> = unsafe fn(&Registers, &Run<'_, K>, &mut [[Block; 2]; K], &mut Work);
 
-/// Make the sums of a run.
+/// Multiply a run; the sums of the one before go to `work`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c,gfni")]
 fn multiply_run<const K: usize, const KIND: usize, const MULTIPLIED: bool>(
     registers: &Registers,
@@ -219,29 +220,28 @@ fn multiply_run<const K: usize, const KIND: usize, const MULTIPLIED: bool>(
     codes: &mut [[Block; 2]; K],
     work: &mut Work,
 ) {
+    let Work { sums, partials } = work;
     let mut beside = Around::<K, KIND, MULTIPLIED> {
         before: *run.before,
         next: run.next,
-        work,
+        partials,
     };
-    registers.multiply(run.first, run.second, codes, &mut beside);
-    registers.store(&mut work.sums);
+    registers.multiply(run.first, run.second, codes, sums, &mut beside);
 }
 
 /// What is computed beside a run: the results of the one before, and beside the last of a step the codes of the next.
 struct Around<'w, 'a, const K: usize, const KIND: usize, const MULTIPLIED: bool> {
     before: Factors<'a>,
     next: Option<[PackedBlocks<'a, K>; 2]>,
-    work: &'w mut Work,
+    partials: &'w mut Partials,
 }
 
 impl<const K: usize, const KIND: usize, const MULTIPLIED: bool> Beside<K> for Around<'_, '_, K, KIND, MULTIPLIED> {
     #[inline(always)]
-    fn part(&mut self, part: usize, codes: &mut [[Block; 2]; K]) {
-        let Work { sums, partials } = self.work;
+    fn part(&mut self, part: usize, codes: &mut [[Block; 2]; K], sums: &[Block; 4]) {
         // SAFETY: `multiply_run` has the instructions, and the results of `before` are there.
         unsafe {
-            self.before.add::<K, KIND, MULTIPLIED>(sums, partials, part);
+            self.before.add::<K, KIND, MULTIPLIED>(sums, self.partials, part);
             if let Some(next) = &self.next {
                 let (k, group) = (part / 4, part / 2 % 2);
                 next[group].unpack_half::<MULTIPLIED>(k, part % 2, &mut codes[k][group]);

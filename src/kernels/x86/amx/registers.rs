@@ -141,8 +141,9 @@ fn start_mut<T>(block: &mut [T; NR]) -> *mut T {
 
 /// What is computed beside tile instructions, a part of it after each.
 pub(super) trait Beside<const K: usize> {
-    /// Part `part` of 4K. Of `codes[k]` the first was read before part 4k, the second before part 4k + 1.
-    fn part(&mut self, part: usize, codes: &mut [[Block; 2]; K]);
+    /// Part `part` of 4K. Of `codes[k]` the first was read before part 4k, the second before part 4k + 1; of `sums`, which
+    /// are those before, the first was written before part 0, the second before part 1, and so on.
+    fn part(&mut self, part: usize, codes: &mut [[Block; 2]; K], sums: &[Block; 4]);
 }
 
 impl Registers {
@@ -152,38 +153,48 @@ impl Registers {
         Registers(PhantomData)
     }
 
-    /// The products of one or two panels with two row groups, over 64 * K columns, are in the registers afterwards.
+    /// Multiply one or two panels with two row groups, over 64 * K columns. The products are in the registers afterwards,
+    /// and go to `sums` with the next call, each just before its register is wanted: nothing waits for them.
     #[inline(always)]
     pub fn multiply<const K: usize>(
         &self,
         first: &[Block; K],
         second: Option<&[Block; K]>,
         codes: &mut [[Block; 2]; K],
+        sums: &mut [Block; 4],
         beside: &mut impl Beside<K>,
     ) {
-        zero!("tmm0");
-        zero!("tmm1");
-        zero!("tmm2");
-        zero!("tmm3");
         macro_rules! columns {
             ($k:literal) => {
                 if $k < K {
+                    macro_rules! begin {
+                        ($tile:literal, $register:tt) => {
+                            if $k == 0 {
+                                store!($register, &mut sums[$tile]);
+                                zero!($register);
+                            }
+                        };
+                    }
+                    begin!(0, "tmm0");
                     load!("tmm6", &codes[$k][0]);
                     load!("tmm4", &first[$k]);
                     dot!("tmm0", "tmm4", "tmm6");
-                    beside.part(4 * $k, codes);
+                    beside.part(4 * $k, codes, sums);
+                    begin!(1, "tmm1");
                     load!("tmm7", &codes[$k][1]);
                     dot!("tmm1", "tmm4", "tmm7");
-                    beside.part(4 * $k + 1, codes);
+                    beside.part(4 * $k + 1, codes, sums);
+                    begin!(2, "tmm2");
                     if let Some(second) = second {
                         load!("tmm5", &second[$k]);
                         dot!("tmm2", "tmm5", "tmm6");
                     }
-                    beside.part(4 * $k + 2, codes);
+                    beside.part(4 * $k + 2, codes, sums);
+                    begin!(3, "tmm3");
                     if second.is_some() {
                         dot!("tmm3", "tmm5", "tmm7");
                     }
-                    beside.part(4 * $k + 3, codes);
+                    beside.part(4 * $k + 3, codes, sums);
                 }
             };
         }
@@ -235,7 +246,7 @@ impl Registers {
         each!(end);
     }
 
-    /// What [`Registers::multiply`] computed: the sums of a panel with both row groups, then those of the next.
+    /// What [`Registers::multiply`] computed last: the sums of a panel with both row groups, then those of the next.
     #[inline(always)]
     pub fn store(&self, sums: &mut [Block; 4]) {
         store!("tmm0", &mut sums[0]);
