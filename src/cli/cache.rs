@@ -30,7 +30,7 @@ fn help(ty: CacheType) -> &'static str {
     match ty {
         CacheType::F32 => "As they are computed",
         CacheType::F16 => "Half the memory: llama.cpp's own default",
-        CacheType::Bf16 => "Half the memory; long prompts are faster where the CPU has AMX",
+        CacheType::Bf16 => "Half the memory; keys and values both in it make long prompts faster on AMX",
         CacheType::Q8_0 => "A quarter and a bit: 32 numbers to a scale, for heads of a multiple of 32",
     }
 }
