@@ -289,6 +289,7 @@ impl Groups {
     }
 }
 
+/// Up to 16 queries of a key-value head.
 struct Queries {
     /// How many there are; the others are zeros.
     count: usize,
