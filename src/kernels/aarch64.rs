@@ -62,9 +62,14 @@ impl<const I8MM: bool> Kernel for Neon<I8MM> {
         }
     }
 
-    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32]) {
         // SAFETY: every AArch64 CPU has NEON.
-        unsafe { quantize(x, grouping, codes, scales, sums) }
+        unsafe { quantize(x, grouping, codes, scales) }
+    }
+
+    fn sums(&self, codes: &[i8], sums: &mut [i32]) {
+        // SAFETY: every AArch64 CPU has NEON.
+        unsafe { sums_of_steps(codes, sums) }
     }
 
     fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; MR]]) {
@@ -386,7 +391,7 @@ fn widen_f16(halves: &[u8; 8]) -> float32x4_t {
 }
 
 #[target_feature(enable = "neon")]
-fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32]) {
     let group = grouping.group();
     for ((x, codes), scale) in x.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(scales) {
         let mut largest = vdupq_n_f32(0.0);
@@ -413,6 +418,11 @@ fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32],
             unsafe { vst1q_s8(codes.as_mut_ptr(), vcombine_s8(low, high)) }
         }
     }
+}
+
+/// See [`Kernel::sums`].
+#[target_feature(enable = "neon")]
+fn sums_of_steps(codes: &[i8], sums: &mut [i32]) {
     for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<STEP>().0) {
         // SAFETY: 16 codes are there.
         let codes = unsafe { vld1q_s8(codes.as_ptr()) };

@@ -37,8 +37,6 @@ pub struct Activations {
     /// Where there are lines, made when a product asks for it.
     interleaved: OnceLock<Interleaved>,
     lines: LineStore,
-    /// Each 16 tokens, where there are lines.
-    rows: Vec<Rows>,
     /// Memory for panels that are being filled.
     spare: Mutex<Vec<Rows>>,
 }
@@ -84,7 +82,6 @@ impl Activations {
             floats: Vec::new(),
             interleaved: OnceLock::new(),
             lines: LineStore::default(),
-            rows: Vec::new(),
             spare: Mutex::new(Vec::new()),
         }
     }
@@ -137,8 +134,9 @@ impl Activations {
             // A panel of one is the row itself.
             interleaved.resize(1, columns, group);
             let Interleaved { dwords, scales, sums } = &mut interleaved;
-            let (codes, sixteens) = (bytemuck::cast_slice_mut(dwords), &mut sums[..columns / STEP]);
-            backend.gemv.quantize(x, grouping, codes, scales, sixteens);
+            let codes = bytemuck::cast_slice_mut(dwords);
+            backend.gemv.quantize(x, grouping, codes, scales);
+            backend.gemv.sums(codes, &mut sums[..columns / STEP]);
             fill_longer_sums(sums, columns, group, 1);
         } else {
             interleaved.resize(self.padded(), columns, group);
@@ -146,10 +144,10 @@ impl Activations {
             let panels: Vec<_> = panels.map(Mutex::new).collect();
             threads.run(panels.len(), |i| {
                 let (panel, x) = &mut *lock(&panels[i]);
-                let mut rows = lock(&self.spare).pop().unwrap_or_default();
-                rows.quantize(x, panel.width, backend.gemv, columns, grouping);
-                rows.interleave(group, panel);
-                lock(&self.spare).push(rows);
+                with_rows(&self.spare, |rows| {
+                    rows.quantize(x, panel.width, backend.gemv, columns, grouping);
+                    rows.interleave(group, backend.gemv, panel);
+                });
             });
         }
         let _ = self.interleaved.set(interleaved);
@@ -160,17 +158,18 @@ impl Activations {
         let (columns, grouping) = (self.columns, self.grouping);
         let panels = self.tokens.div_ceil(NR);
         self.interleaved.take();
-        self.rows.resize_with(panels, Rows::default);
         let lines = self.lines.make(panels, columns, grouping.group());
-        let all = self.rows.iter_mut().zip(lines).zip(x.chunks(NR * columns));
-        let all: Vec<_> = all.map(Mutex::new).collect();
-        threads.run(panels, |i| {
-            let ((rows, lines), x) = &mut *lock(&all[i]);
-            rows.quantize(x, NR, kernel, columns, grouping);
-            interleave(&rows.scales, NR, lines.scales);
-            for (token, codes) in rows.codes.chunks(columns / 4 + APART).enumerate() {
-                lines.put(token, &codes[..columns / 4]);
-            }
+        let panels: Vec<_> = lines.into_iter().zip(x.chunks(NR * columns)).map(Mutex::new).collect();
+        threads.run(panels.len(), |i| {
+            let (lines, x) = &mut *lock(&panels[i]);
+            with_rows(&self.spare, |rows| {
+                for token in 0..NR {
+                    let x = x.chunks(columns).nth(token).unwrap_or(&[]);
+                    rows.quantize(x, 1, kernel, columns, grouping);
+                    let (codes, scales, _) = rows.row(0, columns, grouping.group());
+                    lines.put(token, codes, scales);
+                }
+            });
         });
     }
 
@@ -185,11 +184,17 @@ impl Activations {
         self.interleaved.get_or_init(|| {
             let mut interleaved = Interleaved::default();
             interleaved.resize(self.padded(), columns, group);
-            let panels = interleaved.panels(columns, group).zip(&self.rows);
-            let panels: Vec<_> = panels.map(Mutex::new).collect();
+            let panels: Vec<_> = interleaved.panels(columns, group).map(Mutex::new).collect();
             threads.run(panels.len(), |i| {
-                let (panel, rows) = &mut *lock(&panels[i]);
-                rows.interleave(group, panel);
+                let panel = &mut *lock(&panels[i]);
+                with_rows(&self.spare, |rows| {
+                    rows.resize(panel.width, columns, group);
+                    for token in 0..panel.width {
+                        let (codes, scales, _) = rows.row(token, columns, group);
+                        self.lines.row(i, token, codes, scales);
+                    }
+                    rows.interleave(group, self.backend.gemv, panel);
+                });
             });
             drop(panels);
             interleaved
@@ -358,25 +363,41 @@ fn fill_longer_sums(sums: &mut [i32], columns: usize, group: usize, width: usize
 }
 
 impl Rows {
-    /// Quantize the tokens of `x`, of which there are up to `width`.
+    /// Room for so many tokens.
+    fn resize(&mut self, width: usize, columns: usize, group: usize) {
+        self.codes.resize(width * (columns / 4 + APART), 0);
+        self.scales.resize(width * (columns / group + APART), 0.0);
+        self.sums.resize(width * (columns / STEP + APART), 0);
+    }
+
+    /// Codes, scales and sums of a token.
+    fn row(&mut self, token: usize, columns: usize, group: usize) -> (&mut [i32], &mut [f32], &mut [i32]) {
+        let range = |length: usize| token * (length + APART)..token * (length + APART) + length;
+        (
+            &mut self.codes[range(columns / 4)],
+            &mut self.scales[range(columns / group)],
+            &mut self.sums[range(columns / STEP)],
+        )
+    }
+
+    /// Quantize the tokens of `x`, of which there are up to `width`; those that are not there are 0.
     fn quantize(&mut self, x: &[f32], width: usize, kernel: &dyn Kernel, columns: usize, grouping: Grouping) {
-        let (dwords, scales, sums) = (columns / 4, columns / grouping.group(), columns / STEP);
-        for (rows, length) in [(&mut self.codes, dwords), (&mut self.sums, sums)] {
-            rows.clear();
-            rows.resize(width * (length + APART), 0);
-        }
-        self.scales.clear();
-        self.scales.resize(width * (scales + APART), 0.0);
-        for (token, x) in x.chunks_exact(columns).enumerate() {
-            let codes = &mut self.codes[token * (dwords + APART)..][..dwords];
-            let scales = &mut self.scales[token * (scales + APART)..][..scales];
-            let sums = &mut self.sums[token * (sums + APART)..][..sums];
-            kernel.quantize(x, grouping, bytemuck::cast_slice_mut(codes), scales, sums);
+        self.resize(width, columns, grouping.group());
+        let mut tokens = x.chunks_exact(columns);
+        for token in 0..width {
+            let (codes, scales, _) = self.row(token, columns, grouping.group());
+            match tokens.next() {
+                Some(x) => kernel.quantize(x, grouping, bytemuck::cast_slice_mut(codes), scales),
+                None => {
+                    codes.fill(0);
+                    scales.fill(0.0);
+                }
+            }
         }
     }
 
     /// Interleave the first tokens in `panel`.
-    fn interleave(&self, group: usize, panel: &mut PanelMut<'_>) {
+    fn interleave(&mut self, group: usize, kernel: &dyn Kernel, panel: &mut PanelMut<'_>) {
         let PanelMut {
             width,
             dwords,
@@ -384,11 +405,22 @@ impl Rows {
             sums,
         } = panel;
         let columns = dwords.len() / *width * 4;
+        for token in 0..*width {
+            let (codes, _, sums) = self.row(token, columns, group);
+            kernel.sums(bytemuck::cast_slice(codes), sums);
+        }
         interleave(&self.codes, *width, dwords);
         interleave(&self.scales, *width, scales);
         interleave(&self.sums, *width, &mut sums[..columns / STEP * *width]);
         fill_longer_sums(sums, columns, group, *width);
     }
+}
+
+/// Do something with rows that are kept in `spare` meanwhile.
+fn with_rows(spare: &Mutex<Vec<Rows>>, task: impl FnOnce(&mut Rows)) {
+    let mut rows = lock(spare).pop().unwrap_or_default();
+    task(&mut rows);
+    lock(spare).push(rows);
 }
 
 /// `to[i * width + token] = from[token * (length + APART) + i]`, four tokens at a time.

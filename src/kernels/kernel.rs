@@ -29,8 +29,11 @@ pub(super) trait Kernel: Sync {
     /// `out[(g - groups.start) * panel.width + token][row]` is `result` above, before and after.
     fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; MR]]);
 
-    /// Quantize one token: `x` to `codes` (as many), one scale per group, one sum of codes per [`STEP`].
-    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]);
+    /// Quantize one token: `x` to `codes` (as many), one scale per group.
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32]);
+
+    /// The sums of each [`STEP`] codes.
+    fn sums(&self, codes: &[i8], sums: &mut [i32]);
 
     /// Run the dot instruction on operands in the first-level cache, `repeats` times; returns the multiplications of one
     /// repeat. No kernel can pass that rate without look-ups; None where nothing was written to measure it.

@@ -24,7 +24,7 @@ pub(super) struct PanelLines<'a> {
     /// Those of each span.
     lines: Vec<&'a mut [Line]>,
     /// (columns / group, 16)
-    pub scales: &'a mut [f32],
+    scales: &'a mut [f32],
 }
 
 impl LineStore {
@@ -61,15 +61,32 @@ impl LineStore {
         };
         (&scales[columns.start / group * NR..columns.end / group * NR], lines)
     }
+
+    /// Copy the codes of a token, four in a number, and its scales.
+    pub fn row(&self, panel: usize, token: usize, codes: &mut [i32], scales: &mut [f32]) {
+        let of_panel = self.lines.chunks_exact(SPAN_LINES).skip(panel).step_by(self.panels);
+        for (lines, codes) in of_panel.zip(codes.chunks_mut(SPAN / 4)) {
+            for (line, codes) in lines[token..].iter().step_by(NR).zip(codes.as_chunks_mut().0) {
+                *codes = line.0;
+            }
+        }
+        let of_panel = self.scales[panel * self.scales_of_panel..].as_chunks::<NR>().0;
+        for (scale, of_tokens) in scales.iter_mut().zip(of_panel) {
+            *scale = of_tokens[token];
+        }
+    }
 }
 
 impl PanelLines<'_> {
-    /// Put the codes of a token there, four in a number.
-    pub fn put(&mut self, token: usize, codes: &[i32]) {
+    /// Put the codes of a token there, four in a number, and its scales.
+    pub fn put(&mut self, token: usize, codes: &[i32], scales: &[f32]) {
         for (lines, codes) in self.lines.iter_mut().zip(codes.chunks(SPAN / 4)) {
             for (line, codes) in lines[token..].iter_mut().step_by(NR).zip(codes.as_chunks().0) {
                 line.0 = *codes;
             }
+        }
+        for (of_tokens, scale) in self.scales.as_chunks_mut::<NR>().0.iter_mut().zip(scales) {
+            of_tokens[token] = *scale;
         }
     }
 }
@@ -83,17 +100,24 @@ mod tests {
         let (panels, columns) = (3, 2 * SPAN + 64);
         let columns_of_all = columns;
         let value = |panel: usize, dword: usize, token: usize| (panel * 10_000 + dword * 16 + token) as i32;
+        let scales = |panel: usize, token: usize| -> Vec<f32> {
+            let groups = 0..columns / 64;
+            groups.map(|group| (panel * 1000 + group * NR + token) as f32).collect()
+        };
         let mut store = LineStore::default();
         for (panel, lines) in store.make(panels, columns, 64).iter_mut().enumerate() {
             for token in 0..NR {
                 let codes: Vec<_> = (0..columns / 4).map(|dword| value(panel, dword, token)).collect();
-                lines.put(token, &codes);
-            }
-            for (i, scale) in lines.scales.iter_mut().enumerate() {
-                *scale = (panel * 1000 + i) as f32;
+                lines.put(token, &codes, &scales(panel, token));
             }
         }
         for panel in 0..panels {
+            for token in 0..NR {
+                let (mut codes, mut found) = (vec![0; columns / 4], vec![0.0; columns / 64]);
+                store.row(panel, token, &mut codes, &mut found);
+                assert!((0..columns / 4).all(|dword| codes[dword] == value(panel, dword, token)));
+                assert_eq!(found, scales(panel, token));
+            }
             for (span, columns) in [SPAN, SPAN, 64].into_iter().enumerate() {
                 for first in [0, span] {
                     let (scales, lines) = store.of_panel(panel, first * SPAN..columns_of_all, 64);

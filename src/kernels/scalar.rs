@@ -26,7 +26,7 @@ impl Kernel for Scalar {
         }
     }
 
-    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32]) {
         let group = grouping.group();
         let quantize_group = match grouping {
             Grouping::Q8_0 => quantize_q8_0,
@@ -35,6 +35,9 @@ impl Kernel for Scalar {
         for ((x, codes), scale) in x.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(scales) {
             *scale = quantize_group(x, codes);
         }
+    }
+
+    fn sums(&self, codes: &[i8], sums: &mut [i32]) {
         for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<STEP>().0) {
             *sum = codes.iter().map(|&code| i32::from(code)).sum();
         }

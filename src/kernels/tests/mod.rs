@@ -368,7 +368,8 @@ fn quantized(kernel: &dyn Kernel, x: &[f32], grouping: Grouping) -> (Vec<i8>, Ve
     let mut codes = vec![99; x.len()];
     let mut scales = vec![f32::NAN; x.len() / grouping.group()];
     let mut sums = vec![99; x.len() / STEP];
-    kernel.quantize(x, grouping, &mut codes, &mut scales, &mut sums);
+    kernel.quantize(x, grouping, &mut codes, &mut scales);
+    kernel.sums(&codes, &mut sums);
     (codes, bits(&scales), sums)
 }
 

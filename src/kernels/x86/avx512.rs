@@ -19,7 +19,7 @@
 
 use super::floats512::floats_of;
 use super::one_token::{dot_2_bits, one_token_of};
-use super::quantize::quantize;
+use super::quantize::{quantize, sums_of_steps};
 use super::zmm::{Product, halves, load_bytes, load_floats, scales_of, store, unpack};
 use super::{AHEAD, FAR_AHEAD, fetch, fetch_ahead, is_zen_4};
 use crate::kernels::contract::{FloatPanel, Grouping, MR, Panel, Runs, STEP};
@@ -71,9 +71,14 @@ impl Kernel for Avx512Vnni {
         }
     }
 
-    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32]) {
         // SAFETY: a value of this type exists only where `avx512_vnni` found the features.
-        unsafe { quantize(x, grouping, codes, scales, sums) }
+        unsafe { quantize(x, grouping, codes, scales) }
+    }
+
+    fn sums(&self, codes: &[i8], sums: &mut [i32]) {
+        // SAFETY: a value of this type exists only where `avx512_vnni` found the features.
+        unsafe { sums_of_steps(codes, sums) }
     }
 
     fn dots(&self, repeats: usize) -> Option<usize> {

@@ -6,9 +6,12 @@ use std::arch::x86_64::*;
 
 /// Groups whose scales are found together, one in each lane.
 const SCALES_AT_ONCE: usize = 16;
+/// How far ahead activations are fetched: their scales are to be found without a wait.
+const FETCHED_AHEAD: usize = 2048;
 
+/// See [`Kernel::quantize`](crate::kernels::kernel::Kernel::quantize).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+pub(super) fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32]) {
     let group = grouping.group();
     let several = x
         .chunks(SCALES_AT_ONCE * group)
@@ -30,19 +33,25 @@ pub(super) fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: 
         scales.copy_from_slice(&found[..scales.len()]);
         let groups = x.chunks_exact(group).zip(codes.chunks_exact_mut(group));
         for ((x, codes), inverse) in groups.zip(inverses) {
-            let (inverse, limit) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(127));
+            let inverse = _mm512_set1_ps(inverse);
             for (x, codes) in x.as_chunks().0.iter().zip(codes.as_chunks_mut::<16>().0) {
+                _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().wrapping_add(FETCHED_AHEAD).cast());
                 let scaled = _mm512_mul_ps(inverse, load_floats(x));
-                // Rounds to even; a NaN becomes i32::MIN, whose low byte is 0.
-                let code = _mm512_min_epi32(_mm512_cvtps_epi32(scaled), limit);
+                // Rounds to even, and none above 127; a NaN becomes i32::MIN, whose low byte is 0.
+                let code = _mm512_cvtps_epi32(scaled);
                 // SAFETY: there is room for 16 codes.
                 unsafe { _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(code)) };
             }
         }
     }
+}
+
+/// See [`Kernel::sums`](crate::kernels::kernel::Kernel::sums).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(super) fn sums_of_steps(codes: &[i8], sums: &mut [i32]) {
     let fours = codes.as_chunks::<64>().0.iter().zip(sums.as_chunks_mut().0);
     for (codes, sums) in fours {
-        *sums = sums_of_steps(codes);
+        *sums = four_sums(codes);
     }
     let done = codes.len() / 64;
     let last = codes[64 * done..].as_chunks::<16>().0;
@@ -51,10 +60,9 @@ pub(super) fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: 
     }
 }
 
-/// The sum of each 16 codes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn sums_of_steps(codes: &[i8; 64]) -> [i32; 4] {
+fn four_sums(codes: &[i8; 64]) -> [i32; 4] {
     // SAFETY: 64 codes are there.
     let codes = unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) };
     let dwords = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes);

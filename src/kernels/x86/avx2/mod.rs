@@ -17,7 +17,7 @@
 mod quantize;
 mod unpacked;
 
-use self::quantize::quantize;
+use self::quantize::{quantize, sums_of_steps};
 use self::unpacked::add_dots;
 use super::{AHEAD, FAR_AHEAD, fetch_ahead};
 use crate::kernels::contract::{FloatPanel, Grouping, MR, Panel};
@@ -92,9 +92,14 @@ impl<const DOT: usize> Kernel for Avx2<DOT> {
         }
     }
 
-    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    fn quantize(&self, x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32]) {
         // SAFETY: a value of this type is the proof of its instructions.
-        unsafe { quantize(x, grouping, codes, scales, sums) }
+        unsafe { quantize(x, grouping, codes, scales) }
+    }
+
+    fn sums(&self, codes: &[i8], sums: &mut [i32]) {
+        // SAFETY: a value of this type is the proof of its instructions.
+        unsafe { sums_of_steps(codes, sums) }
     }
 
     fn dots(&self, repeats: usize) -> Option<usize> {

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 /// See [`Kernel::quantize`](crate::kernels::kernel::Kernel::quantize).
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+pub(super) fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: &mut [f32]) {
     let group = grouping.group();
     for ((x, codes), scale) in x.chunks_exact(group).zip(codes.chunks_exact_mut(group)).zip(scales) {
         let mut largest = _mm256_setzero_ps();
@@ -21,12 +21,12 @@ pub(super) fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: 
             Grouping::Q8_0 => scales_q8_0(largest),
             _ => scales_k(first_of_magnitude(x, largest)),
         };
-        let (inverse, limit) = (_mm256_set1_ps(inverse), _mm256_set1_epi32(127));
+        let inverse = _mm256_set1_ps(inverse);
         for (x, codes) in x.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
             let code = |i: usize| {
                 let scaled = _mm256_mul_ps(inverse, load(&x.as_chunks().0[i]));
-                let code = _mm256_min_epi32(_mm256_cvtps_epi32(scaled), limit);
-                // A NaN became i32::MIN and is to be 0; no other code is below -127.
+                let code = _mm256_cvtps_epi32(scaled);
+                // A NaN became i32::MIN and is to be 0; all other codes are from -127 to 127.
                 _mm256_and_si256(code, _mm256_cmpgt_epi32(code, _mm256_set1_epi32(-128)))
             };
             let words = |i: usize| _mm256_packs_epi32(code(i), code(i + 1));
@@ -40,6 +40,11 @@ pub(super) fn quantize(x: &[f32], grouping: Grouping, codes: &mut [i8], scales: 
             }
         }
     }
+}
+
+/// See [`Kernel::sums`](crate::kernels::kernel::Kernel::sums).
+#[target_feature(enable = "avx2")]
+pub(super) fn sums_of_steps(codes: &[i8], sums: &mut [i32]) {
     for (codes, sums) in codes.as_chunks::<32>().0.iter().zip(sums.as_chunks_mut::<2>().0) {
         // SAFETY: 32 codes are there.
         let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
