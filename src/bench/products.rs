@@ -1,7 +1,7 @@
 //! How fast the products are, ours and ggml's, beside what memory and the dot instruction do, measured in turns.
 //!
-//! Machines are shared and clocks change, so all four take turns of about a millisecond, and what is quoted are ratios
-//! of medians over many turns:
+//! Machines are shared and clocks change, so all four take turns, and what is quoted are ratios of medians over many
+//! turns. One of ours takes a millisecond or two, so that what the others left in caches hardly counts:
 //! ```text
 //! repeat:  the dot instruction alone;  some of our products;  as many of ggml's;  now and then: memory alone
 //! ```
@@ -24,8 +24,10 @@ use crate::witness::{self, Weights, Witness};
 
 /// Weights in rotation in a cold case: more than a last-level cache keeps.
 const COLD_BYTES: usize = 96 << 20;
-/// Multiplications of one turn, about.
-const TURN_MACS: usize = 1 << 26;
+/// How long one turn of ours is at least, as far as products are alike.
+const TURN: f64 = 1.5e-3;
+/// Products until one is as fast as in a turn.
+const TRIALS: usize = 3;
 /// Multiplications of one measurement of the dot instruction.
 const DOT_MACS: usize = 1 << 23;
 /// Bytes of one measurement of the read speed, and turns between two.
@@ -174,26 +176,26 @@ impl Ours {
             ..
         } = *case;
         let matrix = || Matrix::new(ty, rows, columns, weights, &case.options);
-        let first = matrix()?;
-        let batch = (TURN_MACS / (rows * columns * tokens).max(1)).max(1);
-        let (batches, distinct) = match case.hot {
-            true => (1, 1),
-            false => (COLD_BYTES.div_ceil(first.packed_bytes().max(1) * batch), batch),
-        };
-        let mut matrices = vec![first];
-        while matrices.len() < batches * distinct {
-            matrices.push(matrix()?);
-        }
-        Ok(Self {
-            matrices,
-            batch,
-            batches,
-            distinct,
+        let mut ours = Self {
+            matrices: vec![matrix()?],
+            batch: 1,
+            batches: 1,
+            distinct: 1,
             x: LineVec::from_slice(0, &sample::activations(tokens * columns)),
             activations: Activations::new(case.options.isa),
             y: avec!([64]| 0.0; tokens * rows),
             threads: Threads::new(case.threads),
-        })
+        };
+        let of_one = (0..TRIALS).map(|_| seconds(|| ours.multiply(0))).fold(TURN, f64::min);
+        ours.batch = (TURN / of_one).ceil() as usize;
+        if !case.hot {
+            ours.distinct = ours.batch;
+            ours.batches = COLD_BYTES.div_ceil(ours.matrices[0].packed_bytes().max(1) * ours.batch);
+        }
+        while ours.matrices.len() < ours.batches * ours.distinct {
+            ours.matrices.push(matrix()?);
+        }
+        Ok(ours)
     }
 
     /// The products of one turn.
