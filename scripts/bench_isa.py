@@ -5,11 +5,14 @@
     python3 scripts/bench_isa.py amx avx512vnni --type tq2_0,q2_k --tokens 16,32,64,128
     python3 scripts/bench_isa.py amx avx512vnni --model bench/tq2_0.gguf --prefill 128
 
-`tqconv bench` measures with one, then with the other, and so on for `--rounds` rounds: single products, or a whole model.
-Shown are medians of the rounds and of the ratio in each, with the least and the most. A Markdown table is printed.
+`tqconv bench` measures with one, then with the other, and so on for `--rounds` rounds: one product after the other, or a
+whole model. Shown are medians of the rounds and of the ratio in each, with the least and the most; for products also of the
+rounds in which the dot instructions of the first, with their loads, did 0.7 of their best in any round or more. A Markdown
+table is printed.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -27,35 +30,63 @@ def main():
     parser.add_argument("--type", default="tq2_0,q2_k")
     parser.add_argument("--shape", default="2048x2048")
     parser.add_argument("--tokens", default="16,32,64,128")
-    parser.add_argument("--seconds", default="0.3", help="for each product in each round")
+    parser.add_argument("--seconds", default="0.2", help="for each product in each round")
+    parser.add_argument("--activations", default="llama.cpp", help="as `tqconv bench --activations` takes it")
     args = parser.parse_args()
 
-    command = [args.tqconv, "bench", "--thread-counts", args.threads, "--json"]
+    command = [args.tqconv, "bench", "--thread-counts", args.threads, "--activations", args.activations, "--json"]
     if args.model:
-        command += [args.model, "--prefill", args.prefill, "--decode", args.decode, "--runs", "1"]
+        cases = [[args.model, "--prefill", args.prefill, "--decode", args.decode, "--runs", "1"]]
     else:
-        command += ["--type", args.type, "--shape", args.shape, "--tokens", args.tokens, "--seconds", args.seconds]
-    rounds = [[rates(command, isa) for isa in args.isa] for _ in range(args.rounds)]
+        lists = (args.type.split(","), args.shape.split(","), args.tokens.split(","))
+        cases = [
+            ["--type", ty, "--shape", shape, "--tokens", tokens, "--seconds", args.seconds]
+            for ty, shape, tokens in itertools.product(*lists)
+        ]
+    # Both of a ratio one right after the other: the machine may be another a second later.
+    rounds = [[[rates(command + case, isa) for isa in args.isa] for case in cases] for _ in range(args.rounds)]
 
-    print(f"{args.threads} threads, {args.rounds} rounds\n\n| what | {' | '.join(args.isa)} | ratio |\n|---|---|---|---|")
-    for what in rounds[0][0]:
-        of_isa = [[both[i][what] for both in rounds] for i in range(2)]
-        ratios = [first / second for first, second in zip(*of_isa)]
-        print(f"| {what} | {' | '.join(map(spread, of_isa))} | {spread(ratios, 2)} |")
+    best = max(first.dots or 0 for of_round in rounds for of_case in of_round for first in of_case[0].values())
+    names = f"{' | '.join(args.isa)} | ratio"
+    print(f"{args.threads} threads, {args.rounds} rounds\n\n| what | {names} | undisturbed | {names} |\n{'|---' * 8}|")
+    for of_case in zip(*rounds):
+        for what in of_case[0][0]:
+            pairs = [[rates[what] for rates in both] for both in of_case]
+            undisturbed = [pair for pair in pairs if (pair[0].dots or 0) >= 0.7 * best > 0]
+            print(f"| {what} | {columns(pairs)} | {len(undisturbed)} | {columns(undisturbed)} |")
+
+
+class Rate(float):
+    """GMAC/s or tokens a second; `dots`: GMAC/s of the dot instructions beside it, where they were measured."""
+
+    def __new__(cls, value, dots=None):
+        rate = super().__new__(cls, value)
+        rate.dots = dots
+        return rate
 
 
 def rates(command, isa):
-    """What was measured in one run, by name: GMAC/s of a product, tokens a second of a model."""
+    """What was measured in one run, by name."""
     report = json.loads(subprocess.check_output([*command, "--isa", isa]))
     found = {
-        f"{of['type']} {of['rows']}x{of['columns']}, {of['tokens']} tokens, GMAC/s": of["gmac_per_second"]
+        f"{of['type']} {of['rows']}x{of['columns']}, {of['tokens']} tokens, GMAC/s": Rate(
+            of["gmac_per_second"], of["machine_gmac_per_second"]
+        )
         for of in report["products"]
     }
     for model in report["models"]:
         ours = model["engines"][0]
-        found[f"prefill of {model['prefill_tokens']}, tok/s"] = ours["prefill_tokens_per_second"]["median"]
-        found["decode, tok/s"] = ours["decode_tokens_per_second"]["median"]
+        found[f"prefill of {model['prefill_tokens']}, tok/s"] = Rate(ours["prefill_tokens_per_second"]["median"])
+        found["decode, tok/s"] = Rate(ours["decode_tokens_per_second"]["median"])
     return found
+
+
+def columns(pairs):
+    """Both rates and the ratio."""
+    if not pairs:
+        return "- | - | -"
+    ratios = [first / second for first, second in pairs]
+    return " | ".join([*map(spread, zip(*pairs)), spread(ratios, 2)])
 
 
 def spread(values, digits=0):

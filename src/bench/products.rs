@@ -6,7 +6,7 @@
 //! repeat:  the dot instruction alone;  some of our products;  as many of ggml's;  now and then: memory alone
 //! ```
 //! Both sides quantize their activations inside the measured time, on as many threads, with weights in huge pages.
-//! Threads are awake when their turn begins, and rest while it is not their turn.
+//! Threads, and the units of dot instructions, are awake when our turn begins, and rest while it is not their turn.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -29,7 +29,10 @@ const TURN: f64 = 1.5e-3;
 /// Products until one is as fast as in a turn.
 const TRIALS: usize = 3;
 /// Multiplications of one measurement of the dot instruction.
-const DOT_MACS: usize = 1 << 23;
+const DOT_MACS: usize = 1 << 24;
+/// How long the dot instruction runs before it is measured: threads wake up, and after a pause of a millisecond the tiles of
+/// AMX take 0.3 ms to reach their full rate.
+const WAKING: Duration = Duration::from_micros(300);
 /// Bytes of one measurement of the read speed, and turns between two.
 const READ_BYTES: usize = 64 << 20;
 const READ_EVERY: usize = 16;
@@ -211,14 +214,19 @@ impl Ours {
     /// MAC/s of the kernel's dot instruction alone, all threads together.
     fn dot_rate(&self) -> Option<f64> {
         let (matrix, threads) = (&self.matrices[0], &self.threads);
-        let macs = matrix.dots(1)?;
+        let tokens = self.x.len() / matrix.columns();
+        let dots = |repeats: usize| matrix.dots(tokens, threads.count(), repeats);
+        let macs = dots(1)?;
         let repeats = DOT_MACS / macs;
         let run = || {
             threads.run(threads.count(), |_| {
-                black_box(matrix.dots(repeats));
+                black_box(dots(repeats));
             });
         };
-        run(); // wakes the threads
+        let start = Instant::now();
+        while start.elapsed() < WAKING {
+            run();
+        }
         Some((macs * repeats * threads.count()) as f64 / seconds(run))
     }
 }

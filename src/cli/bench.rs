@@ -28,7 +28,7 @@ use crate::witness::{Witness, WitnessError};
 ///
 /// With a GGUF file: prefill and decode of the whole model by both engines, in turn. Without: single matrix products
 /// against llama.cpp's ggml, and as a share of what this machine reads from memory ("of read") and of what its dot
-/// instruction does from the first-level cache ("of dots", which the kernels avx512lookup and amx can pass).
+/// instruction does from the first-level cache ("of dots", which the kernel avx512lookup can pass).
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:

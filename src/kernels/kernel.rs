@@ -61,6 +61,11 @@ pub(super) trait Gemm: Send + Sync {
     /// The largest tile that it wants at a time.
     fn tile(&self) -> Tile;
 
+    /// As [`Kernel::dots`], where its instruction is another one.
+    fn dots(&self, _repeats: usize) -> Option<usize> {
+        None
+    }
+
     /// [`Kernel::multiply`] for several panels, which are the first of `out`.
     fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut Out<'_>);
 }

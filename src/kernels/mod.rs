@@ -329,10 +329,11 @@ impl Matrix {
         self.grouping
     }
 
-    /// Run the kernel's dot instruction on operands in the first-level cache, `repeats` times; returns the multiplications
-    /// of one repeat, None where nothing was written to measure it.
-    pub fn dots(&self, repeats: usize) -> Option<usize> {
-        self.backend.gemv.dots(repeats)
+    /// Run the dot instruction for so many tokens on operands in the first-level cache, `repeats` times; returns the
+    /// multiplications of one repeat, None where nothing was written to measure it.
+    pub fn dots(&self, tokens: usize, threads: usize, repeats: usize) -> Option<usize> {
+        let own = self.gemm(tokens, threads).and_then(|gemm| gemm.dots(repeats));
+        own.or_else(|| self.backend.gemv.dots(repeats))
     }
 
     /// Kernel and layout, for reports.

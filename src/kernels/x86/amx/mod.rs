@@ -114,6 +114,11 @@ impl Gemm for Tiles {
         }
     }
 
+    fn dots(&self, repeats: usize) -> Option<usize> {
+        dots(self.amx, repeats);
+        Some(4 * NR * MR * SPAN)
+    }
+
     fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panels: &[Panel<'_>], out: &mut Out<'_>) {
         // SAFETY: a value of this type is made only where `detect` found the instructions.
         unsafe { (self.product)(self.amx, weights, groups, panels, out.in_place(panels.len())) }
@@ -211,6 +216,18 @@ struct Work {
 
 /// Multiplies a run.
 type MultiplyRun<const K: usize> = unsafe fn(&Registers, &Run<'_, K>, &mut [[Block; 2]; K], &mut Work);
+
+/// Runs of two panels and two row groups with nothing beside them, `repeats` times.
+fn dots(amx: Amx, repeats: usize) {
+    let registers = Registers::configure(amx);
+    let line = std::hint::black_box(Line([0x01FF_0203; NR]));
+    let (panel, mut codes) = ([[line; NR]; BLOCKS], [[[line; NR]; 2]; BLOCKS]);
+    let mut sums = [[Line::ZERO; NR]; 4];
+    for _ in 0..repeats {
+        registers.multiply(&panel, Some(&panel), &mut codes, &mut sums, &mut ());
+    }
+    std::hint::black_box(sums);
+}
 
 /// Multiply a run; the sums of the one before go to `work`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c,gfni")]

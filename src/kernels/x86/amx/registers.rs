@@ -146,6 +146,12 @@ pub(super) trait Beside<const K: usize> {
     fn part(&mut self, part: usize, codes: &mut [[Block; 2]; K], sums: &[Block; 4]);
 }
 
+/// Nothing.
+impl<const K: usize> Beside<K> for () {
+    #[inline(always)]
+    fn part(&mut self, _part: usize, _codes: &mut [[Block; 2]; K], _sums: &[Block; 4]) {}
+}
+
 impl Registers {
     pub fn configure(_: Amx) -> Registers {
         // SAFETY: `Amx` is the proof that the instruction is there; read is `SHAPES`.
