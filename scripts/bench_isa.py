@@ -46,22 +46,25 @@ def main():
     # Both of a ratio one right after the other: the machine may be another a second later.
     rounds = [[[rates(command + case, isa) for isa in args.isa] for case in cases] for _ in range(args.rounds)]
 
-    best = max(first.dots or 0 for of_round in rounds for of_case in of_round for first in of_case[0].values())
-    names = f"{' | '.join(args.isa)} | ratio"
-    print(f"{args.threads} threads, {args.rounds} rounds\n\n| what | {names} | undisturbed | {names} |\n{'|---' * 8}|")
+    best = max(first.dots for of_round in rounds for of_case in of_round for first in of_case[0].values())
+    names = [*args.isa, "ratio"]
+    heads = ["what", *names, *(["undisturbed", *names] if best else [])]
+    print(f"{args.threads} threads, {args.rounds} rounds\n")
+    print(row(heads))
+    print(row(["---"] * len(heads)))
     for of_case in zip(*rounds):
         for what in of_case[0][0]:
             pairs = [[rates[what] for rates in both] for both in of_case]
-            undisturbed = [pair for pair in pairs if (pair[0].dots or 0) >= 0.7 * best > 0]
-            print(f"| {what} | {columns(pairs)} | {len(undisturbed)} | {columns(undisturbed)} |")
+            undisturbed = [pair for pair in pairs if pair[0].dots >= 0.7 * best]
+            print(row([what, *columns(pairs), *([str(len(undisturbed)), *columns(undisturbed)] if best else [])]))
 
 
 class Rate(float):
-    """GMAC/s or tokens a second; `dots`: GMAC/s of the dot instructions beside it, where they were measured."""
+    """GMAC/s or tokens a second; `dots`: GMAC/s of the dot instructions beside it, 0 where they were not measured."""
 
-    def __new__(cls, value, dots=None):
+    def __new__(cls, value, dots=0):
         rate = super().__new__(cls, value)
-        rate.dots = dots
+        rate.dots = dots or 0
         return rate
 
 
@@ -84,9 +87,13 @@ def rates(command, isa):
 def columns(pairs):
     """Both rates and the ratio."""
     if not pairs:
-        return "- | - | -"
+        return ["-"] * 3
     ratios = [first / second for first, second in pairs]
-    return " | ".join([*map(spread, zip(*pairs)), spread(ratios, 2)])
+    return [*map(spread, zip(*pairs)), spread(ratios, 2)]
+
+
+def row(cells):
+    return f"| {' | '.join(cells)} |"
 
 
 def spread(values, digits=0):
