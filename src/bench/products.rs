@@ -28,6 +28,8 @@ const COLD_BYTES: usize = 96 << 20;
 const TURN: f64 = 1.5e-3;
 /// Products until one is as fast as in a turn.
 const TRIALS: usize = 3;
+/// The shortest time of a product that a clock can tell.
+const SHORTEST: f64 = 1e-6;
 /// Multiplications of one measurement of the dot instruction.
 const DOT_MACS: usize = 1 << 24;
 /// How long the dot instruction runs before it is measured: threads wake up, and after a pause of a millisecond the tiles of
@@ -190,7 +192,7 @@ impl Ours {
             threads: Threads::new(case.threads),
         };
         let of_one = (0..TRIALS).map(|_| seconds(|| ours.multiply(0))).fold(TURN, f64::min);
-        ours.batch = (TURN / of_one).ceil() as usize;
+        ours.batch = (TURN / of_one.max(SHORTEST)).ceil() as usize;
         if !case.hot {
             ours.distinct = ours.batch;
             ours.batches = COLD_BYTES.div_ceil(ours.matrices[0].packed_bytes().max(1) * ours.batch);

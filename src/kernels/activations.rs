@@ -163,9 +163,9 @@ impl Activations {
         threads.run(panels.len(), |i| {
             let (lines, x) = &mut *lock(&panels[i]);
             with_rows(&self.spare, |rows| {
+                let mut tokens = x.chunks(columns);
                 for token in 0..NR {
-                    let x = x.chunks(columns).nth(token).unwrap_or(&[]);
-                    rows.quantize(x, 1, kernel, columns, grouping);
+                    rows.quantize(tokens.next().unwrap_or(&[]), 1, kernel, columns, grouping);
                     let (codes, scales, _) = rows.row(0, columns, grouping.group());
                     lines.put(token, codes, scales);
                 }
