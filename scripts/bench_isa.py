@@ -4,6 +4,7 @@
     cargo build --release
     python3 scripts/bench_isa.py amx avx512vnni --type tq2_0,q2_k --tokens 16,32,64,128
     python3 scripts/bench_isa.py amx avx512vnni --model bench/tq2_0.gguf --prefill 128
+    python3 scripts/bench_isa.py avx2 avx2 --second before/tqconv        # two programs instead
 
 `tqconv bench` measures with one, then with the other, and so on for `--rounds` rounds: one product after the other, or a
 whole model. Shown are medians of the rounds and of the ratio in each, with the least and the most; for products also of the
@@ -22,6 +23,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("isa", nargs=2, help="as `tqconv bench --isa` takes it; a ratio above 1: the first is faster")
     parser.add_argument("--tqconv", default="target/release/tqconv")
+    parser.add_argument("--second", help="the program for the second, where it is another")
     parser.add_argument("--threads", default="1")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--model", help="a packed model; without one, products are measured")
@@ -34,7 +36,8 @@ def main():
     parser.add_argument("--activations", default="llama.cpp", help="as `tqconv bench --activations` takes it")
     args = parser.parse_args()
 
-    command = [args.tqconv, "bench", "--thread-counts", args.threads, "--activations", args.activations, "--json"]
+    programs = [args.tqconv, args.second or args.tqconv]
+    options = ["bench", "--thread-counts", args.threads, "--activations", args.activations, "--json"]
     if args.model:
         cases = [[args.model, "--prefill", args.prefill, "--decode", args.decode, "--runs", "1"]]
     else:
@@ -44,7 +47,8 @@ def main():
             for ty, shape, tokens in itertools.product(*lists)
         ]
     # Both of a ratio one right after the other: the machine may be another a second later.
-    rounds = [[[rates(command + case, isa) for isa in args.isa] for case in cases] for _ in range(args.rounds)]
+    both = [[program, *options, "--isa", isa] for program, isa in zip(programs, args.isa)]
+    rounds = [[[rates(command + case) for command in both] for case in cases] for _ in range(args.rounds)]
 
     best = max(first.dots for of_round in rounds for of_case in of_round for first in of_case[0].values())
     names = [*args.isa, "ratio"]
@@ -54,7 +58,7 @@ def main():
     print(row(["---"] * len(heads)))
     for of_case in zip(*rounds):
         for what in of_case[0][0]:
-            pairs = [[rates[what] for rates in both] for both in of_case]
+            pairs = [[rates[what] for rates in pair] for pair in of_case]
             undisturbed = [pair for pair in pairs if pair[0].dots >= 0.7 * best]
             print(row([what, *columns(pairs), *([str(len(undisturbed)), *columns(undisturbed)] if best else [])]))
 
@@ -68,9 +72,9 @@ class Rate(float):
         return rate
 
 
-def rates(command, isa):
+def rates(command):
     """What was measured in one run, by name."""
-    report = json.loads(subprocess.check_output([*command, "--isa", isa]))
+    report = json.loads(subprocess.check_output(command))
     found = {
         f"{of['type']} {of['rows']}x{of['columns']}, {of['tokens']} tokens, GMAC/s": Rate(
             of["gmac_per_second"], of["machine_gmac_per_second"]
