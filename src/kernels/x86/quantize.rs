@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 /// Groups whose scales are found together, one in each lane.
 const SCALES_AT_ONCE: usize = 16;
-/// How far ahead activations are fetched: their scales are to be found without a wait.
+/// So many activations ahead are fetched, so that their scales are found without a wait.
 const FETCHED_AHEAD: usize = 2048;
 
 /// See [`Kernel::quantize`](crate::kernels::kernel::Kernel::quantize).
