@@ -26,25 +26,22 @@ pub(super) struct PackedBlocks<'a, const K: usize> {
 }
 
 impl<const K: usize> PackedBlocks<'_, K> {
-    /// Unpack half `half` of block `index`. (Without features of its own, so that it is inlined always.)
+    /// Unpack step `step` of block `index`. (Without features of its own, so that it is inlined always.)
     ///
     /// # Safety
     /// The CPU has AVX-512 F and BW and GFNI.
     #[inline(always)]
-    pub unsafe fn unpack_half<const MULTIPLIED: bool>(&self, index: usize, half: usize, block: &mut Block) {
-        let rows = block.as_chunks_mut::<4>().0;
-        for i in 2 * half..2 * half + 2 {
-            let step = &self.steps[index][i];
-            fetch_to_l2(&self.later[index][i]);
-            // SAFETY: the caller has the instructions.
-            unsafe {
-                let planes = match MULTIPLIED {
-                    false => signed(load(step)),
-                    true => times(load(step), &self.multipliers[(4 * index + i) >> self.shift]),
-                };
-                for (row, plane) in rows[i].iter_mut().zip(planes) {
-                    store(row, plane);
-                }
+    pub unsafe fn unpack_step<const MULTIPLIED: bool>(&self, index: usize, step: usize, block: &mut Block) {
+        let codes = &self.steps[index][step];
+        fetch_to_l2(&self.later[index][step]);
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            let planes = match MULTIPLIED {
+                false => signed(load(codes)),
+                true => times(load(codes), &self.multipliers[(4 * index + step) >> self.shift]),
+            };
+            for (row, plane) in block.as_chunks_mut::<4>().0[step].iter_mut().zip(planes) {
+                store(row, plane);
             }
         }
     }

@@ -26,7 +26,7 @@ pub use self::bf16::Bf16Tiles;
 
 use self::codes::PackedBlocks;
 use self::operands::Operands;
-use self::registers::{Amx, Beside, Block, Registers, amx};
+use self::registers::{Amx, Beside, Block, PARTS, Registers, amx};
 use self::results::{ACTIVATION_INSIDE, Aligned, Factors, NESTED, Partials, Results, SINGLE};
 use super::avx512::avx512_vnni;
 use crate::kernels::contract::{Grouping, Line, MR, NR, Panel, Runs, SPAN, Tile};
@@ -158,9 +158,9 @@ fn product<const K: usize, const KIND: usize, const MULTIPLIED: bool>(
         if !unpacked {
             for i in 0..blocks {
                 for (group, packed) in of.packed::<K>(now, i / K).iter().enumerate() {
-                    for half in 0..2 {
+                    for step in 0..4 {
                         // SAFETY: this function has the instructions.
-                        unsafe { packed.unpack_half::<MULTIPLIED>(i % K, half, &mut codes[i][group]) };
+                        unsafe { packed.unpack_step::<MULTIPLIED>(i % K, step, &mut codes[i][group]) };
                     }
                 }
             }
@@ -188,7 +188,7 @@ fn product<const K: usize, const KIND: usize, const MULTIPLIED: bool>(
         }
     }
     registers.store(&mut work.sums);
-    for part in 0..4 * K {
+    for part in 0..PARTS * K {
         // SAFETY: this function has the instructions.
         unsafe { before.add::<K, KIND, MULTIPLIED>(&work.sums, &mut work.partials, part) };
     }
@@ -260,8 +260,8 @@ impl<const K: usize, const KIND: usize, const MULTIPLIED: bool> Beside<K> for Ar
         unsafe {
             self.before.add::<K, KIND, MULTIPLIED>(sums, self.partials, part);
             if let Some(next) = &self.next {
-                let (k, group) = (part / 4, part / 2 % 2);
-                next[group].unpack_half::<MULTIPLIED>(k, part % 2, &mut codes[k][group]);
+                let (k, group) = (part / PARTS, part / 4 % 2);
+                next[group].unpack_step::<MULTIPLIED>(k, part % 4, &mut codes[k][group]);
             }
         }
     }

@@ -139,10 +139,15 @@ fn start_mut<T>(block: &mut [T; NR]) -> *mut T {
     block.as_mut_ptr()
 }
 
-/// What is computed beside tile instructions, a part of it after each.
+/// Tile instructions of 64 columns of a run: four that load, four that multiply.
+pub(super) const PARTS: usize = 8;
+
+/// What is computed beside tile instructions, a part of it after each: two of them in a row hold each other up in the slow
+/// state of a core (docs/benchmarks.md, "Many tokens on AMX").
 pub(super) trait Beside<const K: usize> {
-    /// Part `part` of 4K. Of `codes[k]` the first was read before part 4k, the second before part 4k + 1; of `sums`, which
-    /// are those before, the first was written before part 0, the second before part 1, and so on.
+    /// Part `part` of PARTS * K. Of `codes[k]` the first was read before part PARTS * k, the second before part
+    /// PARTS * k + 3; of `sums`, which are those before, the first was written before part 0, the second before part 2, and
+    /// so on.
     fn part(&mut self, part: usize, codes: &mut [[Block; 2]; K], sums: &[Block; 4]);
 }
 
@@ -181,26 +186,37 @@ impl Registers {
                             }
                         };
                     }
+                    macro_rules! part {
+                        ($part:literal) => {
+                            beside.part(PARTS * $k + $part, codes, sums)
+                        };
+                    }
                     begin!(0, "tmm0");
                     load!("tmm6", &codes[$k][0]);
+                    part!(0);
                     load!("tmm4", &first[$k]);
-                    dot!("tmm0", "tmm4", "tmm6");
-                    beside.part(4 * $k, codes, sums);
+                    part!(1);
                     begin!(1, "tmm1");
+                    dot!("tmm0", "tmm4", "tmm6");
+                    part!(2);
                     load!("tmm7", &codes[$k][1]);
-                    dot!("tmm1", "tmm4", "tmm7");
-                    beside.part(4 * $k + 1, codes, sums);
+                    part!(3);
                     begin!(2, "tmm2");
+                    dot!("tmm1", "tmm4", "tmm7");
+                    part!(4);
                     if let Some(second) = second {
                         load!("tmm5", &second[$k]);
+                    }
+                    part!(5);
+                    begin!(3, "tmm3");
+                    if second.is_some() {
                         dot!("tmm2", "tmm5", "tmm6");
                     }
-                    beside.part(4 * $k + 2, codes, sums);
-                    begin!(3, "tmm3");
+                    part!(6);
                     if second.is_some() {
                         dot!("tmm3", "tmm5", "tmm7");
                     }
-                    beside.part(4 * $k + 3, codes, sums);
+                    part!(7);
                 }
             };
         }

@@ -1,7 +1,7 @@
 //! From sums to results: the f32 operations of the contract.
 
 use super::PANELS;
-use super::registers::Block;
+use super::registers::{Block, PARTS};
 use crate::kernels::contract::{Line, MR, NR};
 use crate::kernels::tiles::Squares;
 use crate::kernels::x86::zmm::{load_floats, store};
@@ -54,7 +54,7 @@ impl Factors<'_> {
         }
     }
 
-    /// Add part `part` of 4K of the sums of a run. (Without features of its own, so that it is inlined always.)
+    /// Add part `part` of PARTS * K of the sums of a run. (Without features of its own, so that it is inlined always.)
     ///
     /// # Safety
     /// The CPU has AVX-512 F, and `from` and `to` are still there.
@@ -65,13 +65,14 @@ impl Factors<'_> {
         partials: &mut Partials,
         part: usize,
     ) {
-        let which = part / K;
+        let parts = PARTS / 4 * K; // of each of the four
+        let (which, part) = (part / parts, part % parts);
         if !self.place.has(which) {
             return;
         }
         let (weights, activations) = (self.weights[which % 2], self.activations[which / 2]);
         let (sums, partials) = (&sums[which], &mut partials.0[which]);
-        for token in part % K * (NR / K)..(part % K + 1) * (NR / K) {
+        for token in part * (NR / parts)..(part + 1) * (NR / parts) {
             let partial = &mut partials[token];
             // SAFETY: by the caller's promise.
             unsafe {
