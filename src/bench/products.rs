@@ -16,9 +16,9 @@ use formats::block::BlockType;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::memory::read_rate;
+use super::memory::Memory;
 use super::sample;
-use crate::kernels::memory::{LineVec, Region};
+use crate::kernels::memory::LineVec;
 use crate::kernels::{Activations, KernelError, KernelName, Matrix, Options, Threads};
 use crate::witness::{self, Weights, Witness};
 
@@ -248,7 +248,7 @@ struct Times {
 
 fn take_turns(case: &Case, ours: &mut Ours, mut witness: Option<&mut Witness>) -> Result<Times, BenchError> {
     let Case { ty, rows, columns, .. } = *case;
-    let memory = touched(READ_BYTES).map_err(|source| KernelError::Memory {
+    let memory = Memory::new(READ_BYTES).map_err(|source| KernelError::Memory {
         ty,
         rows,
         columns,
@@ -261,7 +261,7 @@ fn take_turns(case: &Case, ours: &mut Ours, mut witness: Option<&mut Witness>) -
             times = Times::default();
         }
         if turn.is_multiple_of(READ_EVERY) || turn == WARM_UP {
-            times.read.push(read_rate(bytemuck::cast_slice(&memory), &ours.threads));
+            times.read.push(memory.read_rate(&ours.threads));
         }
         times.macs.extend(ours.dot_rate());
         times.ours.push(seconds(|| ours.multiply(turn)) / ours.batch as f64);
@@ -332,13 +332,6 @@ fn percentiles(mut values: Vec<f64>) -> Option<Seconds> {
         median: at(0.5),
         p90: at(0.9),
     })
-}
-
-/// Memory of which every page exists.
-fn touched(length: usize) -> std::io::Result<Region> {
-    let mut region = Region::zeroed(length)?;
-    region.fill(1);
-    Ok(region)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use formats::gguf::File;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::memory::read_rate;
+use super::memory::Memory;
 use crate::engine::hyper::Hyper;
 use crate::engine::llamacpp::{Model, Settings};
 use crate::engine::native::{self, CacheTypes, Native};
@@ -18,6 +18,8 @@ use crate::witness::Program;
 
 /// Pause before each engine's turn: llama.cpp's idle threads spin for some 70 ms before they sleep (ggml-cpu.c:3213).
 const REST: Duration = Duration::from_millis(200);
+/// Memory that is read before each run: more than caches hold.
+const READ_BYTES: usize = 512 << 20;
 
 /// Told what is being done, and where it is known, which share (0 to 1) of it is behind.
 pub type Progress<'a> = dyn Fn(&str, Option<f64>) + 'a;
@@ -76,7 +78,7 @@ impl Workload {
 /// The engines against the clock.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct SpeedFacts {
-    /// Measured read bandwidth of the machine with as many threads, GB/s.
+    /// Read bandwidth of the machine with as many threads, measured before each run, the median; GB/s.
     #[serde(rename = "memory_gb_per_second")]
     pub bandwidth: f64,
     /// Threads of each engine.
@@ -167,8 +169,6 @@ pub fn race(
 ) -> Result<(SpeedFacts, Option<EngineError>), EngineError> {
     let workload = workload.within(Hyper::read(file)?.context);
     let (context, threads) = (workload.prefill + workload.decode, workload.threads);
-    progress("memory", None);
-    let bandwidth = read_bandwidth(threads);
     progress("loading", None);
     let settings = native::Settings::new(context, threads)
         .with_isa(workload.isa)
@@ -185,8 +185,8 @@ pub fn race(
             progress,
         )
     });
-    let (engines, missing) = match together {
-        Ok(engines) => (engines, None),
+    let ((bandwidth, engines), missing) = match together {
+        Ok(measured) => (measured, None),
         Err(why) => (
             time_in_turn(&mut [(&mut native, packed)], workload, progress)?,
             Some(why),
@@ -226,13 +226,18 @@ fn stored_bytes(file: &File) -> u64 {
     matrices.filter_map(|info| info.bytes()).sum()
 }
 
-/// Rates of each engine over the runs; with each, the bytes of weights that it reads for a token.
+/// GB/s that memory gives, and rates of each engine over the runs; with each, the bytes of weights that it reads for a
+/// token.
 fn time_in_turn(
     engines: &mut [(&mut dyn Generate, u64)],
     workload: Workload,
     progress: &Progress,
-) -> Result<Vec<EngineSpeed>, EngineError> {
-    let mut rates = vec![(vec![], vec![]); engines.len()];
+) -> Result<(f64, Vec<EngineSpeed>), EngineError> {
+    let bytes = READ_BYTES;
+    let memory = Memory::new(bytes).map_err(|source| EngineError::Memory { bytes, source })?;
+    // Of threads that the system does not give, the others do the work.
+    let threads = Threads::new(workload.threads);
+    let (mut reads, mut rates) = (vec![], vec![(vec![], vec![]); engines.len()]);
     let begin = Instant::now();
     for run in 0..=workload.runs {
         if run > 1 && begin.elapsed() > workload.patience {
@@ -240,6 +245,10 @@ fn time_in_turn(
         }
         let of = format!("engines in turn, run {run} of {}", workload.runs);
         progress(&of, Some(run as f64 / (workload.runs + 1) as f64));
+        let read = memory.read_rate(&threads);
+        if run > 0 {
+            reads.push(read);
+        }
         for ((engine, _), (prefills, decodes)) in engines.iter_mut().zip(&mut rates) {
             std::thread::sleep(REST);
             let (prefill, decode) = time_once(*engine, workload)?;
@@ -262,7 +271,7 @@ fn time_in_turn(
                 read_rate: decode.median * *bytes_per_token as f64 / 1e9,
             }
         });
-    Ok(speeds.collect())
+    Ok((metrics::median(&reads) / 1e9, speeds.collect()))
 }
 
 /// Tokens a second of one prefill and the decoding after it.
@@ -277,23 +286,14 @@ fn time_once(engine: &mut dyn Generate, workload: Workload) -> Result<(f64, f64)
     ))
 }
 
-/// GB/s at which so many threads read memory that no cache holds: the best of a few passes. Of threads that the system
-/// does not give, the others do the work.
-fn read_bandwidth(threads: usize) -> f64 {
-    const WORDS: usize = 64 << 20; // 512 MiB
-    const PASSES: usize = 4;
-    let (memory, threads) = (vec![1u64; WORDS], Threads::new(threads));
-    (0..PASSES).map(|_| read_rate(&memory, &threads)).fold(0.0, f64::max) / 1e9
-}
-
-fn llama(
+fn llama<T>(
     program: &Program,
     path: &Path,
     file: &File,
     context: usize,
     threads: usize,
-    measure: impl FnOnce(&mut dyn Generate) -> Result<Vec<EngineSpeed>, EngineError>,
-) -> Result<Vec<EngineSpeed>, EngineError> {
+    measure: impl FnOnce(&mut dyn Generate) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
     let settings = Settings {
         context,
         threads,

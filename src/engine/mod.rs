@@ -241,6 +241,14 @@ pub enum EngineError {
         /// Numbers in a head.
         head_dim: usize,
     },
+    /// Memory whose speed was to be measured.
+    #[error("no memory of {bytes} bytes to measure its speed: {source}; close other programs")]
+    Memory {
+        /// How much.
+        bytes: usize,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The oracle's weights could not be had.
     #[error("the weights cannot be read: {0}; fetch the checkpoint again")]
     Weights(#[source] Box<dyn std::error::Error + Send + Sync>),

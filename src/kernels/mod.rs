@@ -31,6 +31,7 @@
 //! | `minimums` | what minimums add, where activations have finer scales than the weights' f16 |
 //! | `exact` | the product in f64, to measure against |
 //! | `threads`, `memory`, `isa` | the pool, huge pages, what the CPU can do |
+//! | `reading` | memory at its full speed, to measure against |
 //!
 //! docs/architecture.md has the words, docs/adding.md the steps to a new kernel.
 
@@ -50,6 +51,7 @@ mod lines;
 pub(crate) mod memory;
 mod minimums;
 mod packed;
+mod reading;
 mod repack;
 mod scalar;
 mod sources;
@@ -65,6 +67,7 @@ pub use choice::ActivationScales;
 pub use contract::Grouping;
 pub(crate) use isa::Bf16Tiles;
 pub use isa::Isa;
+pub(crate) use reading::read;
 pub use threads::Threads;
 
 use contract::{MR, Panel, Tile};

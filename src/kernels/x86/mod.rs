@@ -44,6 +44,12 @@ fn fetch(codes: &[u8]) {
     fetch_ahead(codes, AHEAD);
 }
 
+/// The same in [`FAR_AHEAD`] bytes.
+#[inline(always)]
+pub(super) fn fetch_far(codes: &[u8]) {
+    fetch_ahead(codes, FAR_AHEAD);
+}
+
 /// Fetch as many bytes as `codes` has, `ahead` bytes behind its start.
 #[inline(always)]
 fn fetch_ahead(codes: &[u8], ahead: usize) {
