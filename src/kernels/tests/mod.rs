@@ -77,6 +77,9 @@ fn scalar() -> Backend {
     Isa::Scalar.backend().expect("scalar is always there")
 }
 
+/// Rows of which one thread has six groups: enough for several to be multiplied with one token together, and a rest.
+const MANY: usize = 83;
+
 #[test]
 fn every_kernel_equals_scalar_at_every_edge() {
     let mut random = Random(1);
@@ -86,7 +89,7 @@ fn every_kernel_equals_scalar_at_every_edge() {
         backends().iter().map(|backend| backend.name).collect::<Vec<_>>()
     );
     for ty in TYPES {
-        for rows in [1, 15, 16, 17, 33] {
+        for rows in [1, 15, 16, 17, 33, MANY] {
             for blocks in 1..=if rows == 17 { 6 } else { 5 } {
                 let columns = match FloatType::of(ty) {
                     Some(_) => 21 * blocks,                       // ends inside a vector
@@ -99,13 +102,19 @@ fn every_kernel_equals_scalar_at_every_edge() {
                     let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
                     let all = [1, 2, 3, 4, 5, 8, 9, 13, 16, 17, 33];
                     let some = [1, 16, 17];
-                    for &tokens in if blocks < 6 { &all[..] } else { &some } {
+                    let tokens = match (rows, blocks) {
+                        (MANY, _) => &[1][..],
+                        (_, 6) => &some,
+                        _ => &all[..],
+                    };
+                    for &tokens in tokens {
                         let x = random.floats(tokens * columns);
                         matrix.use_backend(scalar());
                         let scalar = bits(&product(&matrix, &x, &threads[0]));
                         for backend in backends() {
                             matrix.use_backend(backend);
-                            let found = bits(&product(&matrix, &x, &threads[tokens % 3]));
+                            let threads = &threads[if rows == MANY { 0 } else { tokens % 3 }];
+                            let found = bits(&product(&matrix, &x, threads));
                             assert!(
                                 found == scalar,
                                 "{ty} {rows}x{columns} {tokens} tokens {activations} {}",
@@ -122,19 +131,24 @@ fn every_kernel_equals_scalar_at_every_edge() {
 #[test]
 fn every_kernel_equals_scalar_whatever_the_group() {
     let mut random = Random(6);
-    let (rows, columns, threads) = (17, 1024, Threads::new(1));
+    let (columns, threads) = (1024, Threads::new(1));
     let mut names = std::collections::BTreeSet::new();
     for ty in TYPES {
         if FloatType::of(ty).is_some() {
             continue;
         }
-        for run in [16, 32, 64, 128, 256] {
+        let all = [1, 3, 7, 9, 16];
+        let sizes = [(17, &all[..]), (MANY, &[1])];
+        for (run, (rows, tokens)) in [16, 32, 64, 128, 256]
+            .into_iter()
+            .flat_map(|run| sizes.map(|size| (run, size)))
+        {
             let bytes = blocks_with_runs(&mut random, ty, rows * columns, run);
             for activations in choices(ty, columns) {
                 let options = options(Isa::Scalar, activations);
                 let mut matrix = Matrix::new(ty, rows, columns, &bytes, &options).unwrap();
                 names.insert(matrix.kernel().to_string());
-                for tokens in [1, 3, 7, 9, 16] {
+                for &tokens in tokens {
                     let x = random.floats(tokens * columns);
                     matrix.use_backend(scalar());
                     let scalar = bits(&product(&matrix, &x, &threads));

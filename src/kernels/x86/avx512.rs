@@ -14,10 +14,12 @@
 //! 4. Activations are broadcast by the load of `vpdpbusd` itself.
 //! 5. Codes are fetched ahead where much work lies between two lines. Where it is little, for one token and codes of 2
 //!    bits in long runs, a Zen 4 does so in time by itself, and fetching slows it down; an Emerald Rapids does not.
+//! 6. For one token four row groups are read side by side, but on a Zen 4: a core of an Emerald Rapids reads four streams
+//!    by a quarter faster than one.
 //!
 //! No saturation anywhere: the largest sum of a run is 255 * 127 * 256 < 2^23, times 64 at most 3 * 64 * 127 * 64 < 2^21.
 
-use super::floats512::floats_of;
+use super::floats512::{FloatProduct, floats_for_one, floats_of};
 use super::one_token::{dot_2_bits, one_token_of};
 use super::quantize::{quantize, sums_of_steps};
 use super::zmm::{Product, halves, load_bytes, load_floats, scales_of, store, unpack};
@@ -27,12 +29,13 @@ use crate::kernels::floats::{BF16, F16, F32, FloatType, Floats};
 use crate::kernels::kernel::Kernel;
 use crate::kernels::packed::{KPanel, RowGroup};
 use std::arch::x86_64::*;
+use std::array;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 /// The proof that the CPU has AVX-512 F, BW, VL and VNNI (and what comes with them).
 struct Avx512Vnni {
-    /// Whether codes are fetched for one token also where runs are long.
+    /// Whether, for one token, codes are fetched ahead also where runs are long, and row groups read in several streams.
     fetch: bool,
 }
 
@@ -51,13 +54,42 @@ pub(in crate::kernels) fn avx512_vnni() -> Option<&'static dyn Kernel> {
     kernel.map(|kernel| kernel as &dyn Kernel)
 }
 
+/// Row groups that are multiplied with one token together: a core reads that many streams faster than one.
+const STREAMS: usize = 4;
+
+impl Avx512Vnni {
+    /// The results of row groups that are to be read in as many streams, and the others.
+    fn in_streams<'o>(
+        &self,
+        width: usize,
+        out: &'o mut [[f32; MR]],
+    ) -> (&'o mut [[[f32; MR]; STREAMS]], &'o mut [[f32; MR]]) {
+        match self.fetch && width == 1 {
+            true => out.as_chunks_mut(),
+            false => (&mut [], out),
+        }
+    }
+}
+
 impl Kernel for Avx512Vnni {
     fn multiply(&self, weights: &KPanel<'_>, groups: Range<usize>, panel: &Panel<'_>, out: &mut [[f32; MR]]) {
         let runs = weights.runs(panel);
-        let (bits, steps) = (weights.format.bits, runs.columns / STEP);
+        let (format, in_spans) = (&weights.format, weights.in_spans(panel));
+        let (bits, steps) = (format.bits, runs.columns / STEP);
+        let (mut groups, shift) = (groups.map(|group| weights.row_group(group)), format.shift);
+        let (several, rest) = self.in_streams(panel.width, out);
+        let product = match in_spans {
+            true => multiplied_for_one(bits, steps),
+            false => one_token_of(format, runs, self.fetch),
+        };
+        for out in several {
+            let groups: [_; STREAMS] = array::from_fn(|_| groups.next().expect("a row group for each result"));
+            // SAFETY: a value of this type exists only where `avx512_vnni` found the features.
+            unsafe { product(&groups, shift, runs, panel, out) }
+        }
         let product = match panel.width {
-            width if weights.in_spans(panel) => multiplied_of(bits, width, steps, self.fetch),
-            1 => one_token_of(&weights.format, runs, self.fetch),
+            width if in_spans => multiplied_of(bits, width, steps, self.fetch),
+            1 => one_token_of(format, runs, self.fetch),
             12 if runs.activation_inside => in_two_of::<12, 4>(bits),
             16 if runs.activation_inside => in_two_of::<16, 8>(bits),
             4 => tokens_of::<4>(bits, runs.inner),
@@ -65,9 +97,9 @@ impl Kernel for Avx512Vnni {
             12 => tokens_of::<12>(bits, runs.inner),
             _ => tokens_of::<16>(bits, runs.inner),
         };
-        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+        for (group, out) in groups.zip(rest.chunks_exact_mut(panel.width)) {
             // SAFETY: a value of this type exists only where `avx512_vnni` found the features.
-            unsafe { product(&weights.row_group(group), weights.format.shift, runs, panel, out) }
+            unsafe { product(&[group], shift, runs, panel, out) }
         }
     }
 
@@ -88,14 +120,21 @@ impl Kernel for Avx512Vnni {
     }
 
     fn multiply_floats(&self, weights: &Floats, groups: Range<usize>, panel: &FloatPanel<'_>, out: &mut [[f32; MR]]) {
-        let product = match weights.ty {
-            FloatType::F32 => floats_of::<F32>(panel.width),
-            FloatType::F16 => floats_of::<F16>(panel.width),
-            FloatType::Bf16 => floats_of::<BF16>(panel.width),
+        let (product, of_several): (FloatProduct<1>, FloatProduct<STREAMS>) = match weights.ty {
+            FloatType::F32 => (floats_of::<F32>(panel.width), floats_for_one::<F32, _>),
+            FloatType::F16 => (floats_of::<F16>(panel.width), floats_for_one::<F16, _>),
+            FloatType::Bf16 => (floats_of::<BF16>(panel.width), floats_for_one::<BF16, _>),
         };
-        for (group, out) in groups.zip(out.chunks_exact_mut(panel.width)) {
+        let mut groups = groups.map(|group| weights.group(group));
+        let (several, rest) = self.in_streams(panel.width, out);
+        for out in several {
+            let groups = array::from_fn(|_| groups.next().expect("a row group for each result"));
             // SAFETY: a value of this type exists only where `avx512_vnni` found the features.
-            unsafe { product(weights.group(group), panel.x, out) }
+            unsafe { of_several(groups, panel.x, out) }
+        }
+        for (group, out) in groups.zip(rest.chunks_exact_mut(panel.width)) {
+            // SAFETY: a value of this type exists only where `avx512_vnni` found the features.
+            unsafe { product([group], panel.x, out) }
         }
     }
 }
@@ -120,7 +159,7 @@ fn dots(repeats: usize) {
 }
 
 /// The product for a panel of `W` tokens, codes of `bits` bits and `inner` inner runs in an outer one.
-fn tokens_of<const W: usize>(bits: usize, inner: usize) -> Product {
+fn tokens_of<const W: usize>(bits: usize, inner: usize) -> Product<1> {
     match (bits, inner) {
         (2, 1) => tokens::<2, W, W, 0, false>,
         (2, _) => tokens::<2, W, W, 0, true>,
@@ -134,7 +173,7 @@ fn tokens_of<const W: usize>(bits: usize, inner: usize) -> Product {
 
 /// The same in two parts, 8 tokens and `B`. Runs of 32 want the partial results in registers, and 16 tokens have no
 /// room for that.
-fn in_two_of<const W: usize, const B: usize>(bits: usize) -> Product {
+fn in_two_of<const W: usize, const B: usize>(bits: usize) -> Product<1> {
     match bits {
         2 => in_two::<2, W, B>,
         4 => in_two::<4, W, B>,
@@ -145,7 +184,7 @@ fn in_two_of<const W: usize, const B: usize>(bits: usize) -> Product {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn in_two<const BITS: usize, const W: usize, const B: usize>(
-    group: &RowGroup<'_>,
+    group: &[RowGroup<'_>; 1],
     shift: Option<u32>,
     runs: Runs,
     panel: &Panel<'_>,
@@ -159,7 +198,7 @@ fn in_two<const BITS: usize, const W: usize, const B: usize>(
 /// `C` tokens from token `FIRST` on, of a panel of `W`. `NESTED`: there are several inner runs in an outer one.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
 fn tokens<const BITS: usize, const W: usize, const C: usize, const FIRST: usize, const NESTED: bool>(
-    group: &RowGroup<'_>,
+    [group]: &[RowGroup<'_>; 1],
     shift: Option<u32>,
     runs: Runs,
     panel: &Panel<'_>,
@@ -180,7 +219,7 @@ fn tokens<const BITS: usize, const W: usize, const C: usize, const FIRST: usize,
             let (Some(codes), Some(dwords)) = (codes.next(), dwords.next()) else {
                 panic!("codes and activations of every run");
             };
-            let mut dots: [__m512i; C] = std::array::from_fn(|c| {
+            let mut dots: [__m512i; C] = array::from_fn(|c| {
                 let sum = _mm512_set1_epi32(sums[run][FIRST + c]);
                 let offset = match BITS {
                     2 => sum, // their shift is 0, or none
@@ -228,9 +267,10 @@ fn tokens<const BITS: usize, const W: usize, const C: usize, const FIRST: usize,
 
 /// The product for a panel of `width` tokens where multipliers are applied to integers. `fetch`: codes are fetched ahead for one
 /// token also where runs are long.
-fn multiplied_of(bits: usize, width: usize, steps: usize, fetch: bool) -> Product {
+fn multiplied_of(bits: usize, width: usize, steps: usize, fetch: bool) -> Product<1> {
     match (bits, steps) {
-        (2, 8) if width == 1 && !fetch => multiplied::<2, 8, 1, 0>,
+        (2, 8) if width == 1 && !fetch => multiplied::<2, 8, 1, 0, 1>,
+        _ if width == 1 => multiplied_for_one(bits, steps),
         (2, 8) => multiplied_of_width::<2, 8>(width),
         (2, _) => multiplied_of_width::<2, 1>(width),
         (4, _) => multiplied_of_width::<4, 1>(width),
@@ -238,13 +278,22 @@ fn multiplied_of(bits: usize, width: usize, steps: usize, fetch: bool) -> Produc
     }
 }
 
-fn multiplied_of_width<const BITS: usize, const STEPS: usize>(width: usize) -> Product {
+fn multiplied_of_width<const BITS: usize, const STEPS: usize>(width: usize) -> Product<1> {
     match width {
-        1 => multiplied::<BITS, STEPS, 1, FAR_AHEAD>,
-        4 => multiplied::<BITS, STEPS, 4, AHEAD>,
-        8 => multiplied::<BITS, STEPS, 8, AHEAD>,
-        12 => multiplied::<BITS, STEPS, 12, AHEAD>,
-        _ => multiplied::<BITS, STEPS, 16, AHEAD>,
+        4 => multiplied::<BITS, STEPS, 4, AHEAD, 1>,
+        8 => multiplied::<BITS, STEPS, 8, AHEAD, 1>,
+        12 => multiplied::<BITS, STEPS, 12, AHEAD, 1>,
+        _ => multiplied::<BITS, STEPS, 16, AHEAD, 1>,
+    }
+}
+
+/// The same for one token.
+fn multiplied_for_one<const G: usize>(bits: usize, steps: usize) -> Product<G> {
+    match (bits, steps) {
+        (2, 8) => multiplied::<2, 8, 1, FAR_AHEAD, G>,
+        (2, _) => multiplied::<2, 1, 1, FAR_AHEAD, G>,
+        (4, _) => multiplied::<4, 1, 1, FAR_AHEAD, G>,
+        (_, _) => multiplied::<6, 1, 1, FAR_AHEAD, G>,
     }
 }
 
@@ -252,53 +301,58 @@ fn multiplied_of_width<const BITS: usize, const STEPS: usize>(width: usize) -> P
 /// run are applied to every step: then only the totals have to stay in registers, and no product waits for that of
 /// another step. `FETCH`: how many bytes ahead codes are fetched; 0: they are not.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn multiplied<const BITS: usize, const STEPS: usize, const W: usize, const FETCH: usize>(
-    group: &RowGroup<'_>,
+fn multiplied<const BITS: usize, const STEPS: usize, const W: usize, const FETCH: usize, const G: usize>(
+    groups: &[RowGroup<'_>; G],
     shift: Option<u32>,
     runs: Runs,
     panel: &Panel<'_>,
     out: &mut [[f32; MR]],
 ) {
-    let out: &mut [[f32; MR]; W] = out.try_into().expect("a result for each token");
+    let out: &mut [[[f32; MR]; W]; G] = out.as_chunks_mut().0.try_into().expect("results for each row group");
     let zero = _mm512_setzero_si512();
-    let steps = runs.columns / STEP;
-    let codes = group.codes.chunks_exact(STEPS * 32 * BITS);
+    let pieces = runs.columns / STEP / STEPS;
+    let mut codes: [_; G] = array::from_fn(|g| groups[g].codes.chunks_exact(STEPS * 32 * BITS));
     let dwords = panel.dwords.as_chunks::<W>().0.as_chunks::<4>().0;
-    let mut pieces = codes.zip(dwords.as_chunks::<STEPS>().0);
+    let mut dwords = dwords.as_chunks::<STEPS>().0.chunks_exact(pieces);
     let sums = panel.sums.as_chunks::<W>().0;
     let scales = panel.scales.as_chunks::<W>().0;
     for span in 0..runs.outer {
-        let mut totals = [zero; W];
+        let mut totals = [[zero; W]; G];
         let span_runs = span * runs.inner..(span + 1) * runs.inner;
-        for multipliers in &group.multipliers[span_runs.clone()] {
-            let multipliers = _mm512_cvtepi8_epi32(load_bytes(multipliers));
-            for (codes, dwords) in pieces.by_ref().take(steps / STEPS) {
-                if FETCH > 0 {
-                    fetch_ahead(codes, FETCH);
-                }
-                let dots = dots_of_steps::<BITS, STEPS, W>(codes, dwords);
-                for c in 0..W {
-                    let total = _mm512_mullo_epi32(dots[c], multipliers);
-                    totals[c] = _mm512_add_epi32(totals[c], total);
+        for (run, dwords) in span_runs.clone().zip(&mut dwords) {
+            for g in 0..G {
+                let multipliers = _mm512_cvtepi8_epi32(load_bytes(&groups[g].multipliers[run]));
+                for (dwords, codes) in dwords.iter().zip(codes[g].by_ref()) {
+                    if FETCH > 0 {
+                        fetch_ahead(codes, FETCH / G);
+                    }
+                    let dots = dots_of_steps::<BITS, STEPS, W>(codes, dwords);
+                    for c in 0..W {
+                        let total = _mm512_mullo_epi32(dots[c], multipliers);
+                        totals[g][c] = _mm512_add_epi32(totals[g][c], total);
+                    }
                 }
             }
         }
-        let multipliers = &group.offset_multipliers()[span_runs.clone()];
-        let offsets = offsets(multipliers, &sums[span_runs]);
-        let scale = halves(&group.scales[span]);
-        for c in 0..W {
-            let partial = if let Some(shift) = shift {
-                let offset = _mm512_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
-                let total = _mm512_sub_epi32(totals[c], offset);
-                _mm512_mul_ps(_mm512_cvtepi32_ps(total), scale)
-            } else {
-                let minimum = halves(&group.minimums[span]);
-                let partial = _mm512_mul_ps(_mm512_cvtepi32_ps(totals[c]), scale);
-                _mm512_fnmadd_ps(minimum, _mm512_cvtepi32_ps(offsets[c]), partial)
-            };
-            let scale = _mm512_set1_ps(scales[span][c]);
-            let result = _mm512_fmadd_ps(partial, scale, load_floats(&out[c]));
-            store(&mut out[c], result);
+        for g in 0..G {
+            let group = &groups[g];
+            let multipliers = &group.offset_multipliers()[span_runs.clone()];
+            let offsets = offsets(multipliers, &sums[span_runs.clone()]);
+            let scale = halves(&group.scales[span]);
+            for c in 0..W {
+                let partial = if let Some(shift) = shift {
+                    let offset = _mm512_sll_epi32(offsets[c], _mm_cvtsi32_si128(shift as i32));
+                    let total = _mm512_sub_epi32(totals[g][c], offset);
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(total), scale)
+                } else {
+                    let minimum = halves(&group.minimums[span]);
+                    let partial = _mm512_mul_ps(_mm512_cvtepi32_ps(totals[g][c]), scale);
+                    _mm512_fnmadd_ps(minimum, _mm512_cvtepi32_ps(offsets[c]), partial)
+                };
+                let scale = _mm512_set1_ps(scales[span][c]);
+                let result = _mm512_fmadd_ps(partial, scale, load_floats(&out[g][c]));
+                store(&mut out[g][c], result);
+            }
         }
     }
 }

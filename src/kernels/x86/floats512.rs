@@ -6,13 +6,13 @@ use crate::kernels::contract::MR;
 use crate::kernels::floats::{F16, F32, bytes_of};
 use std::arch::x86_64::*;
 
-/// A row group of floats times a panel.
-pub(super) type FloatProduct = unsafe fn(&[u8], &[f32], &mut [[f32; MR]]);
+/// `G` row groups of floats times a panel.
+pub(super) type FloatProduct<const G: usize> = unsafe fn([&[u8]; G], &[f32], &mut [[f32; MR]]);
 
 /// The product for a panel of `width` tokens. `TYPE`: see [`bytes_of`].
-pub(super) fn floats_of<const TYPE: usize>(width: usize) -> FloatProduct {
+pub(super) fn floats_of<const TYPE: usize>(width: usize) -> FloatProduct<1> {
     match width {
-        1 => floats_tile::<TYPE, 1, 1, 0>,
+        1 => floats_for_one::<TYPE, 1>,
         4 => floats_tile::<TYPE, 4, 4, 0>,
         8 => floats_tile::<TYPE, 8, 8, 0>,
         12 => floats_in_two::<TYPE, 12, 4>,
@@ -21,7 +21,11 @@ pub(super) fn floats_of<const TYPE: usize>(width: usize) -> FloatProduct {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-fn floats_in_two<const TYPE: usize, const W: usize, const B: usize>(weights: &[u8], x: &[f32], out: &mut [[f32; MR]]) {
+fn floats_in_two<const TYPE: usize, const W: usize, const B: usize>(
+    weights: [&[u8]; 1],
+    x: &[f32],
+    out: &mut [[f32; MR]],
+) {
     let (first, second) = out.split_at_mut(8);
     floats_tile::<TYPE, W, 8, 0>(weights, x, first);
     floats_tile::<TYPE, W, B, 8>(weights, x, second);
@@ -30,7 +34,7 @@ fn floats_in_two<const TYPE: usize, const W: usize, const B: usize>(weights: &[u
 /// `C` tokens from token `FIRST` on, of a panel of `W`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
 fn floats_tile<const TYPE: usize, const W: usize, const C: usize, const FIRST: usize>(
-    weights: &[u8],
+    [weights]: [&[u8]; 1],
     x: &[f32],
     out: &mut [[f32; MR]],
 ) {
@@ -39,9 +43,6 @@ fn floats_tile<const TYPE: usize, const W: usize, const C: usize, const FIRST: u
     let (pairs, last) = x.as_chunks::<W>().0.as_chunks::<2>();
     let mut columns = weights.chunks_exact(2 * bytes);
     for (x, weights) in pairs.iter().zip(&mut columns) {
-        if W == 1 {
-            fetch(weights);
-        }
         for chain in 0..2 {
             let weights = widen::<TYPE>(&weights[chain * bytes..][..bytes]);
             for c in 0..C {
@@ -59,6 +60,32 @@ fn floats_tile<const TYPE: usize, const W: usize, const C: usize, const FIRST: u
     }
     for (c, out) in out.iter_mut().enumerate() {
         store(out, _mm512_add_ps(chains[0][c], chains[1][c]));
+    }
+}
+
+/// One token.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
+pub(super) fn floats_for_one<const TYPE: usize, const G: usize>(weights: [&[u8]; G], x: &[f32], out: &mut [[f32; MR]]) {
+    let bytes = MR * bytes_of(TYPE);
+    let mut chains = [[_mm512_setzero_ps(); 2]; G];
+    let (pairs, last) = x.as_chunks::<2>();
+    let mut columns = weights.map(|weights| weights.chunks_exact(2 * bytes));
+    for x in pairs {
+        for g in 0..G {
+            let weights = columns[g].next().expect("the weights of two columns");
+            fetch(weights);
+            for chain in 0..2 {
+                let weights = widen::<TYPE>(&weights[chain * bytes..][..bytes]);
+                chains[g][chain] = _mm512_fmadd_ps(weights, _mm512_set1_ps(x[chain]), chains[g][chain]);
+            }
+        }
+    }
+    for g in 0..G {
+        if let [x] = *last {
+            let weights = widen::<TYPE>(columns[g].remainder());
+            chains[g][0] = _mm512_fmadd_ps(weights, _mm512_set1_ps(x), chains[g][0]);
+        }
+        store(&mut out[g], _mm512_add_ps(chains[g][0], chains[g][1]));
     }
 }
 

@@ -4,8 +4,9 @@ use crate::kernels::contract::{MR, Panel, Runs};
 use crate::kernels::packed::RowGroup;
 use std::arch::x86_64::*;
 
-/// A row group times a panel; the number is [`crate::kernels::packed::Format::shift`].
-pub(super) type Product = unsafe fn(&RowGroup<'_>, Option<u32>, Runs, &Panel<'_>, &mut [[f32; MR]]);
+/// `G` row groups times a panel; the number is [`crate::kernels::packed::Format::shift`].
+pub(super) type Product<const G: usize> =
+    unsafe fn(&[RowGroup<'_>; G], Option<u32>, Runs, &Panel<'_>, &mut [[f32; MR]]);
 
 #[inline]
 #[target_feature(enable = "avx512f")]
