@@ -159,7 +159,7 @@ impl Rate {
 /// Time our engine and llama.cpp on the same file, in turn, run by run; and why llama.cpp was not timed, if it was not.
 ///
 /// # Errors
-/// Our engine does not load the file.
+/// Our engine does not load the file, or there is no memory to measure.
 pub fn race(
     path: &Path,
     file: &File,
