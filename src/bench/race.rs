@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::memory::Memory;
 use crate::engine::hyper::Hyper;
 use crate::engine::llamacpp::{Model, Settings};
-use crate::engine::native::{self, CacheTypes, Native};
+use crate::engine::native::{self, CacheType, CacheTypes, Native};
 use crate::engine::{EngineError, EngineName, Generate};
 use crate::kernels::{ActivationScales, Isa, Threads};
 use crate::metrics;
@@ -20,6 +20,12 @@ use crate::witness::Program;
 const REST: Duration = Duration::from_millis(200);
 /// Memory that is read before each run: more than caches hold.
 const READ_BYTES: usize = 512 << 20;
+
+/// What llama.cpp keeps keys and values in, if not exact ([`Settings::exact_cache`]).
+const LLAMACPP_CACHE: CacheTypes = CacheTypes {
+    keys: CacheType::F16,
+    values: CacheType::F16,
+};
 
 /// Told what is being done, and where it is known, which share (0 to 1) of it is behind.
 pub type Progress<'a> = dyn Fn(&str, Option<f64>) + 'a;
@@ -59,6 +65,11 @@ impl Workload {
             cache: CacheTypes::default(),
             patience,
         }
+    }
+
+    /// How many positions a decoded token sees, its own among them, on average.
+    fn positions(&self) -> f64 {
+        self.prefill as f64 + (self.decode as f64 + 1.0) / 2.0
     }
 
     /// The same, within a context of so many tokens.
@@ -129,8 +140,13 @@ pub struct EngineSpeed {
     pub decode: Rate,
     /// Bytes of weights that one decoded token reads.
     pub bytes_per_token: u64,
+    /// Bytes of keys and values that one decoded token reads, on average.
+    pub cache_bytes_per_token: u64,
     /// GB of weights a second while decoding.
     #[serde(rename = "weights_gb_per_second")]
+    pub weights_rate: f64,
+    /// GB of weights, keys and values a second while decoding.
+    #[serde(rename = "read_gb_per_second")]
     pub read_rate: f64,
 }
 
@@ -167,7 +183,8 @@ pub fn race(
     workload: Workload,
     progress: &Progress,
 ) -> Result<(SpeedFacts, Option<EngineError>), EngineError> {
-    let workload = workload.within(Hyper::read(file)?.context);
+    let hyper = Hyper::read(file)?;
+    let workload = workload.within(hyper.context);
     let (context, threads) = (workload.prefill + workload.decode, workload.threads);
     progress("loading", None);
     let settings = native::Settings::new(context, threads)
@@ -177,20 +194,19 @@ pub fn race(
     let first = Native::load(file, settings)?.load_time();
     let mut native = Native::load(file, settings)?;
     let load = load_facts(file, &native, first);
-    let (packed, cache_bytes) = (load.packed_bytes, native.cache_bytes() as u64);
+    let cache_bytes = native.cache_bytes() as u64;
+    let reads = |weights, cache: CacheTypes| Reads {
+        weights,
+        cache: (cache.bytes(&hyper.dims) as f64 * workload.positions()) as u64,
+    };
+    let ours = reads(load.packed_bytes, workload.cache);
+    let theirs = reads(load.stored_bytes, LLAMACPP_CACHE);
     let together = llama(program, path, file, context, threads, |llama| {
-        time_in_turn(
-            &mut [(&mut native, packed), (llama, load.stored_bytes)],
-            workload,
-            progress,
-        )
+        time_in_turn(&mut [(&mut native, ours), (llama, theirs)], workload, progress)
     });
     let ((bandwidth, engines), missing) = match together {
         Ok(measured) => (measured, None),
-        Err(why) => (
-            time_in_turn(&mut [(&mut native, packed)], workload, progress)?,
-            Some(why),
-        ),
+        Err(why) => (time_in_turn(&mut [(&mut native, ours)], workload, progress)?, Some(why)),
     };
     let facts = SpeedFacts {
         bandwidth,
@@ -226,10 +242,17 @@ fn stored_bytes(file: &File) -> u64 {
     matrices.filter_map(|info| info.bytes()).sum()
 }
 
-/// GB/s that memory gives, and rates of each engine over the runs; with each, the bytes of weights that it reads for a
-/// token.
+/// Bytes that a decoded token reads.
+#[derive(Clone, Copy)]
+struct Reads {
+    weights: u64,
+    /// Keys and values of all positions up to its own, on average.
+    cache: u64,
+}
+
+/// GB/s that memory gives, and rates of each engine over the runs.
 fn time_in_turn(
-    engines: &mut [(&mut dyn Generate, u64)],
+    engines: &mut [(&mut dyn Generate, Reads)],
     workload: Workload,
     progress: &Progress,
 ) -> Result<(f64, Vec<EngineSpeed>), EngineError> {
@@ -261,14 +284,17 @@ fn time_in_turn(
     let speeds = engines
         .iter()
         .zip(&rates)
-        .map(|((engine, bytes_per_token), (prefills, decodes))| {
+        .map(|((engine, reads), (prefills, decodes))| {
             let (prefill, decode) = (Rate::new(prefills), Rate::new(decodes));
+            let rate = |bytes| decode.median * bytes as f64 / 1e9;
             EngineSpeed {
                 name: engine.name(),
                 prefill,
                 decode,
-                bytes_per_token: *bytes_per_token,
-                read_rate: decode.median * *bytes_per_token as f64 / 1e9,
+                bytes_per_token: reads.weights,
+                cache_bytes_per_token: reads.cache,
+                weights_rate: rate(reads.weights),
+                read_rate: rate(reads.weights + reads.cache),
             }
         });
     Ok((metrics::median(&reads) / 1e9, speeds.collect()))

@@ -15,6 +15,7 @@ use super::passes::Passes;
 use super::work::Work;
 use super::{ChooseError, Progress, Tried};
 use crate::blueprint::{Linear, Part};
+use crate::engine::EngineError;
 use crate::engine::native::Layer;
 use crate::engine::text::{Window, Windows};
 use crate::kernels::Options;
@@ -194,12 +195,13 @@ impl Sweep<'_, '_, '_> {
     /// The states behind the last layer: first those of the reference, a window each.
     fn layers(&self) -> Result<Vec<States>, ChooseError> {
         let model = self.model;
-        let embed = |(window, tokens): (usize, &&[u32])| States {
-            window,
-            change: None,
-            x: self.passes.with(|pass| pass.embed(&model.ends, tokens)),
+        let embed = |(window, tokens): (usize, &&[u32])| {
+            let x = self.passes.with(|pass| pass.embed(&model.ends, tokens))?;
+            let change = None;
+            Ok(States { window, change, x })
         };
-        let mut states: Vec<_> = self.windows.iter().enumerate().map(embed).collect();
+        let states: Result<Vec<_>, EngineError> = self.windows.iter().enumerate().map(embed).collect();
+        let mut states = states?;
         for index in 0..model.hyper.dims.layers {
             let exact = model.layer(index, Types::All(BlockType::F32), Backend::NATIVE)?;
             let changed = self.changed(index, &exact)?;
@@ -216,7 +218,7 @@ impl Sweep<'_, '_, '_> {
                 .chain(new.iter_mut().map(|(layer, states)| (*layer, states)))
                 .collect();
             all.into_par_iter().try_for_each(|(layer, states)| {
-                self.passes.with(|pass| pass.layer(layer, &mut states.x));
+                self.passes.with(|pass| pass.layer(layer, &mut states.x))?;
                 let tokens = self.windows[states.window].len() as u64;
                 self.work.advance(tokens * weights_of_layer(model))
             })?;
@@ -245,7 +247,7 @@ impl Sweep<'_, '_, '_> {
         let mut sums = vec![0.0; states.len()];
         for reference in &states[..self.windows.len()] {
             for (part, x) in reference.x.chunks(LOGITS * dims.hidden).enumerate() {
-                let expected = self.passes.with(|pass| pass.logits(ends, x));
+                let expected = self.passes.with(|pass| pass.logits(ends, x))?;
                 let expected = Predictions::new(&expected, dims.vocab);
                 let start = part * LOGITS * dims.hidden;
                 let of_window = states.par_iter().zip(&mut sums);
@@ -253,7 +255,7 @@ impl Sweep<'_, '_, '_> {
                 of_window.try_for_each(|(states, sum)| {
                     let found = self
                         .passes
-                        .with(|pass| pass.logits(ends, &states.x[start..][..x.len()]));
+                        .with(|pass| pass.logits(ends, &states.x[start..][..x.len()]))?;
                     *sum += expected.kld(&Predictions::new(&found, dims.vocab)).iter().sum::<f64>();
                     let tokens = (x.len() / dims.hidden) as u64;
                     self.work.advance(tokens * weights_of_head(self.model))

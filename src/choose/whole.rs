@@ -8,6 +8,7 @@ use super::model::{Model, Types};
 use super::passes::Passes;
 use super::work::Work;
 use super::{ChooseError, Progress};
+use crate::engine::EngineError;
 use crate::engine::text::{Window, Windows};
 use crate::metrics::{self, Predictions};
 
@@ -70,7 +71,7 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
                     states.len() - 1
                 }
             };
-            let kld = self.mean_kld(&states[place].1, backend);
+            let kld = self.mean_kld(&states[place].1, backend)?;
             found.push(kld);
             if kld.is_nan() || kld > budget {
                 break;
@@ -87,29 +88,27 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
     }
 
     /// The mean KLD of a file, whose states behind the last layer are `states`, of each window.
-    fn mean_kld(&self, states: &[Vec<f32>], backend: Backend) -> f64 {
+    fn mean_kld(&self, states: &[Vec<f32>], backend: Backend) -> Result<f64, EngineError> {
         let windows = self.reference.par_iter().zip(states);
-        let kld: Vec<_> = windows.map(|(x, y)| self.klds(x, y, backend)).collect();
-        metrics::mean(&kld.concat())
+        let kld: Result<Vec<_>, _> = windows.map(|(x, y)| self.klds(x, y, backend)).collect();
+        Ok(metrics::mean(&kld?.concat()))
     }
 
     /// The KLD of each token of a window, whose states behind the last layer are `reference` and `tested`.
-    fn klds(&self, reference: &[f32], tested: &[f32], backend: Backend) -> Vec<f64> {
+    fn klds(&self, reference: &[f32], tested: &[f32], backend: Backend) -> Result<Vec<f64>, EngineError> {
         let (ends, dims) = (&self.model.ends, &self.model.hyper.dims);
         let part = LOGITS * dims.hidden;
-        let kld = reference
-            .chunks(part)
-            .zip(tested.chunks(part))
-            .flat_map(|(reference, tested)| {
-                let expected = self.passes.with(|pass| pass.exact_logits(ends, reference));
-                let found = self.passes.with(|pass| match backend {
-                    Backend::Native(_) => pass.exact_logits(ends, tested),
-                    Backend::Cpu | Backend::Cuda => pass.logits(ends, tested),
-                });
-                let expected = Predictions::new(&expected, dims.vocab);
-                expected.kld(&Predictions::new(&found, dims.vocab))
-            });
-        kld.collect()
+        let mut kld = vec![];
+        for (reference, tested) in reference.chunks(part).zip(tested.chunks(part)) {
+            let expected = self.passes.with(|pass| pass.exact_logits(ends, reference))?;
+            let found = self.passes.with(|pass| match backend {
+                Backend::Native(_) => pass.exact_logits(ends, tested),
+                Backend::Cpu | Backend::Cuda => pass.logits(ends, tested),
+            })?;
+            let expected = Predictions::new(&expected, dims.vocab);
+            kld.extend(expected.kld(&Predictions::new(&found, dims.vocab)));
+        }
+        Ok(kld)
     }
 
     /// The states behind the last layer, of each window.
@@ -117,11 +116,12 @@ impl<'m, 'p, 'a> Whole<'m, 'p, 'a> {
         let layers = self.model.hyper.dims.layers;
         let work = Work::new(self.progress, doing, layers as u64);
         let embed = |window: &Window| self.passes.with(|pass| pass.embed(&self.model.ends, &window.tokens));
-        let mut states: Vec<_> = self.text.windows.iter().map(embed).collect();
+        let states: Result<Vec<_>, _> = self.text.windows.iter().map(embed).collect();
+        let mut states = states?;
         for index in 0..layers {
             let layer = self.model.layer(index, types, backend)?;
             let run = |x: &mut Vec<f32>| self.passes.with(|pass| pass.layer(&layer, x));
-            states.par_iter_mut().for_each(run);
+            states.par_iter_mut().try_for_each(run)?;
             work.advance(1)?;
         }
         Ok(states)

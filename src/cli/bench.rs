@@ -214,7 +214,7 @@ pub(super) fn speed_text(speed: &SpeedFacts, verbose: bool) -> String {
             render::percent(engine.read_rate / speed.bandwidth),
         ]
     });
-    let head = ["  engine", ">prefill", ">decode", ">weights", ">of memory"];
+    let head = ["  engine", ">prefill", ">decode", ">reads", ">of memory"];
     text += &render::table(&head, rows.collect());
     text += &tokens_text(speed);
     text += &load_text(&speed.load);
@@ -229,16 +229,17 @@ pub(super) fn speed_text(speed: &SpeedFacts, verbose: bool) -> String {
     text
 }
 
-/// What a decoded token takes: to read the weights as fast as memory gives them, and besides.
+/// What a decoded token takes: to read weights, keys and values as fast as memory gives them, and besides.
 fn tokens_text(speed: &SpeedFacts) -> String {
     let of_engine = |engine: &EngineSpeed| {
-        let reading = engine.bytes_per_token as f64 / 1e9 / speed.bandwidth;
+        let bytes = engine.bytes_per_token + engine.cache_bytes_per_token;
+        let reading = bytes as f64 / 1e9 / speed.bandwidth;
         let besides = 1.0 / engine.decode.median - reading;
         format!("{} {:.1} + {:.1} ms", engine.name.short, reading * 1e3, besides * 1e3)
     };
     let engines: Vec<_> = speed.engines.iter().map(of_engine).collect();
     format!(
-        "  memory reads {:.1} GB/s; a decoded token takes, for its weights + the rest:\n    {}\n",
+        "  memory reads {:.1} GB/s; a decoded token takes, to read weights and cache + besides:\n    {}\n",
         speed.bandwidth,
         engines.join(", ")
     )

@@ -241,6 +241,17 @@ pub enum EngineError {
         /// Numbers in a head.
         head_dim: usize,
     },
+    /// Memory for keys and values.
+    #[error(
+        "no memory of {bytes} bytes for keys and values: {source}; use fewer tokens, keep them in less (--cache-type-k f16 \
+         --cache-type-v f16), or close other programs"
+    )]
+    CacheMemory {
+        /// How much.
+        bytes: usize,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// Memory whose speed was to be measured.
     #[error("no memory of {bytes} bytes to measure its speed: {source}; close other programs")]
     Memory {

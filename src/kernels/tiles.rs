@@ -1,7 +1,7 @@
 //! The order in which a product is computed: in tiles of row groups and panels, several threads at once.
 
 use super::contract::{MR, Tile};
-use super::memory::LineVec;
+use super::memory::{LineVec, fetch};
 use super::threads::Threads;
 use std::ops::Range;
 
@@ -155,22 +155,9 @@ impl Squares<'_> {
     pub fn expect(&self, panel: usize, group: usize, token: usize) {
         let first = (self.panels[panel].0.start + token) * self.y.rows + (self.groups.start + group) * MR;
         for i in [0, MR, 2 * MR - 1] {
-            prefetch(self.y.start.wrapping_add(first + i));
+            fetch(self.y.start.wrapping_add(first + i).cast());
         }
     }
-}
-
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "written by x86-64's tiles"))]
-#[inline(always)]
-fn prefetch(place: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: every CPU of this architecture has the instruction; it reads nothing and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(place.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
 }
 
 /// The product (tokens, rows), written by several threads at once.

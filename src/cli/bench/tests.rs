@@ -87,7 +87,9 @@ fn speed_fits_a_terminal() {
         },
         prefill: rate(prefill),
         decode: rate(decode),
-        bytes_per_token: 800_000_000,
+        bytes_per_token: 700_000_000,
+        cache_bytes_per_token: 100_000_000,
+        weights_rate: decode * 0.7,
         read_rate: decode * 0.8,
     };
     let speed = SpeedFacts {

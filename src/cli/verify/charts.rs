@@ -334,7 +334,7 @@ fn speed_chart(speed: &SpeedFacts) -> Markup {
     let line = |engine: &EngineSpeed| {
         let share = render::percent(engine.read_rate / speed.bandwidth);
         format!(
-            "{}: {:.2} GB/s of weights, {share} of memory",
+            "{}: {:.2} GB/s of weights and cache, {share} of memory",
             engine.name.short, engine.read_rate
         )
     };

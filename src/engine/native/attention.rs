@@ -12,15 +12,13 @@
 //! `max` is a whole number, so that a factor is a power of two, and exact: what a weight is rounded to, where values are
 //! bf16, is the same whatever was the largest score when it was made.
 //!
-//! Keys and values of a block stay in the first-level cache for all queries. Blocks begin at multiples of 64, whatever
-//! tokens come together, so a token gets the same bits alone as among others, as long as all values are finite.
+//! Keys and values of a block stay in the first-level cache for all queries; one token, which waits for memory, reads them
+//! where they are, while those of the next block are fetched. Blocks begin at multiples of 64, whatever tokens come
+//! together, so a token gets the same bits alone as among others, as long as all values are finite.
 //!
 //! Products are added up as tile registers add those of bf16 ([`Product`]): of each 32 dimensions, or positions, the first
 //! 16 in order, the others in order, then both to the sum. Vectors do the same with every type, so that all CPUs give the
 //! same bits.
-
-use std::array;
-use std::ops::Range;
 
 use aligned_vec::avec;
 
@@ -33,13 +31,9 @@ use super::cache::{Cache, Cells, Room};
 use super::cells::{BLOCK, CHUNK, CacheType, CacheTypes, Vector};
 use super::chunks::for_each_chunk;
 use super::math::{exp2, in_order, to_bf16};
+use super::numbers::Task;
+use super::products::{AddProducts, Factors, QUERIES, Tile};
 
-/// Queries that go over a block together: the rows of a tile.
-const QUERIES: usize = 16;
-/// Queries whose sums are in vector registers together.
-const FEW: usize = 4;
-/// 16 numbers of each query.
-type Tile = [Vector; QUERIES];
 /// Scores or weights of a query and a block.
 type Scores = [Vector; BLOCK / LANES];
 
@@ -75,10 +69,10 @@ pub fn attend(
             let q = &q[kv_head * group..][..group];
             means.level.run(Head {
                 cache,
-                tiles: tiles().as_mut(),
+                tiles: None,
                 layer,
                 kv_head,
-                room: &mut cache.room(),
+                room: None,
                 scratch: &mut Scratch::default(),
                 groups: &mut Groups::of(heads, head_dim),
                 query: |i| (&q[i * head_dim..][..head_dim], first + 1),
@@ -104,7 +98,7 @@ pub fn attend(
                 tiles: tiles.as_mut(),
                 layer,
                 kv_head,
-                room: &mut room,
+                room: Some(&mut room),
                 scratch: &mut scratch,
                 groups: &mut groups,
                 query: |i| {
@@ -126,7 +120,8 @@ struct Head<'a, Q, P> {
     tiles: Option<&'a mut Bf16Tiles>,
     layer: usize,
     kv_head: usize,
-    room: &'a mut Room,
+    /// Where numbers become f32 for all queries; without it each is read straight from the cache.
+    room: Option<&'a mut Room>,
     scratch: &'a mut Scratch,
     /// Room for all queries.
     groups: &'a mut Groups,
@@ -149,7 +144,7 @@ impl<'q, Q: Fn(usize) -> (&'q [f32], usize), P: Fn(usize) -> usize> Work for Hea
             found.start(queries.count);
             most = queries.seen.into_iter().fold(most, usize::max);
         }
-        let blocks = self.cache.blocks(self.layer, self.kv_head).take(most.div_ceil(BLOCK));
+        let blocks = self.cache.blocks(self.layer, self.kv_head, most.div_ceil(BLOCK));
         match self.tiles {
             Some(tiles) => in_tiles(lanes, tiles, queries, found, blocks, self.scratch),
             None => in_vectors(lanes, queries, found, blocks, self.room, self.scratch),
@@ -170,12 +165,18 @@ fn in_vectors<'c>(
     queries: &[Queries],
     found: &mut [Found],
     blocks: impl Iterator<Item = Cells<'c>>,
-    room: &mut Room,
+    mut room: Option<&mut Room>,
     scratch: &mut Scratch,
 ) {
     let Scratch { scores, weights, .. } = scratch;
     for (i, cells) in blocks.enumerate() {
-        let (keys, values) = cells.read(lanes, room);
+        let floats = match &mut room {
+            None => None,
+            Some(room) => Some([
+                cells.keys.in_floats(lanes, &mut room.keys),
+                cells.values.in_floats(lanes, &mut room.values),
+            ]),
+        };
         for (queries, found) in queries.iter().zip(&mut *found) {
             let Some(seen) = queries.seen_of(i * BLOCK) else {
                 continue;
@@ -187,10 +188,18 @@ fn in_vectors<'c>(
                 width: queries.head_dim(),
                 used: queries.head_dim(),
             };
-            let apart = keys.len() / scores.len();
             let wanted = &mut scores[..most.div_ceil(LANES)];
             wanted.fill([[0.0; LANES]; QUERIES]);
-            add_products(lanes, &of_keys, keys, apart, wanted);
+            let task = AddProducts {
+                lanes,
+                factors: of_keys,
+                apart: cells.keys.tile(),
+                sums: wanted,
+            };
+            match floats {
+                Some([keys, _]) => task.run(keys),
+                None => cells.keys.stream(task),
+            }
             let factors = found.weigh(lanes, queries, &seen, scores, weights);
             found.fit(lanes, &factors);
             let of_values = Factors {
@@ -199,7 +208,16 @@ fn in_vectors<'c>(
                 width: BLOCK,
                 used: most,
             };
-            add_products(lanes, &of_values, values, BLOCK, &mut found.out);
+            let task = AddProducts {
+                lanes,
+                factors: of_values,
+                apart: cells.values.tile(),
+                sums: &mut found.out,
+            };
+            match floats {
+                Some([_, values]) => task.run(values),
+                None => cells.values.stream(task),
+            }
         }
     }
 }
@@ -218,7 +236,7 @@ fn in_tiles<'c>(
     let Scratch { scores, packed, .. } = scratch;
     let mut before = None;
     for (i, cells) in blocks.enumerate() {
-        let (keys, values) = cells.pairs();
+        let (keys, values) = (cells.keys.pairs(), cells.values.pairs());
         for (group, queries) in queries.iter().enumerate() {
             let Some(seen) = queries.seen_of(i * BLOCK) else {
                 continue;
@@ -491,94 +509,6 @@ fn to_pairs(numbers: &[f32]) -> [u16; CHUNK] {
         pairs[i % (CHUNK / 2)][i / (CHUNK / 2)] = (number.to_bits() >> 16) as u16;
     }
     bytemuck::cast(pairs)
-}
-
-/// Numbers of each query that vectors are multiplied with.
-struct Factors<'f> {
-    /// How many queries there are.
-    count: usize,
-    /// (QUERIES, width)
-    numbers: &'f [f32],
-    width: usize,
-    /// How many of each there are.
-    used: usize,
-}
-
-/// Add `sum_i factors_i vectors_i` of each query to each of `sums`, whose vectors begin `apart` apart: the scores of 16
-/// positions, where the factors are a query's dimensions, or 16 dimensions of the output, where they are the weights of
-/// positions.
-#[inline(always)]
-fn add_products<L: Lanes>(lanes: L, factors: &Factors<'_>, vectors: &[Vector], apart: usize, sums: &mut [Tile]) {
-    let &Factors {
-        count,
-        numbers,
-        width,
-        used,
-    } = factors;
-    for first in (0..count).step_by(FEW) {
-        let factors = array::from_fn(|i| &numbers[(first + i) * width..][..used]);
-        let tile = |tile: usize| &vectors[tile * apart..][..used];
-        let (several, rest) = match L::REGISTERS {
-            32 => sums.as_chunks_mut::<4>(),
-            _ => (&mut [][..], &mut *sums),
-        };
-        let done = 4 * several.len();
-        for (i, sums) in several.iter_mut().enumerate() {
-            add_tiles(lanes, factors, array::from_fn(|t| tile(4 * i + t)), first, sums);
-        }
-        for (i, sums) in rest.iter_mut().enumerate() {
-            add_tiles(lanes, factors, [tile(done + i)], first, array::from_mut(sums));
-        }
-    }
-}
-
-/// The same for `T` sums of the queries from `first` on. All slices are equally long.
-#[inline(always)]
-fn add_tiles<L: Lanes, const T: usize>(
-    lanes: L,
-    factors: [&[f32]; FEW],
-    vectors: [&[Vector]; T],
-    first: usize,
-    sums: &mut [Tile; T],
-) {
-    let count = factors[0].len();
-    for start in (0..count).step_by(CHUNK) {
-        let (middle, end) = (count.min(start + CHUNK / 2), count.min(start + CHUNK));
-        let first_half = sum_products(lanes, factors, vectors, start..middle);
-        let second_half = sum_products(lanes, factors, vectors, middle..end);
-        for t in 0..T {
-            for i in 0..FEW {
-                let sum = lanes.plus(first_half[t][i], second_half[t][i]);
-                let sums = &mut sums[t][first + i];
-                *sums = lanes.store(lanes.plus(lanes.load(sums), sum));
-            }
-        }
-    }
-}
-
-/// `sum_i factors_i vectors_i`
-#[inline(always)]
-fn sum_products<L: Lanes, const T: usize>(
-    lanes: L,
-    factors: [&[f32]; FEW],
-    vectors: [&[Vector]; T],
-    range: Range<usize>,
-) -> [[L::Numbers; FEW]; T] {
-    let (factors, vectors) = (factors.map(|f| &f[range.clone()]), vectors.map(|v| &v[range.clone()]));
-    let mut sums = [[lanes.splat(0.0); FEW]; T];
-    for i in 0..range.len() {
-        let mut vector = [lanes.splat(0.0); T];
-        for t in 0..T {
-            vector[t] = lanes.load(&vectors[t][i]);
-        }
-        for query in 0..FEW {
-            let factor = lanes.splat(factors[query][i]);
-            for t in 0..T {
-                sums[t][query] = lanes.fma(factor, vector[t], sums[t][query]);
-            }
-        }
-    }
-    sums
 }
 
 #[cfg(test)]

@@ -6,21 +6,20 @@
 //! values  [dimension / 16][position][dimension % 16]      16 outputs at a time; dimensions padded with zeros
 //! ```
 
+use crate::engine::EngineError;
 use crate::engine::hyper::Dims;
 use crate::kernels::Threads;
-use crate::kernels::bf16::Pairs;
-use crate::kernels::memory::LineVec;
-use crate::simd::{LANES, Lanes};
+use crate::kernels::memory::{LineVec, Region};
+use crate::simd::LANES;
 
 use super::cells::{BLOCK, CacheTypes, Order, Vector};
 use super::chunks::for_each_chunk;
+use super::numbers::Kept;
 
 /// Keys and values of every position so far.
 pub struct Cache {
-    /// (layers, blocks, kv_heads) of keys, then values, behind `start` numbers that are not used.
-    memory: Vec<f32>,
-    /// The first number that begins a cache line: reading a vector that lies in two of them takes twice as long.
-    start: usize,
+    /// (layers, blocks, kv_heads) of keys, then values.
+    memory: Region,
     types: CacheTypes,
     kv_heads: usize,
     head_dim: usize,
@@ -30,40 +29,38 @@ pub struct Cache {
 
 /// Keys and values of a head in a block.
 pub struct Cells<'c> {
-    types: CacheTypes,
-    head_dim: usize,
-    keys: &'c [Vector],
-    values: &'c [Vector],
+    pub keys: Kept<'c>,
+    pub values: Kept<'c>,
 }
 
 /// Where keys and values of a head in a block become f32, if they are not.
 pub struct Room {
-    keys: LineVec<Vector>,
-    values: LineVec<Vector>,
+    pub keys: LineVec<Vector>,
+    pub values: LineVec<Vector>,
 }
 
 impl Cache {
     /// Room for `context` positions in each of so many layers of a model, whose heads the types divide
     /// ([`CacheTypes::check`]). Memory is touched only as it fills.
-    pub fn new(types: CacheTypes, dims: &Dims, layers: usize, context: usize) -> Self {
-        let mut cache = Cache {
-            memory: Vec::new(),
-            start: 0,
+    ///
+    /// # Errors
+    /// The system gives no such memory.
+    pub fn new(types: CacheTypes, dims: &Dims, layers: usize, context: usize) -> Result<Self, EngineError> {
+        let blocks = context.div_ceil(BLOCK);
+        let per_block = layers * dims.kv_heads * types.units(dims.head_dim) * size_of::<Vector>();
+        let bytes = blocks.saturating_mul(per_block);
+        let memory = Region::zeroed(bytes).map_err(|source| EngineError::CacheMemory { bytes, source })?;
+        Ok(Cache {
+            memory,
             types,
             kv_heads: dims.kv_heads,
             head_dim: dims.head_dim,
-            blocks: context.div_ceil(BLOCK),
-        };
-        let numbers = layers * cache.per_layer() * LANES;
-        // As zeros of the system, which takes memory only when it is touched.
-        cache.memory = vec![0.0; numbers + LANES];
-        cache.start = cache.memory.as_ptr().align_offset(size_of::<Vector>()).min(LANES);
-        cache.memory.truncate(cache.start + numbers);
-        cache
+            blocks,
+        })
     }
 
     fn vectors(&self) -> &[Vector] {
-        self.memory[self.start..].as_chunks().0
+        bytemuck::cast_slice(&self.memory)
     }
 
     pub fn kv_heads(&self) -> usize {
@@ -97,23 +94,30 @@ impl Cache {
 
     /// Units of a head in a block.
     fn per_head(&self) -> usize {
-        self.keys() + self.types.values.units(Order::Values, self.head_dim)
+        self.types.units(self.head_dim)
     }
 
     fn per_layer(&self) -> usize {
         self.blocks * self.kv_heads * self.per_head()
     }
 
-    /// Keys and values of a head in block after block.
-    pub fn blocks(&self, layer: usize, kv_head: usize) -> impl Iterator<Item = Cells<'_>> {
+    /// Keys and values of a head in the first `count` blocks.
+    pub fn blocks(&self, layer: usize, kv_head: usize, count: usize) -> impl Iterator<Item = Cells<'_>> {
         let heads = self.vectors()[layer * self.per_layer()..][..self.per_layer()].chunks_exact(self.per_head());
-        heads.skip(kv_head).step_by(self.kv_heads).map(|head| {
+        let blocks = heads.skip(kv_head).step_by(self.kv_heads).take(count);
+        blocks.enumerate().map(move |(i, head)| {
             let (keys, values) = head.split_at(self.keys());
-            Cells {
-                types: self.types,
+            let apart = self.kv_heads * size_of_val(head);
+            let kept = |ty, order, cells| Kept {
+                ty,
+                order,
                 head_dim: self.head_dim,
-                keys,
-                values,
+                cells,
+                next: if i + 1 < count { apart } else { 0 },
+            };
+            Cells {
+                keys: kept(self.types.keys, Order::Keys, keys),
+                values: kept(self.types.values, Order::Values, values),
             }
         })
     }
@@ -130,7 +134,7 @@ impl Cache {
         let (start, last) = (first / BLOCK, first + k.len() / (kv_heads * head_dim));
         let per_block = kv_heads * per_head;
         let at = layer * self.per_layer();
-        let vectors = self.memory[self.start..].as_chunks_mut().0;
+        let vectors: &mut [Vector] = bytemuck::cast_slice_mut(&mut self.memory);
         let blocks = &mut vectors[at + start * per_block..at + last.div_ceil(BLOCK) * per_block];
         for_each_chunk(threads, blocks, per_block, |block, heads| {
             let positions = (start + block) * BLOCK..(start + block + 1) * BLOCK;
@@ -147,22 +151,5 @@ impl Cache {
                 }
             }
         });
-    }
-}
-
-impl<'c> Cells<'c> {
-    /// Keys and values of bf16, as they are kept.
-    pub fn pairs(&self) -> (&'c [Pairs], &'c [Pairs]) {
-        (bytemuck::cast_slice(self.keys), bytemuck::cast_slice(self.values))
-    }
-
-    /// Keys and values, in f32.
-    #[inline(always)]
-    pub fn read<'r>(&'r self, lanes: impl Lanes, room: &'r mut Room) -> (&'r [Vector], &'r [Vector]) {
-        let CacheTypes { keys, values } = self.types;
-        (
-            keys.read(lanes, Order::Keys, self.keys, self.head_dim, &mut room.keys),
-            values.read(lanes, Order::Values, self.values, self.head_dim, &mut room.values),
-        )
     }
 }

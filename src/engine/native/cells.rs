@@ -11,15 +11,14 @@
 //! scales  [position / 16][dimension / 32][position % 16]
 //! ```
 
-use std::iter;
-
 use aligned_vec::avec;
 use formats::block::q8_0;
 use half::f16;
 
 use crate::engine::EngineError;
+use crate::engine::hyper::Dims;
 use crate::kernels::memory::LineVec;
-use crate::simd::{LANES, Lanes};
+use crate::simd::LANES;
 
 use super::math::to_bf16;
 
@@ -67,6 +66,17 @@ impl CacheTypes {
                 head_dim,
             }),
         }
+    }
+
+    /// Bytes of a position in all layers.
+    pub fn bytes(self, dims: &Dims) -> usize {
+        const { assert!(size_of::<Vector>() == BLOCK) };
+        dims.layers * dims.kv_heads * self.units(dims.head_dim)
+    }
+
+    /// 64 bytes each, for keys and values of a head in a block.
+    pub fn units(self, head_dim: usize) -> usize {
+        self.keys.units(Order::Keys, head_dim) + self.values.units(Order::Values, head_dim)
     }
 }
 
@@ -156,48 +166,6 @@ impl CacheType {
             }
         }
     }
-
-    /// The numbers of a head's `cells`: where they are not f32, in `room`.
-    #[inline(always)]
-    pub fn read<'c>(
-        self,
-        lanes: impl Lanes,
-        order: Order,
-        cells: &'c [Vector],
-        head_dim: usize,
-        room: &'c mut [Vector],
-    ) -> &'c [Vector] {
-        match self {
-            Self::F32 => return cells,
-            Self::F16 => {
-                let halves: &[[u16; LANES]] = bytemuck::cast_slice(cells);
-                for (out, halves) in room.iter_mut().zip(halves) {
-                    *out = lanes.store(lanes.halves(halves));
-                }
-            }
-            Self::Bf16 => {
-                let pairs: &[[[u32; LANES]; CHUNK / 2]] = bytemuck::cast_slice(cells);
-                for (out, pairs) in room.as_chunks_mut::<CHUNK>().0.iter_mut().zip(pairs) {
-                    let (first, second) = out.split_at_mut(CHUNK / 2);
-                    for (out, pair) in first.as_flattened_mut().iter_mut().zip(pairs.as_flattened()) {
-                        *out = f32::from_bits(pair << 16);
-                    }
-                    for (out, pair) in second.as_flattened_mut().iter_mut().zip(pairs.as_flattened()) {
-                        *out = f32::from_bits(pair & 0xffff_0000);
-                    }
-                }
-            }
-            Self::Q8_0 => {
-                let (codes, scales) = cells.split_at(order.vectors(head_dim) / 4);
-                let (codes, scales) = (bytemuck::cast_slice(codes), bytemuck::cast_slice(scales));
-                match order {
-                    Order::Keys => read_keys(lanes, codes, scales, room),
-                    Order::Values => read_values(lanes, codes, scales, room),
-                }
-            }
-        }
-        room
-    }
 }
 
 impl Order {
@@ -231,33 +199,6 @@ impl Order {
         match self {
             Self::Keys => (i / LANES * dimensions + dimension, i % LANES),
             Self::Values => (dimension / LANES * BLOCK + i, dimension % LANES),
-        }
-    }
-}
-
-/// `keys = codes * scales`: a vector of scales for 32 vectors of codes.
-#[inline(always)]
-fn read_keys(lanes: impl Lanes, codes: &[[i8; LANES]], scales: &[[u16; LANES]], keys: &mut [Vector]) {
-    let groups = codes.as_chunks::<{ q8_0::WEIGHTS }>().0.iter().zip(scales);
-    for (keys, (codes, scales)) in keys.as_chunks_mut::<{ q8_0::WEIGHTS }>().0.iter_mut().zip(groups) {
-        let scales = lanes.halves(scales);
-        for (key, codes) in iter::zip(keys, codes) {
-            *key = lanes.store(lanes.mul(lanes.bytes(codes), scales));
-        }
-    }
-}
-
-/// `values = codes * scales`: two vectors of codes share a lane of the scales.
-#[inline(always)]
-fn read_values(lanes: impl Lanes, codes: &[[i8; LANES]], scales: &[[u16; LANES]], values: &mut [Vector]) {
-    const PIECES: usize = q8_0::WEIGHTS / LANES;
-    let groups = scales.len() / (BLOCK / LANES);
-    let tiles = codes.as_chunks::<LANES>().0.iter().enumerate();
-    for (values, (i, codes)) in values.as_chunks_mut::<LANES>().0.iter_mut().zip(tiles) {
-        let (piece, tile) = (i / (BLOCK / LANES), i % (BLOCK / LANES));
-        let scales = lanes.store(lanes.halves(&scales[tile * groups + piece / PIECES]));
-        for ((value, codes), scale) in iter::zip(values, codes).zip(scales) {
-            *value = lanes.store(lanes.mul(lanes.bytes(codes), lanes.splat(scale)));
         }
     }
 }

@@ -14,7 +14,9 @@ mod cache;
 mod cells;
 mod chunks;
 mod math;
+mod numbers;
 mod pass;
+mod products;
 mod rotation;
 mod weights;
 
@@ -108,7 +110,7 @@ impl<'file> Native<'file> {
             },
             || Ends::load(&tensors, &hyper),
         );
-        let cache = Cache::new(settings.cache, &hyper.dims, hyper.dims.layers, settings.context);
+        let cache = Cache::new(settings.cache, &hyper.dims, hyper.dims.layers, settings.context)?;
         Ok(Native {
             ends: ends?,
             layers: layers.into_iter().collect::<Result<_, _>>()?,

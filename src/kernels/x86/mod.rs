@@ -22,7 +22,8 @@ pub(super) use avx2::{avx_vnni, avx2};
 pub(super) use avx512::avx512_vnni;
 pub(super) use lut::load_lut;
 
-use std::arch::x86_64::{__cpuid, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+use super::memory;
+use std::arch::x86_64::{__cpuid, _MM_HINT_T0, _mm_prefetch};
 
 /// Whether this is a Zen 4, as far as it has AVX-512: AMD's family 25.
 pub(super) fn is_zen_4() -> bool {
@@ -64,7 +65,6 @@ fn fetch_ahead(codes: &[u8], ahead: usize) {
 #[inline(always)]
 fn fetch_to_l2(codes: &[u8]) {
     for line in codes.chunks(64) {
-        // SAFETY: every CPU of this architecture has the instruction; it reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        memory::fetch(line.as_ptr());
     }
 }

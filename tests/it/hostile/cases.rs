@@ -1425,6 +1425,9 @@ fn library(cases: &mut List) {
         let output = text_of(&folder.join("out.gguf"));
         super::error_of(&["pack".into(), text_of(&input), output, "--type".into(), "f16".into()])
     });
+    cases.call("EngineError::CacheMemory", &["no memory of 512 bytes for keys and values", "use fewer tokens"], |_| {
+        EngineError::CacheMemory { bytes: 512, source: std::io::ErrorKind::OutOfMemory.into() }.into()
+    });
     cases.call("EngineError::Memory", &["no memory of 512 bytes to measure its speed", "close other programs"], |_| {
         EngineError::Memory { bytes: 512, source: std::io::ErrorKind::OutOfMemory.into() }.into()
     });

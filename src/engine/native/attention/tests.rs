@@ -5,6 +5,7 @@ use half::bf16;
 
 use super::super::cells::{CacheType, CacheTypes};
 use super::*;
+use crate::engine::EngineError;
 use crate::engine::hyper::Dims;
 
 const HEADS: usize = 6;
@@ -104,7 +105,7 @@ fn every_level_attends_with_the_same_bits() {
 fn check(types: CacheTypes, head_dim: usize, stored: usize) {
     let width = HEADS * head_dim;
     let [k, v] = [1, 2].map(|seed| numbers(seed, stored * KV_HEADS * head_dim));
-    let mut cache = Cache::new(types, &dims(head_dim), 1, stored);
+    let mut cache = Cache::new(types, &dims(head_dim), 1, stored).unwrap();
     let before = 29 * KV_HEADS * head_dim; // what comes in two parts lies as what comes at once
     cache.store(0, 0, &k[..before], &v[..before], &Threads::new(1));
     cache.store(0, 29, &k[before..], &v[before..], &Threads::new(2));
@@ -146,7 +147,11 @@ fn check(types: CacheTypes, head_dim: usize, stored: usize) {
 
 #[test]
 fn the_cache_takes_what_its_types_take() {
-    let bytes = |keys, values| Cache::new(CacheTypes { keys, values }, &dims(64), 3, 128).bytes();
+    let bytes = |keys, values| {
+        Cache::new(CacheTypes { keys, values }, &dims(64), 3, 128)
+            .unwrap()
+            .bytes()
+    };
     let numbers = 3 * 128 * KV_HEADS * 64; // of the keys, and as many of the values
     assert_eq!(bytes(CacheType::F32, CacheType::F32), 2 * 4 * numbers);
     assert_eq!(bytes(CacheType::F16, CacheType::F16), 2 * 2 * numbers);
@@ -154,6 +159,12 @@ fn the_cache_takes_what_its_types_take() {
         bytes(CacheType::Q8_0, CacheType::F32),
         (34 * numbers) / 32 + 4 * numbers
     );
+}
+
+#[test]
+fn a_cache_that_no_system_has_memory_for_is_an_error() {
+    let endless = Cache::new(CacheTypes::default(), &dims(64), 1, usize::MAX);
+    assert!(matches!(endless, Err(EngineError::CacheMemory { .. })));
 }
 
 /// Tiles read whole blocks, whatever is written there.
@@ -164,7 +175,7 @@ fn what_an_earlier_text_left_does_not_count() {
         let (threads, width) = (Threads::new(1), HEADS * head_dim);
         let kv = numbers(1, 3 * KV_HEADS * head_dim);
         let attend = |earlier: &[f32]| {
-            let mut cache = Cache::new(types, &dims(head_dim), 1, BLOCK);
+            let mut cache = Cache::new(types, &dims(head_dim), 1, BLOCK).unwrap();
             cache.store(0, 0, earlier, earlier, &threads);
             cache.store(0, 0, &kv, &kv, &threads);
             let means = Means {
