@@ -239,7 +239,7 @@ fn tokens_text(speed: &SpeedFacts) -> String {
     };
     let engines: Vec<_> = speed.engines.iter().map(of_engine).collect();
     format!(
-        "  memory reads {:.1} GB/s; a decoded token takes, to read weights and cache + besides:\n    {}\n",
+        "  memory reads {:.1} GB/s; a token takes, for weights and cache + the rest:\n    {}\n",
         speed.bandwidth,
         engines.join(", ")
     )
