@@ -6,6 +6,8 @@
 //! values  [dimension / 16][position][dimension % 16]      16 outputs at a time; dimensions padded with zeros
 //! ```
 
+use std::ops::Range;
+
 use crate::engine::EngineError;
 use crate::engine::hyper::Dims;
 use crate::kernels::Threads;
@@ -101,24 +103,34 @@ impl Cache {
         self.blocks * self.kv_heads * self.per_head()
     }
 
-    /// Keys and values of a head in the first `count` blocks.
-    pub fn blocks(&self, layer: usize, kv_head: usize, count: usize) -> impl Iterator<Item = Cells<'_>> {
-        let heads = self.vectors()[layer * self.per_layer()..][..self.per_layer()].chunks_exact(self.per_head());
-        let blocks = heads.skip(kv_head).step_by(self.kv_heads).take(count);
-        blocks.enumerate().map(move |(i, head)| {
+    /// Keys and values of a head in some blocks, each with its number.
+    pub fn blocks(
+        &self,
+        layer: usize,
+        kv_head: usize,
+        blocks: Range<usize>,
+    ) -> impl Iterator<Item = (usize, Cells<'_>)> {
+        let per_block = self.kv_heads * self.per_head();
+        let layer = &self.vectors()[layer * self.per_layer()..][..self.per_layer()];
+        blocks.clone().map(move |i| {
+            let head = &layer[i * per_block + kv_head * self.per_head()..][..self.per_head()];
             let (keys, values) = head.split_at(self.keys());
-            let apart = self.kv_heads * size_of_val(head);
             let kept = |ty, order, cells| Kept {
                 ty,
                 order,
                 head_dim: self.head_dim,
                 cells,
-                next: if i + 1 < count { apart } else { 0 },
+                next: if i + 1 < blocks.end {
+                    per_block * size_of::<Vector>()
+                } else {
+                    0
+                },
             };
-            Cells {
+            let cells = Cells {
                 keys: kept(self.types.keys, Order::Keys, keys),
                 values: kept(self.types.values, Order::Values, values),
-            }
+            };
+            (i, cells)
         })
     }
 

@@ -220,14 +220,11 @@ mod tests {
 
     #[test]
     fn exp_is_close_everywhere() {
-        let worst = (-870_000..=880_000)
-            .map(|i| i as f32 * 1e-4)
-            .map(|x| {
-                let exact = f64::from(x).exp();
-                (f64::from(exp(x)) - exact).abs() / exact
-            })
-            .fold(0.0, f64::max);
-        assert!(worst < 3e-7, "{worst:e}");
+        for x in (-870_000..=880_000).map(|i| i as f32 * 1e-4) {
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error < 3e-7, "{x}: {error:e}");
+        }
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(1e9) > 1e38);
         assert!(exp(f32::NAN).is_nan());

@@ -18,6 +18,7 @@ mod numbers;
 mod pass;
 mod products;
 mod rotation;
+mod softmax;
 mod weights;
 
 use std::time::{Duration, Instant};

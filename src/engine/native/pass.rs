@@ -1,6 +1,6 @@
 //! The steps of a forward pass, whatever holds the weights: states in the order of the model, positions, the cache.
 
-use super::attention::{Means, attend};
+use super::attention::Attention;
 use super::cache::Cache;
 use super::chunks::for_each_row;
 use super::math;
@@ -16,8 +16,8 @@ pub struct Pass {
     pub(super) hyper: Hyper,
     pub(super) threads: Threads,
     level: Level,
-    isa: kernels::Isa,
     rotation: Rotation,
+    attention: Attention,
     pub(super) cache: Cache,
     /// Positions in the cache.
     pub(super) used: usize,
@@ -43,14 +43,15 @@ struct Buffers {
 impl Pass {
     /// A pass through models of this shape, with a cache for them.
     pub fn new(hyper: Hyper, cache: Cache, isa: kernels::Isa, threads: usize) -> Self {
+        let level = Level::widest();
         Self {
             rotation: Rotation::new(&hyper),
             cache,
             used: 0,
             buffers: Buffers::new(isa),
             threads: Threads::new(threads),
-            level: Level::widest(),
-            isa,
+            level,
+            attention: Attention::new(level, isa),
             hyper,
         }
     }
@@ -166,18 +167,13 @@ impl Pass {
             hyper,
             threads,
             level,
-            isa,
+            attention,
             buffers: b,
             ..
         } = self;
         let width = hyper.dims.q_width();
         b.mixed.resize(b.q.len(), 0.0);
-        let means = Means {
-            level: *level,
-            isa: *isa,
-            threads,
-        };
-        attend(&self.cache, means, (index, self.used), &b.q, width, &mut b.mixed);
+        attention.attend(&self.cache, threads, (index, self.used), &b.q, width, &mut b.mixed);
         if let Some(weight) = &layer.attention_sub_norm {
             let epsilon = hyper.norm_epsilon as f32;
             let norm = |_, mixed: &mut [f32]| math::rms_norm_pieces(*level, mixed, weight, epsilon);
