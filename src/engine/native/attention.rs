@@ -113,33 +113,30 @@ struct Batch<'a> {
     /// (tokens, width)
     q: &'a [f32],
     width: usize,
+    /// Heads that share keys and values.
+    heads: usize,
     /// Tokens of a piece of work.
     together: usize,
 }
 
 impl<'a> Batch<'a> {
     fn new(cache: &'a Cache, (layer, first): (usize, usize), (q, width): (&'a [f32], usize), wanted: usize) -> Self {
-        let mut batch = Self {
+        let heads = width / cache.kv_heads() / cache.head_dim();
+        // Many in each piece, as it reads all keys and values, but enough pieces.
+        let together = (q.len() / width / wanted).clamp(8, 32);
+        Self {
             cache,
             layer,
             first,
             q,
             width,
-            together: 1,
-        };
-        // Many in each piece, as it reads all keys and values, but enough pieces.
-        let tokens = (batch.tokens() / wanted).clamp(8, 32);
-        batch.together = tokens.next_multiple_of(QUERIES.div_ceil(batch.heads()));
-        batch
+            heads,
+            together: together.next_multiple_of(QUERIES.div_ceil(heads)),
+        }
     }
 
     fn tokens(&self) -> usize {
         self.q.len() / self.width
-    }
-
-    /// Heads that share keys and values.
-    fn heads(&self) -> usize {
-        self.width / self.cache.kv_heads() / self.cache.head_dim()
     }
 
     fn pieces(&self) -> usize {
@@ -148,7 +145,7 @@ impl<'a> Batch<'a> {
 
     /// Groups of queries of a piece.
     fn groups(&self) -> usize {
-        (self.together.min(self.tokens()) * self.heads()).div_ceil(QUERIES)
+        (self.together.min(self.tokens()) * self.heads).div_ceil(QUERIES)
     }
 
     /// Blocks that the last token sees.
@@ -164,14 +161,14 @@ impl<'a> Batch<'a> {
 
     /// Where query `i` of a piece is, from the first number of the piece on.
     fn place(&self, kv_head: usize, i: usize) -> usize {
-        let (heads, head_dim) = (self.heads(), self.cache.head_dim());
+        let (heads, head_dim) = (self.heads, self.cache.head_dim());
         i / heads * self.width + (kv_head * heads + i % heads) * head_dim
     }
 
     /// The queries of a piece to a head of keys and values.
     #[inline(always)]
-    fn queries(&self, piece: usize, kv_head: usize) -> Vec<Queries> {
-        let (tokens, heads, head_dim) = (self.piece(piece), self.heads(), self.cache.head_dim());
+    fn queries(&self, piece: usize, kv_head: usize, for_tiles: bool) -> Vec<Queries> {
+        let (tokens, heads, head_dim) = (self.piece(piece), self.heads, self.cache.head_dim());
         let (count, q) = (tokens.len() * heads, &self.q[tokens.start * self.width..]);
         let mut groups = Vec::new();
         for first in (0..count).step_by(QUERIES) {
@@ -181,7 +178,7 @@ impl<'a> Batch<'a> {
                 (&q[self.place(kv_head, i)..][..head_dim], seen)
             };
             let count = QUERIES.min(count - first);
-            groups.push(Queries::new(self.cache.types(), head_dim, count, query));
+            groups.push(Queries::new(self.cache.types(), head_dim, count, for_tiles, query));
         }
         groups
     }
@@ -208,7 +205,6 @@ impl Work for Stretch<'_> {
             cache, layer, first, ..
         } = *self.batch;
         let head_dim = cache.head_dim();
-        let queries = self.batch.queries(self.piece, self.kv_head);
         let seen = (first + self.batch.piece(self.piece).end).div_ceil(BLOCK);
         let range = self.blocks.start..self.blocks.end.min(seen);
         let mut blocks = cache.blocks(layer, self.kv_head, range.clone());
@@ -217,6 +213,7 @@ impl Work for Stretch<'_> {
         let for_tiles = !one && [keys, values] == [CacheType::Bf16; 2];
         let mut tiles = for_tiles.then(|| self.isa.bf16_tiles()).flatten();
         let mut room = (!one && tiles.is_none()).then(|| cache.room());
+        let queries = self.batch.queries(self.piece, self.kv_head, tiles.is_some());
         let mut scratch = Scratch::default();
         let mut of_span = LineVec::new(0);
         Found::clear_all(self.found, head_dim);
@@ -264,7 +261,7 @@ impl Work for Output<'_> {
         let size = Found::vectors(head_dim);
         let mut total = avec!([64]| [0.0; LANES]; size);
         let mut total = Found::of(&mut total, head_dim, 0);
-        let queries = self.batch.piece(self.piece).len() * self.batch.heads();
+        let queries = self.batch.piece(self.piece).len() * self.batch.heads;
         let of_pieces = self.batch.groups() * size;
         for kv_head in 0..kv_heads {
             let first = (kv_head * self.batch.pieces() + self.piece) * of_pieces;
@@ -294,7 +291,7 @@ fn in_vectors<'c>(
     mut room: Option<&mut Room>,
     scratch: &mut Scratch,
 ) {
-    let Scratch { scores, weights, .. } = scratch;
+    let scores = &mut scratch.scores;
     for (i, cells) in blocks {
         let floats = match &mut room {
             None => None,
@@ -307,15 +304,14 @@ fn in_vectors<'c>(
             let Some(seen) = queries.seen_of(i * BLOCK) else {
                 continue;
             };
-            let mut found = Found::of(found, queries.head_dim(), group);
+            let mut found = Found::of(found, queries.head_dim, group);
             let most = seen.iter().fold(0, |most, seen| most.max(*seen));
             let of_keys = Factors {
                 count: queries.count,
-                numbers: &queries.q,
-                width: queries.head_dim(),
-                used: queries.head_dim(),
+                tiles: &queries.q,
+                used: queries.head_dim,
             };
-            let wanted = &mut scores[..most.div_ceil(LANES)];
+            let wanted = &mut scores.as_flattened_mut()[..most.div_ceil(LANES)];
             wanted.fill([[0.0; LANES]; QUERIES]);
             let task = AddProducts {
                 lanes,
@@ -327,12 +323,11 @@ fn in_vectors<'c>(
                 Some([keys, _]) => task.run(keys),
                 None => cells.keys.stream(task),
             }
-            let factors = found.weigh(lanes, queries, &seen, scores, weights);
+            let factors = found.weigh(lanes, queries, &seen, scores, None);
             found.fit(lanes, &factors);
             let of_values = Factors {
                 count: queries.count,
-                numbers: weights.as_flattened().as_flattened(),
-                width: BLOCK,
+                tiles: scores,
                 used: most,
             };
             let task = AddProducts {
@@ -360,7 +355,7 @@ fn in_tiles<'c>(
     blocks: impl Iterator<Item = (usize, Cells<'c>)>,
     scratch: &mut Scratch,
 ) {
-    let Scratch { scores, packed, .. } = scratch;
+    let Scratch { scores, packed } = scratch;
     let mut before = None;
     for (i, cells) in blocks {
         let (keys, values) = (cells.keys.pairs(), cells.values.pairs());
@@ -368,17 +363,17 @@ fn in_tiles<'c>(
             let Some(seen) = queries.seen_of(i * BLOCK) else {
                 continue;
             };
-            tiles.multiply(Product::new(&queries.pairs, keys, scores));
+            tiles.multiply(Product::new(&queries.pairs, keys, scores.as_flattened_mut()));
             if let Some((group, values)) = before.replace((group, values)) {
-                Found::of(found, queries.head_dim(), group).add_values(tiles, packed, values);
+                Found::of(found, queries.head_dim, group).add_values(tiles, packed, values);
             }
-            let mut found = Found::of(found, queries.head_dim(), group);
-            let factors = found.weigh(lanes, queries, &seen, scores, packed);
+            let mut found = Found::of(found, queries.head_dim, group);
+            let factors = found.weigh(lanes, queries, &seen, scores, Some(packed));
             found.fit(lanes, &factors);
         }
     }
     if let Some((group, values)) = before {
-        Found::of(found, queries[group].head_dim(), group).add_values(tiles, packed, values);
+        Found::of(found, queries[group].head_dim, group).add_values(tiles, packed, values);
     }
 }
 

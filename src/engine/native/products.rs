@@ -6,9 +6,10 @@
 )]
 
 use std::array;
+use std::hint::black_box;
 use std::ops::Range;
 
-use crate::simd::Lanes;
+use crate::simd::{LANES, Lanes};
 
 use super::cells::{CHUNK, Vector};
 use super::numbers::{Numbers, Run, Task};
@@ -24,10 +25,9 @@ pub type Tile = [Vector; QUERIES];
 pub struct Factors<'f> {
     /// How many queries there are.
     pub count: usize,
-    /// (QUERIES, width)
-    pub numbers: &'f [f32],
-    pub width: usize,
-    /// How many of each there are.
+    /// 16 numbers of each query, and then the next 16.
+    pub tiles: &'f [[Tile; 2]],
+    /// How many of each query count.
     pub used: usize,
 }
 
@@ -44,76 +44,69 @@ pub struct AddProducts<'a, L> {
 impl<L: Lanes> Task for AddProducts<'_, L> {
     #[inline(always)]
     fn run(self, numbers: impl Numbers) {
-        let Factors {
-            count,
-            numbers: factors,
-            width,
-            used,
-        } = self.factors;
-        for first in (0..count).step_by(FEW) {
-            let factors = array::from_fn(|i| &factors[(first + i) * width..][..used]);
-            let (several, rest) = match L::REGISTERS {
-                32 => self.sums.as_chunks_mut::<4>(),
-                _ => (&mut [][..], &mut *self.sums),
-            };
+        let (several, rest) = match L::REGISTERS {
+            32 => self.sums.as_chunks_mut::<4>(),
+            _ => (&mut [][..], self.sums),
+        };
+        for few in 0..self.factors.count.div_ceil(FEW) {
             let done = 4 * several.len();
             for (i, sums) in several.iter_mut().enumerate() {
                 let starts = array::from_fn(|t| (4 * i + t) * self.apart);
-                add_tiles(self.lanes, factors, numbers, starts, first, sums);
+                add_tiles(self.lanes, &self.factors, few, numbers, starts, sums);
             }
             for (i, sums) in rest.iter_mut().enumerate() {
                 let sums = array::from_mut(sums);
-                add_tiles(self.lanes, factors, numbers, [(done + i) * self.apart], first, sums);
+                add_tiles(self.lanes, &self.factors, few, numbers, [(done + i) * self.apart], sums);
             }
         }
     }
 }
 
-/// The same for `T` sums of the queries from `first` on, whose vectors begin at `starts`. All factors are equally many.
+/// The same for `T` sums, whose vectors begin at `starts`, of the `few`-th four queries.
 #[inline(always)]
 fn add_tiles<L: Lanes, const T: usize>(
     lanes: L,
-    factors: [&[f32]; FEW],
+    factors: &Factors<'_>,
+    few: usize,
     numbers: impl Numbers,
     starts: [usize; T],
-    first: usize,
     sums: &mut [Tile; T],
 ) {
-    let count = factors[0].len();
-    for start in (0..count).step_by(CHUNK) {
-        let (middle, end) = (count.min(start + CHUNK / 2), count.min(start + CHUNK));
-        let first_half = sum_products(lanes, factors, numbers, starts, start..middle);
-        let second_half = sum_products(lanes, factors, numbers, starts, middle..end);
+    let used = factors.used;
+    for (i, [first, second]) in factors.tiles.iter().take(used.div_ceil(CHUNK)).enumerate() {
+        let start = i * CHUNK;
+        let (middle, end) = (used.min(start + LANES), used.min(start + CHUNK));
+        let [first, second] = [first, second].map(|tile| &tile.as_chunks().0[few]);
+        let mut first_half = sum_products(lanes, first, numbers, starts, start..middle);
+        black_box(&mut first_half); // stays in memory, as the second half needs all registers
+        let second_half = sum_products(lanes, second, numbers, starts, middle..end);
         for t in 0..T {
+            let sums: &mut [_; FEW] = &mut sums[t].as_chunks_mut().0[few];
             for i in 0..FEW {
-                let sum = lanes.plus(first_half[t][i], second_half[t][i]);
-                let sums = &mut sums[t][first + i];
-                *sums = lanes.store(lanes.plus(lanes.load(sums), sum));
+                let sum = lanes.plus(lanes.load(&first_half[t][i]), lanes.load(&second_half[t][i]));
+                sums[i] = lanes.store(lanes.plus(lanes.load(&sums[i]), sum));
             }
         }
     }
 }
 
-/// `sum_i factors_i vectors_i`
+/// `sum_i factors_i vectors_i`, of up to 16 vectors, those in `range` from each of `starts` on.
 #[inline(always)]
 fn sum_products<L: Lanes, N: Numbers, const T: usize>(
     lanes: L,
-    mut factors: [&[f32]; FEW],
+    factors: &[Vector; FEW],
     numbers: N,
     starts: [usize; T],
     range: Range<usize>,
-) -> [[L::Numbers; FEW]; T] {
+) -> [[Vector; FEW]; T] {
     // No closures, which are not compiled for the level where they are not inlined.
     let count = range.len();
-    for factors in &mut factors {
-        *factors = &factors[range.start..][..count];
-    }
     let mut runs = [numbers.run(lanes, starts[0] + range.start, count); T];
     for t in 1..T {
         runs[t] = numbers.run(lanes, starts[t] + range.start, count);
     }
     let mut sums = [[lanes.splat(0.0); FEW]; T];
-    for i in 0..count {
+    for i in 0..count.min(LANES) {
         let mut vector = [lanes.splat(0.0); T];
         for t in 0..T {
             vector[t] = runs[t].vector(lanes, i);
@@ -125,5 +118,11 @@ fn sum_products<L: Lanes, N: Numbers, const T: usize>(
             }
         }
     }
-    sums
+    let mut out = [[[0.0; LANES]; FEW]; T];
+    for t in 0..T {
+        for query in 0..FEW {
+            out[t][query] = lanes.store(sums[t][query]);
+        }
+    }
+    out
 }

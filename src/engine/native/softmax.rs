@@ -11,92 +11,71 @@ use super::cells::{BLOCK, CHUNK, CacheType, CacheTypes, Vector};
 use super::math::{exp2, in_order, to_bf16};
 use super::products::{QUERIES, Tile};
 
-/// Scores or weights of a query and a block.
-type Scores = [Vector; BLOCK / LANES];
+/// Scores of 16 queries and a block, and then their weights.
+pub type Scores = [[Tile; 2]; BLOCK / CHUNK];
 
 /// What is computed of 16 queries and a block.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub struct Scratch {
-    pub scores: [Tile; BLOCK / LANES],
-    pub weights: [Scores; QUERIES],
+    pub scores: Scores,
     pub packed: Packed,
 }
 
 /// Weights of bf16, 32 positions of all queries behind each other.
 pub type Packed = [Pairs; BLOCK / CHUNK];
 
-/// Where the weights of queries go.
-pub trait Weights {
-    /// Take those of query `i`.
-    fn put<L: Lanes>(&mut self, lanes: L, i: usize, weights: [L::Numbers; BLOCK / LANES]);
-}
-
-impl Weights for [Scores; QUERIES] {
-    #[inline(always)]
-    fn put<L: Lanes>(&mut self, lanes: L, i: usize, weights: [L::Numbers; BLOCK / LANES]) {
-        for (to, weights) in self[i].iter_mut().zip(weights) {
-            *to = lanes.store(weights);
-        }
-    }
-}
-
-impl Weights for Packed {
-    #[inline(always)]
-    fn put<L: Lanes>(&mut self, lanes: L, i: usize, [a, b, c, d]: [L::Numbers; BLOCK / LANES]) {
-        self[0][i] = lanes.pairs(a, b);
-        self[1][i] = lanes.pairs(c, d);
-    }
-}
-
 /// Up to 16 queries of a key-value head.
 pub struct Queries {
     /// How many there are; the others are zeros.
     pub count: usize,
     types: CacheTypes,
-    /// (QUERIES, head_dim), times log2(e) / sqrt(head_dim), and rounded as keys are.
-    pub q: LineVec<f32>,
-    /// The same for tiles: 32 dimensions of all queries behind each other.
+    pub head_dim: usize,
+    /// 32 dimensions of all queries behind each other, times log2(e) / sqrt(head_dim), and rounded as keys are.
+    pub q: LineVec<[Tile; 2]>,
+    /// The same for tiles, if there are some.
     pub pairs: LineVec<Pairs>,
     /// Positions that each is to see.
     seen: [usize; QUERIES],
 }
 
 impl Queries {
-    /// So many queries, each with the number of positions that it sees.
+    /// So many queries, each with the number of positions that it sees. `for_tiles`: keys are bf16, too.
     #[inline(always)]
     pub fn new<'q>(
         types: CacheTypes,
         head_dim: usize,
         count: usize,
+        for_tiles: bool,
         query: impl Fn(usize) -> (&'q [f32], usize),
     ) -> Self {
+        let chunks = head_dim.div_ceil(CHUNK);
         let mut queries = Self {
             count,
             types,
-            q: avec!([64]| 0.0; QUERIES * head_dim),
-            pairs: avec!([64]| [[0; CHUNK]; QUERIES]; head_dim.div_ceil(CHUNK)),
+            head_dim,
+            q: avec!([64]| [[[0.0; LANES]; QUERIES]; 2]; chunks),
+            pairs: avec!([64]| [[0; CHUNK]; QUERIES]; if for_tiles { chunks } else { 0 }),
             seen: [0; QUERIES],
         };
         let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
-        for (i, q) in queries.q.chunks_exact_mut(head_dim).enumerate().take(count) {
+        for i in 0..count {
             let (query, sees) = query(i);
-            for (q, query) in q.iter_mut().zip(query) {
-                *q = query * scale;
-            }
-            if types.keys == CacheType::Bf16 {
-                q.iter_mut().for_each(|q| *q = to_bf16(*q));
-                for (pairs, q) in queries.pairs.iter_mut().zip(q.chunks(CHUNK)) {
-                    pairs[i] = to_pairs(q);
+            for (tile, query) in queries.q.as_flattened_mut().iter_mut().zip(query.chunks(LANES)) {
+                tile[i][..query.len()].copy_from_slice(query);
+                for q in &mut tile[i] {
+                    *q *= scale;
                 }
+                if types.keys == CacheType::Bf16 {
+                    tile[i].iter_mut().for_each(|q| *q = to_bf16(*q));
+                }
+            }
+            for (pairs, [first, second]) in queries.pairs.iter_mut().zip(queries.q.iter()) {
+                pairs[i] = to_pairs(&first[i], &second[i]);
             }
             queries.seen[i] = sees;
         }
         queries
-    }
-
-    pub fn head_dim(&self) -> usize {
-        self.q.len() / QUERIES
     }
 
     /// How many positions of the block that begins at `first` each sees, if any does.
@@ -107,7 +86,7 @@ impl Queries {
     }
 }
 
-/// What 16 queries have found in the positions that they have seen so far, (UNITS,) and a tile for 16 dimensions of a head.
+/// What a group of 16 queries has found in the positions that it has seen so far.
 pub struct Found<'f> {
     /// No less than the largest score of each, and whole.
     max: &'f mut Vector,
@@ -118,13 +97,13 @@ pub struct Found<'f> {
 }
 
 impl<'f> Found<'f> {
-    /// Vectors that the findings of 16 queries take.
+    /// Vectors that it takes.
     pub fn vectors(head_dim: usize) -> usize {
         const { assert!(QUERIES == LANES) };
         1 + QUERIES + QUERIES * head_dim.div_ceil(LANES)
     }
 
-    /// Those of one of the groups that lie in `memory`.
+    /// What lies in `memory` of a group, behind those before.
     #[inline(always)]
     pub fn of(memory: &'f mut [Vector], head_dim: usize, group: usize) -> Self {
         let size = Self::vectors(head_dim);
@@ -167,20 +146,21 @@ impl<'f> Found<'f> {
         }
     }
 
-    /// Make weights of the first `seen` scores of each query, 0 for the others; the factors of what was weighed before.
+    /// Make weights of the first `seen` scores of each query, 0 for the others, in their place or `packed`; the factors of
+    /// what was weighed before.
     #[inline(always)]
     pub fn weigh(
         &mut self,
         lanes: impl Lanes,
         queries: &Queries,
         seen: &[usize; QUERIES],
-        scores: &mut [Tile; BLOCK / LANES],
-        weights: &mut impl Weights,
+        scores: &mut Scores,
+        mut packed: Option<&mut Packed>,
     ) -> [f32; QUERIES] {
         let mut largest = [f32::NEG_INFINITY; QUERIES];
         for i in 0..queries.count {
             if seen[i] < BLOCK {
-                for (tile, scores) in scores.iter_mut().enumerate() {
+                for (tile, scores) in scores.as_flattened_mut().iter_mut().enumerate() {
                     scores[i][seen[i].saturating_sub(tile * LANES).min(LANES)..].fill(f32::NEG_INFINITY);
                 }
             }
@@ -207,7 +187,17 @@ impl<'f> Found<'f> {
             let sum = lanes.plus(lanes.plus(a, b), lanes.plus(c, d));
             let before = lanes.load(&self.sums[i]);
             self.sums[i] = lanes.store(lanes.fma(before, lanes.splat(factors[i]), sum));
-            weights.put(lanes, i, row);
+            match &mut packed {
+                Some([first, second]) => {
+                    first[i] = lanes.pairs(a, b);
+                    second[i] = lanes.pairs(c, d);
+                }
+                None => {
+                    for (tile, weights) in scores.as_flattened_mut().iter_mut().zip(row) {
+                        tile[i] = lanes.store(weights);
+                    }
+                }
+            }
         }
         factors
     }
@@ -216,9 +206,9 @@ impl<'f> Found<'f> {
     #[inline(always)]
     fn grow(&mut self, lanes: impl Lanes, largest: &[f32; QUERIES]) -> [f32; QUERIES] {
         let before = lanes.load(self.max);
-        for (max, largest) in self.max.iter_mut().zip(largest) {
-            let largest = largest.ceil();
-            *max = if largest > *max { largest } else { *max };
+        for i in 0..QUERIES {
+            let largest = largest[i].ceil();
+            self.max[i] = if largest > self.max[i] { largest } else { self.max[i] };
         }
         let [factors] = exp2(lanes, [lanes.minus(before, lanes.load(self.max))]);
         lanes.store(factors)
@@ -257,10 +247,10 @@ impl<'f> Found<'f> {
 
 /// The scores of query `i`.
 #[inline(always)]
-fn row<L: Lanes>(lanes: L, scores: &[Tile; BLOCK / LANES], i: usize) -> [L::Numbers; BLOCK / LANES] {
+fn row<L: Lanes>(lanes: L, scores: &Scores, i: usize) -> [L::Numbers; BLOCK / LANES] {
     let mut row = [lanes.splat(0.0); BLOCK / LANES];
     for tile in 0..row.len() {
-        row[tile] = lanes.load(&scores[tile][i]);
+        row[tile] = lanes.load(&scores.as_flattened()[tile][i]);
     }
     row
 }
@@ -276,12 +266,12 @@ fn first<L: Lanes>(lanes: L, mut row: [L::Numbers; BLOCK / LANES], count: usize)
     row
 }
 
-/// Up to 32 numbers of bf16 as tiles take them: in pairs, one of the first half and one of the second.
+/// 32 numbers of bf16 as tiles take them: in pairs, one of the first half and one of the second.
 #[inline(always)]
-fn to_pairs(numbers: &[f32]) -> [u16; CHUNK] {
+fn to_pairs(first: &Vector, second: &Vector) -> [u16; CHUNK] {
     let mut pairs = [[0; 2]; CHUNK / 2];
-    for (i, number) in numbers.iter().enumerate() {
-        pairs[i % (CHUNK / 2)][i / (CHUNK / 2)] = (number.to_bits() >> 16) as u16;
+    for (pair, numbers) in pairs.iter_mut().zip(first.iter().zip(second)) {
+        *pair = [numbers.0, numbers.1].map(|number| (number.to_bits() >> 16) as u16);
     }
     bytemuck::cast(pairs)
 }

@@ -92,9 +92,9 @@ fn every_level_attends_with_the_same_bits() {
         (Bf16, F32),
     ];
     for (keys, values) in pairs {
-        // 24 ends inside a vector, 80 has five; 37 positions end inside a tile, 150 are three blocks, 128 end with one;
+        // 8 is half a vector, 24 ends inside one, 80 has five; 37 positions end inside a tile, 150 are three blocks, 128 end with one;
         // of 1030 the second span has been begun for the last tokens alone, 2100 are three spans.
-        let short = [(16, 37), (24, 150), (64, 150), (64, 128), (80, 70), (96, 100)];
+        let short = [(8, 37), (16, 37), (24, 150), (64, 150), (64, 128), (80, 70), (96, 100)];
         for (head_dim, stored) in short.into_iter().chain([(64, 1030), (32, 2100)]) {
             let types = CacheTypes { keys, values };
             if types.check(head_dim).is_ok() {
