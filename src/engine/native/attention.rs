@@ -8,16 +8,18 @@
 //!         weights = 2^(scores - grown)
 //!         sum     = sum * 2^(max - grown) + weights
 //!         out     = out * 2^(max - grown) + weights . values
-//!     max, sum and out are added to those of the spans before, as a block is
-//! out / sum
+//!     larger  = max(max of all, max)                   of all spans before
+//!     sum of all = sum of all * 2^(max of all - larger) + sum * 2^(max - larger),  out of all likewise
+//! out of all / sum of all
 //! ```
 //! `max` is a whole number, so that a factor is a power of two, and exact: what a weight is rounded to, where values are
 //! bf16, is the same whatever was the largest score when it was made.
 //!
 //! Keys and values of a block stay in the first-level cache for all queries; one token, which waits for memory, reads them
-//! where they are, while those of the next block are fetched. Spans can go to several threads, so that all of these have work,
-//! however few tokens and heads there are. Blocks and spans begin at multiples of their size, whatever tokens come together
-//! and however many threads there are, so a token gets the same bits alone as among others, as long as all values are finite.
+//! where they are, while those of the next block are fetched. Behind a long text spans can go to several threads, so that
+//! these have work, however few tokens and heads there are. Blocks and spans begin at multiples of their size, whatever
+//! tokens come together and however many threads there are, so a token gets the same bits alone as among others, as long as
+//! all values are finite.
 //!
 //! Products are added up as tile registers add those of bf16 ([`Product`]): of each 32 dimensions, or positions, the first
 //! 16 in order, the others in order, then both to the sum. Vectors do the same with every type, so that all CPUs give the
@@ -41,6 +43,8 @@ use super::softmax::{Found, Queries, Scratch};
 
 /// Blocks of a span: what is found in its positions is found without those before.
 const SPAN: usize = 16;
+/// Vectors of what may be found apart, 64 MiB.
+const MOST_APART: usize = 1 << 20;
 
 /// What attention is computed with.
 pub struct Attention {
@@ -76,19 +80,21 @@ impl Attention {
         let wanted = 4 * threads.count(); // pieces of work, for all threads to finish together
         let batch = Batch::new(cache, (layer, first), (q, width), wanted);
         let (kv_heads, pieces, blocks) = (cache.kv_heads(), batch.pieces(), batch.blocks());
-        let stretch = if pieces * kv_heads < wanted { SPAN } else { blocks };
-        let size = batch.groups() * Found::vectors(cache.head_dim());
-        let parts = blocks.div_ceil(stretch) * kv_heads;
-        self.found.resize(parts * pieces * size, [0.0; LANES]);
-        for_each_chunk(threads, &mut self.found, size, |i, found| {
+        let per_piece = batch.groups() * Found::vectors(cache.head_dim());
+        let per_stretch = kv_heads * pieces * per_piece;
+        let apart = kv_heads * pieces < wanted && blocks.div_ceil(SPAN) * per_stretch <= MOST_APART;
+        // One span, or all: several that begin behind others would be added up in another order, to other bits.
+        let stretch = if apart { SPAN } else { blocks };
+        self.found.resize(blocks.div_ceil(stretch) * per_stretch, [0.0; LANES]);
+        for_each_chunk(threads, &mut self.found, per_piece, |i, found| {
             let (part, piece) = (i / pieces, i % pieces);
-            let first = part / kv_heads * stretch;
+            let start = part / kv_heads * stretch;
             self.level.run(Stretch {
                 batch: &batch,
                 isa: self.isa,
                 kv_head: part % kv_heads,
                 piece,
-                blocks: first..first + stretch,
+                blocks: start..start + stretch,
                 found,
             });
         });
@@ -123,7 +129,7 @@ impl<'a> Batch<'a> {
     fn new(cache: &'a Cache, (layer, first): (usize, usize), (q, width): (&'a [f32], usize), wanted: usize) -> Self {
         let heads = width / cache.kv_heads() / cache.head_dim();
         // Many in each piece, as it reads all keys and values, but enough pieces.
-        let together = (q.len() / width / wanted).clamp(8, 32);
+        let together = (q.len() / width * cache.kv_heads() / wanted).clamp(8, 32);
         Self {
             cache,
             layer,
@@ -171,26 +177,25 @@ impl<'a> Batch<'a> {
         let (tokens, heads, head_dim) = (self.piece(piece), self.heads, self.cache.head_dim());
         let (count, q) = (tokens.len() * heads, &self.q[tokens.start * self.width..]);
         let mut groups = Vec::new();
-        for first in (0..count).step_by(QUERIES) {
+        for start in (0..count).step_by(QUERIES) {
             let query = |i: usize| {
-                let i = first + i;
-                let seen = self.first + tokens.start + i / heads + 1;
-                (&q[self.place(kv_head, i)..][..head_dim], seen)
+                let seen = self.first + tokens.start + (start + i) / heads + 1;
+                (&q[self.place(kv_head, start + i)..][..head_dim], seen)
             };
-            let count = QUERIES.min(count - first);
+            let count = QUERIES.min(count - start);
             groups.push(Queries::new(self.cache.types(), head_dim, count, for_tiles, query));
         }
         groups
     }
 }
 
-/// What the queries of a piece find in some blocks, from the first of a span on.
+/// What the queries of a piece find in the blocks of one span, or of all.
 struct Stretch<'a> {
     batch: &'a Batch<'a>,
     isa: Isa,
     kv_head: usize,
     piece: usize,
-    /// What no query sees of them is left out.
+    /// Those that no query sees are left out.
     blocks: Range<usize>,
     /// (groups, [`Found::vectors`])
     found: &'a mut [Vector],
@@ -217,8 +222,8 @@ impl Work for Stretch<'_> {
         let mut scratch = Scratch::default();
         let mut of_span = LineVec::new(0);
         Found::clear_all(self.found, head_dim);
-        for first in range.clone().step_by(SPAN) {
-            let is_first = first == range.start;
+        for start in range.clone().step_by(SPAN) {
+            let is_first = start == range.start;
             let found = if is_first {
                 &mut *self.found
             } else {
@@ -262,18 +267,19 @@ impl Work for Output<'_> {
         let mut total = avec!([64]| [0.0; LANES]; size);
         let mut total = Found::of(&mut total, head_dim, 0);
         let queries = self.batch.piece(self.piece).len() * self.batch.heads;
-        let of_pieces = self.batch.groups() * size;
+        let per_piece = self.batch.groups() * size;
+        let per_head = self.batch.pieces() * per_piece;
         for kv_head in 0..kv_heads {
-            let first = (kv_head * self.batch.pieces() + self.piece) * of_pieces;
-            let stretches = self.found[first..].chunks(kv_heads * self.batch.pieces() * of_pieces);
-            for first in (0..queries).step_by(QUERIES) {
-                let count = QUERIES.min(queries - first);
+            let of_first = &self.found[kv_head * per_head + self.piece * per_piece..];
+            let stretches = of_first.chunks(kv_heads * per_head);
+            for (group, start) in (0..queries).step_by(QUERIES).enumerate() {
+                let count = QUERIES.min(queries - start);
                 total.clear();
                 for found in stretches.clone() {
-                    total.add(lanes, count, &found[first / QUERIES * size..][..size]);
+                    total.add(lanes, count, &found[group * size..][..size]);
                 }
                 for i in 0..count {
-                    let place = self.batch.place(kv_head, first + i);
+                    let place = self.batch.place(kv_head, start + i);
                     total.finish(i, &mut self.out[place..][..head_dim]);
                 }
             }

@@ -78,7 +78,7 @@ fn add_tiles<L: Lanes, const T: usize>(
         let (middle, end) = (used.min(start + LANES), used.min(start + CHUNK));
         let [first, second] = [first, second].map(|tile| &tile.as_chunks().0[few]);
         let mut first_half = sum_products(lanes, first, numbers, starts, start..middle);
-        black_box(&mut first_half); // stays in memory, as the second half needs all registers
+        black_box(&mut first_half); // stays in memory: registers do not hold the sums of both halves
         let second_half = sum_products(lanes, second, numbers, starts, middle..end);
         for t in 0..T {
             let sums: &mut [_; FEW] = &mut sums[t].as_chunks_mut().0[few];
@@ -107,6 +107,7 @@ fn sum_products<L: Lanes, N: Numbers, const T: usize>(
     }
     let mut sums = [[lanes.splat(0.0); FEW]; T];
     for i in 0..count.min(LANES) {
+        // as the compiler cannot tell
         let mut vector = [lanes.splat(0.0); T];
         for t in 0..T {
             vector[t] = runs[t].vector(lanes, i);

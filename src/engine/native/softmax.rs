@@ -33,14 +33,15 @@ pub struct Queries {
     pub head_dim: usize,
     /// 32 dimensions of all queries behind each other, times log2(e) / sqrt(head_dim), and rounded as keys are.
     pub q: LineVec<[Tile; 2]>,
-    /// The same for tiles, if there are some.
+    /// The same as tile registers take them, if they are to.
     pub pairs: LineVec<Pairs>,
     /// Positions that each is to see.
     seen: [usize; QUERIES],
 }
 
 impl Queries {
-    /// So many queries, each with the number of positions that it sees. `for_tiles`: keys are bf16, too.
+    /// So many queries, each with the number of positions that it sees. `for_tiles`: with `pairs`,
+    /// of keys of bf16.
     #[inline(always)]
     pub fn new<'q>(
         types: CacheTypes,
@@ -92,7 +93,7 @@ pub struct Found<'f> {
     max: &'f mut Vector,
     /// Sums of weights, in lanes.
     sums: &'f mut Tile,
-    /// (head_dim / 16,) sums of weighted values.
+    /// (head_dim / 16, rounded up) sums of weighted values.
     pub out: &'f mut [Tile],
 }
 
@@ -103,7 +104,7 @@ impl<'f> Found<'f> {
         1 + QUERIES + QUERIES * head_dim.div_ceil(LANES)
     }
 
-    /// What lies in `memory` of a group, behind those before.
+    /// Group number `group` in `memory`.
     #[inline(always)]
     pub fn of(memory: &'f mut [Vector], head_dim: usize, group: usize) -> Self {
         let size = Self::vectors(head_dim);
@@ -214,13 +215,18 @@ impl<'f> Found<'f> {
         lanes.store(factors)
     }
 
-    /// Make the sums of weighted values fit the next weights.
+    /// Make the sums of weighted values fit the next weights. What is too small for a normal number becomes 0, as which tile
+    /// registers would take it.
     #[inline(always)]
     pub fn fit(&mut self, lanes: impl Lanes, factors: &[f32; QUERIES]) {
         for (i, &factor) in factors.iter().enumerate() {
             if factor != 1.0 {
                 for out in self.out.iter_mut() {
-                    out[i] = lanes.store(lanes.mul(lanes.load(&out[i]), lanes.splat(factor)));
+                    let mut sums = lanes.store(lanes.mul(lanes.load(&out[i]), lanes.splat(factor)));
+                    for sum in &mut sums {
+                        *sum = if sum.abs() < f32::MIN_POSITIVE { 0.0 } else { *sum };
+                    }
+                    out[i] = sums;
                 }
             }
         }
@@ -233,13 +239,13 @@ impl<'f> Found<'f> {
         tiles.multiply(Product::adding(weights, values, self.out));
     }
 
-    /// The output of query `i`, (head_dim,).
+    /// The output of query `i`, (head_dim,). No zero is negative: its sign would tell what it was added up from.
     #[inline(always)]
     pub fn finish(&self, i: usize, out: &mut [f32]) {
         let factor = 1.0 / in_order(&self.sums[i]);
         for (out, sums) in out.chunks_mut(LANES).zip(self.out.iter()) {
             for (out, sum) in out.iter_mut().zip(sums[i]) {
-                *out = sum * factor;
+                *out = sum * factor + 0.0;
             }
         }
     }
@@ -249,8 +255,8 @@ impl<'f> Found<'f> {
 #[inline(always)]
 fn row<L: Lanes>(lanes: L, scores: &Scores, i: usize) -> [L::Numbers; BLOCK / LANES] {
     let mut row = [lanes.splat(0.0); BLOCK / LANES];
-    for tile in 0..row.len() {
-        row[tile] = lanes.load(&scores.as_flattened()[tile][i]);
+    for (row, tile) in row.iter_mut().zip(scores.as_flattened()) {
+        *row = lanes.load(&tile[i]);
     }
     row
 }

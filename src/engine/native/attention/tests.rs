@@ -92,8 +92,8 @@ fn every_level_attends_with_the_same_bits() {
         (Bf16, F32),
     ];
     for (keys, values) in pairs {
-        // 8 is half a vector, 24 ends inside one, 80 has five; 37 positions end inside a tile, 150 are three blocks, 128 end with one;
-        // of 1030 the second span has been begun for the last tokens alone, 2100 are three spans.
+        // 8 is half a vector, 24 ends inside one, 80 has five; 37 positions end inside a tile, 150 are three blocks, 128 end
+        // with one; of 1030 the last tokens alone see the second span, 2100 are three spans.
         let short = [(8, 37), (16, 37), (24, 150), (64, 150), (64, 128), (80, 70), (96, 100)];
         for (head_dim, stored) in short.into_iter().chain([(64, 1030), (32, 2100)]) {
             let types = CacheTypes { keys, values };
@@ -112,21 +112,22 @@ fn check(types: CacheTypes, head_dim: usize, stored: usize) {
     cache.store(0, 0, &k[..before], &v[..before], &Threads::new(1));
     cache.store(0, 29, &k[before..], &v[before..], &Threads::new(2));
     let q = numbers(3, stored * width);
-    // All spans are one piece of work for a single thread, and several for more.
+    // 21 tokens are one piece of work with all spans for a single thread, and several for more.
     let (one, four) = (Threads::new(1), Threads::new(4));
-    let attend = |level, isa, threads, tokens: usize| {
+    let attend = |attention: &mut Attention, threads, tokens: usize| {
         let first = stored - tokens;
         let mut out = vec![f32::NAN; tokens * width];
         let q = &q[first * width..];
-        Attention::new(level, isa).attend(&cache, threads, (0, first), q, width, &mut out);
+        attention.attend(&cache, threads, (0, first), q, width, &mut out);
         out
     };
-    let expected = attend(Level::BASELINE, Isa::Scalar, &one, 21);
+    let expected = attend(&mut Attention::new(Level::BASELINE, Isa::Scalar), &one, 21);
     let levels = Level::available().into_iter().map(|level| (level, Isa::Scalar));
     for (level, isa) in levels.chain([(Level::widest(), Isa::best())]) {
-        for tokens in [1, 3, 9, 21] {
+        let mut attention = Attention::new(level, isa); // with what the last tokens left in it
+        for (threads, tokens) in [(&one, 21), (&four, 21), (&four, 9), (&four, 3), (&four, 1)] {
             let same = &expected[(21 - tokens) * width..];
-            let found = attend(level, isa, &four, tokens);
+            let found = attend(&mut attention, threads, tokens);
             let place = format!("{types:?} {} {isa} {head_dim} {tokens}", level.name());
             assert_eq!(bits(&found), bits(same), "{place}");
         }
@@ -141,6 +142,50 @@ fn check(types: CacheTypes, head_dim: usize, stored: usize) {
         let limit = if types.values == CacheType::Bf16 { 4e-3 } else { 1e-5 };
         assert!(errors.all(|error| error < limit), "{types:?} {head_dim} {stored} {i}");
     }
+}
+
+/// A token behind `stored` positions, among 21 by one thread and alone by four, where all dimensions of a key, or value,
+/// are alike.
+fn alone_and_among_others(
+    ty: CacheType,
+    stored: usize,
+    key: fn(usize) -> f32,
+    value: fn(usize) -> f32,
+) -> [Vec<f32>; 2] {
+    let (head_dim, types) = (64, CacheTypes { keys: ty, values: ty });
+    let width = HEADS * head_dim;
+    let [k, v] = [key, value].map(|of| -> Vec<f32> {
+        (0..stored * KV_HEADS * head_dim)
+            .map(|i| of(i / (KV_HEADS * head_dim)))
+            .collect()
+    });
+    let mut cache = Cache::new(types, &dims(head_dim), 1, stored).unwrap();
+    cache.store(0, 0, &k, &v, &Threads::new(1));
+    [(1, 21), (4, 1)].map(|(threads, tokens)| {
+        let mut out = vec![f32::NAN; tokens * width];
+        let mut attention = Attention::new(Level::widest(), Isa::best());
+        let (threads, q) = (Threads::new(threads), vec![1.0; tokens * width]);
+        attention.attend(&cache, &threads, (0, stored - tokens), &q, width, &mut out);
+        out.split_off((tokens - 1) * width)
+    })
+}
+
+#[test]
+fn tiny_sums_have_the_same_bits() {
+    // The second span makes the sums of the first one a zero, which was negative.
+    let key = |position| if position < 1024 { 0.0 } else { 10.0 };
+    let value = |position| if position < 1024 { -1e-35 } else { 0.0 };
+    let [among, alone] = alone_and_among_others(CacheType::F32, 1025, key, value);
+    assert_eq!(bits(&among), bits(&alone));
+    // The second block makes the sum of the first one subnormal, which tile registers take as 0.
+    let key = |position| match position {
+        0 => -4.2,
+        64 => 4.2,
+        _ => 0.0,
+    };
+    let value = |position| if position == 0 { 1e-12 } else { 0.0 };
+    let [among, alone] = alone_and_among_others(CacheType::Bf16, 85, key, value);
+    assert_eq!(bits(&among), bits(&alone));
 }
 
 #[test]
