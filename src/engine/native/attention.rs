@@ -195,7 +195,7 @@ struct Stretch<'a> {
     isa: Isa,
     kv_head: usize,
     piece: usize,
-    /// Those that no query sees are left out.
+    /// Numbers of blocks; what no query sees of them is left out.
     blocks: Range<usize>,
     /// (groups, [`Found::vectors`])
     found: &'a mut [Vector],

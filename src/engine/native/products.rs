@@ -106,8 +106,8 @@ fn sum_products<L: Lanes, N: Numbers, const T: usize>(
         runs[t] = numbers.run(lanes, starts[t] + range.start, count);
     }
     let mut sums = [[lanes.splat(0.0); FEW]; T];
+    // No more than 16, which the compiler cannot tell.
     for i in 0..count.min(LANES) {
-        // as the compiler cannot tell
         let mut vector = [lanes.splat(0.0); T];
         for t in 0..T {
             vector[t] = runs[t].vector(lanes, i);

@@ -33,15 +33,14 @@ pub struct Queries {
     pub head_dim: usize,
     /// 32 dimensions of all queries behind each other, times log2(e) / sqrt(head_dim), and rounded as keys are.
     pub q: LineVec<[Tile; 2]>,
-    /// The same as tile registers take them, if they are to.
+    /// The same as tile registers take them, where these are used.
     pub pairs: LineVec<Pairs>,
     /// Positions that each is to see.
     seen: [usize; QUERIES],
 }
 
 impl Queries {
-    /// So many queries, each with the number of positions that it sees. `for_tiles`: with `pairs`,
-    /// of keys of bf16.
+    /// So many queries, each with the number of positions that it sees. `for_tiles`: `pairs` too, for keys of bf16.
     #[inline(always)]
     pub fn new<'q>(
         types: CacheTypes,
@@ -215,8 +214,7 @@ impl<'f> Found<'f> {
         lanes.store(factors)
     }
 
-    /// Make the sums of weighted values fit the next weights. What is too small for a normal number becomes 0, as which tile
-    /// registers would take it.
+    /// Make the sums of weighted values fit the next weights. A subnormal sum becomes 0, as tile registers take it.
     #[inline(always)]
     pub fn fit(&mut self, lanes: impl Lanes, factors: &[f32; QUERIES]) {
         for (i, &factor) in factors.iter().enumerate() {
