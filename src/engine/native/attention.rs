@@ -43,7 +43,7 @@ use super::softmax::{Found, Queries, Scratch};
 
 /// Blocks of a span: what is found in its positions is found without those before.
 const SPAN: usize = 16;
-/// Vectors of what may be found apart, 64 MiB.
+/// Most vectors of what is found in spans apart: 64 MiB.
 const MOST_APART: usize = 1 << 20;
 
 /// What attention is computed with.
@@ -79,14 +79,11 @@ impl Attention {
     ) {
         let wanted = 4 * threads.count(); // pieces of work, for all threads to finish together
         let batch = Batch::new(cache, (layer, first), (q, width), wanted);
-        let (kv_heads, pieces, blocks) = (cache.kv_heads(), batch.pieces(), batch.blocks());
-        let per_piece = batch.groups() * Found::vectors(cache.head_dim());
-        let per_stretch = kv_heads * pieces * per_piece;
-        let apart = kv_heads * pieces < wanted && blocks.div_ceil(SPAN) * per_stretch <= MOST_APART;
-        // One span, or all: several that begin behind others would be added up in another order, to other bits.
-        let stretch = if apart { SPAN } else { blocks };
-        self.found.resize(blocks.div_ceil(stretch) * per_stretch, [0.0; LANES]);
-        for_each_chunk(threads, &mut self.found, per_piece, |i, found| {
+        let (kv_heads, pieces) = (cache.kv_heads(), batch.pieces());
+        let stretch = batch.stretch(wanted);
+        let stretches = batch.blocks().div_ceil(stretch);
+        self.found.resize(stretches * batch.per_stretch(), [0.0; LANES]);
+        for_each_chunk(threads, &mut self.found, batch.per_piece(), |i, found| {
             let (part, piece) = (i / pieces, i % pieces);
             let start = part / kv_heads * stretch;
             self.level.run(Stretch {
@@ -152,6 +149,24 @@ impl<'a> Batch<'a> {
     /// Groups of queries of a piece.
     fn groups(&self) -> usize {
         (self.together.min(self.tokens()) * self.heads).div_ceil(QUERIES)
+    }
+
+    /// Vectors of what a piece finds in a stretch for a head of keys and values.
+    fn per_piece(&self) -> usize {
+        self.groups() * Found::vectors(self.cache.head_dim())
+    }
+
+    /// The same of all pieces, for all heads.
+    fn per_stretch(&self) -> usize {
+        self.cache.kv_heads() * self.pieces() * self.per_piece()
+    }
+
+    /// Blocks of a piece of work, of which there are to be so many. Those of one span, or all: several spans that begin
+    /// behind others would be added up in another order, to other bits.
+    fn stretch(&self, wanted: usize) -> usize {
+        let few = self.cache.kv_heads() * self.pieces() < wanted;
+        let fits = self.blocks().div_ceil(SPAN) * self.per_stretch() <= MOST_APART;
+        if few && fits { SPAN } else { self.blocks() }
     }
 
     /// Blocks that the last token sees.
@@ -267,7 +282,7 @@ impl Work for Output<'_> {
         let mut total = avec!([64]| [0.0; LANES]; size);
         let mut total = Found::of(&mut total, head_dim, 0);
         let queries = self.batch.piece(self.piece).len() * self.batch.heads;
-        let per_piece = self.batch.groups() * size;
+        let per_piece = self.batch.per_piece();
         let per_head = self.batch.pieces() * per_piece;
         for kv_head in 0..kv_heads {
             let of_first = &self.found[kv_head * per_head + self.piece * per_piece..];

@@ -189,6 +189,22 @@ fn tiny_sums_have_the_same_bits() {
 }
 
 #[test]
+fn spans_are_apart_where_pieces_are_few_and_memory_allows_it() {
+    const CONTEXT: usize = 1 << 17;
+    let (head_dim, all) = (8, CONTEXT / BLOCK);
+    let cache = Cache::new(CacheTypes::default(), &dims(head_dim), 1, CONTEXT).unwrap();
+    let stretch = |tokens: usize, wanted| {
+        let (q, width) = (vec![0.0; tokens * HEADS * head_dim], HEADS * head_dim);
+        Batch::new(&cache, (0, CONTEXT - tokens), (&q, width), wanted).stretch(wanted)
+    };
+    assert_eq!(stretch(1, KV_HEADS), all);
+    assert_eq!(stretch(1, KV_HEADS + 1), SPAN);
+    // 36 pieces of 12 tokens and 3 heads, of 33 vectors each for 16 queries: 128 spans take 0.87 of the limit; 43 pieces 1.04.
+    assert_eq!(stretch(36 * 12, 256), SPAN);
+    assert_eq!(stretch(512, 256), all);
+}
+
+#[test]
 fn the_cache_takes_what_its_types_take() {
     let bytes = |keys, values| {
         Cache::new(CacheTypes { keys, values }, &dims(64), 3, 128)
